@@ -1,0 +1,115 @@
+"""Reading a bundle: the folder that `export/` writes, checked against its manifest before anything is believed."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from app.errors import BadBundle
+from model.spec import VARIANTS, Preprocessing
+
+T = TypeVar("T")
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+LABELS = "labels.json"
+UNTRAINED = "untrained"
+
+
+class Weights(BaseModel):
+    """`id` is "sha256:…" of the checkpoint file, or "untrained"."""
+
+    id: Annotated[str, Field(pattern=r"^(untrained|sha256:[0-9a-f]{64})$")]
+    source: str
+
+
+class Manifest(BaseModel):
+    """What a bundle says of itself; see docs/bundle.md."""
+
+    model_config = ConfigDict(extra="ignore")  # what the exporter adds for people to read
+
+    format: Literal[1]
+    variant: Literal[tuple(VARIANTS)]  # type: ignore[valid-type]
+    weights: Weights
+    classes: Annotated[int, Field(ge=1)]
+    preprocessing: dict[int, Preprocessing]
+    default_resolution: int
+    input: str
+    outputs: list[str]
+    files: dict[str, str]
+
+
+class Label(BaseModel):
+    index: int
+    wnid: str | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are what its manifest says. `hash` is the sha256 of the manifest, so of all of it."""
+
+    path: Path
+    manifest: Manifest
+    labels: list[Label]
+    hash: str
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest.variant)
+
+    @property
+    def graph(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def trained(self) -> bool:
+        return self.manifest.weights.id != UNTRAINED
+
+    @property
+    def resolutions(self) -> list[int]:
+        return sorted(self.manifest.preprocessing)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open and check the bundle at `path`; BadBundle says what is wrong and what would mend it."""
+    raw = _read(path, MANIFEST)
+    manifest = _parse(TypeAdapter(Manifest), raw, path / MANIFEST)
+    if manifest.default_resolution not in manifest.preprocessing:
+        raise BadBundle(f"{path / MANIFEST}: no preprocessing for the default resolution; export the bundle again")
+    for name in (MODEL, LABELS):
+        if _sha256(path, name) != manifest.files.get(name):
+            raise BadBundle(f"{path / name} is not the file that the manifest describes; export the bundle again")
+    labels = _parse(TypeAdapter(list[Label]), _read(path, LABELS), path / LABELS)
+    if [label.index for label in labels] != list(range(manifest.classes)):
+        raise BadBundle(f"{path / LABELS} does not name the model's {manifest.classes} classes; export the bundle again")
+    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except OSError as err:
+        raise BadBundle(
+            f"no bundle at {path} ({name}: {err.strerror}); "
+            "make one with: python export/to_onnx.py --variant crossvit_18_dagger"
+        ) from err
+
+
+def _parse(adapter: TypeAdapter[T], raw: bytes, path: Path) -> T:
+    try:
+        return adapter.validate_json(raw)
+    except ValidationError as err:
+        first = err.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise BadBundle(f"{path}: {where}: {first['msg']}; export the bundle again with this version") from err
+
+
+def _sha256(path: Path, name: str) -> str | None:
+    try:
+        with (path / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

@@ -1,0 +1,157 @@
+"""The command line: `crossvit serve | classify | export | models`."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Column, Table
+
+from app.bulk import classify_files, image_files
+from app.bundle import Bundle, open_bundle
+from app.engines.choice import choose
+from app.errors import BadBundle, ServiceError
+from app.main import create_app
+from app.model import Model
+from app.report import Format, print_table, report
+from app.settings import Settings
+from model.spec import RESOLUTIONS, VARIANTS
+
+main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+# These commands hand all their arguments on, --help too, to where the options are defined.
+_HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_notes = Console(stderr=True, soft_wrap=True)
+
+
+@main.callback()
+def crossvit() -> None:
+    """CrossViT image classification: export a checkpoint, serve it, classify with it."""
+
+
+@main.command(context_settings=_HANDED_ON)
+def serve(context: typer.Context) -> None:
+    """Serve a bundle over HTTP."""
+    with _clear_errors():
+        settings = Settings(_cli_parse_args=context.args, _cli_show_env_vars=True)
+        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
+        failed = False
+
+        def stop() -> None:
+            nonlocal failed
+            failed = server.should_exit = True
+
+        app = create_app(settings, on_failure=stop)
+        _warn_if_untrained(open_bundle(settings.bundle))
+        server = uvicorn.Server(
+            uvicorn.Config(app, host=settings.host, port=settings.port, loop="uvloop", log_config=None)
+        )
+        server.run()
+    raise typer.Exit(1 if failed else 0)
+
+
+@main.command()
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
+    bundle: Annotated[Path | None, typer.Option(help="folder that export/to_onnx.py wrote")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
+    resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
+    format: Annotated[Format, typer.Option(help="how to print the answers")] = Format.TABLE,
+) -> None:
+    """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
+    with _clear_errors():
+        settings = Settings(bundle=bundle) if bundle else Settings()
+        opened = open_bundle(settings.bundle)
+        _warn_if_untrained(opened)
+        files = list(image_files(paths))
+        if not files:
+            _notes.print("error: no image files there", style="red")
+            raise typer.Exit(1)
+        broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, format))
+    raise typer.Exit(1 if broken else 0)
+
+
+@main.command(context_settings=_HANDED_ON)
+def export(context: typer.Context) -> None:
+    """Make a bundle from a checkpoint (export/to_onnx.py)."""
+    os.execv(sys.executable, [sys.executable, "-m", "export.to_onnx", *context.args])  # noqa: S606
+
+
+@main.command()
+def models(
+    folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
+) -> None:
+    """List the variants of CrossViT, and the bundles that were made of them."""
+    table = Table(Column("variant", no_wrap=True), "parameters", *(f"GMAC at {side}" for side in RESOLUTIONS), "trained at", "bundle")
+    for variant in VARIANTS.values():
+        table.add_row(
+            variant.name,
+            f"{variant.million_params:.2f} M",
+            *(f"{gmacs:.2f}" for gmacs in variant.gmacs),
+            str(variant.resolution),
+            _bundle_of(folder / variant.name),
+        )
+    print_table(table)
+
+
+async def _classify(
+    bundle: Bundle, settings: Settings, files: list[Path], top_k: int, resolution: int | None, format: Format
+) -> int:
+    """Print the answers; the number of files that have none."""
+    side = bundle.manifest.preprocessing[bundle.manifest.default_resolution].crop
+    engine = choose(bundle.graph, side, settings.engine, settings.precision)
+    broken = 0
+    async with Model(bundle, engine, max_batch=settings.max_batch, max_pixels=settings.max_pixels) as model:
+        model.resolution(resolution)
+        printed = report(format)
+        with Progress(console=_notes, transient=True, disable=not _notes.is_terminal) as progress:
+            bar = progress.add_task("classifying", total=len(files))
+            async for outcome in classify_files(model, files, top_k, resolution, in_flight=4 * settings.max_batch):
+                printed.add(outcome)
+                broken += outcome.error is not None
+                progress.advance(bar)
+        printed.close()
+    return broken
+
+
+def _bundle_of(folder: Path) -> str:
+    if not folder.exists():
+        return ""
+    try:
+        bundle = open_bundle(folder)
+    except BadBundle as err:
+        return f"damaged: {err}"
+    return f"{folder}, {bundle.manifest.classes} classes, weights {bundle.manifest.weights.id[:19]}"
+
+
+def _warn_if_untrained(bundle: Bundle) -> None:
+    if not bundle.trained:
+        _notes.rule("[bold red]UNTRAINED WEIGHTS", style="red")
+        _notes.print(
+            f"{bundle.name} has random weights: its answers mean nothing. Export it with trained ones:\n"
+            f"python export/to_onnx.py --variant {bundle.name} --weights CHECKPOINT",
+        )
+        _notes.rule(style="red")
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as err:
+        _notes.print(f"error: {err}", style="red", markup=False)
+        raise typer.Exit(2) from err
+    except ValidationError as err:
+        for error in err.errors():
+            name = ".".join(map(str, error["loc"]))
+            _notes.print(f"error: setting {name}: {error['msg']}", style="red", markup=False)
+        raise typer.Exit(2) from err

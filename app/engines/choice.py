@@ -1,0 +1,76 @@
+"""Which engine serves: the fastest of those that this machine has, found by trying."""
+
+import importlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from app.engines import Engine
+from app.errors import NoEngine
+
+log = logging.getLogger(__name__)
+
+ENGINES = {"openvino": ("app.engines.ov", "OpenVino"), "onnxruntime": ("app.engines.ort", "OnnxRuntime")}
+PRECISIONS = ("bf16", "f32")
+AUTO = "auto"
+BATCH = 4
+TRIALS = 3
+
+
+def choose(graph: Path, side: int, engine: str = AUTO, precision: str = AUTO) -> Engine:
+    """The fastest engine for `graph` at `side`, loaded, among those that `engine` and `precision` leave.
+
+    A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
+    CPU, so each candidate runs a few batches. Raises NoEngine where nothing fits.
+    """
+    candidates = list(_candidates(graph, engine, precision))
+    if not candidates:
+        raise NoEngine(
+            f"no engine here for engine={engine}, precision={precision}: install one with pip install 'crossvit[cpu]', "
+            "or choose a precision that this CPU has (f32 runs everywhere)"
+        )
+    if len(candidates) == 1:
+        candidates[0].load(side)
+        return candidates[0]
+    timed = [(seconds, candidate) for candidate in candidates if (seconds := _try(candidate, side)) is not None]
+    if not timed:
+        raise NoEngine(f"none of the engines here can run {graph}; the log says why")
+    return min(timed, key=lambda pair: pair[0])[1]
+
+
+def _candidates(graph: Path, engine: str, precision: str) -> Iterator[Engine]:
+    for name, (module_name, class_name) in ENGINES.items():
+        if engine not in (AUTO, name):
+            continue
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            continue
+        for offered in module.PRECISIONS:
+            if precision in (AUTO, offered):
+                yield getattr(module, class_name)(graph, offered)
+
+
+def _try(engine: Engine, side: int) -> float | None:
+    """The best time of a batch, since other load on the machine only ever adds to it; None if the engine fails."""
+    try:
+        engine.load(side)
+        seconds = _seconds(engine, side)
+    except Exception:  # whatever the engine's library raises: the next one may do
+        log.exception("%s %s cannot run this model", engine.name, engine.precision)
+        return None
+    log.info("%s %s: %.1f images/s at %d", engine.name, engine.precision, BATCH / seconds, side)
+    return seconds
+
+
+def _seconds(engine: Engine, side: int) -> float:
+    images = np.zeros((BATCH, side, side, 3), np.uint8)
+    times = []
+    for _ in range(1 + TRIALS):  # the first one also allocates
+        started = time.perf_counter()
+        engine.run(images)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])

@@ -1,0 +1,34 @@
+"""ONNX Runtime on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from app.engines import Logits
+
+PRECISIONS = ("f32",)
+
+
+class OnnxRuntime:
+    name = "onnxruntime"
+
+    def __init__(self, graph: Path, precision: str) -> None:
+        self.precision = precision
+        self._graph = graph
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}
+
+    def load(self, side: int) -> None:
+        if side in self._sessions:
+            return
+        options = onnxruntime.SessionOptions()
+        # With the side known, resize matrices and position embeddings fold to constants.
+        options.add_free_dimension_override_by_name("side", side)
+        session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        session.run(["logits"], {"image": np.zeros((1, side, side, 3), np.uint8)})
+        self._sessions[side] = session
+
+    def run(self, images: NDArray[np.uint8]) -> Logits:
+        logits: Logits = self._sessions[images.shape[1]].run(["logits"], {"image": images})[0]
+        return logits

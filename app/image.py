@@ -1,0 +1,75 @@
+"""Bytes to pixels: recognise, decode, turn upright, flatten to RGB, resize and crop."""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from app.errors import BadImage, NotAnImage, TooLarge
+from model.spec import Preprocessing
+
+Pixels = NDArray[np.uint8]
+
+FORMATS: dict[str, Callable[[bytes], bool]] = {
+    "JPEG": lambda head: head.startswith(b"\xff\xd8\xff"),
+    "PNG": lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
+    "WEBP": lambda head: head.startswith(b"RIFF") and head[8:12] == b"WEBP",
+    "GIF": lambda head: head.startswith((b"GIF87a", b"GIF89a")),
+    "BMP": lambda head: head.startswith(b"BM"),
+}
+
+Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, and refuses instead of warning
+
+
+def decode(body: bytes, steps: Preprocessing, max_pixels: int) -> Pixels:
+    """The pixels that the network sees of the image in `body`: RGB (crop, crop, 3).
+
+    The first frame counts, EXIF orientation is applied, transparency lies over white, 16-bit channels keep their
+    upper eight bits. Resizing is Pillow's bicubic, antialiased. Raises NotAnImage, TooLarge (more than `max_pixels`,
+    found before decoding) or BadImage.
+    """
+    kind = next((kind for kind, matches in FORMATS.items() if matches(body[:16])), None)
+    if kind is None:
+        raise NotAnImage("the bytes are not a JPEG, PNG, WebP, GIF or BMP image")
+    try:
+        with Image.open(BytesIO(body), formats=[kind]) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise TooLarge(f"the image has {width} x {height} pixels, over the limit of {max_pixels:,}")
+            image.load()
+            return _resize_and_crop(_rgb(_upright(image)), steps)
+    except TooLarge:
+        raise
+    except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
+        raise BadImage(f"the {kind} image is damaged or incomplete") from err
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey; convert() would clip them
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _resize_and_crop(image: Image.Image, steps: Preprocessing) -> Pixels:
+    """Resize the shorter side and crop the centre in one call, with torchvision's rounding of sizes and offsets."""
+    short = min(image.size)
+    starts, ends = [], []
+    for length in image.size:  # width, then height
+        resized = steps.resize * length // short
+        offset = round((resized - steps.crop) / 2)
+        starts.append(offset * length / resized)
+        ends.append((offset + steps.crop) * length / resized)
+    box = (starts[0], starts[1], ends[0], ends[1])
+    return np.asarray(image.resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box))

@@ -1,0 +1,85 @@
+"""How `crossvit classify` prints its answers: a table at the end, or a line at a time as JSON or CSV."""
+
+import csv
+import json
+import sys
+from enum import StrEnum
+from typing import Protocol
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from app.bulk import Outcome
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def print_table(table: Table) -> None:
+    """Print `table` on standard output, as wide as it needs to be where that is no terminal."""
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+class Report(Protocol):
+    """Takes outcomes one by one; `close` after the last."""
+
+    def add(self, outcome: Outcome) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def report(format: Format) -> Report:
+    """A report on standard output."""
+    return {Format.TABLE: TableReport, Format.JSONL: JsonLines, Format.CSV: Csv}[format]()
+
+
+def rows(outcome: Outcome) -> list[dict[str, object]]:
+    """The classes of `outcome`, one a row; none if there is an error."""
+    classes = outcome.answer.classes if outcome.answer else []
+    return [
+        {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
+        for rank, (label, score) in enumerate(classes, start=1)
+    ]
+
+
+class JsonLines:
+    def add(self, outcome: Outcome) -> None:
+        result = {"error": outcome.error} if outcome.error else {"predictions": rows(outcome)}
+        print(json.dumps({"path": str(outcome.path), **result}, ensure_ascii=False), flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Csv:
+    def __init__(self) -> None:
+        fields = ["path", "rank", "index", "wnid", "label", "score", "error"]
+        self._writer = csv.DictWriter(sys.stdout, fields)
+        self._writer.writeheader()
+
+    def add(self, outcome: Outcome) -> None:
+        for row in rows(outcome) or [{"error": outcome.error}]:
+            self._writer.writerow({"path": outcome.path, **row})
+
+    def close(self) -> None:
+        pass
+
+
+class TableReport:
+    def __init__(self) -> None:
+        self._table = Table(Column("file", overflow="fold"), "score", "label", "index", "wnid")
+
+    def add(self, outcome: Outcome) -> None:
+        name = str(outcome.path)
+        for row in rows(outcome):
+            self._table.add_row(name, f"{row['score']:.3f}", *(str(row[key] or "") for key in ("label", "index", "wnid")))
+            name = ""
+        if outcome.error:
+            self._table.add_row(name, "", f"error: {outcome.error}", style="red")
+        self._table.add_section()
+
+    def close(self) -> None:
+        print_table(self._table)

@@ -1,0 +1,85 @@
+"""The service's answers, as they stand in the OpenAPI document."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Options(BaseModel):
+    """The query of POST /classify. The descriptions also stand in error messages."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
+    resolution: Annotated[
+        int | None, Field(description="the resolution to classify at, such as 224; the model's own if left out")
+    ] = None
+    model: Annotated[str | None, Field(description="the name of a model that is served; the default if left out")] = None
+
+
+class Prediction(BaseModel):
+    """One class. `index` or `wnid` identifies it; labels are for people and not all unique."""
+
+    rank: Annotated[int, Field(description="1 for the best")]
+    index: int
+    wnid: Annotated[str | None, Field(description="WordNet id, where the labels have one")]
+    label: str
+    score: Annotated[float, Field(description="softmax of the logits, 0 to 1")]
+
+
+class AnsweredBy(BaseModel):
+    """What gave an answer."""
+
+    name: str
+    resolution: int
+    engine: str
+    precision: str
+    weights: Annotated[str, Field(description='"sha256:…" of the checkpoint, or "untrained"')]
+
+
+class Timing(BaseModel):
+    """Milliseconds. `queue` is waiting, for a decoder and for the engine; `inference` is the whole batch's."""
+
+    decode: float
+    queue: float
+    inference: float
+    total: float
+
+
+class Classification(BaseModel):
+    predictions: list[Prediction]
+    model: AnsweredBy
+    timing_ms: Timing
+    request_id: str
+
+
+class ServedModel(BaseModel):
+    name: str
+    default: bool
+    resolutions: list[int]
+    default_resolution: int
+    loaded_resolutions: Annotated[list[int], Field(description="others load at their first request")]
+    classes: int
+    engine: str
+    precision: str
+    weights: str
+    weights_source: str
+    bundle: Annotated[str, Field(description="sha256 of the bundle's manifest")]
+
+
+class Models(BaseModel):
+    models: list[ServedModel]
+
+
+class Status(BaseModel):
+    status: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str

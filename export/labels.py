@@ -1,0 +1,70 @@
+"""Class names: ImageNet-1k's, or a user's own."""
+
+import json
+from pathlib import Path
+from typing import TypedDict
+
+from model.spec import IMAGENET_CLASSES
+
+# WordNet's identifier and first lemma of each class, in the order of ImageNet-1k's indices.
+IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
+
+
+class Label(TypedDict):
+    index: int
+    wnid: str | None
+    label: str
+
+
+class BadLabels(ValueError):
+    """A label file that cannot be read or does not fit the head; the message says what was seen."""
+
+
+def labels_for(path: Path | None, classes: int) -> list[Label]:
+    """`classes` labels in index order, from `path` or, without one, ImageNet-1k's.
+
+    A file is one name a line, or JSON: a list of names, a list of {"label": …, "wnid": …}, or an object from index
+    to either. Raises BadLabels, also where the count is not `classes`.
+    """
+    if path is None and classes != IMAGENET_CLASSES:
+        raise BadLabels(
+            f"the head has {classes} classes, so they are not ImageNet-1k's {IMAGENET_CLASSES}: "
+            "give their names with --labels FILE"
+        )
+    path = path or IMAGENET
+    entries = _entries(path)
+    if len(entries) != classes:
+        raise BadLabels(f"{path.name} has {len(entries)} labels, but the head has {classes} classes")
+    return [_label(index, entry, path.name) for index, entry in enumerate(entries)]
+
+
+def _entries(path: Path) -> list[object]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as err:
+        raise BadLabels(f"cannot read {path}: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise BadLabels(f"{path.name} is not UTF-8 text") from err
+    if path.suffix.lower() != ".json":
+        return [line.strip() for line in text.rstrip().splitlines()]
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise BadLabels(f"{path.name} is not JSON: line {err.lineno}, column {err.colno}") from err
+    if isinstance(content, dict):
+        missing = [index for index in range(len(content)) if str(index) not in content]
+        if missing:
+            raise BadLabels(f"{path.name} has {len(content)} labels, but none for index {missing[0]}")
+        return [content[str(index)] for index in range(len(content))]
+    if isinstance(content, list):
+        return content
+    raise BadLabels(f"{path.name} must be a list, or an object from index to name")
+
+
+def _label(index: int, entry: object, origin: str) -> Label:
+    wnid = None
+    if isinstance(entry, dict):
+        entry, wnid = entry.get("label"), entry.get("wnid")
+    if not isinstance(entry, str) or not entry.strip() or not isinstance(wnid, str | None):
+        raise BadLabels(f"{origin}: the label of index {index} is no name")
+    return Label(index=index, wnid=wnid, label=entry.strip())

@@ -1,0 +1,204 @@
+"""Weights to a bundle: `python export/to_onnx.py --variant crossvit_18_dagger`.
+
+The bundle is proven against PyTorch before it is put in place; see docs/bundle.md for what is in it.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+
+from export.bundle import FORMAT, LABELS, MANIFEST, MODEL, NotABundle, read_manifest, replacing, sha256, write_json
+from export.graph import INPUT, OPSET, OUTPUTS, Served, to_onnx
+from export.labels import BadLabels, labels_for
+from export.proof import BATCH, Disagreement, worst_differences
+from model.checkpoint import BadCheckpoint
+from model.crossvit import CrossViT
+from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
+from model.weights import UNTRAINED, Weights, WeightsUnavailable, find
+
+TOLERANCE = 1e-5
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _arguments(argv)
+    try:
+        export(
+            VARIANTS[args.variant],
+            choice=args.weights,
+            labels=args.labels,
+            out=args.out or Path("artifacts") / args.variant,
+            preprocessing=_preprocessing(args.resolutions, args.preprocess),
+            if_changed=args.if_changed,
+        )
+    except (WeightsUnavailable, BadCheckpoint, BadLabels, NotABundle, Disagreement) as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    except OSError as err:
+        print(f"error: cannot write the bundle: {err.strerror}: {err.filename}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def export(
+    variant: Variant,
+    *,
+    choice: str,
+    labels: Path | None,
+    out: Path,
+    preprocessing: dict[int, Preprocessing],
+    if_changed: bool = False,
+) -> None:
+    """Write and prove the bundle of `variant` at `out`; any error leaves what stood there as it was.
+
+    `choice` is as in model.weights.find. With `if_changed` a bundle that was made from the same stays.
+    """
+    started = time.monotonic()
+    weights = find(choice, variant, _say)
+    header = _header(variant, preprocessing)
+    standing = read_manifest(out)
+    if if_changed and standing is not None:
+        if _is_current(out, standing, header, weights, labels):
+            _say(f"{out} is up to date")
+            return
+        if choice == "auto" and weights.id == UNTRAINED and _is_trained(standing, variant):
+            _say(f"{out} stays as it is: it has trained weights, and none are to be had now")
+            return
+    _say(f"{variant.name}: weights {weights.id}, {weights.source}")
+    if weights.id == UNTRAINED:
+        _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
+    network = weights.network(variant)
+    names = labels_for(labels, network.head[0].out_features)
+    native = _native_resolution(network)
+    if native != variant.resolution:
+        _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
+    with replacing(out) as folder:
+        _say("writing the graph …")
+        served = Served(network)
+        onnx_ir.save(to_onnx(served), folder / MODEL)
+        onnx.checker.check_model(folder / MODEL, full_check=True)
+        write_json(folder / LABELS, names)
+        _say("comparing ONNX Runtime with PyTorch …")
+        crops = {resolution: steps.crop for resolution, steps in preprocessing.items()}
+        worst = worst_differences(served, folder / MODEL, crops, TOLERANCE, _say)
+        manifest = header | {
+            "weights": {"id": weights.id, "source": weights.source, "resolution": native},
+            "classes": len(names),
+            "files": {name: sha256(folder / name) for name in (MODEL, LABELS)},
+            "parity": {
+                "reference": f"PyTorch {version('torch')}, float32",
+                "engine": f"onnxruntime {version('onnxruntime')}, float32",
+                "batches": [1, BATCH],
+                "tolerance": TOLERANCE,
+                "worst": {str(resolution): difference for resolution, difference in worst.items()},
+            },
+        }
+        write_json(folder / MANIFEST, manifest)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    _say(f"{out}: {parameters / 1e6:.2f} M parameters, proven, {time.monotonic() - started:.0f} s")
+
+
+def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[str, Any]:
+    """What is known of a bundle before its weights are read."""
+    default = variant.resolution if variant.resolution in preprocessing else min(preprocessing)
+    return {
+        "format": FORMAT,
+        "variant": variant.name,
+        "default_resolution": default,
+        "preprocessing": {str(resolution): dataclasses.asdict(steps) for resolution, steps in preprocessing.items()},
+        "input": INPUT,
+        "outputs": list(OUTPUTS),
+        "built_with": {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")},
+    }
+
+
+def _is_current(out: Path, standing: dict[str, Any], header: dict[str, Any], weights: Weights, labels: Path | None) -> bool:
+    """Whether the bundle at `out` is whole and was made from the same by the same."""
+    try:
+        return (
+            all(standing[key] == value for key, value in header.items())
+            and standing["weights"]["id"] == weights.id
+            and json.loads((out / LABELS).read_text()) == labels_for(labels, standing["classes"])
+            and all(sha256(out / name) == digest for name, digest in standing["files"].items())
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _is_trained(standing: dict[str, Any], variant: Variant) -> bool:
+    return standing.get("variant") == variant.name and standing.get("weights", {}).get("id") not in (None, UNTRAINED)
+
+
+def _native_resolution(network: CrossViT) -> int:
+    return PATCH_SIZES[1] * math.isqrt(network.pos_embed[1].shape[1] - 1)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", required=True, choices=VARIANTS, metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        help="auto (local cache, else Hugging Face hub, else shipped, else untrained), hub, untrained, or a checkpoint",
+    )
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, a line each or JSON (ImageNet-1k's)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (artifacts/VARIANT)")
+    parser.add_argument(
+        "--resolutions",
+        type=int,
+        nargs="+",
+        choices=RESOLUTIONS,
+        default=RESOLUTIONS,
+        help="what the service will offer (all)",
+    )
+    parser.add_argument(
+        "--preprocess",
+        type=_steps,
+        action="append",
+        default=[],
+        metavar="RESOLUTION:RESIZE/CROP",
+        help="instead of the default, such as 224:274/240, the protocol of the released code",
+    )
+    parser.add_argument("--if-changed", action="store_true", help="leave a bundle that was made from the same")
+    args = parser.parse_args(argv)
+    for resolution, _ in args.preprocess:
+        if resolution not in args.resolutions:
+            parser.error(f"--preprocess: {resolution} is not among --resolutions")
+    return args
+
+
+def _steps(text: str) -> tuple[int, Preprocessing]:
+    match = re.fullmatch(r"(\d+):(\d+)/(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not RESOLUTION:RESIZE/CROP, such as 224:274/240")
+    resolution, resize, crop = map(int, match.groups())
+    if resize < crop or branch_sides(crop) != branch_sides(resolution):
+        sides = "/".join(map(str, branch_sides(resolution)))
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: the crop must fit into the resized image, and lead to the branch sides {sides} of {resolution}"
+        )
+    return resolution, Preprocessing(resize, crop)
+
+
+def _preprocessing(
+    resolutions: Iterable[int], changes: Iterable[tuple[int, Preprocessing]]
+) -> dict[int, Preprocessing]:
+    return {resolution: PREPROCESSING[resolution] for resolution in sorted(set(resolutions))} | dict(changes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

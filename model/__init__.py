@@ -1,0 +1,1 @@
+"""The CrossViT network: `spec` is plain data without torch, the rest is PyTorch."""

@@ -1,0 +1,96 @@
+"""What the CrossViT networks are, as plain data; imports no torch.
+
+Source: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification"
+(Chen, Fan, Panda, ICCV 2021, arXiv 2103.14899), tables 1 and 4 to 6, and the released weights.
+Throughout the project S is the small branch (patch 12) and L the large one (patch 16).
+"""
+
+from dataclasses import dataclass, replace
+
+PATCH_SIZES = (12, 16)  # (S, L)
+ENCODERS = 3  # multi-scale encoders, K in the paper
+RESOLUTIONS = (224, 384, 480)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the shorter side to `resize` pixels (bicubic, antialiased), then cut `crop` x `crop` from the centre."""
+
+    resize: int
+    crop: int
+
+
+# The paper's protocol at 224; at the larger sizes the whole image counts, as timm has it.
+PREPROCESSING = {224: Preprocessing(256, 224), 384: Preprocessing(384, 384), 480: Preprocessing(480, 480)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One network of the paper, and the resolution that its published weights were trained at.
+
+    Pairs are (S, L). `depth` counts L's transformer blocks in each encoder; S always has one.
+    `gmacs` are the published multiply-accumulates of one image, in 1e9, at each of `RESOLUTIONS`.
+    """
+
+    name: str
+    dims: tuple[int, int]
+    heads: int
+    depth: int
+    mlp_ratio: int
+    million_params: float
+    gmacs: tuple[float, float, float]
+    resolution: int = 224
+
+    @property
+    def dagger(self) -> bool:
+        """Whether three convolutions replace each linear patch embedding."""
+        return "_dagger" in self.name
+
+    @property
+    def hub_repo(self) -> str:
+        """timm's repository of the weights on the Hugging Face hub; timm names them by S's side."""
+        return f"timm/{self.name.removesuffix('_384')}_{branch_sides(self.resolution)[0]}.in1k"
+
+
+def branch_sides(side: int) -> tuple[int, int]:
+    """Sides (S, L) in pixels to which the branches resize a square image of `side` pixels.
+
+    224 and 240 give (240, 224), 384 and 408 give (408, 384), 480 and 504 give (504, 480).
+    """
+    large = 32 * (side // 32)
+    return 12 * ((5 * large) // 56), large
+
+
+def patch_grids(side: int) -> tuple[int, int]:
+    """Patches along one side (S, L) for a square image of `side` pixels: (20, 14) at 224."""
+    small, large = branch_sides(side)
+    return small // PATCH_SIZES[0], large // PATCH_SIZES[1]
+
+
+_NETWORKS = (
+    Variant("crossvit_tiny", (96, 192), 3, 4, 4, 7.01, (1.56, 6.08, 11.41)),
+    Variant("crossvit_small", (192, 384), 6, 4, 4, 26.86, (5.62, 19.44, 34.15)),
+    Variant("crossvit_base", (384, 768), 12, 4, 4, 105.03, (21.19, 67.98, 113.63)),
+    Variant("crossvit_9", (128, 256), 4, 3, 3, 8.55, (1.84, 7.06, 13.12)),
+    Variant("crossvit_15", (192, 384), 6, 5, 3, 27.53, (5.79, 20.46, 36.43)),
+    Variant("crossvit_18", (224, 448), 7, 6, 3, 43.27, (9.03, 31.12, 54.59)),
+    Variant("crossvit_9_dagger", (128, 256), 4, 3, 3, 8.78, (1.98, 7.46, 13.75)),
+    Variant("crossvit_15_dagger", (192, 384), 6, 5, 3, 28.21, (6.11, 21.40, 37.89)),
+    Variant("crossvit_18_dagger", (224, 448), 7, 6, 3, 44.27, (9.47, 32.41, 56.60)),
+)
+_AT_384 = (  # the same networks fine-tuned at 384, with the position embeddings of that size
+    replace(_NETWORKS[7], name="crossvit_15_dagger_384", million_params=28.50, resolution=384),
+    replace(_NETWORKS[8], name="crossvit_18_dagger_384", million_params=44.61, resolution=384),
+)
+VARIANTS = {variant.name: variant for variant in _NETWORKS + _AT_384}
+
+
+def variant_named(name: str) -> Variant:
+    """The variant called `name`; ValueError names all there are."""
+    try:
+        return VARIANTS[name]
+    except KeyError:
+        raise ValueError(f"unknown variant {name!r}; one of {', '.join(VARIANTS)}") from None

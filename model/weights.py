@@ -1,0 +1,127 @@
+"""Where weights come from: a file, the local cache, the Hugging Face hub, this project, or nowhere."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import huggingface_hub as hub
+import torch
+
+from model.checkpoint import BadCheckpoint, load_network
+from model.crossvit import CrossViT
+from model.spec import IMAGENET_CLASSES, Variant
+
+T = TypeVar("T")
+
+UNTRAINED = "untrained"
+SHIPPED = Path(__file__).parent / "shipped"
+HUB_FILE = "model.safetensors"
+HUB_SECONDS = 4.5  # until the hub counts as unreachable
+
+
+class WeightsUnavailable(Exception):
+    """The weights that were asked for are not to be had; the message says why and what would do."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were found. `id` is what responses show: "sha256:…" of the file, or "untrained"."""
+
+    id: str
+    source: str
+    path: Path | None
+
+    @classmethod
+    def of(cls, path: Path, source: str) -> "Weights":
+        with path.open("rb") as file:
+            return cls(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", source, path)
+
+    def network(self, variant: Variant, classes: int = IMAGENET_CLASSES) -> CrossViT:
+        """`variant` with these weights; `classes` is for untrained ones, others bring their own number.
+
+        Raises model.checkpoint.BadCheckpoint if the file does not fit.
+        """
+        if self.path is not None:
+            return load_network(self.path, variant)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return CrossViT(variant, classes).eval()
+
+
+def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
+    """The weights that `choice` names: "auto", "hub", "untrained", or the path of a checkpoint.
+
+    "auto" takes the first that is to be had: the hub's files cached on this machine, the hub, the weights that ship
+    with the project, untrained ones; `say` is told why a better one was passed over. The others raise
+    WeightsUnavailable where they cannot be had.
+    """
+    if choice == UNTRAINED:
+        return Weights(UNTRAINED, "random initial weights", None)
+    if choice == "hub":
+        return _cached(variant) or _download(variant)
+    if choice != "auto":
+        return _file(Path(choice).expanduser())
+    try:
+        return _cached(variant) or _download(variant)
+    except WeightsUnavailable as err:
+        say(str(err))
+    shipped = SHIPPED / f"{variant.name}.safetensors"
+    if shipped.is_file():
+        return Weights.of(shipped, "shipped with the project")
+    return find(UNTRAINED, variant, say)
+
+
+def _file(path: Path) -> Weights:
+    if not path.is_file():
+        raise WeightsUnavailable(f"no weights at {path}; give a file, or one of auto, hub, untrained")
+    return Weights.of(path, path.name)
+
+
+def _cached(variant: Variant) -> Weights | None:
+    path = hub.try_to_load_from_cache(variant.hub_repo, HUB_FILE)
+    return _from_hub(Path(path), variant) if isinstance(path, str) else None
+
+
+def _download(variant: Variant) -> Weights:
+    """Download with a progress bar. The probe comes first since the download itself retries for half a minute."""
+    try:
+        revision = _within(HUB_SECONDS, lambda: _revision(variant))
+        path = hub.hf_hub_download(variant.hub_repo, HUB_FILE, revision=revision)
+    except Exception as err:  # the hub's client raises its own errors, its HTTP library's and OSError
+        raise WeightsUnavailable(
+            f"{variant.hub_repo} is not to be had from the Hugging Face hub ({type(err).__name__}); "
+            "download a checkpoint elsewhere and give its path"
+        ) from err
+    return _from_hub(Path(path), variant)
+
+
+def _revision(variant: Variant) -> str | None:
+    url = hub.hf_hub_url(variant.hub_repo, HUB_FILE)
+    return hub.get_hf_file_metadata(url, timeout=HUB_SECONDS).commit_hash
+
+
+def _from_hub(path: Path, variant: Variant) -> Weights:
+    weights = Weights.of(path, f"Hugging Face hub, {variant.hub_repo} at {path.parent.name}")
+    named = path.resolve().name  # large files are stored under their sha256
+    if re.fullmatch("[0-9a-f]{64}", named) and weights.id != f"sha256:{named}":
+        raise BadCheckpoint(f"{path.resolve()} is damaged: its sha256 is not its name; delete it and try again")
+    return weights
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """`call()`, given up after `seconds`: a dead resolver can hold a look-up far longer than any timeout says."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as err:
+            answer.set_exception(err)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer.result(seconds)
