@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app.bundle import Bundle, open_bundle
 from app.engines.choice import choose
@@ -40,7 +41,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         stop.set()
         await runner
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs without a CDN
+        redoc_url=None,
         title="CrossViT",
         version=version("crossvit"),
         description=f"Image classification with {bundle.name}, weights {bundle.manifest.weights.id}.",

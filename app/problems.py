@@ -55,7 +55,7 @@ def responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, object]]
     }
 
 
-_SCHEMA = {"$ref": "#/components/schemas/Problem"}
+_SCHEMA = Problem.model_json_schema()
 
 
 async def _service_error(request: Request, err: Exception) -> JSONResponse:

@@ -90,19 +90,15 @@ def _cached(variant: Variant) -> Weights | None:
 def _download(variant: Variant) -> Weights:
     """Download with a progress bar. The probe comes first since the download itself retries for half a minute."""
     try:
-        revision = _within(HUB_SECONDS, lambda: _revision(variant))
-        path = hub.hf_hub_download(variant.hub_repo, HUB_FILE, revision=revision)
+        url = hub.hf_hub_url(variant.hub_repo, HUB_FILE)
+        _within(HUB_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_SECONDS))
+        path = hub.hf_hub_download(variant.hub_repo, HUB_FILE)
     except Exception as err:  # the hub's client raises its own errors, its HTTP library's and OSError
         raise WeightsUnavailable(
             f"{variant.hub_repo} is not to be had from the Hugging Face hub ({type(err).__name__}); "
             "download a checkpoint elsewhere and give its path"
         ) from err
     return _from_hub(Path(path), variant)
-
-
-def _revision(variant: Variant) -> str | None:
-    url = hub.hf_hub_url(variant.hub_repo, HUB_FILE)
-    return hub.get_hf_file_metadata(url, timeout=HUB_SECONDS).commit_hash
 
 
 def _from_hub(path: Path, variant: Variant) -> Weights:

@@ -1,0 +1,107 @@
+"""What several tests need: a bundle of a small network with known weights, and a server that serves it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from export.to_onnx import main as to_onnx
+from model.spec import VARIANTS
+from tests import rule
+
+TINY = VARIANTS["crossvit_tiny"]
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of crossvit_tiny, whose logits are known."""
+    return rule.checkpoint(tmp_path_factory.mktemp("weights"), TINY)
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of `tiny_weights`."""
+    out = tmp_path_factory.mktemp("artifacts") / TINY.name
+    assert to_onnx(["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out)]) == 0
+    return out
+
+
+@dataclass
+class Server:
+    """A running `crossvit serve`."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # not listening yet
+            time.sleep(0.05)
+        raise TimeoutError(self.log.read_text())
+
+
+StartServer = Callable[..., Server]
+
+
+@contextmanager
+def running(log: Path, *options: str) -> Iterator[Server]:
+    port = free_port()
+    command = [sys.executable, "-m", "app", "serve", "--port", str(port), *options]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield Server(process, f"http://127.0.0.1:{port}", log)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts `crossvit serve` with the given options; all that were started end with the test."""
+    with ExitStack() as servers:
+        yield lambda *options: servers.enter_context(running(tmp_path / "server.log", *options))
+
+
+@pytest.fixture(scope="session")
+def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of `bundle` in float32, ready."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running(log, "--bundle", str(bundle), "--precision", "f32") as started:
+        started.wait_until_ready()
+        yield started
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("CROSSVIT_"):
+            monkeypatch.delenv(name)

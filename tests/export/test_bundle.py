@@ -1,0 +1,96 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export import bundle
+from export.bundle import MANIFEST, NotABundle, read_manifest, replacing
+
+
+def make(path: Path, text: str) -> None:
+    with replacing(path) as folder:
+        (folder / MANIFEST).write_text(text)
+
+
+def test_a_bundle_is_put_in_place_and_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "a" / "b", '{"n": 1}')
+    make(tmp_path / "a" / "b", '{"n": 2}')
+    assert read_manifest(tmp_path / "a" / "b") == {"n": 2}
+    assert list((tmp_path / "a").iterdir()) == [tmp_path / "a" / "b"]
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
+    make(tmp_path / "b", '{"n": 1}')
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "b") as folder:
+        (folder / MANIFEST).write_text("half")
+        raise ZeroDivisionError
+    assert read_manifest(tmp_path / "b") == {"n": 1}
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+
+
+def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("precious")
+    for place in ("home", "file"):
+        with pytest.raises(NotABundle, match="is no bundle; it is left alone"):
+            make(tmp_path / place, "{}")
+    assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_an_empty_folder_is_a_place_for_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    make(tmp_path / "b", '{"n": 1}')
+    assert read_manifest(tmp_path / "b") == {"n": 1}
+
+
+KILLED_WHEN = {
+    "while it writes": "os.kill(os.getpid(), signal.SIGKILL)",
+    "before the exchange": "bundle._install = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+    "after the exchange": "bundle.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)",
+}
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from export import bundle
+with bundle.replacing(Path(sys.argv[1])) as folder:
+    (folder / "manifest.json").write_text('{"n": 2}')
+    KILL
+"""
+
+
+@pytest.mark.parametrize("moment", KILLED_WHEN)
+def test_killed_at_any_moment_the_old_bundle_or_the_new_one_stands(tmp_path: Path, moment: str) -> None:
+    make(tmp_path / "b", '{"n": 1}')
+    script = SCRIPT.replace("KILL", KILLED_WHEN[moment])
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "b"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert read_manifest(tmp_path / "b") == ({"n": 2} if moment == "after the exchange" else {"n": 1})
+    assert len(list(tmp_path.iterdir())) == 2  # the next run removes what was left behind
+    make(tmp_path / "b", '{"n": 3}')
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+
+
+def test_two_runs_at_once_do_not_remove_each_others_work(tmp_path: Path) -> None:
+    with replacing(tmp_path / "b") as first:
+        make(tmp_path / "b", '{"n": 2}')
+        (first / MANIFEST).write_text('{"n": 1}')
+    assert read_manifest(tmp_path / "b") == {"n": 1}
+
+
+def test_without_an_atomic_exchange_the_new_bundle_still_replaces_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Path) -> None:
+        raise OSError(22, os.strerror(22))
+
+    monkeypatch.setattr(bundle, "_exchange", unsupported)
+    make(tmp_path / "b", '{"n": 1}')
+    make(tmp_path / "b", '{"n": 2}')
+    assert read_manifest(tmp_path / "b") == {"n": 2}
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]

@@ -1,0 +1,195 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from app.engines.ov import OpenVino
+from export import to_onnx
+from export.graph import OUTPUTS, Served
+from export.proof import Disagreement, pictures, worst_differences
+from model.crossvit import CrossViT
+from model.spec import VARIANTS
+from tests import rule
+from tests.conftest import TINY
+
+GOLDEN = np.load(rule.GOLDEN / f"{TINY.name}.npz")
+
+
+def test_the_graph_is_valid_and_its_batch_and_side_are_symbolic(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    shapes = {
+        value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {"image": ["batch", "side", "side", 3]} | {name: ["batch", 1000] for name in OUTPUTS}
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert not [node.op_type for node in model.graph.node if node.op_type in ("Resize", "If", "Loop")]
+
+
+@pytest.mark.parametrize("side", rule.SIDES)
+def test_onnx_runtime_gives_the_reference_logits(bundle: Path, side: int) -> None:
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        outputs = session.run(list(OUTPUTS), {"image": rule.images(side)[:batch]})
+        for actual, key in zip(outputs, ("logits", "small", "large"), strict=True):
+            np.testing.assert_allclose(actual, GOLDEN[f"{key}_{side}"][:batch], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", rule.SIDES)
+def test_openvino_gives_the_reference_logits(bundle: Path, side: int) -> None:
+    engine = OpenVino(bundle / "model.onnx", "f32")
+    engine.load(side)
+    np.testing.assert_allclose(engine.run(rule.images(side)), GOLDEN[f"logits_{side}"], atol=1e-5, rtol=0)
+
+
+def test_the_manifest_says_what_the_bundle_is(bundle: Path, tiny_weights: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["variant"] == "crossvit_tiny"
+    assert manifest["weights"]["id"] == f"sha256:{to_onnx.sha256(tiny_weights)}"
+    assert manifest["weights"]["source"] == tiny_weights.name
+    assert manifest["default_resolution"] == 224
+    assert manifest["preprocessing"]["224"] == {"resize": 256, "crop": 224}
+    assert manifest["preprocessing"]["480"] == {"resize": 480, "crop": 480}
+    assert set(manifest["parity"]["worst"]) == {"224", "384", "480"}
+    assert 0 < max(manifest["parity"]["worst"].values()) < 1e-5
+    assert manifest["built_with"]["torch"] == torch.__version__
+
+
+def export(out: Path, *options: str) -> int:
+    return to_onnx.main(["--variant", TINY.name, "--out", str(out), *options])
+
+
+def test_a_graph_that_disagrees_with_pytorch_leaves_no_bundle(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = to_onnx.to_onnx
+
+    def subtly_wrong(served: Served) -> object:
+        model = honest(served)
+        bias = served.network.norm[1].bias
+        served.network.norm[1].bias = torch.nn.Parameter(bias + 1e-3)  # the graph keeps the old one
+        return model
+
+    monkeypatch.setattr(to_onnx, "to_onnx", subtly_wrong)
+    assert export(tmp_path / "b", "--weights", str(tiny_weights), "--resolutions", "224") == 1
+    assert "logits differ from PyTorch by" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_proof_fails_on_numbers_that_are_not_finite(bundle: Path) -> None:
+    served = Served(CrossViT(TINY).eval())
+    with torch.no_grad():
+        served.network.norm[1].bias[0] = torch.nan
+    with pytest.raises(Disagreement):
+        worst_differences(served, bundle / "model.onnx", {224: 224}, 1e-5, print)
+
+
+def test_the_proofs_pictures_are_different_ones() -> None:
+    first = pictures(64)
+    assert first.shape == (3, 64, 64, 3)
+    assert (first == pictures(64)).all()
+    assert len({picture.tobytes() for picture in first}) == 3
+
+
+@pytest.fixture
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "b"))
+
+
+def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
+    copied: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copied / "manifest.json").stat().st_mtime_ns
+    assert export(copied, "--weights", str(tiny_weights), "--if-changed") == 0
+    assert "is up to date" in capsys.readouterr().out
+    assert (copied / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", ["other weights", "other preprocessing", "other labels", "damaged graph"])
+def test_if_changed_exports_again_what_differs(
+    copied: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    class Exporting(Exception):
+        pass
+
+    def exporting(*_: object) -> None:
+        raise Exporting
+
+    monkeypatch.setattr(to_onnx, "replacing", exporting)
+    options = ["--weights", str(tiny_weights), "--if-changed"]
+    match change:
+        case "other weights":
+            options[1] = "untrained"
+        case "other preprocessing":
+            options += ["--preprocess", "224:274/240"]
+        case "other labels":
+            (tmp_path / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
+            options += ["--labels", str(tmp_path / "labels.txt")]
+        case "damaged graph":
+            (copied / "model.onnx").write_bytes(b"")
+    with pytest.raises(Exporting):
+        export(copied, *options)
+
+
+def test_auto_does_not_replace_trained_weights_by_untrained_ones(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing_to_be_had(_: object) -> None:
+        raise to_onnx.WeightsUnavailable("no hub")
+
+    monkeypatch.setattr("model.weights._cached", nothing_to_be_had)
+    assert export(copied, "--if-changed") == 0
+    assert "stays as it is: it has trained weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "/nowhere.pth"], "error: no weights at /nowhere.pth"),
+        (["--weights", "untrained", "--labels", "/nowhere.txt"], "error: cannot read /nowhere.txt"),
+        (["--weights", "untrained", "--out", "/proc/here"], "error: cannot write the bundle"),
+        (["--weights", "untrained", "--out", __file__], "is no bundle; it is left alone"),
+    ],
+)
+def test_errors_are_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert export(tmp_path / "b", *options) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--resolutions", "225"], "invalid choice: 225"),
+        (["--preprocess", "224"], "'224' is not RESOLUTION:RESIZE/CROP"),
+        (["--preprocess", "224:200/224"], "the crop must fit into the resized image"),
+        (["--preprocess", "224:300/288"], "branch sides 240/224 of 224"),
+        (["--resolutions", "224", "--preprocess", "384:384/384"], "384 is not among --resolutions"),
+    ],
+)
+def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        to_onnx.main(["--variant", TINY.name, *options])
+    assert message in capsys.readouterr().err
+
+
+def test_a_fine_tuned_checkpoint_with_its_own_labels_and_preprocessing(tmp_path: Path) -> None:
+    variant = VARIANTS["crossvit_9_dagger"]
+    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
+    weights = rule.checkpoint(tmp_path, variant, classes=3)
+    out = tmp_path / "b"
+    options = ["--weights", str(weights), "--labels", str(tmp_path / "labels.txt"), "--out", str(out)]
+    options += ["--resolutions", "224", "--preprocess", "224:274/240"]
+    assert to_onnx.main(["--variant", variant.name, *options]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["classes"] == 3
+    assert manifest["preprocessing"] == {"224": {"resize": 274, "crop": 240}}
+    assert [label["label"] for label in json.loads((out / "labels.json").read_text())] == ["cat", "dog", "fish"]

@@ -1,0 +1,213 @@
+"""The hub is a small stand-in on loopback that speaks the hub's protocol; its client is the real one."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from model import weights
+from model.checkpoint import BadCheckpoint
+from model.spec import VARIANTS
+from model.weights import UNTRAINED, Weights, WeightsUnavailable, find
+from tests import rule
+from tests.conftest import free_port
+
+TINY = VARIANTS["crossvit_tiny"]
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+CHECKPOINT = b"the weights of crossvit_tiny" * 1000
+SHA256 = hashlib.sha256(CHECKPOINT).hexdigest()
+
+
+@dataclass
+class Hub:
+    """A stand-in for the Hugging Face hub that has one file."""
+
+    server: ThreadingHTTPServer
+    gets: list[str] = field(default_factory=list)
+    sent: bytes = CHECKPOINT
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_GET(self) -> None:
+            hub.gets.append(self.path)
+            self._answer()
+            self.wfile.write(hub.sent)
+
+        def _answer(self) -> None:
+            found = self.path.startswith(f"/{TINY.hub_repo}/resolve/") and self.path.endswith("/model.safetensors")
+            self.send_response(200 if found else 404)
+            if not found:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("X-Repo-Commit", REVISION)
+            self.send_header("ETag", f'"{SHA256}"')
+            self.send_header("Content-Length", str(len(hub.sent)))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub = Hub(server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+@dataclass
+class Found:
+    """What `find` did in a process of its own, since the hub's client reads its settings when it is imported."""
+
+    id: str
+    source: str
+    said: list[str]
+    error: str
+    seconds: float
+    screen: str
+
+
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+from model import weights
+from model.spec import VARIANTS
+weights.SHIPPED = Path(sys.argv[2])
+said = []
+started = time.monotonic()
+try:
+    found, error = weights.find(sys.argv[1], VARIANTS["crossvit_tiny"], said.append), ""
+except weights.WeightsUnavailable as err:
+    found, error = weights.Weights("", "", None), str(err)
+print(json.dumps([found.id, found.source, said, error, time.monotonic() - started]))
+"""
+
+
+@pytest.fixture
+def find_with(tmp_path: Path) -> Callable[[str, str], Found]:
+    def run(choice: str, endpoint: str) -> Found:
+        env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
+        env.pop("HF_HUB_OFFLINE", None)
+        command = [sys.executable, "-c", SCRIPT, choice, str(tmp_path / "shipped")]
+        ours, theirs = os.openpty()  # the progress bar shows on a terminal only
+        termios.tcsetwinsize(theirs, (24, 120))
+        try:
+            done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False)
+            os.write(theirs, b"\n")
+            screen = os.read(ours, 100_000).decode()
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        assert done.returncode == 0, screen
+        return Found(*json.loads(done.stdout.splitlines()[-1]), screen)
+
+    return run
+
+
+FindWith = Callable[[str, str], Found]
+
+
+def test_auto_downloads_from_the_hub_with_a_progress_bar(hub: Hub, find_with: FindWith) -> None:
+    found = find_with("auto", hub.url)
+    assert found.id == f"sha256:{SHA256}"
+    assert found.source == f"Hugging Face hub, timm/crossvit_tiny_240.in1k at {REVISION}"
+    assert "model.safetensors: 100%" in found.screen
+
+
+@pytest.mark.parametrize("choice", ["auto", "hub"])
+def test_a_cached_download_needs_no_hub(hub: Hub, find_with: FindWith, choice: str) -> None:
+    find_with("hub", hub.url)
+    again = find_with(choice, f"http://127.0.0.1:{free_port()}")
+    assert again.id == f"sha256:{SHA256}"
+    assert [path for path in hub.gets if path.endswith(".safetensors")] == hub.gets[-1:]
+    assert again.said == []
+
+
+def test_a_download_that_is_not_what_the_hub_named_is_refused(hub: Hub, find_with: FindWith) -> None:
+    hub.sent = CHECKPOINT[:-1] + b"!"
+    with pytest.raises(AssertionError, match="its sha256 is not its name"):
+        find_with("auto", hub.url)
+
+
+@pytest.fixture(params=["refuses", "is silent"])
+def dead_hub(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "refuses":
+        yield f"http://127.0.0.1:{free_port()}"
+        return
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_auto_without_a_hub_ends_untrained_within_five_seconds(dead_hub: str, find_with: FindWith) -> None:
+    found = find_with("auto", dead_hub)
+    assert found.id == UNTRAINED
+    assert found.seconds < 5
+    assert "not to be had from the Hugging Face hub" in found.said[0]
+
+
+def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: FindWith, tmp_path: Path) -> None:
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
+    found = find_with("auto", dead_hub)
+    assert (found.id, found.source) == (f"sha256:{SHA256}", "shipped with the project")
+
+
+def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:
+    assert "give its path" in find_with("hub", dead_hub).error
+
+
+def test_a_hub_without_the_repository_is_an_error(hub: Hub, find_with: FindWith) -> None:
+    assert "RepositoryNotFoundError" in find_with("hub", f"{hub.url}/elsewhere").error
+
+
+def test_a_path_is_that_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    path.write_bytes(CHECKPOINT)
+    assert find(str(path), TINY, print) == Weights(f"sha256:{SHA256}", "mine.pth", path)
+    with pytest.raises(WeightsUnavailable, match=r"no weights at .*other.pth; give a file, or one of auto, hub"):
+        find(str(tmp_path / "other.pth"), TINY, print)
+
+
+def test_untrained_weights_are_the_same_every_time() -> None:
+    first, second = (find(UNTRAINED, TINY, print).network(TINY, classes=3).state_dict() for _ in range(2))
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
+    path = rule.checkpoint(tmp_path, TINY, classes=7)
+    assert find(str(path), TINY, print).network(TINY).head[0].out_features == 7
+
+
+def test_a_look_up_that_hangs_is_given_up() -> None:
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        weights._within(0.2, lambda: time.sleep(3))
+    assert time.monotonic() - started < 1
+
+
+def test_a_damaged_cache_is_an_error_not_a_reason_for_other_weights(tmp_path: Path) -> None:
+    blob = tmp_path / ("0" * 64)
+    blob.write_bytes(CHECKPOINT)
+    with pytest.raises(BadCheckpoint, match="is damaged: its sha256 is not its name"):
+        weights._from_hub(blob, TINY)
