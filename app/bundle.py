@@ -84,7 +84,9 @@ def open_bundle(path: Path) -> Bundle:
             raise BadBundle(f"{path / name} is not the file that the manifest describes; export the bundle again")
     labels = _parse(TypeAdapter(list[Label]), _read(path, LABELS), path / LABELS)
     if [label.index for label in labels] != list(range(manifest.classes)):
-        raise BadBundle(f"{path / LABELS} does not name the model's {manifest.classes} classes; export the bundle again")
+        raise BadBundle(
+            f"{path / LABELS} does not name the model's {manifest.classes} classes; export the bundle again"
+        )
     return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}")
 
 

@@ -42,7 +42,7 @@ def crossvit() -> None:
 def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
     with _clear_errors():
-        settings = Settings(_cli_parse_args=context.args, _cli_show_env_vars=True)
+        settings = Settings.from_command_line(context.args)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
         failed = False
 
@@ -65,7 +65,7 @@ def classify(
     bundle: Annotated[Path | None, typer.Option(help="folder that export/to_onnx.py wrote")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
     resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
-    format: Annotated[Format, typer.Option(help="how to print the answers")] = Format.TABLE,
+    output: Annotated[Format, typer.Option("--format", help="how to print the answers")] = Format.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
     with _clear_errors():
@@ -76,7 +76,7 @@ def classify(
         if not files:
             _notes.print("error: no image files there", style="red")
             raise typer.Exit(1)
-        broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, format))
+        broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
     raise typer.Exit(1 if broken else 0)
 
 
@@ -91,7 +91,13 @@ def models(
     folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
 ) -> None:
     """List the variants of CrossViT, and the bundles that were made of them."""
-    table = Table(Column("variant", no_wrap=True), "parameters", *(f"GMAC at {side}" for side in RESOLUTIONS), "trained at", "bundle")
+    table = Table(
+        Column("variant", no_wrap=True),
+        "parameters",
+        *(f"GMAC at {side}" for side in RESOLUTIONS),
+        "trained at",
+        "bundle",
+    )
     for variant in VARIANTS.values():
         table.add_row(
             variant.name,
@@ -104,7 +110,7 @@ def models(
 
 
 async def _classify(
-    bundle: Bundle, settings: Settings, files: list[Path], top_k: int, resolution: int | None, format: Format
+    bundle: Bundle, settings: Settings, files: list[Path], top_k: int, resolution: int | None, output: Format
 ) -> int:
     """Print the answers; the number of files that have none."""
     side = bundle.manifest.preprocessing[bundle.manifest.default_resolution].crop
@@ -112,7 +118,7 @@ async def _classify(
     broken = 0
     async with Model(bundle, engine, max_batch=settings.max_batch, max_pixels=settings.max_pixels) as model:
         model.resolution(resolution)
-        printed = report(format)
+        printed = report(output)
         with Progress(console=_notes, transient=True, disable=not _notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
             async for outcome in classify_files(model, files, top_k, resolution, in_flight=4 * settings.max_batch):

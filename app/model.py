@@ -3,12 +3,12 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from collections.abc import Callable
 
 from app.batcher import Batcher
 from app.bundle import Bundle, Label
@@ -40,7 +40,7 @@ class Model:
         self.bundle = bundle
         self.engine = engine
         self._max_pixels = max_pixels
-        self._batcher = Batcher[Pixels, Logits](lambda images: engine.run(np.stack(images)), max_batch)
+        self._batcher = Batcher[Pixels, Logits](lambda images: list(engine.run(np.stack(images))), max_batch)
         self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
         self._loading = {resolution: asyncio.Lock() for resolution in bundle.resolutions}
         self.loaded: set[int] = set()

@@ -31,9 +31,10 @@ class Report(Protocol):
     def close(self) -> None: ...
 
 
-def report(format: Format) -> Report:
+def report(output: Format) -> Report:
     """A report on standard output."""
-    return {Format.TABLE: TableReport, Format.JSONL: JsonLines, Format.CSV: Csv}[format]()
+    reports: dict[Format, type[Report]] = {Format.TABLE: TableReport, Format.JSONL: JsonLines, Format.CSV: Csv}
+    return reports[output]()
 
 
 def rows(outcome: Outcome) -> list[dict[str, object]]:
@@ -75,7 +76,9 @@ class TableReport:
     def add(self, outcome: Outcome) -> None:
         name = str(outcome.path)
         for row in rows(outcome):
-            self._table.add_row(name, f"{row['score']:.3f}", *(str(row[key] or "") for key in ("label", "index", "wnid")))
+            self._table.add_row(
+                name, f"{row['score']:.3f}", *(str(row[key] or "") for key in ("label", "index", "wnid"))
+            )
             name = ""
         if outcome.error:
             self._table.add_row(name, "", f"error: {outcome.error}", style="red")

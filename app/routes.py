@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.requests import ClientDisconnect
 
 from app.body import FIELD, read_image
-from app.errors import BadImage, BadParameter, NoImage, NotAnImage, NotReady, TooLarge, UnknownModel
+from app.errors import BadImage, NoImage, NotAnImage, NotReady, TooLarge, UnknownModel
 from app.model import Answer, Model
 from app.problems import responses
 from app.schemas import AnsweredBy, Classification, Models, Options, Prediction, ServedModel, Status, Timing

@@ -14,7 +14,9 @@ class Options(BaseModel):
     resolution: Annotated[
         int | None, Field(description="the resolution to classify at, such as 224; the model's own if left out")
     ] = None
-    model: Annotated[str | None, Field(description="the name of a model that is served; the default if left out")] = None
+    model: Annotated[str | None, Field(description="the name of a model that is served; the default if left out")] = (
+        None
+    )
 
 
 class Prediction(BaseModel):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 
 def _split(value: object) -> object:
@@ -42,3 +42,8 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body")] = 10_000_000
     max_pixels: Annotated[int, Field(ge=1, description="largest image, width times height")] = 50_000_000
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+
+    @classmethod
+    def from_command_line(cls, arguments: list[str]) -> "Settings":
+        """The settings in `arguments`, the others from the environment; --help prints them all and exits."""
+        return CliApp.run(cls, cli_args=arguments, cli_show_env_vars=True)

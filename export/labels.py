@@ -62,9 +62,7 @@ def _entries(path: Path) -> list[object]:
 
 
 def _label(index: int, entry: object, origin: str) -> Label:
-    wnid = None
-    if isinstance(entry, dict):
-        entry, wnid = entry.get("label"), entry.get("wnid")
-    if not isinstance(entry, str) or not entry.strip() or not isinstance(wnid, str | None):
+    label, wnid = (entry.get("label"), entry.get("wnid")) if isinstance(entry, dict) else (entry, None)
+    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None):
         raise BadLabels(f"{origin}: the label of index {index} is no name")
-    return Label(index=index, wnid=wnid, label=entry.strip())
+    return Label(index=index, wnid=wnid, label=label.strip())

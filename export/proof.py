@@ -52,7 +52,9 @@ def worst_differences(
         ]
         worst[resolution] = max(differences)
         scale = max(1.0, *(float(np.abs(logits).max()) for logits in reference))
-        say(f"  {resolution}: logits differ from PyTorch by at most {worst[resolution]:.1e}, the largest is {scale:.1f}")
+        say(
+            f"  {resolution}: logits differ from PyTorch by at most {worst[resolution]:.1e}, the largest is {scale:.1f}"
+        )
         if not worst[resolution] <= tolerance * scale:  # not a number fails too
             raise Disagreement(
                 f"logits differ from PyTorch by {worst[resolution]:.1e} at resolution {resolution}, over "

@@ -19,7 +19,7 @@ import onnx
 import onnx_ir
 
 from export.bundle import FORMAT, LABELS, MANIFEST, MODEL, NotABundle, read_manifest, replacing, sha256, write_json
-from export.graph import INPUT, OPSET, OUTPUTS, Served, to_onnx
+from export.graph import INPUT, OUTPUTS, Served, to_onnx
 from export.labels import BadLabels, labels_for
 from export.proof import BATCH, Disagreement, worst_differences
 from model.checkpoint import BadCheckpoint
@@ -78,7 +78,7 @@ def export(
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
     network = weights.network(variant)
-    names = labels_for(labels, network.head[0].out_features)
+    names = labels_for(labels, network.classes)
     native = _native_resolution(network)
     if native != variant.resolution:
         _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
@@ -122,7 +122,9 @@ def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[s
     }
 
 
-def _is_current(out: Path, standing: dict[str, Any], header: dict[str, Any], weights: Weights, labels: Path | None) -> bool:
+def _is_current(
+    out: Path, standing: dict[str, Any], header: dict[str, Any], weights: Weights, labels: Path | None
+) -> bool:
     """Whether the bundle at `out` is whole and was made from the same by the same."""
     try:
         return (

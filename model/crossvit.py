@@ -5,7 +5,6 @@ N a branch's tokens with CLS, C its width, H the heads and D the width of a head
 """
 
 import math
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -144,8 +143,7 @@ class PatchEmbed(nn.Module):
         self.proj = _dagger_stem(patch, dim) if dagger else nn.Conv2d(3, dim, patch, stride=patch)
 
     def forward(self, images: Tensor) -> Tensor:
-        x: Tensor = self.proj(images)
-        return x
+        return self.proj(images)
 
 
 def _dagger_stem(patch: int, dim: int) -> nn.Sequential:
@@ -175,7 +173,7 @@ class CrossViT(nn.Module):
 
     def __init__(self, variant: Variant, classes: int = IMAGENET_CLASSES, resolution: int | None = None) -> None:
         super().__init__()
-        self.variant = variant
+        self.classes = classes
         dims = variant.dims
         grids = patch_grids(resolution or variant.resolution)
         self.pos_embed = nn.ParameterList(
@@ -216,5 +214,4 @@ class CrossViT(nn.Module):
         return torch.cat((cls, x), dim=1)
 
     def _logits(self, branch: int, x: Tensor) -> Tensor:
-        logits: Tensor = self.head[branch](self.norm[branch](x[:, 0]))
-        return logits
+        return self.head[branch](self.norm[branch](x[:, 0]))

@@ -25,9 +25,14 @@ def test_a_bundle_is_put_in_place_and_replaced(tmp_path: Path) -> None:
 
 def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
     make(tmp_path / "b", '{"n": 1}')
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "b") as folder:
-        (folder / MANIFEST).write_text("half")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with replacing(tmp_path / "b") as folder:
+            (folder / MANIFEST).write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert read_manifest(tmp_path / "b") == {"n": 1}
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 

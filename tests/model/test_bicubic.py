@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from model.bicubic import resize
 
 
-@pytest.mark.parametrize(("n_in", "n_out"), [(224, 240), (240, 224), (408, 384), (480, 504), (14, 30), (20, 42), (34, 20)])
+@pytest.mark.parametrize(
+    ("n_in", "n_out"), [(224, 240), (240, 224), (408, 384), (480, 504), (14, 30), (20, 42), (34, 20)]
+)
 def test_resize_is_pytorchs_bicubic(n_in: int, n_out: int) -> None:
     maps = torch.randn(2, 3, n_in, n_in, dtype=torch.float64)
     expected = F.interpolate(maps, size=(n_out, n_out), mode="bicubic", align_corners=False, antialias=False)

@@ -98,7 +98,9 @@ def test_another_variants_checkpoint_is_refused_with_the_one_that_fits(tmp_path:
 
 def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors: Tensors) -> None:
     path = saved(tmp_path / "x.pth", tensors | {"norm.0.weight": torch.zeros(97)})
-    with pytest.raises(BadCheckpoint, match=r"norm\.0\.weight is \(97,\), expected \(96,\); it fits no variant|fits no"):
+    with pytest.raises(
+        BadCheckpoint, match=r"norm\.0\.weight is \(97,\), expected \(96,\); it fits no variant|fits no"
+    ):
         load_network(path, TINY)
 
 
@@ -141,7 +143,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, message: str)
 
 @pytest.mark.parametrize("content", [{}, {"model": {}}, [1, 2], {"a": 1}, {"a": torch.zeros(2, dtype=torch.long)}])
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(BadCheckpoint, match="holds no state_dict|is no tensor of floating-point"):
+    with pytest.raises(BadCheckpoint, match=r"holds no state_dict|is no tensor of floating-point"):
         read_tensors(saved(tmp_path / "x.pth", content))
 
 

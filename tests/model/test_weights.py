@@ -42,8 +42,8 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_port}"
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+@pytest.fixture(name="hub")
+def start_hub() -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self._answer()
@@ -78,12 +78,12 @@ def hub() -> Iterator[Hub]:
 class Found:
     """What `find` did in a process of its own, since the hub's client reads its settings when it is imported."""
 
+    screen: str
     id: str
     source: str
     said: list[str]
     error: str
     seconds: float
-    screen: str
 
 
 SCRIPT = """
@@ -118,7 +118,7 @@ def find_with(tmp_path: Path) -> Callable[[str, str], Found]:
             os.close(ours)
             os.close(theirs)
         assert done.returncode == 0, screen
-        return Found(*json.loads(done.stdout.splitlines()[-1]), screen)
+        return Found(screen, *json.loads(done.stdout.splitlines()[-1]))
 
     return run
 
@@ -196,7 +196,7 @@ def test_untrained_weights_are_the_same_every_time() -> None:
 
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     path = rule.checkpoint(tmp_path, TINY, classes=7)
-    assert find(str(path), TINY, print).network(TINY).head[0].out_features == 7
+    assert find(str(path), TINY, print).network(TINY).classes == 7
 
 
 def test_a_look_up_that_hangs_is_given_up() -> None:

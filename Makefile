@@ -1,0 +1,37 @@
+PYTHON ?= python3
+PORT ?= 8000
+VARIANT ?= crossvit_18_dagger
+WEIGHTS ?= auto
+LABELS ?=
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+BUNDLE := artifacts/$(VARIANT)
+INSTALLED := .venv/.installed
+
+.PHONY: serve test check format clean
+
+serve: $(INSTALLED)
+	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") --out $(BUNDLE) --if-changed
+	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf .venv artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,export,dev]'
+	touch $@

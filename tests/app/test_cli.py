@@ -1,0 +1,112 @@
+import csv
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from tests.app.pictures import encoded, scene
+
+
+def crossvit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images, one of them in a sub-folder, a broken one and a file that is none."""
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    (tmp_path / "images" / "a.png").write_bytes(encoded(scene(100, 80, 1)))
+    (tmp_path / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff broken")
+    (tmp_path / "images" / "more" / "c.JPEG").write_bytes(encoded(scene(80, 100, 2), "JPEG"))
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    return tmp_path / "images"
+
+
+def test_json_lines_of_a_folder_with_a_broken_file(bundle: Path, folder: Path) -> None:
+    done = crossvit("classify", folder, "--bundle", bundle, "--top-k", 2, "--format", "jsonl")
+    assert done.returncode == 1
+    a, b, c = map(json.loads, done.stdout.splitlines())
+    assert [Path(line["path"]).name for line in (a, b, c)] == ["a.png", "b.jpg", "c.JPEG"]
+    assert b["error"] == "the JPEG image is damaged or incomplete"
+    assert [prediction["rank"] for prediction in a["predictions"]] == [1, 2]
+    assert a["predictions"] != c["predictions"]
+
+
+def test_csv(bundle: Path, folder: Path) -> None:
+    done = crossvit("classify", folder, "--bundle", bundle, "--top-k", 1, "--format", "csv")
+    rows = list(csv.DictReader(StringIO(done.stdout)))
+    assert [(Path(row["path"]).name, row["rank"], bool(row["error"])) for row in rows] == [
+        ("a.png", "1", False),
+        ("b.jpg", "", True),
+        ("c.JPEG", "1", False),
+    ]
+    assert 0 < float(rows[0]["score"]) < 1
+
+
+def test_the_table_and_good_files_alone_end_well(bundle: Path, folder: Path) -> None:
+    done = crossvit("classify", folder / "a.png", folder / "more", "--bundle", bundle, "--top-k", 1)
+    assert done.returncode == 0
+    assert "a.png" in done.stdout
+    assert "c.JPEG" in done.stdout
+
+
+def test_files_that_are_named_are_tried_whatever_their_suffix(bundle: Path, folder: Path) -> None:
+    done = crossvit("classify", folder / "notes.txt", folder / "nowhere.png", "--bundle", bundle, "--format", "jsonl")
+    assert [json.loads(line)["error"] for line in done.stdout.splitlines()] == [
+        "the bytes are not a JPEG, PNG, WebP, GIF or BMP image",
+        "No such file or directory",
+    ]
+
+
+def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path, server: object) -> None:
+    import httpx
+
+    from tests.conftest import Server
+
+    assert isinstance(server, Server)
+    image = folder / "a.png"
+    answer = httpx.post(f"{server.url}/classify", files={"file": image.read_bytes()}).json()["predictions"]
+    (line,) = crossvit("classify", image, "--bundle", bundle, "--format", "jsonl").stdout.splitlines()
+    assert [row["index"] for row in json.loads(line)["predictions"]] == [row["index"] for row in answer]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "x.png", "--bundle", "/nowhere"], "no bundle at /nowhere"),
+        (["classify", "x.png", "--resolution", "225"], "resolution 225 is not served; one of 224, 384, 480"),
+    ],
+)
+def test_errors_are_a_sentence(bundle: Path, arguments: list[str], message: str) -> None:
+    done = crossvit(*arguments, *([] if "--bundle" in arguments else ["--bundle", bundle]))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    done = crossvit("classify", tmp_path, "--bundle", bundle)
+    assert (done.returncode, done.stderr) == (1, "error: no image files there\n")
+
+
+def test_models_lists_variants_and_bundles(bundle: Path) -> None:
+    done = crossvit("models", "--folder", bundle.parent)
+    assert "crossvit_18_dagger_384" in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if "crossvit_tiny" in line)
+    assert "7.01 M" in row
+    assert "1000 classes, weights sha256:" in row
+
+
+def test_export_hands_its_arguments_on() -> None:
+    assert "--variant NAME" in crossvit("export", "--help").stdout
+    assert "invalid choice: 'vit'" in crossvit("export", "--variant", "vit").stderr
+
+
+def test_serve_explains_its_settings() -> None:
+    help_text = crossvit("serve", "--help").stdout
+    assert "CROSSVIT_MAX_BATCH" in help_text
+    assert "--max-body-bytes" in help_text

@@ -1,0 +1,334 @@
+"""The real service: `crossvit serve` in a process of its own, over HTTP."""
+
+import asyncio
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.bundle import open_bundle
+from app.engines.ort import OnnxRuntime
+from app.image import decode
+from app.model import top
+from tests import rule
+from tests.app.pictures import encoded, scene
+from tests.conftest import TINY, Server, StartServer
+
+GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+JPEG = encoded(scene(500, 375), "JPEG", quality=90)
+
+
+def post(client: httpx.Client, body: bytes = JPEG, **query: Any) -> httpx.Response:
+    return client.post("/classify", params=query, files={"file": ("photo.jpg", body)})
+
+
+def assert_problem(response: httpx.Response, status: int, detail: str) -> None:
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.keys() == {"type", "title", "status", "detail", "request_id"}
+    assert problem["status"] == status
+    assert detail in problem["detail"]
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+
+
+def test_the_answer_has_the_documented_form(client: httpx.Client, bundle: Path) -> None:
+    response = post(client)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.keys() == {"predictions", "model", "timing_ms", "request_id"}
+    assert [prediction["rank"] for prediction in answer["predictions"]] == [1, 2, 3, 4, 5]
+    scores = [prediction["score"] for prediction in answer["predictions"]]
+    assert scores == sorted(scores, reverse=True)
+    labels = open_bundle(bundle).labels
+    for prediction in answer["predictions"]:
+        label = labels[prediction["index"]]
+        assert (prediction["wnid"], prediction["label"]) == (label.wnid, label.label)
+    assert answer["model"] | {"engine": ""} == {
+        "name": "crossvit_tiny",
+        "resolution": 224,
+        "engine": "",
+        "precision": "f32",
+        "weights": open_bundle(bundle).manifest.weights.id,
+    }
+    assert answer["model"]["engine"] in ("openvino", "onnxruntime")
+    timing = answer["timing_ms"]
+    assert 0 < timing["decode"] + timing["queue"] + timing["inference"] <= timing["total"]
+    assert answer["request_id"] == response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("side", [384, 480])
+def test_logits_through_http_are_the_reference_logits(client: httpx.Client, side: int) -> None:
+    """At 384 and 480 an image of that side is served as it is; scores tell logits but for a constant."""
+    for image, reference in zip(rule.images(side), GOLDEN[f"logits_{side}"], strict=True):
+        answer = post(client, encoded(Image.fromarray(image)), resolution=side, top_k=50).json()
+        indices = [prediction["index"] for prediction in answer["predictions"]]
+        logits = np.log([prediction["score"] for prediction in answer["predictions"]])
+        assert indices == list(np.argsort(-reference)[:50])
+        expected = reference[indices] - np.log(np.exp(reference).sum())
+        np.testing.assert_allclose(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_a_jpeg_at_224_is_answered_as_the_graph_answers_its_pixels(client: httpx.Client, bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    engine = OnnxRuntime(opened.graph, "f32")
+    engine.load(224)
+    pixels = decode(JPEG, opened.manifest.preprocessing[224], 10**9)
+    expected = top(engine.run(pixels[np.newaxis])[0], 5)
+    answer = post(client).json()["predictions"]
+    assert [prediction["index"] for prediction in answer] == [index for index, _ in expected]
+    np.testing.assert_allclose(
+        [prediction["score"] for prediction in answer], [score for _, score in expected], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type", ["image/jpeg", "image/png", "application/octet-stream", "IMAGE/JPEG; q=1", None]
+)
+def test_the_body_itself_can_be_the_image(client: httpx.Client, content_type: str | None) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    answer = client.post("/classify", content=JPEG, headers=headers).json()
+    assert answer["predictions"] == post(client).json()["predictions"]
+
+
+def test_a_chunked_body_is_read_whole(client: httpx.Client) -> None:
+    chunks = iter([JPEG[:1000], JPEG[1000:2000], JPEG[2000:]])
+    assert client.post("/classify", content=chunks, headers={"Content-Type": "image/jpeg"}).status_code == 200
+
+
+def test_form_fields_beside_the_file_do_no_harm(client: httpx.Client) -> None:
+    assert client.post("/classify", files={"file": JPEG}, data={"note": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize("top_k", [1, 50])
+def test_top_k(client: httpx.Client, top_k: int) -> None:
+    assert len(post(client, top_k=top_k).json()["predictions"]) == top_k
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ({"top_k": 0}, "top_k='0' cannot be: top_k is how many classes to return, from 1 to 50"),
+        ({"top_k": 51}, "from 1 to 50"),
+        ({"top_k": "many"}, "top_k='many' cannot be"),
+        ({"resolution": 225}, "resolution 225 is not served; one of 224, 384, 480"),
+        ({"resolution": "x"}, "resolution='x' cannot be"),
+        ({"topk": 3}, "there is no parameter 'topk'; one of top_k, resolution, model"),
+    ],
+)
+def test_a_bad_parameter_is_422(client: httpx.Client, query: dict[str, Any], detail: str) -> None:
+    assert_problem(post(client, **query), 422, detail)
+
+
+def test_the_model_can_be_named_and_an_unknown_one_is_404(client: httpx.Client) -> None:
+    assert post(client, model="crossvit_tiny").status_code == 200
+    assert_problem(post(client, model="resnet"), 404, "there is no model 'resnet'")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"files": {"other": JPEG}},
+        {"data": {"file": "text"}, "files": {"x": b""}},
+        {"files": {"file": b""}},
+        {"files": [("file", JPEG), ("file", JPEG)]},
+        {"content": b""},
+        {"content": b"", "headers": {"Content-Type": "multipart/form-data"}},
+        {"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": b"--x\r\n\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+    ],
+    ids=["other field", "text field", "empty file", "two files", "empty", "no boundary", "no multipart", "cut off"],
+)
+def test_no_image_is_400(client: httpx.Client, request_: dict[str, Any]) -> None:
+    assert_problem(client.post("/classify", **request_), 400, "send the image as multipart field 'file'")
+
+
+def test_a_body_over_the_limit_is_413(client: httpx.Client) -> None:
+    large = JPEG + bytes(10_000_000)
+    assert_problem(post(client, large), 413, "over the limit of 10,000,000 bytes")
+    headers = {"Content-Type": "image/jpeg"}
+    assert_problem(client.post("/classify", content=large, headers=headers), 413, "over the limit")
+
+
+def test_a_body_without_end_is_answered_and_not_buffered(server: Server) -> None:
+    def resident() -> int:
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+        return 1024 * int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+
+    before = resident()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n")
+        connection.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(1600):
+            connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+        assert b"413 Request Entity Too Large" in connection.recv(1000)
+    assert resident() < before + 40_000_000  # of 100 MB
+
+
+def test_too_many_pixels_is_413(client: httpx.Client) -> None:
+    assert_problem(post(client, encoded(Image.new("1", (8000, 8000)))), 413, "8000 x 8000 pixels, over the limit")
+
+
+@pytest.mark.parametrize("body", [b"hello", b"%PDF-1.7 ..."])
+def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes) -> None:
+    assert_problem(post(client, body), 415, "not a JPEG, PNG, WebP, GIF or BMP")
+
+
+def test_a_content_type_that_is_no_image_is_415(client: httpx.Client) -> None:
+    response = client.post("/classify", content=JPEG, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert_problem(response, 415, "the content type 'application/x-www-form-urlencoded' is no image")
+
+
+def test_a_broken_image_is_422(client: httpx.Client) -> None:
+    assert_problem(post(client, JPEG[: len(JPEG) // 2]), 422, "the JPEG image is damaged or incomplete")
+
+
+def test_other_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
+    assert_problem(client.get("/nowhere"), 404, "GET /nowhere")
+    response = client.get("/classify")
+    assert_problem(response, 405, "GET /classify")
+    assert response.headers["Allow"] == "POST"
+
+
+def test_a_clients_request_id_is_kept_if_it_is_a_sane_one(client: httpx.Client) -> None:
+    headers = {"X-Request-ID": "trace-1/2"}
+    response = client.post("/classify", files={"file": JPEG}, headers=headers)
+    assert response.json()["request_id"] == response.headers["X-Request-ID"] == "trace-1/2"
+    other = client.get("/livez", headers={"X-Request-ID": "a b\tc"}).headers["X-Request-ID"]
+    assert len(other) == 32
+
+
+def test_models_says_what_is_served(client: httpx.Client, bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    (model,) = client.get("/models").json()["models"]
+    assert model["name"] == "crossvit_tiny"
+    assert model["default"]
+    assert model["resolutions"] == [224, 384, 480]
+    assert 224 in model["loaded_resolutions"]
+    assert model["classes"] == 1000
+    assert model["precision"] == "f32"
+    assert model["weights"] == opened.manifest.weights.id
+    assert model["bundle"] == opened.hash
+
+
+def test_the_docs_need_no_other_site(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    schema = client.get("/openapi.json").json()
+    classify = schema["paths"]["/classify"]["post"]
+    assert {"multipart/form-data", "image/*", "application/octet-stream"} == classify["requestBody"]["content"].keys()
+    assert {"200", "400", "404", "413", "415", "422", "503"} == classify["responses"].keys()
+    assert classify["responses"]["422"]["content"].keys() == {"application/problem+json"}
+
+
+def test_concurrent_requests_share_engine_calls_and_get_their_own_answers(client: httpx.Client) -> None:
+    bodies = [encoded(scene(300, 300, seed)) for seed in range(24)]
+    alone = [post(client, body).json() for body in bodies]
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        together = list(pool.map(lambda body: post(client, body).json(), bodies))
+    for one, other in zip(alone, together, strict=True):
+        assert [p["index"] for p in one["predictions"]] == [p["index"] for p in other["predictions"]]
+    assert len({answer["predictions"][0]["score"] for answer in together}) == len(bodies)
+    calls = {answer["timing_ms"]["inference"] for answer in together}
+    assert len(calls) < len(bodies)  # those of one call report the same time
+
+
+def test_requests_of_clients_that_left_are_not_worked_on(client: httpx.Client, server: Server) -> None:
+    alone = min(post(client, resolution=480).json()["timing_ms"]["inference"] for _ in range(3))
+
+    async def leave() -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as leaving:
+            requests = [
+                asyncio.create_task(leaving.post("/classify?resolution=480", files={"file": JPEG})) for _ in range(40)
+            ]
+            await asyncio.sleep(0.5)
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
+
+    asyncio.run(leave())
+    timing = post(client, resolution=480).json()["timing_ms"]
+    assert timing["queue"] < 20 * alone  # at most the batch under way, not the 40
+
+
+def test_it_lives_before_it_is_ready_and_shouts_untrained_weights(
+    bundle: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    untrained = Path(shutil.copytree(bundle, tmp_path / "b"))
+    manifest = json.loads((untrained / "manifest.json").read_text())
+    manifest["weights"] = {"id": "untrained", "source": "random initial weights"}
+    (untrained / "manifest.json").write_text(json.dumps(manifest))
+    server = start_server("--bundle", str(untrained), "--engine", "onnxruntime")
+    seen = set()
+    deadline = time.monotonic() + 60
+    while (200, 200) not in seen and time.monotonic() < deadline:
+        try:
+            answers = [httpx.get(f"{server.url}/{path}") for path in ("livez", "readyz")]
+        except httpx.TransportError:
+            continue
+        seen.add(tuple(answer.status_code for answer in answers))
+        if answers[1].status_code == 503:
+            assert_problem(answers[1], 503, "crossvit_tiny is loading")
+    assert seen == {(200, 503), (200, 200)}
+    answer = httpx.post(f"{server.url}/classify", files={"file": JPEG}).json()
+    assert answer["model"]["weights"] == "untrained"
+    assert answer["model"]["engine"] == "onnxruntime"
+    assert httpx.get(f"{server.url}/models").json()["models"][0]["weights"] == "untrained"
+    assert "UNTRAINED WEIGHTS" in server.log.read_text()
+
+
+def test_a_resolution_is_preloaded_or_loads_at_its_first_request(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), "--engine", "onnxruntime", "--preload", "384")
+    server.wait_until_ready()
+
+    def loaded() -> list[int]:
+        found: list[int] = httpx.get(f"{server.url}/models").json()["models"][0]["loaded_resolutions"]
+        return found
+
+    assert loaded() == [224, 384]
+    assert httpx.post(f"{server.url}/classify?resolution=480", files={"file": JPEG}, timeout=60).status_code == 200
+    assert loaded() == [224, 384, 480]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bundle", "/nowhere"], "no bundle at /nowhere"),
+        (["--port", "x"], "setting port"),
+        (["--preload", "225"], "cannot preload 225"),
+        (["--engine", "onnxruntime", "--precision", "bf16"], "no engine here for engine=onnxruntime, precision=bf16"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why_and_ends(bundle: Path, options: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--bundle", str(bundle), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (1, 2)
+    assert message in done.stderr.replace("\n", " ")
+
+
+def test_a_model_of_few_classes_answers_with_all_of_them(tmp_path: Path, start_server: StartServer) -> None:
+    from export.to_onnx import main as to_onnx
+
+    weights = rule.checkpoint(tmp_path, TINY, classes=3)
+    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
+    options = ["--labels", str(tmp_path / "labels.txt"), "--out", str(tmp_path / "b"), "--resolutions", "224"]
+    assert to_onnx(["--variant", TINY.name, "--weights", str(weights), *options]) == 0
+    server = start_server("--bundle", str(tmp_path / "b"), "--engine", "onnxruntime")
+    server.wait_until_ready()
+    predictions = httpx.post(f"{server.url}/classify", files={"file": JPEG}).json()["predictions"]
+    assert {prediction["label"] for prediction in predictions} == {"cat", "dog", "fish"}
+    assert {prediction["wnid"] for prediction in predictions} == {None}
+    assert sum(prediction["score"] for prediction in predictions) == pytest.approx(1)

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+
+def test_the_environment_and_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSVIT_PORT", "9000")
+    monkeypatch.setenv("CROSSVIT_MAX_BATCH", "16")
+    settings = Settings.from_command_line(["--max-batch", "32", "--bundle", "b"])
+    assert (settings.port, settings.max_batch, settings.bundle) == (9000, 32, Path("b"))
+
+
+@pytest.mark.parametrize("written", ["224,384", "224 384", "[224, 384]"])
+def test_a_list_is_written_with_commas(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv("CROSSVIT_PRELOAD", written)
+    assert Settings().preload == [224, 384]
+    assert Settings.from_command_line(["--preload", "480"]).preload == [480]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", "x"), ("max_batch", "0"), ("engine", "tpu"), ("precision", "int4")]
+)
+def test_a_value_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"CROSSVIT_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`"))
+        assert f"`CROSSVIT_{name.upper()}`" in row
+        default = ",".join(field.default) if isinstance(field.default, list) else str(field.default)
+        assert f"| {f'`{default}`' if default else ''} |" in row.replace("|  |", "|  |")
