@@ -74,8 +74,8 @@ def test_a_graph_that_disagrees_with_pytorch_leaves_no_bundle(
 
     def subtly_wrong(served: Served) -> object:
         model = honest(served)
-        bias = served.network.get_parameter("norm.1.bias")
-        bias.data = bias.data + 1e-3  # the graph keeps the old one
+        moved = served.network.get_parameter("norm.1.bias") + 1e-3  # the graph keeps the old one
+        served.network.norm[1].register_parameter("bias", torch.nn.Parameter(moved))
         return model
 
     monkeypatch.setattr(to_onnx, "to_onnx", subtly_wrong)
