@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.errors import BadBundle
-from model.spec import VARIANTS, Preprocessing
+from model.spec import Preprocessing, variant_named
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="ignore")  # what the exporter adds for people to read
 
     format: Literal[1]
-    variant: Literal[tuple(VARIANTS)]  # type: ignore[valid-type]
+    variant: Annotated[str, AfterValidator(lambda name: variant_named(name).name)]
     weights: Weights
     classes: Annotated[int, Field(ge=1)]
     preprocessing: dict[int, Preprocessing]
@@ -58,15 +58,21 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        return str(self.manifest.variant)
+        return self.manifest.variant
 
     @property
     def graph(self) -> Path:
         return self.path / MODEL
 
     @property
-    def trained(self) -> bool:
-        return self.manifest.weights.id != UNTRAINED
+    def warning(self) -> str | None:
+        """What whoever starts this bundle must be told, if its answers mean nothing."""
+        if self.manifest.weights.id != UNTRAINED:
+            return None
+        return (
+            f"UNTRAINED WEIGHTS: {self.name} has random weights, its answers mean nothing. "
+            f"Export it with trained ones: python export/to_onnx.py --variant {self.name} --weights CHECKPOINT"
+        )
 
     @property
     def resolutions(self) -> list[int]:

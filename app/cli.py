@@ -51,10 +51,7 @@ def serve(context: typer.Context) -> None:
             failed = server.should_exit = True
 
         app = create_app(settings, on_failure=stop)
-        _warn_if_untrained(open_bundle(settings.bundle))
-        server = uvicorn.Server(
-            uvicorn.Config(app, host=settings.host, port=settings.port, loop="uvloop", log_config=None)
-        )
+        server = uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None))
         server.run()
     raise typer.Exit(1 if failed else 0)
 
@@ -71,7 +68,8 @@ def classify(
     with _clear_errors():
         settings = Settings(bundle=bundle) if bundle else Settings()
         opened = open_bundle(settings.bundle)
-        _warn_if_untrained(opened)
+        if opened.warning:
+            _notes.print(opened.warning, style="bold red")
         files = list(image_files(paths))
         if not files:
             _notes.print("error: no image files there", style="red")
@@ -137,16 +135,6 @@ def _bundle_of(folder: Path) -> str:
     except BadBundle as err:
         return f"damaged: {err}"
     return f"{folder}, {bundle.manifest.classes} classes, weights {bundle.manifest.weights.id[:19]}"
-
-
-def _warn_if_untrained(bundle: Bundle) -> None:
-    if not bundle.trained:
-        _notes.rule("[bold red]UNTRAINED WEIGHTS", style="red")
-        _notes.print(
-            f"{bundle.name} has random weights: its answers mean nothing. Export it with trained ones:\n"
-            f"python export/to_onnx.py --variant {bundle.name} --weights CHECKPOINT",
-        )
-        _notes.rule(style="red")
 
 
 @contextmanager

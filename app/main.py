@@ -31,6 +31,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     settings = settings or Settings()
     bundle = open_bundle(settings.bundle)
     _check_preload(bundle, settings.preload)
+    if bundle.warning:
+        log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
     serving = Serving(bundle.name)
 
     @asynccontextmanager

@@ -42,8 +42,7 @@ class Model:
         self._max_pixels = max_pixels
         self._batcher = Batcher[Pixels, Logits](lambda images: list(engine.run(np.stack(images))), max_batch)
         self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
-        self._loading = {resolution: asyncio.Lock() for resolution in bundle.resolutions}
-        self.loaded: set[int] = set()
+        self._loads: dict[int, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> "Model":
         await self._batcher.__aenter__()
@@ -53,12 +52,22 @@ class Model:
         self._decoders.shutdown()
         await self._batcher.__aexit__()
 
+    @property
+    def loaded(self) -> list[int]:
+        """The resolutions that the engine is ready for."""
+        return sorted(resolution for resolution, load in self._loads.items() if load.done() and not load.exception())
+
     async def load(self, resolution: int) -> None:
         """Make the engine ready for `resolution`; requests at others go on meanwhile."""
-        async with self._loading[resolution]:
-            if resolution not in self.loaded:
-                await asyncio.to_thread(self.engine.load, self.bundle.manifest.preprocessing[resolution].crop)
-                self.loaded.add(resolution)
+        if resolution not in self._loads:
+            side = self.bundle.manifest.preprocessing[resolution].crop
+            self._loads[resolution] = asyncio.create_task(asyncio.to_thread(self.engine.load, side))
+        try:
+            # If the client that asked first goes away, others may be waiting for the same.
+            await asyncio.shield(self._loads[resolution])
+        except Exception:
+            self._loads.pop(resolution, None)  # the next request tries again
+            raise
 
     async def classify(self, body: bytes, top_k: int, resolution: int | None = None) -> Answer:
         """The `top_k` best classes of the encoded image in `body`, fewer if the model has fewer.

@@ -5,8 +5,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.errors import (
     BadImage,
@@ -39,6 +40,7 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _bad_parameters)
     app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(ClientDisconnect, _client_has_gone)
     app.add_exception_handler(Exception, _defect)
 
 
@@ -82,6 +84,10 @@ async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     response = problem(request, status, f"{request.method} {request.url.path}: {status.description or status.phrase}")
     response.headers.update(err.headers or {})
     return response
+
+
+async def _client_has_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; nginx's number for the access log
 
 
 async def _defect(request: Request, _: Exception) -> JSONResponse:

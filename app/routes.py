@@ -132,7 +132,7 @@ def _describe(name: str, model: Model, serving: Serving) -> ServedModel:
         default=name == serving.default,
         resolutions=model.bundle.resolutions,
         default_resolution=manifest.default_resolution,
-        loaded_resolutions=sorted(model.loaded),
+        loaded_resolutions=model.loaded,
         classes=manifest.classes,
         engine=model.engine.name,
         precision=model.engine.precision,

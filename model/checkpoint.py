@@ -125,6 +125,6 @@ def _blank(tensors: Tensors, variant: Variant) -> CrossViT:
     classes = head.shape[0] if head is not None else IMAGENET_CLASSES
     resolution = variant.resolution
     if positions is not None and positions.ndim == 3:
-        resolution = PATCH_SIZES[1] * math.isqrt(positions.shape[1] - 1)
+        resolution = PATCH_SIZES[1] * math.isqrt(max(positions.shape[1] - 1, 0))
     with torch.device("meta"):
         return CrossViT(variant, classes, resolution)

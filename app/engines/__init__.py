@@ -9,7 +9,7 @@ Logits = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Runs the graph at the sides that were loaded; one thread at a time may call it."""
+    """Runs the graph at the sides that were loaded. One thread at a time may call `run`, and another one `load`."""
 
     name: str
     precision: str

@@ -262,6 +262,7 @@ def test_requests_of_clients_that_left_are_not_worked_on(client: httpx.Client, s
     asyncio.run(leave())
     timing = post(client, resolution=480).json()["timing_ms"]
     assert timing["queue"] < 20 * alone  # at most the batch under way, not the 40
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_it_lives_before_it_is_ready_and_shouts_untrained_weights(

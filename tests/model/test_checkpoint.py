@@ -110,6 +110,7 @@ def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors:
         ({"extra.weight": torch.zeros(1)}, "extra.weight is unexpected"),
         ({"pos_embed.0": torch.zeros(1, 300, 96)}, r"pos_embed.0 is \(1, 300, 96\), expected \(1, 401, 96\)"),
         ({"pos_embed.1": torch.zeros(1, 1, 192)}, r"pos_embed.1 is \(1, 1, 192\), expected \(1, 197, 192\)"),
+        ({"pos_embed.1": torch.zeros(1, 0, 192)}, r"pos_embed.1 is \(1, 0, 192\), expected \(1, 197, 192\)"),
         ({"pos_embed.1": torch.zeros(3)}, r"pos_embed.1 is \(3,\), expected \(1, 197, 192\)"),
         ({"head.0.weight": torch.zeros(3)}, r"head.0.weight is \(3,\)"),
     ],
