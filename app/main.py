@@ -74,6 +74,7 @@ async def _serve(
             await stop.wait()
     except Exception:
         log.exception("%s cannot be served", bundle.name)
+        serving.failed = True
         if on_failure:
             on_failure()
 

@@ -15,12 +15,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.bundle import open_bundle
 from app.engines.ort import OnnxRuntime
 from app.image import decode
+from app.main import create_app
 from app.model import top
+from app.settings import Settings
 from tests import rule
 from tests.app.pictures import encoded, scene
 from tests.conftest import TINY, Server, StartServer
@@ -333,3 +336,14 @@ def test_a_model_of_few_classes_answers_with_all_of_them(tmp_path: Path, start_s
     assert {prediction["label"] for prediction in predictions} == {"cat", "dog", "fish"}
     assert {prediction["wnid"] for prediction in predictions} == {None}
     assert sum(prediction["score"] for prediction in predictions) == pytest.approx(1)
+
+
+def test_an_engine_that_cannot_start_is_not_ready_under_any_asgi_server(bundle: Path) -> None:
+    settings = Settings(bundle=bundle, engine="onnxruntime", precision="bf16")
+    with TestClient(create_app(settings)) as client:
+        deadline = time.monotonic() + 30
+        while "is loading" in (answer := client.get("/readyz")).text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.get("/livez").status_code == 200
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "crossvit_tiny cannot be served; the log says why"
