@@ -93,12 +93,13 @@ class Batcher(Generic[Item, Result]):
         try:
             items = [entry.item for entry in batch]
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            answered = list(zip(batch, results, strict=True))
         except Exception as err:
             for entry in batch:
                 if not entry.answer.done():
                     entry.answer.set_exception(err)
             return
         seconds = time.perf_counter() - started
-        for entry, result in zip(batch, results, strict=True):
+        for entry, result in answered:
             if not entry.answer.done():
                 entry.answer.set_result(Answer(result, started - entry.since, seconds))

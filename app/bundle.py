@@ -25,6 +25,15 @@ class Weights(BaseModel):
     source: str
 
 
+def _possible(steps: Preprocessing) -> Preprocessing:
+    if not 64 <= steps.crop <= steps.resize <= 4096:
+        raise ValueError("64 <= crop <= resize <= 4096 must hold")
+    return steps
+
+
+Steps = Annotated[Preprocessing, AfterValidator(_possible)]
+
+
 class Manifest(BaseModel):
     """What a bundle says of itself; see docs/bundle.md."""
 
@@ -34,10 +43,10 @@ class Manifest(BaseModel):
     variant: Annotated[str, AfterValidator(lambda name: variant_named(name).name)]
     weights: Weights
     classes: Annotated[int, Field(ge=1)]
-    preprocessing: dict[int, Preprocessing]
+    preprocessing: dict[int, Steps]
     default_resolution: int
-    input: str
-    outputs: list[str]
+    input: Literal["image"]
+    outputs: tuple[Literal["logits"], Literal["logits_small"], Literal["logits_large"]]
     files: dict[str, str]
 
 
@@ -60,9 +69,12 @@ class Bundle:
     def name(self) -> str:
         return self.manifest.variant
 
-    @property
-    def graph(self) -> Path:
-        return self.path / MODEL
+    def graph(self) -> bytes:
+        """The ONNX graph that the manifest describes; BadBundle if another one has taken its place."""
+        graph = _read(self.path, MODEL)
+        if hashlib.sha256(graph).hexdigest() != self.manifest.files[MODEL]:
+            raise BadBundle(f"{self.path} has been replaced while it was served; restart to serve the new one")
+        return graph
 
     @property
     def warning(self) -> str | None:

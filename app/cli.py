@@ -30,6 +30,7 @@ main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions
 
 # These commands hand all their arguments on, --help too, to where the options are defined.
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_DRAIN_SECONDS = 30  # for requests under way when the service is told to stop
 _notes = Console(stderr=True, soft_wrap=True)
 
 
@@ -51,8 +52,15 @@ def serve(context: typer.Context) -> None:
             failed = server.should_exit = True
 
         app = create_app(settings, on_failure=stop)
-        server = uvicorn.Server(uvicorn.Config(app, host=settings.host, port=settings.port, log_config=None))
-        server.run()
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+        server = uvicorn.Server(config)
+        server.run(sockets=[config.bind_socket()])  # a port in use ends it here, before the engine loads
     raise typer.Exit(1 if failed else 0)
 
 

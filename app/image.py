@@ -1,5 +1,7 @@
 """Bytes to pixels: recognise, decode, turn upright, flatten to RGB, resize and crop."""
 
+import contextlib
+import math
 from collections.abc import Callable
 from io import BytesIO
 
@@ -39,37 +41,53 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int) -> Pixels:
             if width * height > max_pixels:
                 raise TooLarge(f"the image has {width} x {height} pixels, over the limit of {max_pixels:,}")
             image.load()
-            return _resize_and_crop(_rgb(_upright(image)), steps)
+            _turn_upright(image)
+            return _resize_and_crop(image, steps)
     except TooLarge:
         raise
     except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
         raise BadImage(f"the {kind} image is damaged or incomplete") from err
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey; convert() would clip them
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")
+def _turn_upright(image: Image.Image) -> None:
+    # A damaged EXIF block says nothing about the pixels.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _resize_and_crop(image: Image.Image, steps: Preprocessing) -> Pixels:
-    """Resize the shorter side and crop the centre in one call, with torchvision's rounding of sizes and offsets."""
+    """Resize the shorter side and crop the centre in one call, with torchvision's rounding of sizes and offsets.
+
+    Only what the filter reaches is turned to RGB: a large or very long image costs no more copies than it must.
+    """
     short = min(image.size)
-    starts, ends = [], []
+    starts, ends, firsts, lasts = [], [], [], []
     for length in image.size:  # width, then height
         resized = steps.resize * length // short
         offset = round((resized - steps.crop) / 2)
-        starts.append(offset * length / resized)
-        ends.append((offset + steps.crop) * length / resized)
+        scale = length / resized
+        reach = math.ceil(2 * max(scale, 1)) + 1  # of the bicubic filter, in pixels
+        start, end = offset * scale, (offset + steps.crop) * scale
+        first, last = max(math.floor(start) - reach, 0), min(math.ceil(end) + reach, length)
+        starts.append(start - first)
+        ends.append(end - first)
+        firsts.append(first)
+        lasts.append(last)
+    region = image.crop((firsts[0], firsts[1], lasts[0], lasts[1]))
     box = (starts[0], starts[1], ends[0], ends[1])
-    return np.asarray(image.resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box))
+    resized_region = _eight_bits(region).resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(_over_white(resized_region))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where something is transparent."""
+    if image.mode.startswith("I"):  # 16 bits of grey; convert() would clip them
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

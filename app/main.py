@@ -69,6 +69,8 @@ async def _serve(
         async with Model(bundle, engine, max_batch=settings.max_batch, max_pixels=settings.max_pixels) as model:
             for resolution in {default, *settings.preload}:
                 await model.load(resolution)
+            if stop.is_set():
+                return
             serving.models[bundle.name] = model
             log.info("%s is ready: %s, %s", bundle.name, engine.name, engine.precision)
             await stop.wait()

@@ -1,5 +1,6 @@
 """Errors at the edge: every one leaves as application/problem+json (RFC 9457), in the service's own words."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app.errors import (
+    BadBundle,
     BadImage,
     BadParameter,
     NoImage,
@@ -22,6 +24,8 @@ from app.errors import (
 from app.request_id import HEADER
 from app.schemas import Options, Problem
 
+log = logging.getLogger(__name__)
+
 MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[ServiceError], HTTPStatus] = {
@@ -32,6 +36,7 @@ STATUS: dict[type[ServiceError], HTTPStatus] = {
     BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    BadBundle: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
@@ -67,7 +72,7 @@ async def _service_error(request: Request, err: Exception) -> JSONResponse:
 
 async def _bad_parameters(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, RequestValidationError)
-    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(_describe, err.errors())))
+    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(_describe, err.errors()[:3])))
 
 
 def _describe(error: dict[str, Any]) -> str:
@@ -91,6 +96,7 @@ async def _client_has_gone(_: Request, __: Exception) -> Response:
 
 
 async def _defect(request: Request, _: Exception) -> JSONResponse:
+    log.error("request %s failed; the reason follows", request.state.request_id)
     response = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")
     response.headers[HEADER] = request.state.request_id  # this handler runs outside of the middleware
     return response

@@ -4,9 +4,11 @@ import csv
 import json
 import sys
 from enum import StrEnum
+from io import TextIOWrapper
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from app.bulk import Outcome
@@ -33,6 +35,8 @@ class Report(Protocol):
 
 def report(output: Format) -> Report:
     """A report on standard output."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     reports: dict[Format, type[Report]] = {Format.TABLE: TableReport, Format.JSONL: JsonLines, Format.CSV: Csv}
     return reports[output]()
 
@@ -74,14 +78,13 @@ class TableReport:
         self._table = Table(Column("file", overflow="fold"), "score", "label", "index", "wnid")
 
     def add(self, outcome: Outcome) -> None:
-        name = str(outcome.path)
+        name = escape(str(outcome.path))
         for row in rows(outcome):
-            self._table.add_row(
-                name, f"{row['score']:.3f}", *(str(row[key] or "") for key in ("label", "index", "wnid"))
-            )
+            label, index, wnid = escape(str(row["label"])), str(row["index"]), str(row["wnid"] or "")
+            self._table.add_row(name, f"{row['score']:.3f}", label, index, wnid)
             name = ""
         if outcome.error:
-            self._table.add_row(name, "", f"error: {outcome.error}", style="red")
+            self._table.add_row(name, "", escape(f"error: {outcome.error}"), style="red")
         self._table.add_section()
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ what a reader checks them against. `engines/` is for files that a later step bui
 import ctypes
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -48,7 +49,7 @@ def replacing(bundle: Path) -> Iterator[Path]:
     """
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise NotABundle(f"{bundle} is there and is no bundle; it is left alone: remove it, or choose another --out")
-    bundle = bundle.absolute()
+    bundle = bundle.resolve()
     bundle.parent.mkdir(parents=True, exist_ok=True)
     _sweep(bundle)
     folder = Path(tempfile.mkdtemp(prefix=_prefix(bundle), dir=bundle.parent))
@@ -76,9 +77,19 @@ def _prefix(bundle: Path) -> str:
     return f".{bundle.name}.partial-"
 
 
+def _aside(bundle: Path) -> Path:
+    return bundle.with_name(f".{bundle.name}.aside")
+
+
 def _sweep(bundle: Path) -> None:
-    """Remove what killed runs left behind."""
-    for folder in bundle.parent.glob(f"{_prefix(bundle)}*"):
+    """Remove what killed runs left behind, and put back what one of them had set aside."""
+    aside = _aside(bundle)
+    if aside.exists():
+        if bundle.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(bundle)
+    for folder in bundle.parent.glob(f"{glob.escape(_prefix(bundle))}*"):
         lock = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,10 +112,14 @@ def _install(folder: Path, bundle: Path) -> None:
         _exchange(folder, bundle)
     except (OSError, AttributeError):
         # No atomic exchange on this system (Linux has it on the usual file systems): the gap is one rename long.
-        aside = folder.with_name(folder.name + "-old")
+        aside = _aside(bundle)
         bundle.rename(aside)
-        folder.rename(bundle)
-        aside.rename(folder)
+        try:
+            folder.rename(bundle)
+        except OSError:
+            aside.rename(bundle)
+            raise
+        shutil.rmtree(aside)
 
 
 def _exchange(first: Path, second: Path) -> None:

@@ -46,11 +46,13 @@ def _entries(path: Path) -> list[object]:
     except UnicodeDecodeError as err:
         raise BadLabels(f"{path.name} is not UTF-8 text") from err
     if path.suffix.lower() != ".json":
-        return [line.strip() for line in text.rstrip().splitlines()]
+        return [line.strip() for line in text.rstrip().split("\n")]
     try:
         content = json.loads(text)
     except json.JSONDecodeError as err:
         raise BadLabels(f"{path.name} is not JSON: line {err.lineno}, column {err.colno}") from err
+    except RecursionError as err:
+        raise BadLabels(f"{path.name} is nested too deeply to be a list of labels") from err
     if isinstance(content, dict):
         missing = [index for index in range(len(content)) if str(index) not in content]
         if missing:
@@ -63,6 +65,16 @@ def _entries(path: Path) -> list[object]:
 
 def _label(index: int, entry: object, origin: str) -> Label:
     label, wnid = (entry.get("label"), entry.get("wnid")) if isinstance(entry, dict) else (entry, None)
-    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None):
+    texts = [text for text in (label, wnid) if isinstance(text, str)]
+    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None) or not _is_text(texts):
         raise BadLabels(f"{origin}: the label of index {index} is no name")
     return Label(index=index, wnid=wnid, label=label.strip())
+
+
+def _is_text(texts: list[str]) -> bool:
+    """Whether `texts` can be written: JSON may hold half of a surrogate pair."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

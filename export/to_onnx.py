@@ -45,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {err}", file=sys.stderr)
         return 1
     except OSError as err:
-        print(f"error: cannot write the bundle: {err.strerror}: {err.filename}", file=sys.stderr)
+        print(f"error: {err}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; what stood before still stands", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -66,14 +69,8 @@ def export(
     started = time.monotonic()
     weights = find(choice, variant, _say)
     header = _header(variant, preprocessing)
-    standing = read_manifest(out)
-    if if_changed and standing is not None:
-        if _is_current(out, standing, header, weights, labels):
-            _say(f"{out} is up to date")
-            return
-        if choice == "auto" and weights.id == UNTRAINED and _is_trained(standing, variant):
-            _say(f"{out} stays as it is: it has trained weights, and none are to be had now")
-            return
+    if if_changed and _stays(out, header, weights, choice, labels):
+        return
     _say(f"{variant.name}: weights {weights.id}, {weights.source}")
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
@@ -122,23 +119,44 @@ def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[s
     }
 
 
-def _is_current(
-    out: Path, standing: dict[str, Any], header: dict[str, Any], weights: Weights, labels: Path | None
-) -> bool:
-    """Whether the bundle at `out` is whole and was made from the same by the same."""
+def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None) -> bool:
+    """Whether the bundle at `out` is whole and was made from the same by the same.
+
+    Trained weights stay where "auto" finds none now: WeightsUnavailable if something else has changed meanwhile.
+    """
+    standing = read_manifest(out)
+    if standing is None:
+        return False
+    same = _is_same(out, standing, header, labels)
+    if same and standing["weights"]["id"] == weights.id:
+        _say(f"{out} is up to date")
+        return True
+    if choice == "auto" and weights.id == UNTRAINED and _is_trained(standing, header):
+        if not same:
+            raise WeightsUnavailable(
+                f"{out} was made from trained weights which are not to be had now, so it cannot be made anew with what "
+                "has changed since; give them with --weights, or remove the folder"
+            )
+        _say(f"{out} stays as it is: it has trained weights, and none are to be had now")
+        return True
+    return False
+
+
+def _is_same(out: Path, standing: dict[str, Any], header: dict[str, Any], labels: Path | None) -> bool:
     try:
         return (
             all(standing[key] == value for key, value in header.items())
-            and standing["weights"]["id"] == weights.id
+            and "id" in standing["weights"]
             and json.loads((out / LABELS).read_text()) == labels_for(labels, standing["classes"])
             and all(sha256(out / name) == digest for name, digest in standing["files"].items())
         )
-    except (OSError, ValueError, KeyError):
-        return False
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False  # damaged, or of another format
 
 
-def _is_trained(standing: dict[str, Any], variant: Variant) -> bool:
-    return standing.get("variant") == variant.name and standing.get("weights", {}).get("id") not in (None, UNTRAINED)
+def _is_trained(standing: dict[str, Any], header: dict[str, Any]) -> bool:
+    weights = standing.get("weights")
+    return standing.get("variant") == header["variant"] and isinstance(weights, dict) and weights.get("id") != UNTRAINED
 
 
 def _native_resolution(network: CrossViT) -> int:

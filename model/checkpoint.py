@@ -19,7 +19,8 @@ Tensors = dict[str, Tensor]
 
 _WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
 _PREFIXES = ("module.", "_orig_mod.")
-_SHOWN = 5  # differences that a message names
+_LARGEST = 1 << 30  # numbers in a tensor; a few bytes can claim to be more
+_SHOWN = 2  # differences of each kind that a message names
 
 
 class BadCheckpoint(ValueError):
@@ -48,11 +49,12 @@ def read_tensors(path: Path) -> Tensors:
 def fit(tensors: Tensors, variant: Variant, origin: str) -> CrossViT:
     """`variant` holding `tensors`; BadCheckpoint names the first differences and the variant that would fit."""
     differences = _differences(tensors, variant)
-    if differences:
-        fitting = [other.name for other in VARIANTS.values() if not _differences(tensors, other)]
+    if any(differences):
+        fitting = [other.name for other in VARIANTS.values() if not any(_differences(tensors, other))]
         advice = f"it fits --variant {' or '.join(fitting)}" if fitting else "it fits no variant of CrossViT"
-        shown = "; ".join(differences[:_SHOWN]) + ("; …" if len(differences) > _SHOWN else "")
-        raise BadCheckpoint(f"{origin} is not {variant.name} ({len(differences)} differences: {shown}); {advice}")
+        shown = "; ".join(line for lines in differences for line in lines[:_SHOWN])
+        count = sum(map(len, differences))
+        raise BadCheckpoint(f"{origin} is not {variant.name} ({count} differences, the first: {shown}); {advice}")
     network = _blank(tensors, variant).to_empty(device="cpu")
     network.load_state_dict(tensors)
     return network.eval()
@@ -83,7 +85,9 @@ def _read(path: Path) -> object:
 
 
 def _unwrap(content: object, origin: str) -> Tensors:
-    while isinstance(content, dict):
+    for _ in _WRAPPERS:
+        if not isinstance(content, dict):
+            break
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
@@ -92,10 +96,15 @@ def _unwrap(content: object, origin: str) -> Tensors:
         raise BadCheckpoint(f"{origin} holds no state_dict")
     tensors = {}
     for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise BadCheckpoint(f"{origin}: {name!r} is no tensor of floating-point numbers")
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
+            raise BadCheckpoint(f"{origin}: {name!r} is no plain tensor of floating-point numbers")
         tensors[name] = tensor.float()
     return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.is_floating_point() and tensor.numel() <= _LARGEST
 
 
 def _rename(tensors: Tensors) -> Tensors:
@@ -106,23 +115,24 @@ def _rename(tensors: Tensors) -> Tensors:
     return {timm.sub(r"\1.", name): tensor for name, tensor in tensors.items()}
 
 
-def _differences(tensors: Tensors, variant: Variant) -> list[str]:
+def _differences(tensors: Tensors, variant: Variant) -> tuple[list[str], list[str], list[str]]:
+    """What is missing, what is unexpected, and which shapes differ."""
     expected = {name: tensor.shape for name, tensor in _blank(tensors, variant).state_dict().items()}
-    return [
-        *(f"{name} is missing" for name in expected if name not in tensors),
-        *(f"{name} is unexpected" for name in tensors if name not in expected),
-        *(
+    return (
+        [f"{name} is missing" for name in expected if name not in tensors],
+        [f"{name} is unexpected" for name in tensors if name not in expected],
+        [
             f"{name} is {tuple(tensors[name].shape)}, expected {tuple(shape)}"
             for name, shape in expected.items()
             if name in tensors and tensors[name].shape != shape
-        ),
-    ]
+        ],
+    )
 
 
 def _blank(tensors: Tensors, variant: Variant) -> CrossViT:
     """`variant` without memory, with as many classes as the head of `tensors` and its grid of positions."""
     head, positions = tensors.get("head.0.weight"), tensors.get("pos_embed.1")
-    classes = head.shape[0] if head is not None else IMAGENET_CLASSES
+    classes = head.shape[0] if head is not None and head.ndim == 2 and len(head) else IMAGENET_CLASSES
     resolution = variant.resolution
     if positions is not None and positions.ndim == 3:
         resolution = PATCH_SIZES[1] * math.isqrt(max(positions.shape[1] - 1, 0))

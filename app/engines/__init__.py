@@ -1,11 +1,13 @@
 """Engines run a bundle's graph. `app.engines.choice` picks one; each other module here is one."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+ReadGraph = Callable[[], bytes]  # the ONNX graph; called at each load
 
 
 class Engine(Protocol):

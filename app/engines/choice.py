@@ -4,11 +4,10 @@ import importlib
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from app.engines import Engine
+from app.engines import Engine, ReadGraph
 from app.errors import NoEngine
 
 log = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ BATCH = 4
 TRIALS = 3
 
 
-def choose(graph: Path, side: int, engine: str = AUTO, precision: str = AUTO) -> Engine:
+def choose(graph: ReadGraph, side: int, engine: str = AUTO, precision: str = AUTO) -> Engine:
     """The fastest engine for `graph` at `side`, loaded, among those that `engine` and `precision` leave.
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
@@ -37,11 +36,11 @@ def choose(graph: Path, side: int, engine: str = AUTO, precision: str = AUTO) ->
         return candidates[0]
     timed = [(seconds, candidate) for candidate in candidates if (seconds := _try(candidate, side)) is not None]
     if not timed:
-        raise NoEngine(f"none of the engines here can run {graph}; the log says why")
+        raise NoEngine("none of the engines here can run this model; the log says why")
     return min(timed, key=lambda pair: pair[0])[1]
 
 
-def _candidates(graph: Path, engine: str, precision: str) -> Iterator[Engine]:
+def _candidates(graph: ReadGraph, engine: str, precision: str) -> Iterator[Engine]:
     for name, (module_name, class_name) in ENGINES.items():
         if engine not in (AUTO, name):
             continue

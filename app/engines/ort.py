@@ -1,12 +1,10 @@
 """ONNX Runtime on the CPU."""
 
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from app.engines import Logits
+from app.engines import Logits, ReadGraph
 
 PRECISIONS = ("f32",)
 
@@ -14,7 +12,7 @@ PRECISIONS = ("f32",)
 class OnnxRuntime:
     name = "onnxruntime"
 
-    def __init__(self, graph: Path, precision: str) -> None:
+    def __init__(self, graph: ReadGraph, precision: str) -> None:
         self.precision = precision
         self._graph = graph
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
@@ -25,7 +23,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         # With the side known, resize matrices and position embeddings fold to constants.
         options.add_free_dimension_override_by_name("side", side)
-        session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
         session.run(["logits"], {"image": np.zeros((1, side, side, 3), np.uint8)})
         self._sessions[side] = session
 

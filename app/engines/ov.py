@@ -1,12 +1,10 @@
 """OpenVINO on the CPU."""
 
-from pathlib import Path
-
 import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from app.engines import Logits
+from app.engines import Logits, ReadGraph
 
 _core = openvino.Core()
 PRECISIONS = ("bf16", "f32") if "BF16" in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
@@ -15,7 +13,7 @@ PRECISIONS = ("bf16", "f32") if "BF16" in _core.get_property("CPU", "OPTIMIZATIO
 class OpenVino:
     name = "openvino"
 
-    def __init__(self, graph: Path, precision: str) -> None:
+    def __init__(self, graph: ReadGraph, precision: str) -> None:
         self.precision = precision
         self._graph = graph
         self._requests: dict[int, openvino.InferRequest] = {}
@@ -23,7 +21,7 @@ class OpenVino:
     def load(self, side: int) -> None:
         if side in self._requests:
             return
-        model = _core.read_model(self._graph)
+        model = _core.read_model(self._graph())
         model.reshape({"image": [-1, side, side, 3]})
         # One call at a time, each on all cores: the batcher sees to that.
         options = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}

@@ -131,3 +131,16 @@ def test_waiting_and_running_are_measured() -> None:
         assert second.queue >= 0.1 > second.inference
 
     asyncio.run(main())
+
+
+def test_a_call_that_gives_too_few_results_fails_its_batch_and_no_other() -> None:
+    def run(items: list[int]) -> Sequence[int]:
+        return [] if items == [13] else items
+
+    async def main() -> None:
+        async with Batcher(run, limit=1) as batcher:
+            with pytest.raises(ValueError, match="zip"):
+                await batcher.submit("key", 13)
+            assert (await batcher.submit("key", 1)).result == 1
+
+    asyncio.run(main())

@@ -48,6 +48,9 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, nam
         ({"weights": {"id": "md5:1", "source": ""}}, r"weights\.id"),
         ({"classes": 999}, "does not name the model's 999 classes"),
         ({"default_resolution": 225}, "no preprocessing for the default resolution"),
+        ({"preprocessing": {"224": {"resize": 0, "crop": 0}}}, "64 <= crop <= resize <= 4096"),
+        ({"input": "pixels"}, "input: Input should be 'image'"),
+        ({"outputs": ["logits"]}, r"outputs\.1: Field required"),
         ({"preprocessing": {"224": {"resize": 256}}}, r"preprocessing\.224\.crop: Field required"),
     ],
 )
@@ -62,3 +65,11 @@ def test_a_manifest_that_is_no_json_is_refused(copied: Path) -> None:
     (copied / "manifest.json").write_text("{")
     with pytest.raises(BadBundle, match="the file: Invalid JSON"):
         open_bundle(copied)
+
+
+def test_a_graph_that_is_replaced_after_opening_is_refused(copied: Path) -> None:
+    opened = open_bundle(copied)
+    assert opened.graph() == (copied / "model.onnx").read_bytes()
+    (copied / "model.onnx").write_bytes(b"another one")
+    with pytest.raises(BadBundle, match="has been replaced while it was served; restart"):
+        opened.graph()

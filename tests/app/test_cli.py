@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 from io import StringIO
@@ -110,3 +111,15 @@ def test_serve_explains_its_settings() -> None:
     help_text = crossvit("serve", "--help").stdout
     assert "CROSSVIT_MAX_BATCH" in help_text
     assert "--max-body-bytes" in help_text
+
+
+def test_odd_file_names_are_shown_as_they_are(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "x[").mkdir()
+    for name in (b"a[bold]b.png", b"x[/foo].png", b"caf\xe9.png"):
+        (tmp_path / os.fsdecode(name)).write_bytes(encoded(scene(64, 64)))
+    for output in ("table", "jsonl", "csv"):
+        done = crossvit("classify", tmp_path, "--bundle", bundle, "--top-k", 1, "--format", output)
+        assert done.returncode == 0, done.stderr
+        assert "a[bold]b.png" in done.stdout
+        assert "x[/foo].png" in done.stdout
+        assert "caf\\udce9.png" in done.stdout

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -135,6 +136,13 @@ def test_preprocessing_is_torchvisions(size: tuple[int, int], steps: Preprocessi
         np.abs(pixels - torchvisions_steps(image, steps, horizontal_first)).max() for horizontal_first in (True, False)
     ]
     assert min(differences) <= 2
+
+
+def test_a_very_long_image_costs_only_what_is_seen_of_it() -> None:
+    body = encoded(Image.new("1", (2, 20_000_000), 1))
+    started = time.process_time()
+    assert (decode(body, PREPROCESSING[224], LIMIT) == 255).all()
+    assert time.process_time() - started < 3
 
 
 def test_extreme_shapes() -> None:

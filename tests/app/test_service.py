@@ -347,3 +347,14 @@ def test_an_engine_that_cannot_start_is_not_ready_under_any_asgi_server(bundle: 
         assert client.get("/livez").status_code == 200
         assert answer.status_code == 503
         assert answer.json()["detail"] == "crossvit_tiny cannot be served; the log says why"
+
+
+def test_a_port_in_use_ends_the_service_before_its_engine_loads(bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "address already in use" in done.stderr.lower()
+    assert "images/s" not in done.stderr

@@ -99,3 +99,45 @@ def test_without_an_atomic_exchange_the_new_bundle_still_replaces_the_old(
     make(tmp_path / "b", '{"n": 2}')
     assert read_manifest(tmp_path / "b") == {"n": 2}
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+
+
+def test_killed_between_the_two_renames_the_next_run_puts_the_old_bundle_back(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path / "b", '{"n": 1}')
+    script = SCRIPT.replace("KILL", "bundle._exchange = lambda *_: 1 / 0")
+    script = script.replace("1 / 0", "(_ for _ in ()).throw(OSError())") + (
+        "    rename = Path.rename\n"
+        "    def once(path, to):\n"
+        "        if str(to).endswith('.aside'):\n"
+        "            rename(path, to)\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return rename(path, to)\n"
+        "    Path.rename = once\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "b"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "b").exists()
+
+    def fail() -> None:
+        with replacing(tmp_path / "b"):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert read_manifest(tmp_path / "b") == {"n": 1}
+    assert list(tmp_path.iterdir()) == [tmp_path / "b"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    make(tmp_path / "link", '{"n": 1}')
+    make(tmp_path / "link", '{"n": 2}')
+    assert (tmp_path / "link").is_symlink()
+    assert read_manifest(tmp_path / "target") == {"n": 2}
+
+
+def test_names_with_special_characters_are_swept_too(tmp_path: Path) -> None:
+    (tmp_path / ".x[1].partial-killed").mkdir()
+    make(tmp_path / "x[1]", '{"n": 1}')
+    assert list(tmp_path.iterdir()) == [tmp_path / "x[1]"]

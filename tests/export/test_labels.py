@@ -53,6 +53,8 @@ def test_wnids_are_kept(tmp_path: Path) -> None:
         ("a.json", '[{"label": "a", "wnid": 3}, "b"]', "the label of index 0 is no name"),
         ("a.json", '["a",', "a.json is not JSON: line 1, column 6"),
         ("a.json", '"a"', "must be a list"),
+        ("a.json", "[" * 100_000, "is nested too deeply"),
+        ("a.json", '["\\ud800", "b"]', "the label of index 0 is no name"),
         ("a.json", '{"1": "a", "2": "b"}', "none for index 0"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 
 from app.engines.ov import OpenVino
 from export import graph, to_onnx
-from export.bundle import sha256
+from export.bundle import NotABundle, sha256
 from export.graph import OUTPUTS, Served
 from export.proof import Disagreement, pictures, worst_differences
 from model.crossvit import CrossViT
@@ -45,7 +45,7 @@ def test_onnx_runtime_gives_the_reference_logits(bundle: Path, side: int) -> Non
 
 @pytest.mark.parametrize("side", rule.SIDES)
 def test_openvino_gives_the_reference_logits(bundle: Path, side: int) -> None:
-    engine = OpenVino(bundle / "model.onnx", "f32")
+    engine = OpenVino((bundle / "model.onnx").read_bytes, "f32")
     engine.load(side)
     np.testing.assert_allclose(engine.run(rule.images(side)), GOLDEN[f"logits_{side}"], atol=1e-5, rtol=0)
 
@@ -138,15 +138,43 @@ def test_if_changed_exports_again_what_differs(
         export(copied, *options)
 
 
-def test_auto_does_not_replace_trained_weights_by_untrained_ones(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing_to_be_had(_: object) -> None:
         raise WeightsUnavailable("no hub")
 
     monkeypatch.setattr("model.weights._cached", nothing_to_be_had)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_auto_does_not_replace_trained_weights_by_untrained_ones(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export(copied, "--if-changed") == 0
     assert "stays as it is: it has trained weights" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("change", ["labels", "resolutions", "damage"])
+def test_trained_weights_that_are_gone_cannot_be_exported_with_changes(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    (tmp_path / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
+    options = {"labels": ["--labels", str(tmp_path / "labels.txt")], "resolutions": ["--resolutions", "224"]}
+    if change == "damage":
+        (copied / "labels.json").write_text("[]")
+    assert export(copied, "--if-changed", *options.get(change, [])) == 1
+    assert "give them with --weights, or remove the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"weights": None}, {"weights": "x"}, {"files": []}, {"classes": "many"}])
+def test_a_damaged_manifest_is_exported_again(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    (copied / "manifest.json").write_text(json.dumps(manifest | change))
+    monkeypatch.setattr(to_onnx, "replacing", lambda _: (_ for _ in ()).throw(NotABundle("exporting")))
+    assert export(copied, "--weights", "untrained", "--if-changed") == 1
 
 
 @pytest.mark.parametrize(
@@ -154,7 +182,7 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
     [
         (["--weights", "/nowhere.pth"], "error: no weights at /nowhere.pth"),
         (["--weights", "untrained", "--labels", "/nowhere.txt"], "error: cannot read /nowhere.txt"),
-        (["--weights", "untrained", "--out", "/proc/here"], "error: cannot write the bundle"),
+        (["--weights", "untrained", "--out", "/proc/here"], "error: [Errno"),
         (["--weights", "untrained", "--out", __file__], "is no bundle; it is left alone"),
     ],
 )

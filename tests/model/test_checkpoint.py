@@ -93,6 +93,8 @@ def test_another_variants_checkpoint_is_refused_with_the_one_that_fits(tmp_path:
     message = str(caught.value)
     assert "crossvit_9.safetensors is not crossvit_18_dagger" in message
     assert "patch_embed.0.proj.0.weight is missing" in message
+    assert "patch_embed.0.proj.weight is unexpected" in message
+    assert "pos_embed.0 is (1, 401, 128), expected (1, 401, 224)" in message
     assert message.endswith("it fits --variant crossvit_9")
 
 
@@ -113,6 +115,10 @@ def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors:
         ({"pos_embed.1": torch.zeros(1, 0, 192)}, r"pos_embed.1 is \(1, 0, 192\), expected \(1, 197, 192\)"),
         ({"pos_embed.1": torch.zeros(3)}, r"pos_embed.1 is \(3,\), expected \(1, 197, 192\)"),
         ({"head.0.weight": torch.zeros(3)}, r"head.0.weight is \(3,\)"),
+        ({"head.0.weight": torch.tensor(1.0)}, r"head.0.weight is \(\), expected \(1000, 96\)"),
+        ({"head.0.weight": torch.zeros(0, 96)}, r"head.0.weight is \(0, 96\), expected \(1000, 96\)"),
+        ({"norm.0.bias": torch.zeros(1).expand(1 << 40)}, "'norm.0.bias' is no plain tensor"),
+        ({"norm.0.bias": torch.zeros(96).to_sparse()}, "'norm.0.bias' is no plain tensor"),
     ],
 )
 def test_every_key_and_shape_must_fit(tmp_path: Path, tensors: Tensors, change: Tensors, difference: str) -> None:
@@ -122,7 +128,7 @@ def test_every_key_and_shape_must_fit(tmp_path: Path, tensors: Tensors, change: 
 
 def test_a_missing_key_is_refused(tmp_path: Path, tensors: Tensors) -> None:
     path = saved(tmp_path / "x.pth", {name: tensor for name, tensor in tensors.items() if name != "head.1.bias"})
-    with pytest.raises(BadCheckpoint, match=r"1 differences: head\.1\.bias is missing"):
+    with pytest.raises(BadCheckpoint, match=r"1 differences, the first: head\.1\.bias is missing"):
         load_network(path, TINY)
 
 
@@ -144,7 +150,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, message: str)
 
 @pytest.mark.parametrize("content", [{}, {"model": {}}, [1, 2], {"a": 1}, {"a": torch.zeros(2, dtype=torch.long)}])
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(BadCheckpoint, match=r"holds no state_dict|is no tensor of floating-point"):
+    with pytest.raises(BadCheckpoint, match=r"holds no state_dict|is no plain tensor of floating-point"):
         read_tensors(saved(tmp_path / "x.pth", content))
 
 
@@ -152,3 +158,10 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, tensors: Tensors
     path = saved(tmp_path / "x.pth", tensors | {"norm.0.bias": torch.full((96,), torch.nan)})
     with pytest.raises(BadCheckpoint, match=r"norm\.0\.bias has values that are not finite"):
         read_tensors(path)
+
+
+def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, object] = {}
+    content["model"] = content
+    with pytest.raises(BadCheckpoint, match="is no plain tensor"):
+        read_tensors(saved(tmp_path / "x.pth", content))

@@ -3,6 +3,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.crossvit import CrossViT
@@ -78,10 +79,22 @@ def test_any_number_of_classes() -> None:
     assert CrossViT(VARIANTS["crossvit_tiny"], classes=7)(torch.zeros(1, 3, 224, 224)).shape == (1, 7)
 
 
-def test_position_embeddings_of_384_serve_224() -> None:
-    network = CrossViT(VARIANTS["crossvit_tiny"], classes=3, resolution=384)
-    assert [tuple(embedding.shape) for embedding in network.pos_embed] == [(1, 1157, 96), (1, 577, 192)]
-    assert network(torch.zeros(1, 3, 224, 224)).shape == (1, 3)
+def test_position_embeddings_of_384_are_interpolated_to_224_but_for_cls() -> None:
+    variant = VARIANTS["crossvit_tiny"]
+    large = rule.tensors(variant, resolution=384)
+    assert [tuple(large[f"pos_embed.{branch}"].shape) for branch in (0, 1)] == [(1, 1157, 96), (1, 577, 192)]
+    small = dict(large)
+    for name, before, after in (("pos_embed.0", 34, 20), ("pos_embed.1", 24, 14)):
+        grid = large[name][:, 1:].transpose(1, 2).unflatten(-1, (before, before))
+        resized = F.interpolate(grid, size=(after, after), mode="bicubic", align_corners=False, antialias=False)
+        small[name] = torch.cat((large[name][:, :1], resized.flatten(2).transpose(1, 2)), dim=1)
+    logits = []
+    for tensors, resolution in ((large, 384), (small, 224)):
+        network = CrossViT(variant, resolution=resolution)
+        network.load_state_dict(tensors)
+        with torch.inference_mode():
+            logits.append(network.eval()(normalised(224, torch.float32)))
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_every_parameter_but_the_key_biases() -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.engines import Logits, choice
+from app.engines import Logits, ReadGraph, choice
 from app.engines.choice import choose
 from app.errors import NoEngine
 
 
 def test_auto_takes_an_engine_that_is_here_and_loads_it(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engine = choose(bundle / "model.onnx", 224)
+    engine = choose((bundle / "model.onnx").read_bytes, 224)
     assert engine.run(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 1000)
     rates = {line.split(":")[0]: float(line.split()[2]) for line in caplog.messages if "images/s" in line}
     assert {"openvino f32", "onnxruntime f32"} <= rates.keys()
@@ -25,13 +25,13 @@ def test_auto_takes_an_engine_that_is_here_and_loads_it(bundle: Path, caplog: py
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_an_engine_can_be_asked_for(bundle: Path, name: str) -> None:
-    engine = choose(bundle / "model.onnx", 224, name, "f32")
+    engine = choose((bundle / "model.onnx").read_bytes, 224, name, "f32")
     assert (engine.name, engine.precision) == (name, "f32")
 
 
 def test_a_precision_that_no_engine_has_is_refused(bundle: Path) -> None:
     with pytest.raises(NoEngine, match="no engine here for engine=onnxruntime, precision=bf16"):
-        choose(bundle / "model.onnx", 224, "onnxruntime", "bf16")
+        choose((bundle / "model.onnx").read_bytes, 224, "onnxruntime", "bf16")
 
 
 class Fake:
@@ -40,7 +40,7 @@ class Fake:
     name = "fake"
     seconds: ClassVar[dict[str, float]] = {"bf16": 0.03, "f32": 0.01}
 
-    def __init__(self, _: Path, precision: str) -> None:
+    def __init__(self, _: ReadGraph, precision: str) -> None:
         self.precision = precision
 
     def load(self, side: int) -> None:
@@ -60,13 +60,13 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("fakes")
 def test_the_fastest_wins_whatever_the_cpu_promises() -> None:
-    assert choose(Path(), 224).precision == "f32"
+    assert choose(bytes, 224).precision == "f32"
 
 
 @pytest.mark.usefixtures("fakes")
 def test_an_engine_that_fails_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.01, "f32": 0.0})
-    assert choose(Path(), 224).precision == "bf16"
+    assert choose(bytes, 224).precision == "bf16"
 
 
 @pytest.mark.usefixtures("fakes")
@@ -75,11 +75,11 @@ def test_where_all_fail_the_reason_is_in_the_log(
 ) -> None:
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.0, "f32": 0.0})
     with pytest.raises(NoEngine, match="the log says why"):
-        choose(Path(), 224)
+        choose(bytes, 224)
     assert "cannot run at 224" in caplog.text
 
 
 @pytest.mark.usefixtures("fakes")
 def test_an_engine_that_is_not_installed_is_refused_with_what_would_do() -> None:
     with pytest.raises(NoEngine, match=r"install one with pip install 'crossvit\[cpu\]'"):
-        choose(Path(), 224, "absent")
+        choose(bytes, 224, "absent")
