@@ -69,7 +69,7 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
     try:
         return _cached(variant) or _download(variant)
     except WeightsUnavailable as err:
-        say(f"note: {err}; going on without")
+        say(f"note: {err}. Going on without.")
     shipped = SHIPPED / f"{variant.name}.safetensors"
     if shipped.is_file():
         return Weights.of(shipped, "shipped with the project")
@@ -95,7 +95,8 @@ def _download(variant: Variant) -> Weights:
         path = hub.hf_hub_download(variant.hub_repo, HUB_FILE)
     except Exception as err:  # the hub's client raises its own errors, its HTTP library's and OSError
         raise WeightsUnavailable(
-            f"{variant.hub_repo} is not to be had from the Hugging Face hub ({type(err).__name__})"
+            f"{variant.hub_repo} is not to be had from the Hugging Face hub ({type(err).__name__}); "
+            "the path of a checkpoint does as well"
         ) from err
     return _from_hub(Path(path), variant)
 

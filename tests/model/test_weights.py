@@ -174,7 +174,7 @@ def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: Fi
 
 
 def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:
-    assert "give its path" in find_with("hub", dead_hub).error
+    assert "the path of a checkpoint does as well" in find_with("hub", dead_hub).error
 
 
 def test_a_hub_without_the_repository_is_an_error(hub: Hub, find_with: FindWith) -> None:
