@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 import onnx_ir
+import onnxruntime
 
 from export.bundle import FORMAT, LABELS, MANIFEST, MODEL, NotABundle, read_manifest, replacing, sha256, write_json
 from export.graph import INPUT, OUTPUTS, Served, to_onnx
@@ -91,10 +92,11 @@ def export(
         manifest = header | {
             "weights": {"id": weights.id, "source": weights.source, "resolution": native},
             "classes": len(names),
+            "built_with": _built_with(),
             "files": {name: sha256(folder / name) for name in (MODEL, LABELS)},
             "parity": {
                 "reference": f"PyTorch {version('torch')}, float32",
-                "engine": f"onnxruntime {version('onnxruntime')}, float32",
+                "engine": f"onnxruntime {onnxruntime.__version__}, float32",
                 "batches": [1, BATCH],
                 "tolerance": TOLERANCE,
                 "worst": {str(resolution): difference for resolution, difference in worst.items()},
@@ -115,20 +117,23 @@ def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[s
         "preprocessing": {str(resolution): dataclasses.asdict(steps) for resolution, steps in preprocessing.items()},
         "input": INPUT,
         "outputs": list(OUTPUTS),
-        "built_with": {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")},
     }
 
 
-def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None) -> bool:
-    """Whether the bundle at `out` is whole and was made from the same by the same.
+def _built_with() -> dict[str, str]:
+    return {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")}
 
-    Trained weights stay where "auto" finds none now: WeightsUnavailable if something else has changed meanwhile.
+
+def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None) -> bool:
+    """Whether the bundle at `out` is whole and was made from the same by the same versions.
+
+    Trained weights stay where "auto" finds none now: WeightsUnavailable if what was asked for has changed meanwhile.
     """
     standing = read_manifest(out)
     if standing is None:
         return False
     same = _is_same(out, standing, header, labels)
-    if same and standing["weights"]["id"] == weights.id:
+    if same and standing["weights"]["id"] == weights.id and standing.get("built_with") == _built_with():
         _say(f"{out} is up to date")
         return True
     if choice == "auto" and weights.id == UNTRAINED and _is_trained(standing, header):

@@ -112,7 +112,10 @@ def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
     assert (copied / "manifest.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("change", ["other weights", "other preprocessing", "other labels", "damaged graph"])
+CHANGES = ["other weights", "other preprocessing", "other labels", "damaged graph", "other versions"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_if_changed_exports_again_what_differs(
     copied: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -134,6 +137,8 @@ def test_if_changed_exports_again_what_differs(
             options += ["--labels", str(tmp_path / "labels.txt")]
         case "damaged graph":
             (copied / "model.onnx").write_bytes(b"")
+        case "other versions":
+            monkeypatch.setattr(to_onnx, "_built_with", dict)
     with pytest.raises(Exporting):
         export(copied, *options)
 
@@ -147,9 +152,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("versions", ["the same", "newer"])
 def test_auto_does_not_replace_trained_weights_by_untrained_ones(
-    copied: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, versions: str
 ) -> None:
+    if versions == "newer":
+        monkeypatch.setattr(to_onnx, "_built_with", dict)
     assert export(copied, "--if-changed") == 0
     assert "stays as it is: it has trained weights" in capsys.readouterr().out
 
