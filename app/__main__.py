@@ -2,4 +2,5 @@
 
 from app.cli import main
 
-main(prog_name="crossvit")
+if __name__ == "__main__":
+    main(prog_name="crossvit")

@@ -1,48 +1,88 @@
-"""Concurrent requests share engine calls, without a timer: what waits while the engine is busy is the next batch."""
+"""Concurrent requests share engine calls, without a timer: what waits while the engine is busy is the next batch.
+
+The queue is bounded. A request enters it before its image is decoded, and leaves when an engine call takes it.
+"""
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from app.errors import QueueFull, TooLarge, TooLate
+from app.span import Span
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_MEMORY = 0.8  # of the measured seconds an image takes, at each new measurement
+
 
 @dataclass(frozen=True)
 class Answer(Generic[Result]):
-    """A result, and the seconds that it waited and that its engine call took."""
+    """A result, when it waited for the engine, and when its engine call ran."""
 
     result: Result
-    queue: float
-    inference: float
+    queue: Span
+    inference: Span
+
+
+class Place:
+    """Room for one item in the queue. Leaving twice is leaving once."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
 
 
 @dataclass
 class _Entry(Generic[Item, Result]):
-    key: Hashable
+    place: Place
+    key: int
     item: Item
+    deadline: float
     answer: asyncio.Future[Answer[Result]]
     since: float = field(default_factory=time.perf_counter)
 
 
-class Batcher(Generic[Item, Result]):
-    """Calls `run` with up to `limit` waiting items of one key, one call at a time, in a thread of its own.
+async def _at_once() -> None:
+    pass
 
-    `run` takes the items and gives one result for each, in order. Use as an async context manager: leaving it
-    finishes what was submitted.
+
+class Batcher(Generic[Item, Result]):
+    """Calls `run` with a key and up to `limit` waiting items of it, one call at a time.
+
+    `run` gives one result for each item, in order; no call begins before `ready` returns. `room` is how many items may
+    wait. `on_batch` is told the size of each finished call, and when it ran. Use as an async context manager: leaving
+    it finishes what was submitted.
     """
 
-    def __init__(self, run: Callable[[list[Item]], Sequence[Result]], limit: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[int, list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        limit: int,
+        room: int,
+        ready: Callable[[], Awaitable[None]] = _at_once,
+        on_batch: Callable[[int, Span], None] = lambda *_: None,
+    ) -> None:
         self._run = run
         self._limit = limit
+        self._room = room
+        self._ready = ready
+        self._on_batch = on_batch
+        self._taken = 0
         self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._running: list[_Entry[Item, Result]] = []
         self._arrived = asyncio.Event()
+        self._seconds: dict[int, float] = {}  # that an image of each key takes, measured
         self._closing = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     async def __aenter__(self) -> "Batcher[Item, Result]":
         self._worker = asyncio.create_task(self._work())
@@ -50,56 +90,97 @@ class Batcher(Generic[Item, Result]):
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
-        self._arrived.set()
-        await self._worker
-        self._thread.shutdown()
+        await asyncio.gather(*(entry.answer for entry in (*self._running, *self._waiting)), return_exceptions=True)
+        self._worker.cancel()
 
-    async def submit(self, key: Hashable, item: Item) -> Answer[Result]:
+    @property
+    def waiting(self) -> int:
+        """How many items have a place in the queue."""
+        return self._taken
+
+    def check_room(self, count: int = 1) -> None:
+        """Raise QueueFull if `count` items have no room now; it says when to try again."""
+        if count > self._room:
+            raise TooLarge(f"{count} images are more than the queue holds, which is {self._room}")
+        if self._taken + count > self._room:
+            seconds = self._taken * max(self._seconds.values(), default=0.0)
+            raise QueueFull(
+                f"the queue is full: {self._taken} images wait, {self._room} may",
+                retry_after=max(1, math.ceil(seconds)),
+            )
+
+    def enter(self, count: int = 1) -> list[Place]:
+        """Places for `count` items, all or none: QueueFull."""
+        self.check_room(count)
+        self._taken += count
+        return [Place(self._left) for _ in range(count)]
+
+    async def submit(self, place: Place, key: int, item: Item, deadline: float = math.inf) -> Answer[Result]:
         """The answer for `item`, which shares its call with items of the same key; raises what `run` raised.
 
-        Cancelling it, as when a client has gone, takes the item out of the queue.
+        Raises TooLate instead of spending a batch slot on an answer that would come after `deadline` (on the clock of
+        time.perf_counter). Cancelling it, as when a client has gone, takes the item out of the queue.
         """
         if self._closing:
             raise RuntimeError("the batcher is closed")
-        entry = _Entry[Item, Result](key, item, asyncio.get_running_loop().create_future())
+        entry = _Entry[Item, Result](place, key, item, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
         return await entry.answer
 
+    def _left(self) -> None:
+        self._taken -= 1
+
     async def _work(self) -> None:
         while True:
-            batch = self._take()
-            if batch:
-                await self._call(batch)
-            elif self._closing:
-                return
+            await self._arrived.wait()
+            await self._ready()
+            self._running = self._take()
+            if self._running:
+                await self._call(self._running)
+                self._running = []
             else:
                 self._arrived.clear()
-                await self._arrived.wait()
 
     def _take(self) -> list[_Entry[Item, Result]]:
         """The oldest entry with those of its key, in order; the others stay."""
-        # Whoever has gone: don't spend a batch slot on it.
-        alive = [entry for entry in self._waiting if not entry.answer.done()]
-        batch: list[_Entry[Item, Result]] = []
-        self._waiting = deque()
-        for entry in alive:
-            fits = entry.key == alive[0].key and len(batch) < self._limit
-            (batch if fits else self._waiting).append(entry)
-        return batch
+        while True:
+            # Whoever has gone: don't spend a batch slot on it.
+            alive = [entry for entry in self._waiting if not entry.answer.done()]
+            if not alive:
+                self._waiting.clear()
+                return []
+            same = [entry for entry in alive if entry.key == alive[0].key]
+            size = min(len(same), self._limit)
+            end = time.perf_counter() + size * self._seconds.get(alive[0].key, 0.0)
+            late = [entry for entry in same if entry.deadline < end]
+            for entry in late:
+                entry.answer.set_exception(TooLate("the answer would come after the request's deadline"))
+            batch = [entry for entry in same if entry.deadline >= end][: self._limit]
+            taken = {id(entry) for entry in batch}
+            self._waiting = deque(entry for entry in alive if id(entry) not in taken and not entry.answer.done())
+            if batch:
+                return batch
 
     async def _call(self, batch: list[_Entry[Item, Result]]) -> None:
+        for entry in batch:
+            entry.place.leave()
         started = time.perf_counter()
         try:
-            items = [entry.item for entry in batch]
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            results = await self._run(batch[0].key, [entry.item for entry in batch])
             answered = list(zip(batch, results, strict=True))
         except Exception as err:
             for entry in batch:
                 if not entry.answer.done():
                     entry.answer.set_exception(err)
             return
-        seconds = time.perf_counter() - started
+        span = Span(started, time.perf_counter())
+        self._learn(batch[0].key, span.seconds / len(batch))
+        self._on_batch(len(batch), span)
         for entry, result in answered:
             if not entry.answer.done():
-                entry.answer.set_result(Answer(result, started - entry.since, seconds))
+                entry.answer.set_result(Answer(result, Span(entry.since, started), span))
+
+    def _learn(self, key: int, seconds: float) -> None:
+        known = self._seconds.get(key, seconds)
+        self._seconds[key] = _MEMORY * known + (1 - _MEMORY) * seconds

@@ -1,56 +1,111 @@
-"""The image in a request: a multipart field, or the body itself."""
+"""A request's body: read within limits of size, time and memory; the images in it."""
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from app.errors import NoImage, NotAnImage, TooLarge
+from app.errors import NoImage, NotAnImage, Overloaded, SlowClient, TooLarge
 
 FIELD = "file"
+FIELDS = "files"
 _HOW = f"send the image as multipart field '{FIELD}', or as the body with Content-Type: image/jpeg"
+_HOW_MANY = f"send the images as multipart fields '{FIELDS}'"
+_OTHER_FIELDS = 8  # of a form, that are no file
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
-    """The bytes of the request's image, whatever they are.
+@dataclass
+class Bodies:
+    """The limits for bodies: `max_bytes` and `seconds` for each, `all_bytes` for what is held of all at once."""
 
-    Raises NoImage, NotAnImage where the content type cannot be one, and TooLarge as soon as the body passes
-    `max_bytes`; what comes after that is not read.
+    max_bytes: int
+    all_bytes: int
+    seconds: float
+    held: int = 0
+
+    @contextmanager
+    def holding(self, request: Request) -> Iterator["Body"]:
+        """The body of `request`, whose memory counts until the block ends."""
+        body = Body(request, self)
+        try:
+            yield body
+        finally:
+            self.held -= body.received
+
+
+class Body:
+    """A request's body. What reads it raises TooLarge as soon as it passes the limit, SlowClient when it takes too
+    long, and Overloaded where there is no memory for it; what comes after that is not read.
     """
-    kind = request.headers.get("Content-Type", "application/octet-stream").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        image = await _field(request.headers, _limited(request, max_bytes), max_bytes)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        image = b"".join([chunk async for chunk in _limited(request, max_bytes)])
-    else:
-        raise NotAnImage(f"the content type {kind[:60]!r} is no image; {_HOW}")
-    if not image:
-        raise NoImage(f"the image is empty; {_HOW}")
-    return image
 
+    def __init__(self, request: Request, limits: Bodies) -> None:
+        self._request = request
+        self._limits = limits
+        self.received = 0
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    too_large = TooLarge(f"the request body is over the limit of {max_bytes:,} bytes")
-    declared = request.headers.get("Content-Length", "0")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > max_bytes:
+    async def whole(self) -> bytes:
+        """All of it."""
+        async with self._in_time():
+            return b"".join([chunk async for chunk in self._stream()])
+
+    async def image(self) -> bytes:
+        """The one image, in a form or the body itself; NoImage, or NotAnImage where the content type cannot be one."""
+        kind = self._request.headers.get("Content-Type", "application/octet-stream").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            image = (await self._files(FIELD, 1, _HOW))[0][1]
+        elif kind.startswith("image/") or kind == "application/octet-stream":
+            image = await self.whole()
+        else:
+            raise NotAnImage(f"the content type {kind[:60]!r} is no image; {_HOW}")
+        if not image:
+            raise NoImage(f"the image is empty; {_HOW}")
+        return image
+
+    async def images(self, most: int) -> list[tuple[str, bytes]]:
+        """The images of a form with their file names, `most` at most; an empty one may be among them."""
+        return await self._files(FIELDS, most, _HOW_MANY)
+
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
+        too_large = TooLarge(f"the request body is over the limit of {self._limits.max_bytes:,} bytes")
+        declared = self._request.headers.get("Content-Length", "0")
+        if declared.isdecimal() and int(declared) > self._limits.max_bytes:
             raise too_large
-        yield chunk
+        async for chunk in self._request.stream():
+            self.received += len(chunk)
+            self._limits.held += len(chunk)
+            if self.received > self._limits.max_bytes:
+                raise too_large
+            if self._limits.held > self._limits.all_bytes:
+                raise Overloaded("too many request bodies are arriving at once", retry_after=1)
+            yield chunk
 
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                yield
+        except TimeoutError as err:
+            raise SlowClient(f"the request body was not there within {self._limits.seconds:g} s") from err
 
-async def _field(headers: Headers, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
-    parser = MultiPartParser(headers, stream, max_files=1, max_fields=8)
-    parser.spool_max_size = max_bytes  # in memory: the body's limit bounds it
-    try:
-        form = await parser.parse()
-    except MultiPartException as err:
-        raise NoImage(f"the multipart body cannot be read, or brings more than one file; {_HOW}") from err
-    part = form.get(FIELD)
-    if not isinstance(part, UploadFile):
-        raise NoImage(f"the multipart body has no file in the field '{FIELD}'; {_HOW}")
-    return await part.read()
+    async def _files(self, field: str, most: int, how: str) -> list[tuple[str, bytes]]:
+        parser = MultiPartParser(self._request.headers, self._stream(), max_files=most, max_fields=_OTHER_FIELDS)
+        parser.spool_max_size = self._limits.max_bytes  # in memory: the body's limit bounds it
+        try:
+            async with self._in_time():
+                form = await parser.parse()
+        except MultiPartException as err:
+            if "Too many files" in err.message and most > 1:
+                raise TooLarge(f"the form has more than {most} files, the most in one request") from err
+            if "Too many files" in err.message:
+                raise NoImage(f"the form brings more than one file; {how}, or several to /classify/batch") from err
+            raise NoImage(f"the multipart body cannot be read: {err.message[:200]}; {how}") from err
+        except KeyError as err:  # of the boundary
+            raise NoImage(f"the multipart body cannot be read: its Content-Type has no boundary; {how}") from err
+        parts = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
+        if not parts:
+            raise NoImage(f"the multipart body has no file in the field '{field}'; {how}")
+        return [(part.filename or "", await part.read()) for part in parts]

@@ -3,21 +3,26 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.bundle import Bundle, Label
 from app.errors import ServiceError
-from app.model import Answer, Model
+from app.metrics import Metrics
+from app.model import Model
+from app.settings import Settings
+from app.wiring import make_decoders, make_model
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: an answer, or the reason why there is none."""
+    """What became of one file: its best classes with their scores, or the reason why there are none."""
 
     path: Path
-    answer: Answer | None = None
+    classes: list[tuple[Label, float]] | None = None
     error: str | None = None
 
 
@@ -28,6 +33,19 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield from sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES)
         else:
             yield path
+
+
+@asynccontextmanager
+async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[Model]:
+    """A model of `bundle` that serves nobody else."""
+    decoders = make_decoders(settings)
+    model = make_model(settings, bundle, decoders, Metrics(list).model(bundle.name))
+    async with decoders:
+        try:
+            await model.start()
+            yield model
+        finally:
+            await model.close()
 
 
 async def classify_files(
@@ -46,7 +64,9 @@ async def classify_files(
 async def _classify(model: Model, path: Path, top_k: int, resolution: int | None) -> Outcome:
     try:
         body = await asyncio.to_thread(path.read_bytes)
-        return Outcome(path, answer=await model.classify(body, top_k, resolution))
+        with model.room() as (place,):
+            answer = await model.file(place, body, resolution)
+        return Outcome(path, classes=answer.best(model.bundle.labels, top_k))
     except OSError as err:
         return Outcome(path, error=err.strerror or "cannot be read")
     except ServiceError as err:

@@ -1,13 +1,20 @@
 """Reading a bundle: the folder that `export/` writes, checked against its manifest before anything is believed."""
 
 import hashlib
+import os
+import re
+import zipfile
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from app.engines.engine import OUTPUTS
 from app.errors import BadBundle
+from app.golden import Golden
 from model.spec import Preprocessing, variant_named
 
 T = TypeVar("T")
@@ -15,7 +22,9 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.json"
+GOLDEN = "golden.npz"
 UNTRAINED = "untrained"
+NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class Weights(BaseModel):
@@ -39,7 +48,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")  # what the exporter adds for people to read
 
-    format: Literal[1]
+    format: Literal[2]
     variant: Annotated[str, AfterValidator(lambda name: variant_named(name).name)]
     weights: Weights
     classes: Annotated[int, Field(ge=1)]
@@ -58,23 +67,33 @@ class Label(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are what its manifest says. `hash` is the sha256 of the manifest, so of all of it."""
+    """A bundle whose files are what its manifest says. `hash` is the sha256 of the manifest, so of all of it.
+
+    `graph_file` is an open file, which outlives a bundle that is put in its place. `close` it after use.
+    """
 
     path: Path
     manifest: Manifest
     labels: list[Label]
     hash: str
+    graph_file: int
+    _golden: dict[int, Golden]
 
     @property
     def name(self) -> str:
-        return self.manifest.variant
+        """The folder's name."""
+        return self.path.name
 
-    def graph(self) -> bytes:
-        """The ONNX graph that the manifest describes; BadBundle if another one has taken its place."""
-        graph = _read(self.path, MODEL)
-        if hashlib.sha256(graph).hexdigest() != self.manifest.files[MODEL]:
-            raise BadBundle(f"{self.path} has been replaced while it was served; restart to serve the new one")
-        return graph
+    @property
+    def graph_sha256(self) -> str:
+        return self.manifest.files[MODEL]
+
+    def golden(self, resolution: int) -> Golden:
+        """Images of `resolution`, and the logits that PyTorch gave for them."""
+        return self._golden[resolution]
+
+    def close(self) -> None:
+        os.close(self.graph_file)
 
     @property
     def warning(self) -> str | None:
@@ -83,7 +102,8 @@ class Bundle:
             return None
         return (
             f"UNTRAINED WEIGHTS: {self.name} has random weights, its answers mean nothing. "
-            f"Export it with trained ones: python export/to_onnx.py --variant {self.name} --weights CHECKPOINT"
+            f"Export it with trained ones: python export/to_onnx.py --variant {self.manifest.variant} "
+            "--weights CHECKPOINT"
         )
 
     @property
@@ -93,19 +113,68 @@ class Bundle:
 
 def open_bundle(path: Path) -> Bundle:
     """Open and check the bundle at `path`; BadBundle says what is wrong and what would mend it."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100, a link keeps its own name
+    if not NAME.fullmatch(path.name):
+        raise BadBundle(f"{path}: the folder's name is the model's, of letters, digits, '.', '_' and '-'; rename it")
     raw = _read(path, MANIFEST)
     manifest = _parse(TypeAdapter(Manifest), raw, path / MANIFEST)
     if manifest.default_resolution not in manifest.preprocessing:
         raise BadBundle(f"{path / MANIFEST}: no preprocessing for the default resolution; export the bundle again")
-    for name in (MODEL, LABELS):
-        if _sha256(path, name) != manifest.files.get(name):
-            raise BadBundle(f"{path / name} is not the file that the manifest describes; export the bundle again")
-    labels = _parse(TypeAdapter(list[Label]), _read(path, LABELS), path / LABELS)
+    labels = _parse(TypeAdapter(list[Label]), _checked(path, LABELS, manifest), path / LABELS)
     if [label.index for label in labels] != list(range(manifest.classes)):
         raise BadBundle(
             f"{path / LABELS} does not name the model's {manifest.classes} classes; export the bundle again"
         )
-    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}")
+    golden = _golden(_checked(path, GOLDEN, manifest), manifest, path / GOLDEN)
+    graph = _open_graph(path, manifest)
+    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}", graph, golden)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether there is, or was meant to be, a bundle at `path`."""
+    return (path / MANIFEST).is_file()
+
+
+def _golden(raw: bytes, manifest: Manifest, path: Path) -> dict[int, Golden]:
+    golden = {}
+    try:
+        with np.load(BytesIO(raw), allow_pickle=False) as arrays:
+            for resolution, steps in manifest.preprocessing.items():
+                images, logits = arrays[f"images_{resolution}"], arrays[f"logits_{resolution}"]
+                sides = (len(images), steps.crop, steps.crop, 3)
+                if images.shape != sides or logits.shape != (len(OUTPUTS), len(images), manifest.classes):
+                    raise ValueError(f"the shapes at {resolution} do not fit the manifest")
+                golden[resolution] = Golden(images.astype(np.uint8), logits.astype(np.float32))
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as err:
+        raise BadBundle(f"{path}: {err}; export the bundle again") from err
+    return golden
+
+
+def _open_graph(path: Path, manifest: Manifest) -> int:
+    try:
+        file = os.open(path / MODEL, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise _not_described(path, MODEL) from err
+    with os.fdopen(file, "rb", closefd=False) as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != manifest.files.get(MODEL):
+        os.close(file)
+        raise _not_described(path, MODEL)
+    return file
+
+
+def _checked(path: Path, name: str, manifest: Manifest) -> bytes:
+    try:
+        content = (path / name).read_bytes()
+    except OSError as err:
+        raise _not_described(path, name) from err
+    if hashlib.sha256(content).hexdigest() != manifest.files.get(name):
+        raise _not_described(path, name)
+    return content
+
+
+def _not_described(path: Path, name: str) -> BadBundle:
+    return BadBundle(f"{path / name} is not the file that the manifest describes; export the bundle again")
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -125,11 +194,3 @@ def _parse(adapter: TypeAdapter[T], raw: bytes, path: Path) -> T:
         first = err.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise BadBundle(f"{path}: {where}: {first['msg']}; export the bundle again with this version") from err
-
-
-def _sha256(path: Path, name: str) -> str | None:
-    try:
-        with (path / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

@@ -1,7 +1,6 @@
 """The command line: `crossvit serve | classify | export | models`."""
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -10,19 +9,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from app.bulk import classify_files, image_files
+from app import logs
+from app.bulk import classify_files, image_files, offline
 from app.bundle import Bundle, open_bundle
-from app.engines.choice import choose
 from app.errors import BadBundle, ServiceError
 from app.main import create_app
-from app.model import Model
 from app.report import Format, print_table, report
+from app.server import Server
 from app.settings import Settings
 from model.spec import RESOLUTIONS, VARIANTS
 
@@ -30,7 +28,6 @@ main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions
 
 # These commands hand all their arguments on, --help too, to where the options are defined.
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-_DRAIN_SECONDS = 30  # for requests under way when the service is told to stop
 _notes = Console(stderr=True, soft_wrap=True)
 
 
@@ -44,23 +41,15 @@ def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
     with _clear_errors():
         settings = Settings.from_command_line(context.args)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
+        logs.configure(settings.log_level, settings.log_format)
         failed = False
 
         def stop() -> None:
             nonlocal failed
             failed = server.should_exit = True
 
-        app = create_app(settings, on_failure=stop)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
-        server = uvicorn.Server(config)
-        server.run(sockets=[config.bind_socket()])  # a port in use ends it here, before the engine loads
+        server = Server(create_app(settings, on_failure=stop), settings)
+        server.run_until_stopped()
     raise typer.Exit(1 if failed else 0)
 
 
@@ -119,15 +108,13 @@ async def _classify(
     bundle: Bundle, settings: Settings, files: list[Path], top_k: int, resolution: int | None, output: Format
 ) -> int:
     """Print the answers; the number of files that have none."""
-    side = bundle.manifest.preprocessing[bundle.manifest.default_resolution].crop
-    engine = choose(bundle.graph, side, settings.engine, settings.precision)
     broken = 0
-    async with Model(bundle, engine, max_batch=settings.max_batch, max_pixels=settings.max_pixels) as model:
+    async with offline(bundle, settings) as model:
         model.resolution(resolution)
         printed = report(output)
         with Progress(console=_notes, transient=True, disable=not _notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
-            async for outcome in classify_files(model, files, top_k, resolution, in_flight=4 * settings.max_batch):
+            async for outcome in classify_files(model, files, top_k, resolution, in_flight=settings.max_queue):
                 printed.add(outcome)
                 broken += outcome.error is not None
                 progress.advance(bar)

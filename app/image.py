@@ -45,6 +45,8 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int) -> Pixels:
             return _resize_and_crop(image, steps)
     except TooLarge:
         raise
+    except MemoryError as err:
+        raise BadImage(f"the {kind} image takes more memory to decode than it may") from err
     except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
         raise BadImage(f"the {kind} image is damaged or incomplete") from err
 

@@ -1,88 +1,129 @@
-"""The application: a bundle behind the HTTP interface. `crossvit serve` runs it; so does any ASGI server."""
+"""The application: bundles behind the HTTP interface. `crossvit serve` runs it; so does any ASGI server."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
 
-from app.bundle import Bundle, open_bundle
-from app.engines.choice import choose
-from app.errors import BadParameter
+from app import v2
+from app.access import Access, Keys, RateLimit
+from app.body import Bodies
+from app.bundle import Bundle
+from app.errors import LoadFailed
+from app.metrics import Metrics, ModelState
 from app.model import Model
-from app.problems import handle_problems
-from app.request_id import RequestId
+from app.problems import defect, handle_problems
+from app.repository import Repository
 from app.routes import router
+from app.service import Service
 from app.settings import Settings
-from app.state import Serving
+from app.tracing import Tracing
+from app.watch import HEADER, Watch
+from app.wiring import make_decoders, make_model
 
 log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
-    """The service of the bundle in `settings` (by default those of the environment).
+    """The service that `settings` describe (by default those of the environment).
 
-    Raises BadBundle at once; the engine loads while /livez answers already. If that fails `on_failure` is called,
-    and the service stays unready.
+    Raises BadBundle, or BadParameter, at once; engines load while /livez answers already. If that fails for the
+    default model `on_failure` is called, and the service stays unready.
     """
     settings = settings or Settings()
-    bundle = open_bundle(settings.bundle)
-    _check_preload(bundle, settings.preload)
-    if bundle.warning:
-        log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
-    serving = Serving(bundle.name)
+    service = _service(settings)
+    tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stop = asyncio.Event()
-        runner = asyncio.create_task(_serve(bundle, settings, serving, stop, on_failure))
-        yield
-        stop.set()
-        await runner
+        async with service.decoders:
+            loading = asyncio.create_task(_load(service.repository, on_failure))
+            yield
+            service.stopping = True
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await service.repository.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPIOffline(  # /docs without a CDN
         redoc_url=None,
+        docs_url="/docs" if settings.docs else None,
+        openapi_url="/openapi.json" if settings.docs else None,
         title="CrossViT",
         version=version("crossvit"),
-        description=f"Image classification with {bundle.name}, weights {bundle.manifest.weights.id}.",
+        description="Image classification with CrossViT.",
         lifespan=lifespan,
     )
-    app.state.serving = serving
-    app.state.settings = settings
+    app.state.service = service
     app.include_router(router)
-    app.add_middleware(RequestId)
+    app.include_router(v2.router)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", HEADER, "X-Request-Timeout-Ms"],
+            expose_headers=[HEADER, "Retry-After"],
+        )
+    app.add_middleware(
+        Watch, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping, defect=defect
+    )
     handle_problems(app)
     return app
 
 
-async def _serve(
-    bundle: Bundle, settings: Settings, serving: Serving, stop: asyncio.Event, on_failure: Callable[[], None] | None
-) -> None:
-    """Load the model, have it served until `stop`, then finish what it was given."""
-    default = bundle.manifest.default_resolution
+def _service(settings: Settings) -> Service:
+    keys, admin_keys = (
+        Keys([key.get_secret_value() for key in given], file)
+        for given, file in (
+            (settings.api_keys, settings.api_keys_file),
+            (settings.admin_keys, settings.admin_keys_file),
+        )
+    )
+    metrics = Metrics(lambda: _states(repository))
+    decoders = make_decoders(settings, lambda reason: metrics.decoder_restarts.labels(reason).inc())
+
+    def make(bundle: Bundle) -> Model:
+        return make_model(settings, bundle, decoders, metrics.model(bundle.name))
+
+    repository = Repository(settings.bundle, settings.default_model, make, settings.preload)
+    limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
+    return Service(
+        settings=settings,
+        repository=repository,
+        decoders=decoders,
+        metrics=metrics,
+        access=Access(keys, admin_keys, settings.admin_port, limit),
+        bodies=Bodies(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
+    )
+
+
+async def _load(repository: Repository, on_failure: Callable[[], None] | None) -> None:
     try:
-        side = bundle.manifest.preprocessing[default].crop
-        engine = await asyncio.to_thread(choose, bundle.graph, side, settings.engine, settings.precision)
-        async with Model(bundle, engine, max_batch=settings.max_batch, max_pixels=settings.max_pixels) as model:
-            for resolution in {default, *settings.preload}:
-                await model.load(resolution)
-            if stop.is_set():
-                return
-            serving.models[bundle.name] = model
-            log.info("%s is ready: %s, %s", bundle.name, engine.name, engine.precision)
-            await stop.wait()
-    except Exception:
-        log.exception("%s cannot be served", bundle.name)
-        serving.failed = True
+        await repository.load_all()
+    except LoadFailed as err:
+        log.error("%s", err)
         if on_failure:
             on_failure()
 
 
-def _check_preload(bundle: Bundle, preload: list[int]) -> None:
-    for resolution in preload:
-        if resolution not in bundle.resolutions:
-            offered = ", ".join(map(str, bundle.resolutions))
-            raise BadParameter(f"cannot preload {resolution}: the bundle at {bundle.path} has {offered}")
+def _states(repository: Repository) -> Iterator[ModelState]:
+    for entry in repository.entries:
+        info = {}
+        if entry.model is not None:
+            manifest = entry.model.bundle.manifest
+            info = {
+                "variant": manifest.variant,
+                "engine": entry.model.engine,
+                "precision": entry.model.precision,
+                "weights": manifest.weights.id,
+                "bundle": entry.model.bundle.hash,
+            }
+        queue = entry.model.waiting if entry.model is not None else 0
+        yield ModelState(entry.name, entry.state == "READY", queue, info)

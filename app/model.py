@@ -1,86 +1,139 @@
 """A bundle that serves: from an image's bytes to its classes."""
 
 import asyncio
-import os
+import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.batcher import Batcher
+from app.batcher import Batcher, Place
 from app.bundle import Bundle, Label
-from app.engines import Engine, Logits
-from app.errors import BadParameter
-from app.image import Pixels, decode
-
-T = TypeVar("T")
+from app.deadline import before
+from app.decoders import Decoders
+from app.engines.engine import Outputs
+from app.engines.live import LiveEngine
+from app.errors import BadParameter, EngineFailed, NotReady
+from app.image import Pixels
+from app.metrics import ModelMetrics
+from app.span import Span
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best classes with their scores (softmax), the best first, and the seconds that each stage took."""
+    """The logits of one image (outputs, classes), and when each stage was at work."""
 
-    classes: list[tuple[Label, float]]
+    outputs: Outputs
     resolution: int
-    decode: float
-    queue: float
-    inference: float
+    waited: Span  # for a decoder
+    decode: Span
+    queue: Span  # for the engine
+    inference: Span
+
+    @property
+    def queued(self) -> float:
+        """Seconds that the image waited for anything."""
+        return self.waited.seconds + self.queue.seconds
+
+    def best(self, labels: Sequence[Label], count: int) -> list[tuple[Label, float]]:
+        """The `count` best classes with their scores (softmax), the best first; fewer if there are fewer."""
+        return [(labels[index], score) for index, score in top(self.outputs[0], count)]
 
 
 class Model:
-    """Classifies images with one bundle and one engine. Use as an async context manager; leaving it drains.
+    """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
 
-    Decoding runs in threads of its own, the engine in the batcher's: the event loop is left here and nowhere else.
+    Each resolution has an engine in a process of its own, the default one from the start, others from their first
+    request. One of them runs at a time, on all cores. Every method that does work takes a `deadline` (on the clock of
+    time.perf_counter) and raises TooLate when it passes.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, max_batch: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        decoders: Decoders,
+        metrics: ModelMetrics,
+        *,
+        engine: str,
+        precision: str,
+        max_batch: int,
+        max_queue: int,
+        run_seconds: float,
+        load_seconds: float,
+    ) -> None:
         self.bundle = bundle
-        self.engine = engine
-        self._max_pixels = max_pixels
-        self._batcher = Batcher[Pixels, Logits](lambda images: list(engine.run(np.stack(images))), max_batch)
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self.metrics = metrics
+        self._decoders = decoders
+        self._run_seconds = run_seconds
+        self._load_seconds = load_seconds
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._engines: dict[int, LiveEngine] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
+        self._main = self._make(bundle.manifest.default_resolution, engine, precision)
+        self._batcher = Batcher[Pixels, Outputs](
+            self._run, limit=max_batch, room=max_queue, ready=self._main.ready, on_batch=metrics.batch
+        )
 
-    async def __aenter__(self) -> "Model":
+    async def start(self, resolutions: Sequence[int] = ()) -> None:
+        """Load the default resolution and `resolutions`; raises as LiveEngine.start does."""
         await self._batcher.__aenter__()
-        return self
+        for resolution in dict.fromkeys([self.bundle.manifest.default_resolution, *resolutions]):
+            await self.load(resolution)
 
-    async def __aexit__(self, *_: object) -> None:
-        self._decoders.shutdown()
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model from being closed until the block has ended."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def close(self) -> None:
+        """Wait until nobody uses it, and end its engines."""
+        while self._users:
+            self._unused.clear()
+            await self._unused.wait()
         await self._batcher.__aexit__()
+        for load in self._loads.values():
+            load.cancel()
+        await asyncio.gather(*(engine.close() for engine in (self._main, *self._engines.values())))
+        self.bundle.close()
+
+    @property
+    def engine(self) -> str:
+        return self._main.name
+
+    @property
+    def precision(self) -> str:
+        return self._main.precision
 
     @property
     def loaded(self) -> list[int]:
-        """The resolutions that the engine is ready for."""
-        return sorted(resolution for resolution, load in self._loads.items() if load.done() and not load.exception())
+        """The resolutions that are ready."""
+        return sorted(resolution for resolution, engine in self._engines.items() if engine.fault is None)
 
-    async def load(self, resolution: int) -> None:
-        """Make the engine ready for `resolution`; requests at others go on meanwhile."""
-        if resolution not in self._loads:
-            side = self.bundle.manifest.preprocessing[resolution].crop
-            self._loads[resolution] = asyncio.create_task(asyncio.to_thread(self.engine.load, side))
-        try:
-            # If the client that asked first goes away, others may be waiting for the same.
-            await asyncio.shield(self._loads[resolution])
-        except Exception:
-            self._loads.pop(resolution, None)  # the next request tries again
-            raise
+    @property
+    def fault(self) -> str | None:
+        """Why the default resolution cannot be served now, if so."""
+        return self._main.fault
 
-    async def classify(self, body: bytes, top_k: int, resolution: int | None = None) -> Answer:
-        """The `top_k` best classes of the encoded image in `body`, fewer if the model has fewer.
+    @property
+    def waiting(self) -> int:
+        """How many images are in the queue."""
+        return self._batcher.waiting
 
-        Raises BadParameter for a resolution that the bundle lacks, and what app.image.decode raises.
-        """
-        resolution = self.resolution(resolution)
-        steps = self.bundle.manifest.preprocessing[resolution]
-        pixels, decode_wait, decode_seconds = await self._in_decoder(lambda: decode(body, steps, self._max_pixels))
-        await self.load(resolution)
-        answer = await self._batcher.submit(resolution, pixels)
-        classes = [(self.bundle.labels[index], score) for index, score in top(answer.result, top_k)]
-        return Answer(classes, resolution, decode_seconds, decode_wait + answer.queue, answer.inference)
+    def check(self, count: int = 1) -> None:
+        """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
+        if self._main.fault is not None:
+            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
+        self._batcher.check_room(count)
 
     def resolution(self, asked: int | None) -> int:
         """The resolution to serve; BadParameter if the bundle lacks the one that was asked for."""
@@ -91,19 +144,103 @@ class Model:
             raise BadParameter(f"resolution {asked} is not served; one of {offered}")
         return asked
 
-    async def _in_decoder(self, call: Callable[[], T]) -> tuple[T, float, float]:
-        """What `call` gives, the seconds that it waited for a thread and those that it took."""
-        asked = time.perf_counter()
+    async def load(self, resolution: int) -> None:
+        """Make `resolution` ready and prove it; requests at others go on meanwhile."""
+        if resolution not in self._loads:
+            self._loads[resolution] = asyncio.create_task(self._load(resolution))
+        try:
+            # If the client that asked first goes away, others may be waiting for the same.
+            await asyncio.shield(self._loads[resolution])
+        except Exception:
+            self._loads.pop(resolution, None)  # the next request tries again
+            raise
 
-        def timed() -> tuple[T, float, float]:
-            started = time.perf_counter()
-            result = call()
-            return result, started - asked, time.perf_counter() - started
+    async def prove(self) -> None:
+        """Send the golden images through every engine that is loaded; WrongAnswers or NotReady if one fails."""
+        if self._main.fault is not None:
+            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
+        for engine in list(self._engines.values()):
+            await engine.prove()
 
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+    @contextmanager
+    def room(self, count: int = 1) -> Iterator[list[Place]]:
+        """Places in the queue for `count` images until the block ends: all or none, QueueFull."""
+        self.check(count)
+        places = self._batcher.enter(count)
+        try:
+            yield places
+        finally:
+            for place in places:
+                place.leave()
+
+    async def file(
+        self, place: Place, body: bytes, resolution: int | None = None, deadline: float = math.inf
+    ) -> Answer:
+        """The answer for the encoded image in `body`; raises BadParameter, and what app.image.decode does."""
+        resolution = self.resolution(resolution)
+        async with self._in_time(place, deadline):
+            asked = time.perf_counter()
+            pixels, decode = await self._decoders.decode(body, self.bundle.manifest.preprocessing[resolution])
+            return await self._answer(place, pixels, resolution, deadline, Span(asked, decode.start), decode)
+
+    async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> Answer:
+        """The answer for the very pixels that the network sees, of the size that `resolution` has."""
+        async with self._in_time(place, deadline):
+            now = time.perf_counter()
+            return await self._answer(place, pixels, resolution, deadline, Span(now, now), Span(now, now))
+
+    async def _answer(
+        self, place: Place, pixels: Pixels, resolution: int, deadline: float, waited: Span, decode: Span
+    ) -> Answer:
+        await self.load(resolution)
+        batched = await self._batcher.submit(place, resolution, pixels, deadline)
+        answer = Answer(batched.result, resolution, waited, decode, batched.queue, batched.inference)
+        self.metrics.answered(answer.queued, decode, batched.inference)
+        return answer
+
+    @asynccontextmanager
+    async def _in_time(self, place: Place, deadline: float) -> AsyncIterator[None]:
+        """TooLate once `deadline` has passed; the place in the queue is free afterwards."""
+        started = time.perf_counter()
+        try:
+            async with before(deadline):
+                yield
+        except Exception:
+            self.metrics.failed(time.perf_counter() - started)
+            raise
+        finally:
+            place.leave()
+
+    async def _load(self, resolution: int) -> None:
+        engine = self._main
+        if resolution != self.bundle.manifest.default_resolution:
+            engine = self._make(resolution, self._main.name, self._main.precision)
+        try:
+            await engine.start()
+        except BaseException:
+            await engine.close()
+            raise
+        self._engines[resolution] = engine
+
+    def _make(self, resolution: int, engine: str, precision: str) -> LiveEngine:
+        return LiveEngine(
+            self.bundle,
+            resolution,
+            engine=engine,
+            precision=precision,
+            run_seconds=self._run_seconds,
+            load_seconds=self._load_seconds,
+            on_restart=self.metrics.engine_restarted,
+        )
+
+    async def _run(self, resolution: int, images: list[Pixels]) -> list[Outputs]:
+        outputs = await self._engines[resolution].run(np.stack(images))
+        if outputs.shape[1:] != (len(images), self.bundle.manifest.classes):
+            raise EngineFailed(f"the engine gave outputs of the shape {outputs.shape}")
+        return list(outputs.transpose(1, 0, 2))
 
 
-def top(logits: Logits, count: int) -> list[tuple[int, float]]:
+def top(logits: NDArray[np.float32], count: int) -> list[tuple[int, float]]:
     """Index and softmax score of the `count` best classes, the best first; equal ones in index order."""
     wide = logits.astype(np.float64)
     exponentials = np.exp(wide - wide.max())

@@ -1,4 +1,7 @@
-"""Errors at the edge: every one leaves as application/problem+json (RFC 9457), in the service's own words."""
+"""Errors at the edge: every one leaves as application/problem+json (RFC 9457), in the service's own words.
+
+Below /v2 it leaves as the Open Inference Protocol has it, {"error": …}.
+"""
 
 import logging
 from http import HTTPStatus
@@ -13,16 +16,28 @@ from starlette.requests import ClientDisconnect
 from app.errors import (
     BadBundle,
     BadImage,
+    BadInference,
     BadParameter,
+    EngineFailed,
+    EngineHung,
+    Forbidden,
+    LoadFailed,
+    NoEngine,
     NoImage,
     NotAnImage,
     NotReady,
+    Overloaded,
+    QueueFull,
+    RateLimited,
     ServiceError,
+    SlowClient,
     TooLarge,
+    TooLate,
+    Unauthorized,
     UnknownModel,
+    WrongAnswers,
 )
-from app.request_id import HEADER
-from app.schemas import Options, Problem
+from app.schemas import Failure, Options, Problem
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +45,26 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[ServiceError], HTTPStatus] = {
     NoImage: HTTPStatus.BAD_REQUEST,
+    BadInference: HTTPStatus.BAD_REQUEST,
+    LoadFailed: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
     UnknownModel: HTTPStatus.NOT_FOUND,
+    SlowClient: HTTPStatus.REQUEST_TIMEOUT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotAnImage: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
+    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    WrongAnswers: HTTPStatus.SERVICE_UNAVAILABLE,
     BadBundle: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoEngine: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLate: HTTPStatus.GATEWAY_TIMEOUT,
+    EngineHung: HTTPStatus.GATEWAY_TIMEOUT,
 }
 
 
@@ -46,39 +74,60 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _bad_parameters)
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_exception_handler(ClientDisconnect, _client_has_gone)
-    app.add_exception_handler(Exception, _defect)
 
 
-def problem(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
+def status_of(err: ServiceError) -> HTTPStatus:
+    return next(status for kind, status in STATUS.items() if isinstance(err, kind))
+
+
+def problem_of(err: ServiceError, request_id: str) -> Problem:
+    """The problem that says what `err` is."""
+    status = status_of(err)
+    return Problem(title=status.phrase, status=status, detail=str(err), request_id=request_id)
+
+
+def responses(*errors: type[ServiceError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of these errors, for a route's `responses`."""
+    kind, model = ("application/json", Failure) if inference else (MEDIA_TYPE, Problem)
+    found: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        status = STATUS[error]
+        found[int(status)] = {
+            "description": status.phrase,
+            "content": {kind: {"schema": model.model_json_schema()}},
+        }
+    return found
+
+
+def _answer(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
+    if request.url.path.startswith("/v2"):
+        return JSONResponse(Failure(error=detail).model_dump(), status)
     content = Problem(title=status.phrase, status=status, detail=detail, request_id=request.state.request_id)
     return JSONResponse(content.model_dump(), status, media_type=MEDIA_TYPE)
 
 
-def responses(*errors: type[ServiceError]) -> dict[int | str, dict[str, object]]:
-    """The OpenAPI description of these errors, for a route's `responses`."""
-    return {
-        int(STATUS[error]): {"description": STATUS[error].phrase, "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
-        for error in errors
-    }
-
-
-_SCHEMA = Problem.model_json_schema()
-
-
 async def _service_error(request: Request, err: Exception) -> JSONResponse:
-    status = next(status for kind, status in STATUS.items() if isinstance(err, kind))
-    return problem(request, status, str(err))
+    assert isinstance(err, ServiceError)
+    request.app.state.service.metrics.rejected.labels(type(err).__name__).inc()
+    response = _answer(request, status_of(err), str(err))
+    if err.retry_after is not None:
+        response.headers["Retry-After"] = str(err.retry_after)
+    if isinstance(err, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(err, SlowClient):
+        response.headers["Connection"] = "close"  # what is still to come is not waited for
+    return response
 
 
 async def _bad_parameters(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, RequestValidationError)
-    return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(_describe, err.errors()[:3])))
+    return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(_describe, err.errors()[:3])))
 
 
 def _describe(error: dict[str, Any]) -> str:
     name = str(error["loc"][-1])[:40]
     field = Options.model_fields.get(name)
-    if field is None:
+    if error["type"] == "extra_forbidden" or field is None:
         return f"there is no parameter {name!r}; one of {', '.join(Options.model_fields)}"
     return f"{name}={str(error['input'])[:40]!r} cannot be: {name} is {field.description}"
 
@@ -86,17 +135,16 @@ def _describe(error: dict[str, Any]) -> str:
 async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, HTTPException)
     status = HTTPStatus(err.status_code)
-    response = problem(request, status, f"{request.method} {request.url.path}: {status.description or status.phrase}")
+    response = _answer(request, status, f"{request.method} {request.url.path}: {status.description or status.phrase}")
     response.headers.update(err.headers or {})
     return response
 
 
 async def _client_has_gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it; nginx's number for the access log
+    return Response(status_code=499)  # nobody reads it; nginx's number for the log
 
 
-async def _defect(request: Request, _: Exception) -> JSONResponse:
-    log.error("request %s failed; the reason follows", request.state.request_id)
-    response = problem(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")
-    response.headers[HEADER] = request.state.request_id  # this handler runs outside of the middleware
-    return response
+def defect(request: Request, err: Exception) -> JSONResponse:
+    """The answer to an error that nobody foresaw."""
+    log.error("request %s failed", request.state.request_id, exc_info=err)
+    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")

@@ -43,10 +43,9 @@ def report(output: Format) -> Report:
 
 def rows(outcome: Outcome) -> list[dict[str, object]]:
     """The classes of `outcome`, one a row; none if there is an error."""
-    classes = outcome.answer.classes if outcome.answer else []
     return [
         {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
-        for rank, (label, score) in enumerate(classes, start=1)
+        for rank, (label, score) in enumerate(outcome.classes or [], start=1)
     ]
 
 

@@ -1,27 +1,60 @@
-"""The HTTP interface."""
+"""The service's own HTTP interface; the Open Inference Protocol's is in app/v2.py."""
 
 import asyncio
-import time
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
-from starlette.requests import ClientDisconnect
+from fastapi import APIRouter, Query, Request, Response
+from prometheus_client import exposition
 
-from app.body import FIELD, read_image
-from app.errors import BadImage, NoImage, NotAnImage, NotReady, TooLarge, UnknownModel
-from app.model import Answer, Model
-from app.problems import responses
-from app.schemas import AnsweredBy, Classification, Models, Options, Prediction, ServedModel, Status, Timing
-from app.settings import Settings
-from app.state import Serving
-
-T = TypeVar("T")
+from app.access import Level
+from app.batcher import Place
+from app.body import FIELD, FIELDS
+from app.bundle import Label
+from app.errors import (
+    BadImage,
+    BadParameter,
+    EngineFailed,
+    Forbidden,
+    NoImage,
+    NotAnImage,
+    NotReady,
+    QueueFull,
+    ServiceError,
+    SlowClient,
+    TooLarge,
+    TooLate,
+    Unauthorized,
+    UnknownModel,
+)
+from app.model import Model
+from app.problems import problem_of, responses
+from app.repository import Entry
+from app.schemas import (
+    AnsweredBy,
+    BatchClassification,
+    Classification,
+    Models,
+    Options,
+    Prediction,
+    Reloaded,
+    Result,
+    ServedModel,
+    Status,
+    Timing,
+)
+from app.service import Here, Service, caller, elapsed, while_connected
 
 router = APIRouter()
 
 _BINARY = {"type": "string", "format": "binary"}
+_TIMEOUT = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "milliseconds after which an answer is of no use any more; the service has its own most",
+    "schema": {"type": "integer", "minimum": 1},
+}
 _IMAGE = {
+    "parameters": [_TIMEOUT],
     "requestBody": {
         "required": True,
         "description": "JPEG, PNG, WebP, GIF or BMP: a file in a form, or the body itself",
@@ -31,93 +64,180 @@ _IMAGE = {
             },
             **{kind: {"schema": _BINARY} for kind in ("image/*", "application/octet-stream")},
         },
-    }
+    },
 }
-
-
-def serving(request: Request) -> Serving:
-    found: Serving = request.app.state.serving
-    return found
-
-
-def settings(request: Request) -> Settings:
-    found: Settings = request.app.state.settings
-    return found
+_IMAGES = {
+    "parameters": [_TIMEOUT],
+    "requestBody": {
+        "required": True,
+        "description": "JPEG, PNG, WebP, GIF or BMP files, each in a field of its own",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELDS],
+                    "properties": {FIELDS: {"type": "array", "items": _BINARY, "minItems": 1}},
+                },
+            },
+        },
+    },
+}
+_CLOSED = (Unauthorized, Forbidden)
+_CLASSIFYING = (
+    NoImage,
+    *_CLOSED,
+    UnknownModel,
+    SlowClient,
+    TooLarge,
+    BadParameter,
+    QueueFull,
+    EngineFailed,
+    NotReady,
+    TooLate,
+)
 
 
 @router.post(
     "/classify",
     openapi_extra=_IMAGE,
-    responses=responses(NoImage, UnknownModel, TooLarge, NotAnImage, BadImage, NotReady),
+    responses=responses(*_CLASSIFYING, NotAnImage, BadImage),
+    dependencies=[caller(Level.KEY, limited=True)],
 )
-async def classify(
-    request: Request,
-    options: Annotated[Options, Query()],
-    serving: Annotated[Serving, Depends(serving)],
-    settings: Annotated[Settings, Depends(settings)],
-) -> Classification:
+async def classify(request: Request, options: Annotated[Options, Query()], here: Here) -> Classification:
     """The best classes for one image."""
-    started = time.perf_counter()
-    model = serving.model(options.model)
-    model.resolution(options.resolution)  # before the body is read
-    image = await read_image(request, settings.max_body_bytes)
-    answer = await _while_connected(request, model.classify(image, options.top_k, options.resolution))
-    return _classification(model, answer, time.perf_counter() - started, request.state.request_id)
+    deadline = here.deadline(request)
+    model = here.repository.model(options.model)
+    with model.in_use(), here.bodies.holding(request) as body:
+        resolution = model.resolution(options.resolution)
+        model.check()  # before the body is read
+        image = await body.image()
+        with model.room() as (place,):
+            answer = await while_connected(request, model.file(place, image, resolution, deadline))
+    request.state.stages += [("decode", answer.decode), ("queue", answer.queue), ("inference", answer.inference)]
+    return Classification(
+        predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
+        model=_answered_by(model, resolution),
+        timing_ms=Timing(
+            decode=_milliseconds(answer.decode.seconds),
+            queue=_milliseconds(answer.queued),
+            inference=_milliseconds(answer.inference.seconds),
+            total=_milliseconds(elapsed(request)),
+        ),
+        request_id=request.state.request_id,
+    )
 
 
-@router.get("/models")
-async def models(serving: Annotated[Serving, Depends(serving)]) -> Models:
+@router.post(
+    "/classify/batch",
+    openapi_extra=_IMAGES,
+    response_model_exclude_unset=True,
+    responses=responses(*_CLASSIFYING),
+    dependencies=[caller(Level.KEY, limited=True)],
+)
+async def classify_batch(request: Request, options: Annotated[Options, Query()], here: Here) -> BatchClassification:
+    """The best classes for each of several images; one that cannot be classified has a problem of its own."""
+    deadline = here.deadline(request)
+    model = here.repository.model(options.model)
+    with model.in_use(), here.bodies.holding(request) as body:
+        resolution = model.resolution(options.resolution)
+        model.check()
+        files = await body.images(here.settings.max_images)
+
+        async def result(index: int, place: Place) -> Result:
+            name, image = files[index]
+            try:
+                if not image:
+                    raise NoImage("the image is empty")
+                answer = await model.file(place, image, resolution, deadline)
+            except ServiceError as err:
+                here.metrics.rejected.labels(type(err).__name__).inc()
+                return Result(index=index, filename=name, problem=problem_of(err, request.state.request_id))
+            classes = answer.best(model.bundle.labels, options.top_k)
+            return Result(index=index, filename=name, predictions=_predictions(classes))
+
+        async def all_results(places: list[Place]) -> list[Result]:
+            return await asyncio.gather(*(result(index, place) for index, place in enumerate(places)))
+
+        with model.room(len(files)) as places:
+            results = await while_connected(request, all_results(places))
+    return BatchClassification(
+        results=results,
+        model=_answered_by(model, resolution),
+        total_ms=_milliseconds(elapsed(request)),
+        request_id=request.state.request_id,
+    )
+
+
+@router.get("/models", responses=responses(*_CLOSED), dependencies=[caller(Level.KEY)])
+async def models(here: Here) -> Models:
     """What is served, by which engine, with which weights."""
-    return Models(models=[_describe(name, model, serving) for name, model in serving.models.items()])
+    return Models(models=[_describe(entry, here.repository.default) for entry in here.repository.entries])
 
 
-@router.get("/livez")
-async def livez() -> Status:
+@router.post("/admin/reload", responses=responses(*_CLOSED), dependencies=[caller(Level.ADMIN)])
+async def reload(here: Here) -> Reloaded:
+    """Serve what is on disk now, as SIGHUP does: load new and changed bundles, unload those that are gone."""
+    return Reloaded(faults=await here.repository.reload())
+
+
+@router.get("/livez", responses=responses(*_CLOSED))
+async def livez(request: Request, here: Here) -> Status:
     """The process answers."""
+    await here.admit(request, Level[here.settings.health_access.upper()])
     return Status(status="alive")
 
 
-@router.get("/readyz", responses=responses(NotReady))
-async def readyz(serving: Annotated[Serving, Depends(serving)]) -> Status:
-    """The default model's engine is warm and has answered."""
-    serving.model()
+@router.get("/readyz", responses=responses(*_CLOSED, UnknownModel, NotReady, BadParameter))
+async def readyz(
+    request: Request,
+    here: Here,
+    deep: Annotated[bool, Query(description="send the golden images through the engines first")] = False,
+    model: Annotated[str | None, Query(description="the model to ask for; the default if left out")] = None,
+) -> Status:
+    """The model's engine is loaded and has given the recorded logits, at its start or, with deep=1, just now."""
+    await here.admit(request, Level[here.settings.health_access.upper()])
+    await check_ready(here, model, deep=deep)
     return Status(status="ready")
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes: nobody is left to read it."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())  # the body has been read: what comes next is the disconnect
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=responses(*_CLOSED) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request, here: Here) -> Response:
+    """What Prometheus scrapes."""
+    await here.admit(request, Level[here.settings.metrics_access.upper()])
+    encode, kind = exposition.choose_encoder(request.headers.get("Accept", ""))
+    return Response(encode(here.metrics.registry), headers={"Content-Type": kind})
 
 
-def _classification(model: Model, answer: Answer, total: float, request_id: str) -> Classification:
-    return Classification(
-        predictions=[
-            Prediction(rank=rank, index=label.index, wnid=label.wnid, label=label.label, score=score)
-            for rank, (label, score) in enumerate(answer.classes, start=1)
-        ],
-        model=AnsweredBy(
-            name=model.bundle.name,
-            resolution=answer.resolution,
-            engine=model.engine.name,
-            precision=model.engine.precision,
-            weights=model.bundle.manifest.weights.id,
-        ),
-        timing_ms=Timing(
-            decode=_milliseconds(answer.decode),
-            queue=_milliseconds(answer.queue),
-            inference=_milliseconds(answer.inference),
-            total=_milliseconds(total),
-        ),
-        request_id=request_id,
+async def check_ready(here: Service, name: str | None = None, *, deep: bool = False) -> None:
+    """Raise NotReady, UnknownModel or WrongAnswers unless the model called `name`, or the default one, is ready."""
+    if here.stopping:
+        raise NotReady("the service is stopping")
+    model = here.repository.model(name)
+    if model.fault is not None:
+        raise NotReady(f"{model.bundle.name}: {model.fault}", retry_after=1)
+    if deep:
+        with model.in_use():
+            await model.prove()
+
+
+def _predictions(classes: list[tuple[Label, float]]) -> list[Prediction]:
+    return [
+        Prediction(rank=rank, index=label.index, wnid=label.wnid, label=label.label, score=score)
+        for rank, (label, score) in enumerate(classes, start=1)
+    ]
+
+
+def _answered_by(model: Model, resolution: int) -> AnsweredBy:
+    return AnsweredBy(
+        name=model.bundle.name,
+        resolution=resolution,
+        engine=model.engine,
+        precision=model.precision,
+        weights=model.bundle.manifest.weights.id,
     )
 
 
@@ -125,18 +245,24 @@ def _milliseconds(seconds: float) -> float:
     return round(1000 * seconds, 2)
 
 
-def _describe(name: str, model: Model, serving: Serving) -> ServedModel:
-    manifest = model.bundle.manifest
-    return ServedModel(
-        name=name,
-        default=name == serving.default,
-        resolutions=model.bundle.resolutions,
-        default_resolution=manifest.default_resolution,
-        loaded_resolutions=model.loaded,
-        classes=manifest.classes,
-        engine=model.engine.name,
-        precision=model.engine.precision,
-        weights=manifest.weights.id,
-        weights_source=manifest.weights.source,
-        bundle=model.bundle.hash,
+def _describe(entry: Entry, default: str) -> ServedModel:
+    known = ServedModel(
+        name=entry.name, default=entry.name == default, state=entry.state, reason=entry.fault, variant=None
+    )
+    if entry.model is None:
+        return known
+    bundle = entry.model.bundle
+    return known.model_copy(
+        update={
+            "variant": bundle.manifest.variant,
+            "resolutions": bundle.resolutions,
+            "default_resolution": bundle.manifest.default_resolution,
+            "loaded_resolutions": entry.model.loaded,
+            "classes": bundle.manifest.classes,
+            "engine": entry.model.engine,
+            "precision": entry.model.precision,
+            "weights": bundle.manifest.weights.id,
+            "weights_source": bundle.manifest.weights.source,
+            "bundle": bundle.hash,
+        }
     )

@@ -55,22 +55,51 @@ class Classification(BaseModel):
     request_id: str
 
 
+class Result(BaseModel):
+    """What became of one file: `predictions`, or the `problem` that kept it from having some."""
+
+    index: Annotated[int, Field(description="of the file in the request, from 0")]
+    filename: str
+    predictions: list[Prediction] | None = None
+    problem: "Problem | None" = None
+
+
+class BatchClassification(BaseModel):
+    """One result for each file, in their order."""
+
+    results: list[Result]
+    model: AnsweredBy
+    total_ms: float
+    request_id: str
+
+
 class ServedModel(BaseModel):
+    """A model. What describes its bundle is null while there is none loaded."""
+
     name: str
     default: bool
-    resolutions: list[int]
-    default_resolution: int
-    loaded_resolutions: Annotated[list[int], Field(description="others load at their first request")]
-    classes: int
-    engine: str
-    precision: str
-    weights: str
-    weights_source: str
-    bundle: Annotated[str, Field(description="sha256 of the bundle's manifest")]
+    state: Annotated[str, Field(description="READY, LOADING or UNAVAILABLE")]
+    reason: Annotated[str, Field(description="why it is not ready; empty if it is")]
+    variant: str | None = None
+    resolutions: list[int] = []
+    default_resolution: int | None = None
+    loaded_resolutions: Annotated[list[int], Field(description="others load at their first request")] = []
+    classes: int | None = None
+    engine: str | None = None
+    precision: str | None = None
+    weights: str | None = None
+    weights_source: str | None = None
+    bundle: Annotated[str | None, Field(description="sha256 of the bundle's manifest")] = None
 
 
 class Models(BaseModel):
     models: list[ServedModel]
+
+
+class Reloaded(BaseModel):
+    """`faults` are what went wrong, by model; what was served before still is."""
+
+    faults: list[str]
 
 
 class Status(BaseModel):
@@ -85,3 +114,9 @@ class Problem(BaseModel):
     status: int
     detail: str
     request_id: str
+
+
+class Failure(BaseModel):
+    """An error of the Open Inference Protocol."""
+
+    error: str

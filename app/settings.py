@@ -1,9 +1,10 @@
 """The settings: the one place that reads the environment and the command line of `crossvit serve`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 
@@ -11,19 +12,26 @@ def _split(value: object) -> object:
     return value.strip("[]").replace(",", " ").split() if isinstance(value, str) else value
 
 
+Access = Literal["open", "key", "admin"]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
 class Settings(BaseSettings):
-    """Serve a bundle over HTTP. Every option can also come from the environment: --max-batch is CROSSVIT_MAX_BATCH."""
+    """Serve bundles over HTTP. Every option can also come from the environment: --max-batch is CROSSVIT_MAX_BATCH."""
 
     model_config = SettingsConfigDict(
         env_prefix="CROSSVIT_",
         cli_prog_name="crossvit serve",
         cli_kebab_case=True,
         cli_avoid_json=True,
+        cli_implicit_flags=True,
     )
 
-    bundle: Annotated[Path, Field(description="folder that export/to_onnx.py wrote")] = Path(
-        "artifacts/crossvit_18_dagger"
+    # What is served, and by what
+    bundle: Annotated[Path, Field(description="folder that export/to_onnx.py wrote, or a folder of such folders")] = (
+        Path("artifacts/crossvit_18_dagger")
     )
+    default_model: Annotated[str | None, Field(description="the model for requests that name none, of several")] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
     engine: Annotated[
@@ -32,16 +40,98 @@ class Settings(BaseSettings):
     precision: Annotated[
         Literal["auto", "bf16", "f32"], Field(description="auto takes the fastest that the CPU has, found by trying")
     ] = "auto"
-    max_batch: Annotated[int, Field(ge=1, le=1024, description="images in one engine call, at most")] = 8
     preload: Annotated[
         list[int],
         NoDecode,
         BeforeValidator(_split),
         Field(description="resolutions loaded at start besides the default one; others load at their first request"),
     ] = []
+
+    # Load
+    max_batch: Annotated[int, Field(ge=1, le=1024, description="images in one engine call, at most")] = 8
+    max_queue: Annotated[int, Field(ge=1, description="images that may wait for one model; more are refused (429)")] = (
+        64
+    )
+    max_images: Annotated[int, Field(ge=1, description="images in one request, at most")] = 32
+    request_seconds: Annotated[Seconds, Field(description="longest time for an answer; clients may ask for less")] = 60
+    engine_seconds: Annotated[
+        Seconds, Field(description="longest engine call, or ten times what it takes at start if that is longer")
+    ] = 10
+    load_seconds: Annotated[Seconds, Field(description="longest start of an engine")] = 300
+
+    # Inputs
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body")] = 10_000_000
+    max_bodies_bytes: Annotated[int, Field(ge=1, description="memory for all request bodies at once (503)")] = (
+        256_000_000
+    )
     max_pixels: Annotated[int, Field(ge=1, description="largest image, width times height")] = 50_000_000
+    decoders: Annotated[int, Field(ge=0, description="processes that decode; 0 for one a core")] = 0
+    decode_seconds: Annotated[Seconds, Field(description="longest decoding of an image (422)")] = 10
+    decode_bytes: Annotated[int, Field(ge=1, description="memory that decoding an image may take (422)")] = 1 << 30
+
+    # Connections
+    header_seconds: Annotated[Seconds, Field(description="longest arrival of a request's headers")] = 10
+    body_seconds: Annotated[Seconds, Field(description="longest arrival of a request's body (408)")] = 30
+    keep_alive_seconds: Annotated[Seconds, Field(description="how long an idle connection stays open")] = 75
+    max_connections: Annotated[int, Field(ge=1, description="connections at once; more are closed")] = 1000
+    grace_seconds: Annotated[
+        float, Field(ge=0, le=3600, description="between SIGTERM, when /readyz turns 503, and closing the port")
+    ] = 5
+    drain_seconds: Annotated[Seconds, Field(description="longest wait for requests under way after that")] = 30
+
+    # Access
+    api_keys: Annotated[
+        list[SecretStr],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(description="keys that may classify, NAME:KEY or KEY; without any, everybody may"),
+    ] = []
+    api_keys_file: Annotated[Path | None, Field(description="the same, one a line; read again when it changes")] = None
+    admin_keys: Annotated[
+        list[SecretStr],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(description="keys that may load and unload models; without any, the admin port alone may"),
+    ] = []
+    admin_keys_file: Annotated[Path | None, Field(description="the same, one a line; read again when it changes")] = (
+        None
+    )
+    admin_host: Annotated[str, Field(description="address of the admin port")] = "127.0.0.1"
+    admin_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="port for loading and unloading, closed to them elsewhere")
+    ] = None
+    rate_limit: Annotated[
+        str | None, Field(pattern=r"^\d+/(second|minute|hour|day)$", description="requests of one key: 100/minute")
+    ] = None
+    health_access: Annotated[
+        Access, Field(description="who may ask /livez, /readyz and /v2/health: open, key, admin")
+    ] = "open"
+    metrics_access: Annotated[Access, Field(description="who may read /metrics: open, key, admin")] = "open"
+    docs: Annotated[bool, Field(description="serve /docs and /openapi.json")] = True
+    cors_origins: Annotated[
+        list[str], NoDecode, BeforeValidator(_split), Field(description="origins of web pages that may call, * for all")
+    ] = []
+
+    # Watching
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "console"], Field(description="auto is console on a terminal, else json")
+    ] = "auto"
+    otlp_endpoint: Annotated[
+        str | None, Field(description="send traces there (OTLP over HTTP), such as http://collector:4318")
+    ] = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Settings":
+        if self.max_images > self.max_queue:
+            raise ValueError("max_images must not be over max_queue: such a request could never be taken")
+        if self.rate_limit and not (self.api_keys or self.api_keys_file):
+            raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
+        return self
+
+    @property
+    def decoder_count(self) -> int:
+        return self.decoders or len(os.sched_getaffinity(0))
 
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":

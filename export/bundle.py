@@ -1,7 +1,8 @@
 """Writing a bundle, the one contract between export and serving: a folder that is there whole, or not at all.
 
-`model.onnx` is the graph, `labels.json` the class names in index order, `manifest.json` says what both are and is
-what a reader checks them against. `engines/` is for files that a later step builds for one GPU.
+`model.onnx` is the graph, `labels.json` the class names in index order, `golden.npz` images with the logits that
+PyTorch gave for them; `manifest.json` says what they are and is what a reader checks them against. `engines/` is for
+files that a later step builds for one GPU.
 """
 
 import ctypes
@@ -18,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.json"
+GOLDEN = "golden.npz"
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -1,7 +1,9 @@
 """The proof that ends an export: ONNX Runtime must give the logits that PyTorch gives."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -29,10 +31,28 @@ def pictures(side: int, count: int = BATCH) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1, 3))
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Images (batch, side, side, 3), and PyTorch's logits for them (outputs, batch, classes), float32."""
+
+    images: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+
+
+def references(served: Served, sides: dict[int, int]) -> dict[int, Reference]:
+    """What PyTorch answers for three pictures at each resolution in `sides` (resolution to pixels)."""
+    found = {}
+    for resolution, side in sides.items():
+        images = pictures(side)
+        with torch.inference_mode():
+            found[resolution] = Reference(images, torch.stack(served(torch.from_numpy(images))).numpy())
+    return found
+
+
 def worst_differences(
-    served: Served, graph: Path, sides: dict[int, int], tolerance: float, say: Callable[[str], None]
+    expected: dict[int, Reference], graph: Path, tolerance: float, say: Callable[[str], None]
 ) -> dict[int, float]:
-    """For each resolution in `sides` (resolution to pixels) the worst absolute difference of any logit.
+    """For each resolution the worst absolute difference of any logit.
 
     The graph runs in ONNX Runtime at batch 1 and 3. Logits are compared at their own scale: the difference may be
     `tolerance`, times the largest logit where that is over 1, since float32 has no more digits. Raises Disagreement
@@ -40,18 +60,14 @@ def worst_differences(
     """
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     worst = {}
-    for resolution, side in sides.items():
-        images = pictures(side)
-        with torch.inference_mode():
-            reference = [logits.numpy() for logits in served(torch.from_numpy(images))]
-        batches = [(images, reference), (images[:1], [logits[:1] for logits in reference])]
+    for resolution, reference in expected.items():
         differences = [
-            float(np.abs(actual - expected).max())
-            for batch, expecteds in batches
-            for actual, expected in zip(session.run(list(OUTPUTS), {INPUT: batch}), expecteds, strict=True)
+            float(np.abs(np.stack(session.run(list(OUTPUTS), {INPUT: reference.images[:size]})) - logits).max())
+            for size in (1, BATCH)
+            for logits in [reference.logits[:, :size]]
         ]
         worst[resolution] = max(differences)
-        scale = max(1.0, *(float(np.abs(logits).max()) for logits in reference))
+        scale = max(1.0, float(np.abs(reference.logits).max()))
         say(
             f"  {resolution}: logits differ from PyTorch by at most {worst[resolution]:.1e}, the largest is {scale:.1f}"
         )
@@ -61,3 +77,11 @@ def worst_differences(
                 f"{tolerance:.0e} of their scale {scale:.1f}"
             )
     return worst
+
+
+def record(expected: dict[int, Reference], path: Path) -> None:
+    """Write the images and logits to an .npz file: `images_224`, `logits_224`, and so on."""
+    arrays: dict[str, Any] = {}
+    for resolution, reference in expected.items():
+        arrays |= {f"images_{resolution}": reference.images, f"logits_{resolution}": reference.logits}
+    np.savez_compressed(path, **arrays)

@@ -19,10 +19,21 @@ import onnx
 import onnx_ir
 import onnxruntime
 
-from export.bundle import FORMAT, LABELS, MANIFEST, MODEL, NotABundle, read_manifest, replacing, sha256, write_json
+from export.bundle import (
+    FORMAT,
+    GOLDEN,
+    LABELS,
+    MANIFEST,
+    MODEL,
+    NotABundle,
+    read_manifest,
+    replacing,
+    sha256,
+    write_json,
+)
 from export.graph import INPUT, OUTPUTS, Served, to_onnx
 from export.labels import BadLabels, labels_for
-from export.proof import BATCH, Disagreement, worst_differences
+from export.proof import BATCH, Disagreement, record, references, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
@@ -88,12 +99,14 @@ def export(
         write_json(folder / LABELS, names)
         _say("comparing ONNX Runtime with PyTorch …")
         crops = {resolution: steps.crop for resolution, steps in preprocessing.items()}
-        worst = worst_differences(served, folder / MODEL, crops, TOLERANCE, _say)
+        expected = references(served, crops)
+        worst = worst_differences(expected, folder / MODEL, TOLERANCE, _say)
+        record(expected, folder / GOLDEN)
         manifest = header | {
             "weights": {"id": weights.id, "source": weights.source, "resolution": native},
             "classes": len(names),
             "built_with": _built_with(),
-            "files": {name: sha256(folder / name) for name in (MODEL, LABELS)},
+            "files": {name: sha256(folder / name) for name in (MODEL, LABELS, GOLDEN)},
             "parity": {
                 "reference": f"PyTorch {version('torch')}, float32",
                 "engine": f"onnxruntime {onnxruntime.__version__}, float32",

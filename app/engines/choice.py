@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from app.engines import Engine, ReadGraph
-from app.errors import NoEngine
+from app.engines.engine import Engine, ReadGraph
+from app.errors import NoEngine, WrongAnswers
+from app.golden import Golden, fault
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +20,12 @@ BATCH = 4
 TRIALS = 3
 
 
-def choose(graph: ReadGraph, side: int, engine: str = AUTO, precision: str = AUTO) -> Engine:
-    """The fastest engine for `graph` at `side`, loaded, among those that `engine` and `precision` leave.
+def choose(graph: ReadGraph, golden: Golden, engine: str = AUTO, precision: str = AUTO) -> Engine:
+    """The fastest engine for `graph` at the golden images' side, loaded, of those that `engine` and `precision` leave.
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
-    CPU, so each candidate runs a few batches. Raises NoEngine where nothing fits.
+    CPU, so each candidate runs a few batches. All must give the golden logits. Raises NoEngine where nothing fits,
+    and WrongAnswers if the only one that fits is wrong.
     """
     candidates = list(_candidates(graph, engine, precision))
     if not candidates:
@@ -32,9 +34,9 @@ def choose(graph: ReadGraph, side: int, engine: str = AUTO, precision: str = AUT
             "or choose a precision that this CPU has (f32 runs everywhere)"
         )
     if len(candidates) == 1:
-        candidates[0].load(side)
+        _load(candidates[0], golden)
         return candidates[0]
-    timed = [(seconds, candidate) for candidate in candidates if (seconds := _try(candidate, side)) is not None]
+    timed = [(seconds, candidate) for candidate in candidates if (seconds := _try(candidate, golden)) is not None]
     if not timed:
         raise NoEngine("none of the engines here can run this model; the log says why")
     return min(timed, key=lambda pair: pair[0])[1]
@@ -53,10 +55,18 @@ def _candidates(graph: ReadGraph, engine: str, precision: str) -> Iterator[Engin
                 yield getattr(module, class_name)(graph, offered)
 
 
-def _try(engine: Engine, side: int) -> float | None:
+def _load(engine: Engine, golden: Golden) -> None:
+    engine.load(golden.images.shape[1])
+    wrong = fault(golden, engine.run(golden.images), engine.precision)
+    if wrong:
+        raise WrongAnswers(f"{engine.name} {engine.precision} gives wrong answers: {wrong}")
+
+
+def _try(engine: Engine, golden: Golden) -> float | None:
     """The best time of a batch, since other load on the machine only ever adds to it; None if the engine fails."""
+    side = golden.images.shape[1]
     try:
-        engine.load(side)
+        _load(engine, golden)
         seconds = _seconds(engine, side)
     except Exception:  # whatever the engine's library raises: the next one may do
         log.exception("%s %s cannot run this model", engine.name, engine.precision)

@@ -2,9 +2,8 @@
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
-from app.engines import Logits, ReadGraph
+from app.engines.engine import OUTPUTS, Images, Outputs, ReadGraph
 
 PRECISIONS = ("f32",)
 
@@ -24,9 +23,8 @@ class OnnxRuntime:
         # With the side known, resize matrices and position embeddings fold to constants.
         options.add_free_dimension_override_by_name("side", side)
         session = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
-        session.run(["logits"], {"image": np.zeros((1, side, side, 3), np.uint8)})
+        session.run(list(OUTPUTS), {"image": np.zeros((1, side, side, 3), np.uint8)})
         self._sessions[side] = session
 
-    def run(self, images: NDArray[np.uint8]) -> Logits:
-        logits: Logits = self._sessions[images.shape[1]].run(["logits"], {"image": images})[0]
-        return logits
+    def run(self, images: Images) -> Outputs:
+        return np.stack(self._sessions[images.shape[1]].run(list(OUTPUTS), {"image": images}))

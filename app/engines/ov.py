@@ -2,9 +2,8 @@
 
 import numpy as np
 import openvino
-from numpy.typing import NDArray
 
-from app.engines import Logits, ReadGraph
+from app.engines.engine import OUTPUTS, Images, Outputs, ReadGraph
 
 _core = openvino.Core()
 PRECISIONS = ("bf16", "f32") if "BF16" in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
@@ -29,8 +28,7 @@ class OpenVino:
         request.infer({"image": np.zeros((1, side, side, 3), np.uint8)})
         self._requests[side] = request
 
-    def run(self, images: NDArray[np.uint8]) -> Logits:
+    def run(self, images: Images) -> Outputs:
         request = self._requests[images.shape[1]]
         request.infer({"image": images}, share_inputs=True)
-        logits: Logits = request.get_tensor("logits").data.copy()  # the next call overwrites the tensor
-        return logits
+        return np.stack([request.get_tensor(name).data for name in OUTPUTS])  # a copy: the next call overwrites them

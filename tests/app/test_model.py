@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.bundle import open_bundle
-from app.engines import Logits
+from app.engines.engine import Logits
 from app.model import Model, top
 
 

@@ -12,7 +12,7 @@ from app.engines.ov import OpenVino
 from export import graph, to_onnx
 from export.bundle import NotABundle, sha256
 from export.graph import OUTPUTS, Served
-from export.proof import Disagreement, pictures, worst_differences
+from export.proof import Disagreement, pictures, references, worst_differences
 from model.crossvit import CrossViT
 from model.spec import VARIANTS
 from model.weights import WeightsUnavailable
@@ -88,7 +88,7 @@ def test_the_proof_fails_on_numbers_that_are_not_finite(bundle: Path) -> None:
     served = Served(CrossViT(TINY).eval())
     served.network.get_parameter("norm.1.bias").data[0] = torch.nan
     with pytest.raises(Disagreement):
-        worst_differences(served, bundle / "model.onnx", {224: 224}, 1e-5, print)
+        worst_differences(references(served, {224: 224}), bundle / "model.onnx", 1e-5, print)
 
 
 def test_the_proofs_pictures_are_different_ones() -> None:

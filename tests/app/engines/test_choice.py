@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.engines import Logits, ReadGraph, choice
 from app.engines.choice import choose
+from app.engines.engine import Logits, ReadGraph, choice
 from app.errors import NoEngine
 
 

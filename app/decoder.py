@@ -1,0 +1,39 @@
+"""The worker's side of decoding: what bytes from outside are turned into pixels by. `app.decoders` calls it."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.image import FORMATS, decode
+from app.inference import read
+from app.worker import Arrays, Values
+from model.spec import Preprocessing
+
+
+class Decoder:
+    """Decodes one thing at a time. It opens all that the decoders need at once, since a sealed worker cannot later."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        Image.init()
+        for kind in FORMATS:
+            file = BytesIO()
+            Image.new("RGB", (8, 8)).save(file, kind)
+            decode(file.getvalue(), Preprocessing(8, 8), max_pixels=64)
+
+    def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+        """See app.image.decode."""
+        return [], [decode(body.tobytes(), Preprocessing(resize, crop), self._max_pixels)]
+
+    def inference(
+        self, encoding: str, json_bytes: int | None, max_bytes: int, max_images: int, body: NDArray[np.uint8]
+    ) -> tuple[Values, Arrays]:
+        """See app.inference.read."""
+        request, tensors = read(
+            body.tobytes(), encoding=encoding, json_bytes=json_bytes, max_bytes=max_bytes, max_images=max_images
+        )
+        values: list[Any] = [request.model_dump(mode="json")]
+        return values, tensors

@@ -1,0 +1,250 @@
+"""The Open Inference Protocol's tensors: a request's bytes to arrays, and arrays to a response's bytes.
+
+Source: the Open Inference Protocol (V2), REST, and Triton's extensions for binary tensor data, classification and HTTP
+compression. A request has one input: `image`, the very pixels that the network sees, or `encoded`, image files.
+"""
+
+import base64
+import binascii
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from app.errors import BadInference, TooLarge
+
+IMAGE, ENCODED = "image", "encoded"
+LENGTH_HEADER = "Inference-Header-Content-Length"
+BINARY = "application/octet-stream"
+
+_ELEMENT = struct.Struct("<I")
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+ENCODINGS = tuple(_WINDOW_BITS)
+
+Parameters = dict[str, str | int | float | bool]
+
+
+class Input(BaseModel):
+    """A tensor: `image`, UINT8 [batch, side, side, 3], or `encoded`, BYTES [batch] (in JSON as base64)."""
+
+    name: str
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(max_length=8)]
+    datatype: str
+    parameters: Parameters = {}
+    data: Any = None
+
+
+class Output(BaseModel):
+    """An output that is asked for; `binary_data` and `classification` (how many classes) are its parameters."""
+
+    name: str
+    parameters: Parameters = {}
+
+
+class InferenceRequest(BaseModel):
+    """The JSON of a request. `resolution` is a parameter for `encoded` inputs."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["inputs"]})
+
+    id: str | None = None
+    parameters: Parameters = {}
+    inputs: Annotated[list[Input], Field(min_length=1, max_length=8)]
+    outputs: Annotated[list[Output], Field(max_length=64)] = []
+
+
+def read(
+    body: bytes, *, encoding: str, json_bytes: int | None, max_bytes: int, max_images: int
+) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
+    """The request in `body` without its data, and its images.
+
+    For an `image` input that is one array (batch, side, side, 3), for `encoded` one array of bytes for each image.
+    `encoding` is "gzip", "deflate" or "", `json_bytes` the length of the JSON where binary tensors follow it. Raises
+    BadInference, and TooLarge beyond `max_bytes` after decompression or `max_images`.
+    """
+    if encoding:
+        body = _decompressed(body, encoding, max_bytes)
+    if json_bytes is not None and json_bytes > len(body):
+        raise BadInference(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
+    request = _parse(body if json_bytes is None else body[:json_bytes])
+    tensor = request.inputs[0]
+    if len(request.inputs) > 1:
+        raise BadInference(f"one input is taken, {IMAGE!r} or {ENCODED!r}, not {len(request.inputs)}")
+    raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
+    if tensor.name == IMAGE:
+        images = [_pixels(tensor, raw, max_images)]
+    elif tensor.name == ENCODED:
+        images = _files(tensor, raw, max_images)
+    else:
+        raise BadInference(f"there is no input {tensor.name[:60]!r}; the inputs are {IMAGE!r} and {ENCODED!r}")
+    tensor.data = None
+    return request, images
+
+
+def write(
+    request: InferenceRequest, model: str, version: str, outputs: dict[str, NDArray[np.float32]], labels: Sequence[str]
+) -> tuple[bytes, int | None]:
+    """The response to `request`, and the length of its JSON if binary tensors follow it.
+
+    `outputs` are all that the model has, each (batch, classes); those that were asked for are sent, or all. Raises
+    BadInference if there is none of a name.
+    """
+    described = []
+    binary = []
+    for wanted in request.outputs or [Output(name=name) for name in outputs]:
+        tensor, content = _output(wanted, outputs[output_name(wanted, outputs)], labels)
+        if wanted.parameters.get("binary_data", request.parameters.get("binary_data_output", False)):
+            raw = (
+                b"".join(_ELEMENT.pack(len(item)) + item for item in content) if isinstance(content, list) else content
+            )
+            described.append(tensor | {"parameters": {"binary_data_size": len(raw)}})
+            binary.append(raw)
+        elif isinstance(content, list):
+            described.append(tensor | {"data": [item.decode() for item in content]})
+        else:
+            described.append(tensor | {"data": np.frombuffer(content, np.float32).tolist()})
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": described}
+    if request.id is not None:
+        answer["id"] = request.id
+    head = to_json(answer)
+    return b"".join([head, *binary]), len(head) if binary else None
+
+
+def output_name(wanted: Output, outputs: Sequence[str] | dict[str, Any]) -> str:
+    """The name of the wanted output; BadInference if there is none of it, or its parameters cannot be."""
+    if wanted.name not in outputs:
+        raise BadInference(f"there is no output {wanted.name[:60]!r}; one of {', '.join(outputs)}")
+    count = wanted.parameters.get("classification", 0)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise BadInference("the parameter 'classification' is a number of classes, 1 or more")
+    return wanted.name
+
+
+def compress(body: bytes, encoding: str) -> bytes:
+    """`body` in one of ENCODINGS."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS[encoding])
+    return packer.compress(body) + packer.flush()
+
+
+def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error as err:
+        raise BadInference(f"the body is not {encoding} data") from err
+    if len(plain) > max_bytes:
+        raise TooLarge(f"the request body is over the limit of {max_bytes:,} bytes after decompression")
+    if not unpacker.eof:
+        raise BadInference(f"the body's {encoding} data is incomplete")
+    return plain
+
+
+def _parse(head: bytes) -> InferenceRequest:
+    try:
+        return InferenceRequest.model_validate(from_json(head, allow_inf_nan=False))
+    except ValidationError as err:
+        first = err.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise BadInference(f"{'.'.join(map(str, first['loc'])) or 'the request'}: {first['msg']}") from err
+    except ValueError as err:
+        raise BadInference(f"the request is not JSON: {err}"[:300]) from err
+
+
+def _raw(tensor: Input, binary: bytes) -> bytes | None:
+    """The tensor's binary data, all that follows the JSON; None if the data is in the JSON."""
+    size = tensor.parameters.get("binary_data_size")
+    if size is None:
+        if binary:
+            raise BadInference(f"{len(binary)} bytes follow the JSON, but no input has a binary_data_size")
+        if tensor.data is None:
+            raise BadInference(f"the input {tensor.name[:60]!r} has no data")
+        return None
+    if tensor.data is not None:
+        raise BadInference(f"the input {tensor.name[:60]!r} has data in the JSON and a binary_data_size as well")
+    if size != len(binary) or isinstance(size, bool):
+        raise BadInference(f"binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
+    return binary
+
+
+def _pixels(tensor: Input, raw: bytes | None, max_images: int) -> NDArray[np.uint8]:
+    shape = tensor.shape
+    if tensor.datatype != "UINT8" or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+        raise BadInference(f"{IMAGE!r} must be UINT8 [batch, side, side, 3], not {tensor.datatype[:20]} {shape}")
+    _check_batch(shape[0], max_images)
+    count = math.prod(shape)
+    if raw is None:
+        try:
+            values = np.asarray(tensor.data)
+        except ValueError as err:
+            raise BadInference("the rows of 'image' differ in length") from err
+        if values.dtype.kind not in "iu" or (values.size and not (values.min() >= 0 and values.max() <= 255)):
+            raise BadInference("'image' must have whole numbers from 0 to 255")
+        if values.shape not in ((count,), tuple(shape)):
+            raise BadInference(f"the shape {shape} has {count} elements, but the data has the shape {values.shape}")
+        return values.astype(np.uint8).reshape(shape)
+    if len(raw) != count:
+        raise BadInference(f"the shape {shape} has {count} elements, but the data has {len(raw)} bytes")
+    return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _files(tensor: Input, raw: bytes | None, max_images: int) -> list[NDArray[np.uint8]]:
+    shape = tensor.shape
+    if tensor.datatype != "BYTES" or not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        raise BadInference(f"{ENCODED!r} must be BYTES [batch], not {tensor.datatype[:20]} {shape}")
+    _check_batch(shape[0], max_images)
+    files = _base64(tensor.data) if raw is None else _elements(raw)
+    if len(files) != shape[0]:
+        raise BadInference(f"the shape {shape} has {shape[0]} elements, but the data has {len(files)}")
+    return [np.frombuffer(file, np.uint8) for file in files]
+
+
+def _check_batch(batch: int, max_images: int) -> None:
+    if batch < 1:
+        raise BadInference("the batch is empty")
+    if batch > max_images:
+        raise TooLarge(f"{batch} images are over the limit of {max_images} in one request")
+
+
+def _elements(raw: bytes) -> list[bytes]:
+    files = []
+    position = 0
+    while position < len(raw):
+        start = position + _ELEMENT.size
+        if start > len(raw):
+            raise BadInference("the BYTES data ends within an element's length")
+        (length,) = _ELEMENT.unpack_from(raw, position)
+        position = start + length
+        if position > len(raw):
+            raise BadInference("the BYTES data ends within an element")
+        files.append(raw[start:position])
+    return files
+
+
+def _base64(data: Any) -> list[bytes]:
+    items = data if isinstance(data, list) else [data]
+    items = [item for row in items for item in (row if isinstance(row, list) else [row])]
+    try:
+        return [base64.b64decode(item, validate=True) for item in items]
+    except (TypeError, ValueError, binascii.Error) as err:
+        raise BadInference(f"in JSON, {ENCODED!r} must have image files as base64 strings") from err
+
+
+def _output(
+    wanted: Output, values: NDArray[np.float32], labels: Sequence[str]
+) -> tuple[dict[str, Any], bytes | list[bytes]]:
+    """The description of a tensor, and its content: the elements where it is of BYTES."""
+    count = int(wanted.parameters.get("classification", 0))
+    if not count:
+        shape = list(values.shape)
+        return {"name": wanted.name, "datatype": "FP32", "shape": shape}, np.ascontiguousarray(values).tobytes()
+    classes = [
+        f"{row[index]:f}:{index}:{labels[index]}".encode()
+        for row in values
+        for index in np.argsort(-row, kind="stable")[:count]
+    ]
+    shape = [len(values), min(count, values.shape[1])]
+    return {"name": wanted.name, "datatype": "BYTES", "shape": shape}, classes

@@ -1,0 +1,150 @@
+"""What Prometheus and Triton's statistics show, counted in one place."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.span import Span
+
+disable_created_metrics()  # twice the lines, for what a counter's reset shows as well
+
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model as the gauges show it."""
+
+    name: str
+    ready: bool
+    queue: int
+    info: dict[str, str]
+
+
+@dataclass
+class Total:
+    """How often something happened, and the seconds that it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass
+class Totals:
+    """Since the model was first loaded. `images` counts answers, `batches` engine calls by their size."""
+
+    answered: Total = field(default_factory=Total)
+    failed: Total = field(default_factory=Total)
+    queue: Total = field(default_factory=Total)
+    decode: Total = field(default_factory=Total)
+    inference: Total = field(default_factory=Total)
+    batches: dict[int, Total] = field(default_factory=dict)
+    last: float = 0.0  # Unix time of the last engine call
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own. `states` is asked for the models at each scrape."""
+
+    def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.registry.register(_Gauges(states))
+        self.requests = self._counter("requests", "Answered requests", "route", "method", "status")
+        self.request_seconds = self._histogram("request_seconds", "From headers to answer", _REQUEST_SECONDS, "route")
+        self.rejected = self._counter("rejected", "Requests that were refused, by error", "reason")
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "An image's wait, for a decoder and for the engine", _STAGE_SECONDS, "model"
+        )
+        self.decode_seconds = self._histogram(
+            "decode_seconds", "Decoding and resizing an image", _STAGE_SECONDS, "model"
+        )
+        self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_SECONDS, "model")
+        self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_IMAGES, "model")
+        self.decoder_restarts = self._counter("decoder_restarts", "Decoders that had to be replaced", "reason")
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Engines that had to be started again", "model", "reason"
+        )
+        self._models: dict[str, ModelMetrics] = {}
+
+    def model(self, name: str) -> "ModelMetrics":
+        """The metrics of the model called `name`, which outlive its reloads."""
+        return self._models.setdefault(name, ModelMetrics(self, name))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"crossvit_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"crossvit_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class ModelMetrics:
+    """Counts what one model does."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.totals = Totals()
+        self._queue = metrics.queue_seconds.labels(name)
+        self._decode = metrics.decode_seconds.labels(name)
+        self._inference = metrics.inference_seconds.labels(name)
+        self._batch = metrics.batch_images.labels(name)
+        self._restarts = metrics.engine_restarts
+        self._name = name
+
+    def answered(self, queued: float, decode: Span, inference: Span) -> None:
+        """An image has its answer, after waiting for `queued` seconds."""
+        self.totals.queue.add(queued)
+        self.totals.decode.add(decode.seconds)
+        self.totals.inference.add(inference.seconds)
+        self.totals.answered.add(queued + decode.seconds + inference.seconds)
+        self._queue.observe(queued)
+        self._decode.observe(decode.seconds)
+
+    def failed(self, seconds: float) -> None:
+        """An image has none, after `seconds`."""
+        self.totals.failed.add(seconds)
+
+    def batch(self, size: int, span: Span) -> None:
+        """An engine call has come back."""
+        self.totals.batches.setdefault(size, Total()).add(span.seconds)
+        self.totals.last = time.time()
+        self._inference.observe(span.seconds)
+        self._batch.observe(size)
+
+    def engine_restarted(self, reason: str) -> None:
+        self._restarts.labels(self._name, reason).inc()
+
+
+class _Gauges(Collector):
+    def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[Metric]:
+        queue = GaugeMetricFamily("crossvit_queue_images", "Images that wait", labels=["model"])
+        ready = GaugeMetricFamily("crossvit_model_ready", "1 if the model serves", labels=["model"])
+        states = list(self._states())
+        names = sorted({name for state in states for name in state.info})
+        info = GaugeMetricFamily("crossvit_model_info", "What is served", labels=["model", *names])
+        for state in states:
+            queue.add_metric([state.name], state.queue)
+            ready.add_metric([state.name], float(state.ready))
+            if state.info:
+                info.add_metric([state.name, *(state.info[name] for name in names)], 1)
+        return [queue, ready, info]

@@ -1,0 +1,187 @@
+"""The models that are served: found, loaded, replaced and unloaded while others go on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.bundle import Bundle, is_bundle, open_bundle
+from app.errors import BadBundle, LoadFailed, NotReady, ServiceError, UnknownModel
+from app.model import Model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """A model by its name. Without a `model`, `reason` says why there is none."""
+
+    name: str
+    model: Model | None = None
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        """READY, LOADING or UNAVAILABLE, as Triton has it."""
+        if self.model is not None and self.model.fault is None:
+            return "READY"
+        return "LOADING" if self.reason == LOADING else "UNAVAILABLE"
+
+    @property
+    def fault(self) -> str:
+        """Why it is not ready, or why what is on disk could not take its place; empty if all is well."""
+        return (self.model and self.model.fault) or self.reason
+
+
+LOADING = "loading"
+UNLOADED = "unloaded"
+
+
+class Repository:
+    """The bundle at `path`, or every bundle in that folder; a model has the name of its bundle's folder.
+
+    `make` makes a model of a bundle, `preload` are resolutions that are loaded with it if it has them. Raises
+    BadBundle if there is none, or if several have no `default` among them.
+    """
+
+    def __init__(
+        self, path: Path, default: str | None, make: Callable[[Bundle], Model], preload: Sequence[int] = ()
+    ) -> None:
+        self._path = path
+        self._make = make
+        self._preload = preload
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        names = list(self._found())
+        if not names:
+            raise BadBundle(
+                f"no bundle at {path}; make one with: python export/to_onnx.py --variant crossvit_18_dagger"
+            )
+        if default is None and len(names) > 1:
+            raise BadBundle(f"there are several models at {path}; choose one with --default-model: {', '.join(names)}")
+        if default is not None and default not in names:
+            raise BadBundle(f"there is no model {default!r} at {path}; there is {', '.join(names)}")
+        self.default = default or names[0]
+        self._entries = {name: Entry(name, reason=LOADING) for name in names}
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All models that are known, by name: those that are served, and those that could be or have been."""
+        known = dict.fromkeys([*self._entries, *self._found()])
+        return [self._entries.get(name) or Entry(name, reason=UNLOADED) for name in known]
+
+    def model(self, name: str | None = None) -> Model:
+        """The model called `name`, or the default one. Raises UnknownModel, or NotReady while it cannot serve."""
+        entry = self._entries.get(name or self.default)
+        if entry is None:
+            raise UnknownModel(f"there is no model {(name or '')[:60]!r}; GET /models lists those that are served")
+        if entry.model is None:
+            raise NotReady(f"{entry.name} is not served: {entry.reason}", retry_after=5)
+        return entry.model
+
+    async def load_all(self) -> None:
+        """Load every model that was found, the default one first. Raises what kept the default one from loading."""
+        await self.load(self.default)
+        for name in list(self._entries):
+            if name != self.default:
+                try:
+                    await self.load(name)
+                except ServiceError as err:
+                    log.error("%s", err)
+
+    async def load(self, name: str) -> None:
+        """Serve the bundle called `name` as it is on disk now; no-op if that is what is served.
+
+        It is checked, loaded and proven before it takes the place of what was served under its name, which then
+        finishes what it was given. Raises UnknownModel, or LoadFailed: the old one goes on.
+        """
+        async with self._changing:
+            if name not in self._found():
+                raise UnknownModel(f"there is no bundle called {name[:60]!r} to load")
+            entry = self._entries.setdefault(name, Entry(name))
+            if entry.model is None:
+                entry.reason = LOADING
+            try:
+                bundle = await asyncio.to_thread(open_bundle, self._found()[name])
+                if entry.model is not None and entry.model.bundle.hash == bundle.hash:
+                    bundle.close()
+                    return
+                model = await self._start(bundle)
+            except Exception as err:
+                reason = str(err) if isinstance(err, ServiceError) else repr(err)
+                entry.reason = reason
+                if not isinstance(err, ServiceError):
+                    log.exception("%s cannot be loaded", name)
+                raise LoadFailed(f"{name} cannot be loaded: {reason}") from err
+            except BaseException:
+                entry.reason = "loading was interrupted"
+                raise
+            old, entry.model, entry.reason = entry.model, model, ""
+            self._retire(old)
+            log.info("%s is ready: %s, %s", name, model.engine, model.precision)
+
+    async def unload(self, name: str) -> None:
+        """Serve `name` no more; what it was given is finished. UnknownModel if it is not known."""
+        async with self._changing:
+            entry = self._entries.get(name)
+            if entry is None:
+                raise UnknownModel(f"there is no model {name[:60]!r}")
+            old, entry.model, entry.reason = entry.model, None, UNLOADED
+            self._retire(old)
+            if name not in self._found():
+                del self._entries[name]
+            log.info("%s is unloaded", name)
+
+    async def reload(self) -> list[str]:
+        """Serve what is on disk now: load what is new or has changed, unload what is gone, but for the default.
+
+        Returns what went wrong; nothing that was served before is lost by that.
+        """
+        faults = []
+        found = self._found()
+        for name in [*found, *(name for name in list(self._entries) if name not in found)]:
+            try:
+                if name in found:
+                    await self.load(name)
+                elif name != self.default:
+                    await self.unload(name)
+                else:
+                    raise LoadFailed(f"the bundle of {name}, the default model, is gone; it is served as it was")
+            except ServiceError as err:
+                log.error("%s", err)
+                faults.append(str(err))
+        return faults
+
+    async def close(self) -> None:
+        """Let every model finish what it was given, and end it."""
+        for entry in self._entries.values():
+            old, entry.model, entry.reason = entry.model, None, "the service is stopping"
+            self._retire(old)
+        await asyncio.gather(*self._retiring)
+
+    async def _start(self, bundle: Bundle) -> Model:
+        if bundle.warning:
+            log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
+        model = self._make(bundle)
+        try:
+            await model.start([resolution for resolution in self._preload if resolution in bundle.resolutions])
+        except BaseException:
+            await model.close()
+            raise
+        return model
+
+    def _retire(self, model: Model | None) -> None:
+        if model is not None:
+            task = asyncio.create_task(model.close())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _found(self) -> dict[str, Path]:
+        if is_bundle(self._path):
+            return {self._path.absolute().name: self._path}
+        try:
+            folders = sorted(path for path in self._path.iterdir() if is_bundle(path) and not path.name.startswith("."))
+        except OSError:
+            return {}
+        return {path.name: path for path in folders}

@@ -1,0 +1,195 @@
+"""uvicorn, with deadlines for slow clients and a way to stop that loses nothing."""
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+from asyncio import TimerHandle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import BadParameter
+from app.repository import Repository
+from app.service import Service
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MAX_HEADER_BYTES = 64 * 1024
+_REFUSED = (
+    b"HTTP/1.1 %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\nConnection: close\r\n"
+    b"X-Content-Type-Options: nosniff\r\n\r\n%s"
+)
+
+
+class Server(uvicorn.Server):
+    """Serves `app`, made with `settings`, until SIGTERM or Ctrl-C.
+
+    SIGTERM turns readiness off at once; everything goes on for `grace_seconds`, so that whoever balances the load can
+    see it. Then the port closes, and what was accepted is finished within `drain_seconds`. Ctrl-C, or a second signal,
+    skips the grace. SIGHUP has the models on disk read again.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                http=_protocol(settings),
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=math.ceil(settings.keep_alive_seconds),
+                timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+            )
+        )
+        self._settings = settings
+        self._service: Service = app.state.service
+        self._reloads: set[asyncio.Task[Any]] = set()
+
+    def run_until_stopped(self) -> None:
+        """Bind, serve, drain. Raises BadParameter where a port cannot be had, before anything is loaded."""
+        sockets = [_bind(self._settings.host, self._settings.port, self.config.backlog)]
+        if self._settings.admin_port is not None:
+            admin = _bind(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
+            self._service.access.admin_port = admin.getsockname()[1]
+            sockets.append(admin)
+        self.run(sockets=sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: self._terminate,
+            signal.SIGINT: self._stop,
+            signal.SIGHUP: self._reload,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _terminate(self) -> None:
+        if self._service.stopping or not self.started:
+            self._stop()
+            return
+        log.info("stopping: not ready any more, the port closes in %g s", self._settings.grace_seconds)
+        self._service.stopping = True
+        asyncio.get_running_loop().call_later(self._settings.grace_seconds, self._stop)
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            return
+        self._service.stopping = True
+        self.should_exit = True
+
+    def _reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(_reload(self._service.repository))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+
+async def _reload(repository: Repository) -> None:
+    log.info("reading the models on disk again")
+    await repository.reload()
+
+
+def _bind(host: str, port: int, backlog: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as err:
+        raise BadParameter(f"cannot listen on {host}:{port}: {err.strerror}") from err
+    address, number = bound.getsockname()[:2]
+    log.info("listening on http://%s:%d", f"[{address}]" if ":" in address else address, number)
+    return bound
+
+
+def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
+    class Connection(_Connection):
+        limits = settings
+
+    return Connection
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is cut off if its client is slow: with headers, with a body, or with reading the answer.
+
+    The application answers a slow body itself; what is cut off here is a client that goes on after its answer.
+    """
+
+    limits: Settings
+    _timer: TimerHandle | None = None
+    _head_bytes = 0
+    _in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            log.warning("more than %d connections: one is closed", self.limits.max_connections)
+            transport.abort()
+            return
+        self._within(self.limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._within(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._timer is None:
+                self._within(self.limits.header_seconds)  # the next request of a connection that was kept
+        super().data_received(data)
+        if self._in_head and self._head_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
+            self._refuse(b"431 Request Header Fields Too Large", "the request's headers are too long")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        # Longer than the application's own, which answers: this one ends what goes on after the answer.
+        self._within(self.limits.body_seconds + 5)
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+        self._within(None)
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._within(self.limits.body_seconds)  # for reading the answer
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._within(None)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002, the parser's words are not ours
+        self._refuse(b"400 Bad Request", "this is not HTTP/1.1")
+
+    def _refuse(self, status: bytes, detail: str) -> None:
+        title = status[4:].decode()
+        body = f'{{"type":"about:blank","title":"{title}","status":{int(status[:3])},"detail":"{detail}"}}'.encode()
+        self.transport.write(_REFUSED % (status, len(body), body))
+        self.transport.close()
+
+    def _within(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._too_slow)
+
+    def _too_slow(self) -> None:
+        log.info("a slow client is cut off: %s", self.client[0] if self.client else "")
+        self.transport.abort()

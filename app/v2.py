@@ -1,0 +1,405 @@
+"""The Open Inference Protocol (V2) over REST, with the extensions of Triton that app/inference.py names.
+
+Source: the Open Inference Protocol's REST specification; Triton's documents of its extensions for binary tensor data,
+classification, model configuration, model repository and statistics. A model has one version, "1".
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.access import Level
+from app.deadline import before
+from app.engines.engine import OUTPUTS
+from app.errors import (
+    BadInference,
+    BadParameter,
+    EngineFailed,
+    Forbidden,
+    LoadFailed,
+    NotReady,
+    QueueFull,
+    SlowClient,
+    TooLarge,
+    TooLate,
+    Unauthorized,
+    UnknownModel,
+)
+from app.inference import (
+    BINARY,
+    ENCODED,
+    ENCODINGS,
+    IMAGE,
+    LENGTH_HEADER,
+    InferenceRequest,
+    compress,
+    output_name,
+    write,
+)
+from app.metrics import Total, Totals
+from app.model import Answer, Model
+from app.problems import responses
+from app.routes import check_ready
+from app.service import Here, Service, caller, while_connected
+
+VERSION = "1"
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+model_router = APIRouter()  # of one model
+
+Name = Annotated[str, Path(description="the name of a model")]
+Version = Annotated[str, Path(description="its version; there is '1'")]
+
+_CLOSED = (Unauthorized, Forbidden)
+_KNOWN = responses(*_CLOSED, UnknownModel, NotReady, inference=True)
+_READY = responses(*_CLOSED, NotReady, inference=True)
+_INFERRING = responses(
+    BadInference,
+    *_CLOSED,
+    UnknownModel,
+    SlowClient,
+    TooLarge,
+    QueueFull,
+    EngineFailed,
+    NotReady,
+    TooLate,
+    inference=True,
+)
+_ADMIN = responses(*_CLOSED, UnknownModel, LoadFailed, inference=True)
+_key = [caller(Level.KEY)]
+_admin = [caller(Level.ADMIN)]
+
+
+class Live(BaseModel):
+    live: bool = True
+
+
+class Ready(BaseModel):
+    ready: bool = True
+
+
+class ServerMetadata(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class LoadRequest(BaseModel):
+    parameters: dict[str, Any] = {}
+
+
+class IndexEntry(BaseModel):
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@router.get("", dependencies=_key, responses=responses(*_CLOSED, inference=True))
+async def server() -> ServerMetadata:
+    """What this server is."""
+    return ServerMetadata(name="crossvit", version=version("crossvit"), extensions=EXTENSIONS)
+
+
+@router.get("/health/live", responses=responses(*_CLOSED, inference=True))
+async def live(request: Request, here: Here) -> Live:
+    """The process answers."""
+    await here.admit(request, Level[here.settings.health_access.upper()])
+    return Live()
+
+
+@router.get("/health/ready", responses=_READY)
+async def ready(request: Request, here: Here) -> Ready:
+    """The default model can be asked."""
+    await here.admit(request, Level[here.settings.health_access.upper()])
+    await check_ready(here)
+    return Ready()
+
+
+@router.get("/models/stats", dependencies=_key, responses=responses(*_CLOSED, inference=True))
+async def all_statistics(here: Here) -> dict[str, Any]:
+    """The statistics of all models that are served."""
+    served = [entry.model for entry in here.repository.entries if entry.model is not None]
+    return {"model_stats": [_statistics(model) for model in served]}
+
+
+@model_router.get("", dependencies=_key, responses=_KNOWN)
+async def metadata(here: Here, name: Name) -> ModelMetadata:
+    """The inputs and outputs of a model. A request has one of the inputs."""
+    model = here.repository.model(name)
+    classes = model.bundle.manifest.classes
+    return ModelMetadata(
+        name=name,
+        versions=[VERSION],
+        platform=f"crossvit_{model.engine}",
+        inputs=[
+            TensorMetadata(name=IMAGE, datatype="UINT8", shape=[-1, -1, -1, 3]),
+            TensorMetadata(name=ENCODED, datatype="BYTES", shape=[-1]),
+        ],
+        outputs=[TensorMetadata(name=output, datatype="FP32", shape=[-1, classes]) for output in OUTPUTS],
+    )
+
+
+@model_router.get("/ready", dependencies=_key, responses=_KNOWN)
+async def model_ready(here: Here, name: Name) -> Ready:
+    """The model can be asked."""
+    await check_ready(here, name)
+    return Ready()
+
+
+@model_router.get("/config", dependencies=_key, responses=_KNOWN)
+async def config(here: Here, name: Name) -> dict[str, Any]:
+    """The model's configuration, as far as Triton's has names for it."""
+    model = here.repository.model(name)
+    classes = model.bundle.manifest.classes
+    return {
+        "name": name,
+        "platform": f"crossvit_{model.engine}",
+        "backend": "crossvit",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": here.settings.max_images,
+        "input": [
+            {"name": IMAGE, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
+            {"name": ENCODED, "data_type": "TYPE_STRING", "dims": [], "optional": True},
+        ],
+        "output": [{"name": output, "data_type": "TYPE_FP32", "dims": [classes]} for output in OUTPUTS],
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+        "dynamic_batching": {"preferred_batch_size": [here.settings.max_batch]},
+    }
+
+
+@model_router.get("/stats", dependencies=_key, responses=_KNOWN)
+async def statistics(here: Here, name: Name) -> dict[str, Any]:
+    """What the model has done since it was first loaded; times in nanoseconds."""
+    return {"model_stats": [_statistics(here.repository.model(name))]}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A JSON schema without references, which do not reach out of an OpenAPI operation."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
+    return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema
+
+
+_REQUEST = InferenceRequest.model_json_schema()
+_INFER = {
+    "requestBody": {
+        "required": True,
+        "description": "one input, `image` (UINT8) or `encoded` (BYTES: image files; in JSON as base64 strings)",
+        "content": {
+            "application/json": {"schema": _inlined(_REQUEST, _REQUEST["$defs"])},
+            BINARY: {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+}
+_INFERRED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/json": {"schema": {"type": "object", "required": ["model_name", "outputs"]}},
+            BINARY: {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
+
+
+@model_router.post(
+    "/infer",
+    dependencies=[caller(Level.KEY, limited=True)],
+    response_class=Response,
+    responses=_INFERRED | _INFERRING,
+    openapi_extra=_INFER,
+)
+async def infer(request: Request, here: Here, name: Name) -> Response:
+    """The logits, or with `classification` the best classes, for the images in one tensor."""
+    deadline = here.deadline(request)
+    encoding, json_bytes = _framing(request)
+    model = here.repository.model(name)
+    with model.in_use(), here.bodies.holding(request) as body:
+        model.check()
+        work = _infer(here, model, await body.whole(), encoding, json_bytes, deadline)
+        asked, answers = await while_connected(request, work)
+    slowest = max(answers, key=lambda answer: answer.inference.end)
+    request.state.stages += [("queue", slowest.queue), ("inference", slowest.inference)]
+    outputs = dict(zip(OUTPUTS, np.stack([answer.outputs for answer in answers], axis=1), strict=True))
+    labels = [label.label for label in model.bundle.labels]
+    return _response(request, *write(asked, name, VERSION, outputs, labels))
+
+
+@router.post("/repository/index", dependencies=_key, responses=responses(*_CLOSED, inference=True))
+async def index(here: Here) -> list[IndexEntry]:
+    """Every model that is known, served or not."""
+    return [
+        IndexEntry(name=entry.name, version=VERSION, state=entry.state, reason=entry.fault)
+        for entry in here.repository.entries
+    ]
+
+
+@router.post("/repository/models/{name}/load", dependencies=_admin, responses=_ADMIN)
+async def load(request: Request, here: Here, name: Name) -> dict[str, Any]:
+    """Serve the bundle as it is on disk now. A model that is served already goes on until the new one is proven."""
+    if await _parameters(request, here):
+        raise LoadFailed("a model is what its bundle says: parameters are not taken")
+    await here.repository.load(name)
+    return {}
+
+
+@router.post("/repository/models/{name}/unload", dependencies=_admin, responses=_ADMIN)
+async def unload(here: Here, name: Name) -> dict[str, Any]:
+    """Serve the model no more; what it was given is finished, then its memory is free."""
+    await here.repository.unload(name)
+    return {}
+
+
+async def _infer(
+    here: Service, model: Model, body: bytes, encoding: str, json_bytes: int | None, deadline: float
+) -> tuple[InferenceRequest, Sequence[Answer]]:
+    """The request without its data, and an answer for each image; all, or the first error."""
+    limits = [here.settings.max_body_bytes, here.settings.max_images]
+    with model.room():  # reading it costs as much as an image
+        async with before(deadline):
+            values, tensors, _ = await here.decoders.call("inference", [encoding, json_bytes, *limits], body)
+    asked = InferenceRequest.model_validate(values[0])
+    for output in asked.outputs:
+        output_name(output, OUTPUTS)
+    if asked.inputs[0].name == IMAGE:
+        resolution = _resolution_of(model, tensors[0].shape[1])
+        with model.room(len(tensors[0])) as places:
+            return asked, await _all(
+                model.pixels(place, image, resolution, deadline)
+                for place, image in zip(places, tensors[0], strict=True)
+            )
+    resolution = _asked_resolution(model, asked)
+    with model.room(len(tensors)) as places:
+        return asked, await _all(
+            model.file(place, file.tobytes(), resolution, deadline) for place, file in zip(places, tensors, strict=True)
+        )
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _known_version(name: Name, version: Version) -> None:
+    """UnknownModel unless the model has this version."""
+    if version != VERSION:
+        raise UnknownModel(f"{name[:60]!r} has no version {version[:20]!r}; there is {VERSION!r}")
+
+
+def _framing(request: Request) -> tuple[str, int | None]:
+    """The encoding of the body, "" if it has none, and the length of its JSON where binary tensors follow."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in (*ENCODINGS, "identity"):
+        raise BadInference(f"the Content-Encoding {encoding[:20]!r} is not known; one of {', '.join(ENCODINGS)}")
+    length = request.headers.get(LENGTH_HEADER)
+    if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 12):
+        raise BadInference(f"{LENGTH_HEADER} is not a number of bytes")
+    return encoding.removeprefix("identity"), None if length is None else int(length)
+
+
+def _resolution_of(model: Model, side: int) -> int:
+    """The resolution whose images the network sees with `side` pixels."""
+    offered = {steps.crop: resolution for resolution, steps in model.bundle.manifest.preprocessing.items()}
+    if side not in offered:
+        sides = ", ".join(map(str, sorted(offered)))
+        raise BadInference(f"{IMAGE!r} of {side} pixels a side is not served; one of {sides}, or send {ENCODED!r}")
+    return offered[side]
+
+
+def _asked_resolution(model: Model, asked: InferenceRequest) -> int:
+    value = asked.parameters.get("resolution", asked.inputs[0].parameters.get("resolution"))
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise BadInference("the parameter 'resolution' is a whole number, such as 224")
+    try:
+        return model.resolution(value)
+    except BadParameter as err:
+        raise BadInference(str(err)) from err
+
+
+def _response(request: Request, body: bytes, json_bytes: int | None) -> Response:
+    headers = {"Vary": "Accept-Encoding"}
+    if json_bytes is not None:
+        headers[LENGTH_HEADER] = str(json_bytes)
+    accepted = [item.partition(";") for item in request.headers.get("Accept-Encoding", "").lower().split(",")]
+    welcome = {name.strip() for name, _, weight in accepted if weight.strip() not in ("q=0", "q=0.0")}
+    encoding = next((encoding for encoding in ENCODINGS if encoding in welcome), None)
+    if encoding is not None:
+        headers["Content-Encoding"] = encoding
+        body = compress(body, encoding)
+    return Response(body, headers=headers, media_type="application/json" if json_bytes is None else BINARY)
+
+
+async def _parameters(request: Request, here: Service) -> dict[str, Any]:
+    """The parameters of a load; {} where the body is empty, as a stock client's may be."""
+    with here.bodies.holding(request) as body:
+        raw = await body.whole()
+    try:
+        return LoadRequest.model_validate_json(raw or b"{}").parameters
+    except ValidationError as err:
+        raise LoadFailed("the body is not JSON with parameters") from err
+
+
+def _statistics(model: Model) -> dict[str, Any]:
+    totals: Totals = model.metrics.totals
+    return {
+        "name": model.bundle.name,
+        "version": VERSION,
+        "last_inference": int(1000 * totals.last),
+        "inference_count": totals.answered.count,
+        "execution_count": sum(total.count for total in totals.batches.values()),
+        "inference_stats": {
+            "success": _total(totals.answered),
+            "fail": _total(totals.failed),
+            "queue": _total(totals.queue),
+            "compute_input": _total(totals.decode),
+            "compute_infer": _total(totals.inference),
+            "compute_output": _total(Total()),
+            "cache_hit": _total(Total()),
+            "cache_miss": _total(Total()),
+        },
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": _total(Total()),
+                "compute_infer": _total(total),
+                "compute_output": _total(Total()),
+            }
+            for size, total in sorted(totals.batches.items())
+        ],
+    }
+
+
+def _total(total: Total) -> dict[str, int]:
+    return {"count": total.count, "ns": int(1e9 * total.seconds)}
+
+
+router.include_router(model_router, prefix="/models/{name}")
+router.include_router(model_router, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_known_version)])

@@ -1,0 +1,125 @@
+"""Around every request: its id, its line in the log, its metrics, its trace, and the headers of every response."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.metrics import Metrics
+from app.tracing import Tracing
+
+HEADER = "X-Request-ID"
+PROBES = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+
+_SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-site",
+    "Cache-Control": "no-store",
+}
+# Swagger's page runs a script of its own and calls the service.
+_DOCS = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+
+log = structlog.get_logger("app.request")
+
+
+class Watch:
+    """ASGI middleware; outermost, so that it sees what the others answer, defects too.
+
+    Sets `request.state.request_id` (the client's own X-Request-ID, if it is a sane one) and `started`; reads `caller`
+    and `stages` if a route has set them. While `stopping`, connections are not kept. `defect` answers what nobody else
+    has caught.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        tracing: Tracing | None,
+        stopping: Callable[[], bool],
+        defect: Callable[[Request, Exception], Response],
+    ) -> None:
+        self._app = app
+        self._defect = defect
+        self._metrics = metrics
+        self._tracing = tracing
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
+        request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state |= {"request_id": request_id, "started": time.perf_counter(), "stages": [], "caller": ""}
+        status = 499  # nothing was sent
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._add_headers(scope, MutableHeaders(scope=message), request_id)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as err:
+            if status != 499:
+                raise  # half an answer is out: the connection has to end
+            await self._defect(Request(scope), err)(scope, receive, send_with_headers)
+        finally:
+            self._note(scope, headers, status)
+
+    def _add_headers(self, scope: Scope, headers: MutableHeaders, request_id: str) -> None:
+        headers[HEADER] = request_id
+        for name, value in _SECURITY.items():
+            headers.setdefault(name, value)
+        if scope["path"].startswith("/docs"):
+            headers["Content-Security-Policy"] = _DOCS
+        if self._stopping():
+            headers["Connection"] = "close"
+
+    def _note(self, scope: Scope, headers: Headers, status: int) -> None:
+        state = scope["state"]
+        seconds = time.perf_counter() - state["started"]
+        route = _route(scope)
+        method = scope["method"] if route != "other" else "other"  # what a client makes up must not make metrics
+        self._metrics.requests.labels(route, method, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        log.log(
+            logging.DEBUG if route in PROBES else logging.INFO,
+            "request",
+            method=scope["method"],
+            path=scope["path"][:200],
+            status=status,
+            ms=round(1000 * seconds, 1),
+            request_id=state["request_id"],
+            client=(scope.get("client") or ("",))[0],
+            caller=state["caller"],
+            **{name: round(1000 * span.seconds, 1) for name, span in state["stages"][:3]},
+        )
+        if self._tracing is not None and route not in PROBES:
+            self._tracing.record(scope["method"], route, status, headers, state)
+
+
+def _route(scope: Scope) -> str:
+    """The path with its parameters' names instead of their values; "other" for what no route has taken."""
+    if "route" not in scope:
+        return "other"
+    path = str(scope["path"])
+    for name, value in scope.get("path_params", {}).items():
+        path = path.replace(f"/{value}", f"/{{{name}}}", 1)
+    return path
