@@ -2,6 +2,7 @@
 
 Source: the Open Inference Protocol (V2), REST, and Triton's extensions for binary tensor data, classification and HTTP
 compression. A request has one input: `image`, the very pixels that the network sees, or `encoded`, image files.
+A raw binary request, one image file without any JSON, is a request for all outputs in binary.
 """
 
 import base64
@@ -10,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,35 +29,39 @@ _ELEMENT = struct.Struct("<I")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 ENCODINGS = tuple(_WINDOW_BITS)
 
-Parameters = dict[str, str | int | float | bool]
+# What is not data crosses to the service and back to the client: it is short.
+Text = Annotated[str, Field(max_length=1000)]
+Parameters = Annotated[dict[Text, Text | int | float | bool], Field(max_length=32)]
 
 
-class Input(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class Input(_Strict):
     """A tensor: `image`, UINT8 [batch, side, side, 3], or `encoded`, BYTES [batch] (in JSON as base64)."""
 
-    name: str
+    name: Text
     shape: Annotated[list[Annotated[int, Field(ge=0, le=1 << 31)]], Field(max_length=8)]
-    datatype: str
+    datatype: Text
     parameters: Parameters = {}
     data: Any = None
 
 
-class Output(BaseModel):
+class Output(_Strict):
     """An output that is asked for; `binary_data` and `classification` (how many classes) are its parameters."""
 
-    name: str
+    name: Text
     parameters: Parameters = {}
 
 
-class InferenceRequest(BaseModel):
+class InferenceRequest(_Strict):
     """The JSON of a request. `resolution` is a parameter for `encoded` inputs."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["inputs"]})
-
-    id: str | None = None
+    id: Text | None = None
     parameters: Parameters = {}
     inputs: Annotated[list[Input], Field(min_length=1, max_length=8)]
-    outputs: Annotated[list[Output], Field(max_length=64)] = []
+    outputs: Annotated[list[Output], Field(max_length=8)] = []
 
 
 def read(
@@ -64,17 +70,20 @@ def read(
     """The request in `body` without its data, and its images.
 
     For an `image` input that is one array (batch, side, side, 3), for `encoded` one array of bytes for each image.
-    `encoding` is "gzip", "deflate" or "", `json_bytes` the length of the JSON where binary tensors follow it. Raises
-    BadInference, and TooLarge beyond `max_bytes` after decompression or `max_images`.
+    `encoding` is "gzip", "deflate" or "", `json_bytes` the length of the JSON where binary tensors follow it, 0 for a
+    raw binary request. Raises BadInference, and TooLarge beyond `max_bytes` after decompression or `max_images`.
     """
     if encoding:
         body = _decompressed(body, encoding, max_bytes)
     if json_bytes is not None and json_bytes > len(body):
         raise BadInference(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
+    if json_bytes == 0:
+        tensor = Input(name=ENCODED, shape=[1], datatype="BYTES")
+        request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
+        return request, [np.frombuffer(body, np.uint8)]
     request = _parse(body if json_bytes is None else body[:json_bytes])
+    _check(request)
     tensor = request.inputs[0]
-    if len(request.inputs) > 1:
-        raise BadInference(f"one input is taken, {IMAGE!r} or {ENCODED!r}, not {len(request.inputs)}")
     raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
     if tensor.name == IMAGE:
         images = [_pixels(tensor, raw, max_images)]
@@ -91,17 +100,17 @@ def write(
 ) -> tuple[bytes, int | None]:
     """The response to `request`, and the length of its JSON if binary tensors follow it.
 
-    `outputs` are all that the model has, each (batch, classes); those that were asked for are sent, or all. Raises
-    BadInference if there is none of a name.
+    `outputs` are all that the model has, each (batch, classes); those that were asked for are sent, or all. Raises as
+    check_output.
     """
     described = []
     binary = []
+    all_binary = _flag(request.parameters, "binary_data_output")
     for wanted in request.outputs or [Output(name=name) for name in outputs]:
-        tensor, content = _output(wanted, outputs[output_name(wanted, outputs)], labels)
-        if wanted.parameters.get("binary_data", request.parameters.get("binary_data_output", False)):
-            raw = (
-                b"".join(_ELEMENT.pack(len(item)) + item for item in content) if isinstance(content, list) else content
-            )
+        check_output(wanted, list(outputs))
+        tensor, content = _output(wanted, outputs[wanted.name], labels)
+        if _flag(wanted.parameters, "binary_data", all_binary):
+            raw = content if isinstance(content, bytes) else b"".join(map(_element, content))
             described.append(tensor | {"parameters": {"binary_data_size": len(raw)}})
             binary.append(raw)
         elif isinstance(content, list):
@@ -115,14 +124,14 @@ def write(
     return b"".join([head, *binary]), len(head) if binary else None
 
 
-def output_name(wanted: Output, outputs: Sequence[str] | dict[str, Any]) -> str:
-    """The name of the wanted output; BadInference if there is none of it, or its parameters cannot be."""
-    if wanted.name not in outputs:
-        raise BadInference(f"there is no output {wanted.name[:60]!r}; one of {', '.join(outputs)}")
+def check_output(wanted: Output, names: Sequence[str]) -> None:
+    """BadInference if the wanted output is none of `names`, or its parameters cannot be."""
+    if wanted.name not in names:
+        raise BadInference(f"there is no output {wanted.name[:60]!r}; one of {', '.join(names)}")
+    _flag(wanted.parameters, "binary_data")
     count = wanted.parameters.get("classification", 0)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise BadInference("the parameter 'classification' is a number of classes, 1 or more")
-    return wanted.name
 
 
 def compress(body: bytes, encoding: str) -> bytes:
@@ -141,6 +150,8 @@ def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
         raise TooLarge(f"the request body is over the limit of {max_bytes:,} bytes after decompression")
     if not unpacker.eof:
         raise BadInference(f"the body's {encoding} data is incomplete")
+    if unpacker.unused_data:
+        raise BadInference(f"{len(unpacker.unused_data)} bytes follow the body's {encoding} data")
     return plain
 
 
@@ -149,9 +160,30 @@ def _parse(head: bytes) -> InferenceRequest:
         return InferenceRequest.model_validate(from_json(head, allow_inf_nan=False))
     except ValidationError as err:
         first = err.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise BadInference(f"{'.'.join(map(str, first['loc'])) or 'the request'}: {first['msg']}") from err
+        where = ".".join(map(str, first["loc"]))[:100]
+        raise BadInference(f"{where or 'the request'}: {first['msg']}") from err
     except ValueError as err:
         raise BadInference(f"the request is not JSON: {err}"[:300]) from err
+
+
+def _check(request: InferenceRequest) -> None:
+    """BadInference for what can be seen without knowing the model's outputs."""
+    if len(request.inputs) > 1:
+        raise BadInference(f"one input is taken, {IMAGE!r} or {ENCODED!r}, not {len(request.inputs)}")
+    if len({output.name for output in request.outputs}) < len(request.outputs):
+        raise BadInference("an output is asked for more than once")
+    tensors: list[Input | Output] = [*request.inputs, *request.outputs]
+    for tensor in tensors:
+        if "shared_memory_region" in tensor.parameters:
+            raise BadInference(f"{tensor.name[:60]!r} cannot be in shared memory; send or take it with the request")
+    _flag(request.parameters, "binary_data_output")
+
+
+def _flag(parameters: Parameters, name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadInference(f"the parameter {name!r} is true or false")
+    return value
 
 
 def _raw(tensor: Input, binary: bytes) -> bytes | None:
@@ -172,23 +204,30 @@ def _raw(tensor: Input, binary: bytes) -> bytes | None:
 
 def _pixels(tensor: Input, raw: bytes | None, max_images: int) -> NDArray[np.uint8]:
     shape = tensor.shape
-    if tensor.datatype != "UINT8" or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+    if tensor.datatype != "UINT8" or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
         raise BadInference(f"{IMAGE!r} must be UINT8 [batch, side, side, 3], not {tensor.datatype[:20]} {shape}")
     _check_batch(shape[0], max_images)
-    count = math.prod(shape)
     if raw is None:
-        try:
-            values = np.asarray(tensor.data)
-        except ValueError as err:
-            raise BadInference("the rows of 'image' differ in length") from err
-        if values.dtype.kind not in "iu" or (values.size and not (values.min() >= 0 and values.max() <= 255)):
-            raise BadInference("'image' must have whole numbers from 0 to 255")
-        if values.shape not in ((count,), tuple(shape)):
-            raise BadInference(f"the shape {shape} has {count} elements, but the data has the shape {values.shape}")
-        return values.astype(np.uint8).reshape(shape)
+        raw = _octets(tensor.data, shape)
+    count = math.prod(shape)
     if len(raw) != count:
-        raise BadInference(f"the shape {shape} has {count} elements, but the data has {len(raw)} bytes")
+        raise BadInference(f"the shape {shape} has {count} elements, but the data has {len(raw)}")
     return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _octets(rows: Any, shape: list[int]) -> bytes:
+    """The numbers in `rows`, one list or lists in lists as `shape` has it."""
+    if not isinstance(rows, list):
+        raise BadInference(f"the data of {IMAGE!r} is a list of numbers")
+    if rows and isinstance(rows[0], list):
+        for length in shape[1:]:
+            if not all(isinstance(row, list) and len(row) == length for row in rows):
+                raise BadInference(f"the lists in {IMAGE!r} are not as long or deep as its shape {shape}")
+            rows = list(chain.from_iterable(rows))
+    # NumPy would turn 1.5 and "1" into 1, and make every element as long as the longest string.
+    if not set(map(type, rows)) <= {int} or (rows and (min(rows) < 0 or max(rows) > 255)):
+        raise BadInference(f"{IMAGE!r} must have whole numbers from 0 to 255")
+    return bytes(rows)
 
 
 def _files(tensor: Input, raw: bytes | None, max_images: int) -> list[NDArray[np.uint8]]:
@@ -207,6 +246,10 @@ def _check_batch(batch: int, max_images: int) -> None:
         raise BadInference("the batch is empty")
     if batch > max_images:
         raise TooLarge(f"{batch} images are over the limit of {max_images} in one request")
+
+
+def _element(content: bytes) -> bytes:
+    return _ELEMENT.pack(len(content)) + content
 
 
 def _elements(raw: bytes) -> list[bytes]:

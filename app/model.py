@@ -70,6 +70,7 @@ class Model:
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
         self._users = 0
+        self._closing = False
         self._unused = asyncio.Event()
         self._engines: dict[int, LiveEngine] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
@@ -96,7 +97,10 @@ class Model:
                 self._unused.set()
 
     async def close(self) -> None:
-        """Wait until nobody uses it, and end its engines."""
+        """Wait until nobody uses it, and end its engines; again is a no-op."""
+        if self._closing:
+            return
+        self._closing = True
         while self._users:
             self._unused.clear()
             await self._unused.wait()

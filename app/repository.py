@@ -41,8 +41,8 @@ UNLOADED = "unloaded"
 class Repository:
     """The bundle at `path`, or every bundle in that folder; a model has the name of its bundle's folder.
 
-    `make` makes a model of a bundle, `preload` are resolutions that are loaded with it if it has them. Raises
-    BadBundle if there is none, or if several have no `default` among them.
+    `make` makes a model of a bundle. `preload` are resolutions that are loaded with each model that has them, as the
+    default one must. Raises BadBundle if there is no bundle, or if several have no `default` among them.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class Repository:
         if entry is None:
             raise UnknownModel(f"there is no model {(name or '')[:60]!r}; GET /models lists those that are served")
         if entry.model is None:
-            raise NotReady(f"{entry.name} is not served: {entry.reason}", retry_after=5)
+            loading = entry.reason == LOADING
+            why = "is loading" if loading else f"is not served: {entry.reason}"
+            raise NotReady(f"{entry.name} {why}", retry_after=5 if loading else None)
         return entry.model
 
     async def load_all(self) -> None:
@@ -163,9 +165,13 @@ class Repository:
     async def _start(self, bundle: Bundle) -> Model:
         if bundle.warning:
             log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
+        missing = [resolution for resolution in self._preload if resolution not in bundle.resolutions]
+        if missing and bundle.name == self.default:
+            offered = ", ".join(map(str, bundle.resolutions))
+            raise BadBundle(f"cannot preload {missing[0]}: the bundle at {bundle.path} has {offered}")
         model = self._make(bundle)
         try:
-            await model.start([resolution for resolution in self._preload if resolution in bundle.resolutions])
+            await model.start([resolution for resolution in self._preload if resolution not in missing])
         except BaseException:
             await model.close()
             raise

@@ -5,9 +5,10 @@ classification, model configuration, model repository and statistics. A model ha
 """
 
 import asyncio
+import re
 from collections.abc import Coroutine, Iterable, Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -17,11 +18,13 @@ from app.access import Level
 from app.deadline import before
 from app.engines.engine import OUTPUTS
 from app.errors import (
+    BadImage,
     BadInference,
     BadParameter,
     EngineFailed,
     Forbidden,
     LoadFailed,
+    NotAnImage,
     NotReady,
     QueueFull,
     SlowClient,
@@ -37,8 +40,8 @@ from app.inference import (
     IMAGE,
     LENGTH_HEADER,
     InferenceRequest,
+    check_output,
     compress,
-    output_name,
     write,
 )
 from app.metrics import Total, Totals
@@ -46,6 +49,8 @@ from app.model import Answer, Model
 from app.problems import responses
 from app.routes import check_ready
 from app.service import Here, Service, caller, while_connected
+
+Asked = TypeVar("Asked", bound=BaseModel)
 
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
@@ -55,6 +60,8 @@ model_router = APIRouter()  # of one model
 
 Name = Annotated[str, Path(description="the name of a model")]
 Version = Annotated[str, Path(description="its version; there is '1'")]
+
+_WEIGHT = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)")
 
 _CLOSED = (Unauthorized, Forbidden)
 _KNOWN = responses(*_CLOSED, UnknownModel, NotReady, inference=True)
@@ -69,9 +76,12 @@ _INFERRING = responses(
     EngineFailed,
     NotReady,
     TooLate,
+    NotAnImage,
+    BadImage,
     inference=True,
 )
-_ADMIN = responses(*_CLOSED, UnknownModel, LoadFailed, inference=True)
+_ADMIN = responses(*_CLOSED, UnknownModel, LoadFailed, SlowClient, TooLarge, inference=True)
+_INDEX = responses(*_CLOSED, BadInference, SlowClient, TooLarge, inference=True)
 _key = [caller(Level.KEY)]
 _admin = [caller(Level.ADMIN)]
 
@@ -82,6 +92,10 @@ class Live(BaseModel):
 
 class Ready(BaseModel):
     ready: bool = True
+
+
+class ModelReady(Ready):
+    name: str
 
 
 class ServerMetadata(BaseModel):
@@ -108,6 +122,10 @@ class ModelMetadata(BaseModel):
 
 class LoadRequest(BaseModel):
     parameters: dict[str, Any] = {}
+
+
+class IndexRequest(BaseModel):
+    ready: bool = False
 
 
 class IndexEntry(BaseModel):
@@ -163,10 +181,10 @@ async def metadata(here: Here, name: Name) -> ModelMetadata:
 
 
 @model_router.get("/ready", dependencies=_key, responses=_KNOWN)
-async def model_ready(here: Here, name: Name) -> Ready:
+async def model_ready(here: Here, name: Name) -> ModelReady:
     """The model can be asked."""
     await check_ready(here, name)
-    return Ready()
+    return ModelReady(name=name)
 
 
 @model_router.get("/config", dependencies=_key, responses=_KNOWN)
@@ -203,6 +221,11 @@ def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
             return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
         return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
     return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema
+
+
+def _may_have(kind: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI description of a body that may be empty."""
+    return {"requestBody": {"content": {"application/json": {"schema": kind.model_json_schema()}}}}
 
 
 _REQUEST = InferenceRequest.model_json_schema()
@@ -244,24 +267,27 @@ async def infer(request: Request, here: Here, name: Name) -> Response:
         asked, answers = await while_connected(request, work)
     slowest = max(answers, key=lambda answer: answer.inference.end)
     request.state.stages += [("queue", slowest.queue), ("inference", slowest.inference)]
-    outputs = dict(zip(OUTPUTS, np.stack([answer.outputs for answer in answers], axis=1), strict=True))
-    labels = [label.label for label in model.bundle.labels]
-    return _response(request, *write(asked, name, VERSION, outputs, labels))
+    # Away from the event loop: many images make megabytes of JSON.
+    return await asyncio.to_thread(_response, request.headers.get("Accept-Encoding", ""), asked, model, name, answers)
 
 
-@router.post("/repository/index", dependencies=_key, responses=responses(*_CLOSED, inference=True))
-async def index(here: Here) -> list[IndexEntry]:
-    """Every model that is known, served or not."""
+@router.post("/repository/index", dependencies=_key, responses=_INDEX, openapi_extra=_may_have(IndexRequest))
+async def index(request: Request, here: Here) -> list[IndexEntry]:
+    """Every model that is known, served or not; with `ready` those that are ready."""
+    asked = await _asked(request, here, IndexRequest)
     return [
         IndexEntry(name=entry.name, version=VERSION, state=entry.state, reason=entry.fault)
         for entry in here.repository.entries
+        if entry.state == "READY" or not asked.ready
     ]
 
 
-@router.post("/repository/models/{name}/load", dependencies=_admin, responses=_ADMIN)
+@router.post(
+    "/repository/models/{name}/load", dependencies=_admin, responses=_ADMIN, openapi_extra=_may_have(LoadRequest)
+)
 async def load(request: Request, here: Here, name: Name) -> dict[str, Any]:
     """Serve the bundle as it is on disk now. A model that is served already goes on until the new one is proven."""
-    if await _parameters(request, here):
+    if (await _asked(request, here, LoadRequest)).parameters:
         raise LoadFailed("a model is what its bundle says: parameters are not taken")
     await here.repository.load(name)
     return {}
@@ -284,9 +310,9 @@ async def _infer(
             values, tensors, _ = await here.decoders.call("inference", [encoding, json_bytes, *limits], body)
     asked = InferenceRequest.model_validate(values[0])
     for output in asked.outputs:
-        output_name(output, OUTPUTS)
+        check_output(output, OUTPUTS)
     if asked.inputs[0].name == IMAGE:
-        resolution = _resolution_of(model, tensors[0].shape[1])
+        resolution = _resolution_of(model, tensors[0].shape[1:])
         with model.room(len(tensors[0])) as places:
             return asked, await _all(
                 model.pixels(place, image, resolution, deadline)
@@ -325,13 +351,13 @@ def _framing(request: Request) -> tuple[str, int | None]:
     return encoding.removeprefix("identity"), None if length is None else int(length)
 
 
-def _resolution_of(model: Model, side: int) -> int:
-    """The resolution whose images the network sees with `side` pixels."""
-    offered = {steps.crop: resolution for resolution, steps in model.bundle.manifest.preprocessing.items()}
-    if side not in offered:
-        sides = ", ".join(map(str, sorted(offered)))
-        raise BadInference(f"{IMAGE!r} of {side} pixels a side is not served; one of {sides}, or send {ENCODED!r}")
-    return offered[side]
+def _resolution_of(model: Model, shape: tuple[int, ...]) -> int:
+    """The resolution whose images the network sees in this shape."""
+    offered = {(steps.crop, steps.crop, 3): asked for asked, steps in model.bundle.manifest.preprocessing.items()}
+    if shape not in offered:
+        sides = ", ".join(str(side) for side, _, _ in sorted(offered))
+        raise BadInference(f"{IMAGE!r} of {shape[0]} pixels a side is not served; one of {sides}, or send {ENCODED!r}")
+    return offered[shape]
 
 
 def _asked_resolution(model: Model, asked: InferenceRequest) -> int:
@@ -344,27 +370,38 @@ def _asked_resolution(model: Model, asked: InferenceRequest) -> int:
         raise BadInference(str(err)) from err
 
 
-def _response(request: Request, body: bytes, json_bytes: int | None) -> Response:
+def _response(accepted: str, asked: InferenceRequest, model: Model, name: str, answers: Sequence[Answer]) -> Response:
+    outputs = dict(zip(OUTPUTS, np.stack([answer.outputs for answer in answers], axis=1), strict=True))
+    body, json_bytes = write(asked, name, VERSION, outputs, [label.label for label in model.bundle.labels])
     headers = {"Vary": "Accept-Encoding"}
     if json_bytes is not None:
         headers[LENGTH_HEADER] = str(json_bytes)
-    accepted = [item.partition(";") for item in request.headers.get("Accept-Encoding", "").lower().split(",")]
-    welcome = {name.strip() for name, _, weight in accepted if weight.strip() not in ("q=0", "q=0.0")}
-    encoding = next((encoding for encoding in ENCODINGS if encoding in welcome), None)
+    encoding = _welcome(accepted)
     if encoding is not None:
         headers["Content-Encoding"] = encoding
         body = compress(body, encoding)
     return Response(body, headers=headers, media_type="application/json" if json_bytes is None else BINARY)
 
 
-async def _parameters(request: Request, here: Service) -> dict[str, Any]:
-    """The parameters of a load; {} where the body is empty, as a stock client's may be."""
+def _welcome(accepted: str) -> str | None:
+    """The encoding that an Accept-Encoding header likes best, if it names one that there is."""
+    weights = {}
+    for item in accepted.lower().split(","):
+        name, _, weight = item.partition(";")
+        match = _WEIGHT.fullmatch(weight.strip())
+        weights[name.strip()] = float(match[1]) if match else 1.0
+    best = max(ENCODINGS, key=lambda encoding: weights.get(encoding, 0.0))
+    return best if weights.get(best, 0.0) > 0 else None
+
+
+async def _asked(request: Request, here: Service, kind: type[Asked]) -> Asked:
+    """The JSON of a request to the repository, which stock clients may leave empty."""
     with here.bodies.holding(request) as body:
         raw = await body.whole()
     try:
-        return LoadRequest.model_validate_json(raw or b"{}").parameters
+        return kind.model_validate_json(raw or b"{}")
     except ValidationError as err:
-        raise LoadFailed("the body is not JSON with parameters") from err
+        raise BadInference(f"the body is not JSON with {', '.join(kind.model_fields)}") from err
 
 
 def _statistics(model: Model) -> dict[str, Any]:
@@ -402,4 +439,8 @@ def _total(total: Total) -> dict[str, int]:
 
 
 router.include_router(model_router, prefix="/models/{name}")
-router.include_router(model_router, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_known_version)])
+router.include_router(
+    model_router,
+    prefix="/models/{name}/versions/{version}",
+    dependencies=[*_key, Depends(_known_version)],  # who may not ask is not told what there is
+)

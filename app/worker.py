@@ -157,7 +157,7 @@ class _Channel:
         encoded = json.dumps(head | {"arrays": shapes}).encode()
         self._in_time()
         self._socket.sendall(_LENGTH.pack(len(encoded)) + encoded)
-        for array in arrays:
+        for array in filter(np.size, arrays):
             self._in_time()
             self._socket.sendall(np.ascontiguousarray(array).data.cast("B"))
 
@@ -202,6 +202,7 @@ def main() -> None:
     channel = _Channel(socket.socket(fileno=int(sys.argv[1])))
     records: list[tuple[int, str]] = []
     handler = logging.Handler(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(message)s"))
     handler.emit = lambda record: records.append((record.levelno, handler.format(record)))  # type: ignore[method-assign]
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     target: Any = None

@@ -1,8 +1,11 @@
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.bundle import open_bundle
@@ -16,7 +19,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 
 def test_an_exported_bundle_opens(bundle: Path) -> None:
     opened = open_bundle(bundle)
-    assert opened.name == "crossvit_tiny"
+    assert opened.name == bundle.name == "crossvit_tiny"
     assert opened.resolutions == [224, 384, 480]
     assert opened.warning is None
     assert opened.labels[281].label == "tabby"
@@ -28,7 +31,7 @@ def test_no_bundle_there_says_how_to_make_one(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "labels.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "labels.json", "golden.npz"])
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, name: str, damage: str) -> None:
     if damage == "missing":
@@ -43,7 +46,7 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, nam
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format: Input should be 1"),
+        ({"format": 1}, "format: Input should be 2"),
         ({"variant": "vit"}, "unknown variant 'vit'; one of crossvit_tiny"),
         ({"weights": {"id": "md5:1", "source": ""}}, r"weights\.id"),
         ({"classes": 999}, "does not name the model's 999 classes"),
@@ -67,9 +70,48 @@ def test_a_manifest_that_is_no_json_is_refused(copied: Path) -> None:
         open_bundle(copied)
 
 
-def test_a_graph_that_is_replaced_after_opening_is_refused(copied: Path) -> None:
+def describe(bundle: Path, name: str) -> None:
+    """Make the manifest say that `name` is what it is."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_golden_images_and_logits_are_those_of_each_resolution(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    for resolution in opened.resolutions:
+        golden = opened.golden(resolution)
+        assert golden.images.shape == (3, resolution, resolution, 3)
+        assert golden.logits.shape == (3, 3, 1000)
+
+
+@pytest.mark.parametrize("damage", ["no archive", "no logits", "other shape", "objects"])
+def test_golden_logits_that_cannot_be_the_models_are_refused(copied: Path, damage: str) -> None:
+    with np.load(copied / "golden.npz") as arrays:
+        golden = dict(arrays)
+    match damage:
+        case "no logits":
+            del golden["logits_224"]
+        case "other shape":
+            golden["logits_224"] = golden["logits_224"][..., :10]
+        case "objects":
+            golden["logits_224"] = np.array([print], dtype=object)
+    np.savez(copied / "golden.npz", **golden)
+    if damage == "no archive":
+        (copied / "golden.npz").write_bytes(b"PK")
+    describe(copied, "golden.npz")
+    with pytest.raises(BadBundle, match=r"golden\.npz: .*export the bundle again"):
+        open_bundle(copied)
+
+
+def test_the_graph_stays_at_hand_when_another_bundle_takes_its_place(copied: Path) -> None:
     opened = open_bundle(copied)
-    assert opened.graph() == (copied / "model.onnx").read_bytes()
-    (copied / "model.onnx").write_bytes(b"another one")
-    with pytest.raises(BadBundle, match="has been replaced while it was served; restart"):
-        opened.graph()
+    graph = (copied / "model.onnx").read_bytes()
+    shutil.rmtree(copied)
+    assert os.pread(opened.graph_file, len(graph) + 1, 0) == graph
+    opened.close()
+
+
+def test_a_folder_whose_name_cannot_be_a_models_is_refused(copied: Path) -> None:
+    with pytest.raises(BadBundle, match="the folder's name is the model's"):
+        open_bundle(copied.rename(copied.with_name("a b")))

@@ -1,14 +1,26 @@
 import asyncio
+import math
+import os
+import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from app.bundle import open_bundle
-from app.engines.engine import Logits
-from app.model import Model, top
+from app.decoders import Decoders
+from app.errors import EngineFailed, NotReady, TooLate
+from app.metrics import Metrics
+from app.model import Answer, Model, top
+from tests.app.pictures import encoded, scene
+from tests.app.waiting import until
+from tests.app.workers import children
+
+PNG = encoded(scene(300, 280))
 
 
 def test_scores_are_the_softmax_of_the_logits_best_first() -> None:
@@ -29,46 +41,129 @@ def test_equal_scores_come_in_index_order() -> None:
     assert [index for index, _ in top(np.zeros(4, np.float32), 3)] == [0, 1, 2]
 
 
-class SlowEngine:
-    """Loads slowly, and counts; what a real one answers is in tests/app/engines."""
+@asynccontextmanager
+async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
+    """A model of `bundle` on the real engine and decoders."""
+    given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
+    given |= {"run_seconds": 5, "load_seconds": 60} | options
+    async with Decoders(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+        model = Model(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
+        try:
+            await model.start()
+            yield model
+        finally:
+            await model.close()
 
-    name, precision = "slow", "f32"
 
-    def __init__(self) -> None:
-        self.loads: list[int] = []
+async def classify(model: Model, deadline: float = math.inf, resolution: int | None = None) -> Answer:
+    with model.room() as (place,):
+        return await model.file(place, PNG, resolution, deadline)
 
-    def load(self, side: int) -> None:
-        self.loads.append(side)
-        time.sleep(0.2)
-        if len(self.loads) == 1 and side == 480:
-            raise MemoryError
 
-    def run(self, images: NDArray[np.uint8]) -> Logits:
-        return np.zeros((len(images), 1000), np.float32)
+def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            answer = await classify(model)
+            assert answer.outputs.shape == (3, 1000)
+            assert len(answer.best(model.bundle.labels, 5)) == 5
+            spans = (answer.waited, answer.decode, answer.queue, answer.inference)
+            moments = [moment for span in spans for moment in (span.start, span.end)]
+            assert moments == sorted(moments)
+            assert model.waiting == 0
+
+    asyncio.run(main())
+
+
+def test_pixels_go_to_the_engine_as_they_are(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            golden = model.bundle.golden(224)
+            with model.room(3) as places:
+                answers = await asyncio.gather(
+                    *(model.pixels(place, image, 224) for place, image in zip(places, golden.images, strict=True))
+                )
+            for answer, logits in zip(answers, golden.logits.transpose(1, 0, 2), strict=True):
+                np.testing.assert_allclose(answer.outputs, logits, atol=1e-5)
+
+    asyncio.run(main())
 
 
 def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: Path) -> None:
     async def main() -> None:
-        engine = SlowEngine()
-        async with Model(open_bundle(bundle), engine, max_batch=8, max_pixels=10**6) as model:
+        async with serving(bundle) as model:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(model.load(384), 0.03)
-            assert model.loaded == []
+            assert model.loaded == [224]
+            assert len(children(os.getpid(), "engine")) <= 2
             await model.load(384)
-            assert (model.loaded, engine.loads) == ([384], [384])
+            assert model.loaded == [224, 384]
+            assert len(children(os.getpid(), "engine crossvit_tiny 384")) == 1
+            assert (await classify(model, resolution=384)).resolution == 384
+            await model.prove()
 
     asyncio.run(main())
 
 
 def test_a_load_that_failed_is_tried_again(bundle: Path) -> None:
     async def main() -> None:
-        engine = SlowEngine()
-        async with Model(open_bundle(bundle), engine, max_batch=8, max_pixels=10**6) as model:
-            with pytest.raises(MemoryError):
-                await model.load(480)
-            assert model.loaded == []
+        async with serving(bundle) as model:
+            loading = asyncio.create_task(model.load(480))
+            await until(lambda: children(os.getpid(), "engine crossvit_tiny 480"))
+            os.kill(children(os.getpid(), "engine crossvit_tiny 480")[0], signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await loading
+            assert model.loaded == [224]
             await model.load(480)
-            assert (model.loaded, engine.loads) == ([480], [480, 480])
+            assert model.loaded == [224, 480]
+
+    asyncio.run(main())
+
+
+def test_a_deadline_ends_the_work_and_frees_the_place(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            with pytest.raises(TooLate):
+                await classify(model, deadline=time.perf_counter() + 0.002)
+            with pytest.raises(TooLate):
+                await classify(model, deadline=time.perf_counter() - 1)
+            assert model.waiting == 0
+            assert model.metrics.totals.failed.count == 2
+            await classify(model)
+
+    asyncio.run(main())
+
+
+def test_while_its_engine_is_started_again_it_takes_nothing_and_loses_nothing(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, max_batch=2) as model:
+            (engine,) = children(os.getpid(), "engine")
+            os.kill(engine, signal.SIGSTOP)
+            work = [asyncio.create_task(classify(model)) for _ in range(6)]
+            await until(lambda: model.waiting == 5)  # the first one decoded is with the engine
+            os.kill(engine, signal.SIGKILL)
+            await until(lambda: model.fault)
+            with pytest.raises(NotReady, match="its engine is being started again"):
+                model.check()
+            results = await asyncio.gather(*work, return_exceptions=True)
+            assert [type(result) for result in results].count(EngineFailed) == 1
+            assert [type(result) for result in results].count(Answer) == 5
+            assert model.fault is None
+
+    asyncio.run(main())
+
+
+def test_closing_waits_for_those_who_use_it(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            with model.in_use():
+                work = asyncio.create_task(classify(model))
+                await asyncio.sleep(0)
+                closing = asyncio.create_task(model.close())
+                assert isinstance(await work, Answer)
+                assert not closing.done()
+            await closing
+            await model.close()  # again is a no-op
+            assert children(os.getpid(), "engine") == []
 
     asyncio.run(main())

@@ -1,0 +1,193 @@
+"""The real engine in its process, with real faults."""
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.bundle import Bundle, open_bundle
+from app.engines.live import LiveEngine
+from app.errors import BadBundle, EngineFailed, EngineHung, NoEngine, NotReady, WrongAnswers
+from app.golden import Golden
+from tests import rule
+from tests.app.waiting import until
+from tests.app.workers import children
+
+GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+
+
+@asynccontextmanager
+async def running(bundle: Bundle, **options: Any) -> AsyncIterator[tuple[LiveEngine, list[str]]]:
+    restarts: list[str] = []
+    given: dict[str, Any] = {
+        "engine": "onnxruntime",
+        "precision": "f32",
+        "run_seconds": 5,
+        "load_seconds": 60,
+    } | options
+    engine = LiveEngine(bundle, 224, **given, on_restart=restarts.append)
+    try:
+        await engine.start()
+        yield engine, restarts
+    finally:
+        await engine.close()
+
+
+def pid() -> int:
+    (found,) = children(os.getpid(), "engine")
+    return found
+
+
+async def assert_right(engine: LiveEngine) -> None:
+    outputs = await engine.run(rule.images(224))
+    np.testing.assert_allclose(outputs[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
+
+
+def test_it_gives_the_reference_logits_and_leaves_no_process(bundle: Path) -> None:
+    async def main() -> None:
+        async with running(open_bundle(bundle)) as (engine, restarts):
+            assert (engine.name, engine.precision, engine.fault) == ("onnxruntime", "f32", None)
+            await assert_right(engine)
+            await engine.prove()
+        assert restarts == []
+        assert children(os.getpid(), "engine") == []
+
+    asyncio.run(main())
+
+
+def test_auto_says_which_engine_it_is(bundle: Path) -> None:
+    async def main() -> None:
+        async with running(open_bundle(bundle), engine="auto", precision="f32") as (engine, _):
+            assert engine.name in ("onnxruntime", "openvino")
+            await assert_right(engine)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fault", [signal.SIGSEGV, signal.SIGSTOP])
+def test_an_engine_that_dies_or_hangs_fails_its_call_and_is_started_again(bundle: Path, fault: signal.Signals) -> None:
+    async def main() -> None:
+        async with running(open_bundle(bundle), run_seconds=1) as (engine, restarts):
+            first = pid()
+            os.kill(first, fault)
+            expected, reason = {
+                signal.SIGSEGV: (EngineFailed, "died"),
+                signal.SIGSTOP: (EngineHung, "hung"),
+            }[fault]
+            with pytest.raises(expected, match="it is being started again"):
+                await engine.run(rule.images(224))
+            assert "started again" in str(engine.fault)
+            with pytest.raises(NotReady):
+                await engine.prove()
+            await assert_right(engine)  # waits for it
+            assert engine.fault is None
+            assert restarts == [reason]
+            assert pid() != first
+
+    asyncio.run(main())
+
+
+def test_the_graph_it_started_with_is_the_one_it_starts_again_with(bundle: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+        async with running(open_bundle(copied)) as (engine, _):
+            shutil.rmtree(copied)
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await assert_right(engine)
+
+    asyncio.run(main())
+
+
+def test_a_graph_that_is_overwritten_is_not_believed_and_keeps_it_from_starting_again(
+    bundle: Path, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+        async with running(open_bundle(copied)) as (engine, _):
+            original = (copied / "model.onnx").read_bytes()
+            with (copied / "model.onnx").open("r+b") as file:
+                file.write(b"?")
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await until(lambda: "was overwritten" in (engine.fault or ""))
+            with (copied / "model.onnx").open("r+b") as file:
+                file.write(original)
+            async with asyncio.timeout(20):
+                await assert_right(engine)  # the next attempt succeeded
+
+    asyncio.run(main())
+
+
+def with_other_logits(bundle: Path) -> Bundle:
+    """The bundle, with golden logits that its graph does not give."""
+    opened = open_bundle(bundle)
+    golden = opened.golden(224)
+    opened._golden[224] = Golden(golden.images, golden.logits[:, ::-1])
+    return opened
+
+
+def test_wrong_logits_keep_it_from_starting(bundle: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(WrongAnswers, match="onnxruntime f32 gives wrong answers"):
+            async with running(with_other_logits(bundle)):
+                pass
+        assert children(os.getpid(), "engine") == []
+
+    asyncio.run(main())
+
+
+def test_wrong_logits_later_are_found_by_a_proof_and_it_is_started_again(bundle: Path) -> None:
+    async def main() -> None:
+        opened = open_bundle(bundle)
+        async with running(opened) as (engine, restarts):
+            honest = opened.golden(224)
+            opened._golden[224] = Golden(honest.images, honest.logits[:, ::-1])
+            with pytest.raises(WrongAnswers, match=r"crossvit_tiny at 224: logits .* off the recorded ones"):
+                await engine.prove()
+            opened._golden[224] = honest
+            await engine.ready()
+            await engine.prove()
+            assert restarts == ["wrong"]
+
+    asyncio.run(main())
+
+
+def test_what_cannot_start_says_why(bundle: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(NoEngine, match="precision=bf16"):
+            async with running(open_bundle(bundle), precision="bf16"):
+                pass
+        with pytest.raises(EngineFailed, match="the engine cannot start; the log says why"):
+            async with running(open_bundle(bundle), load_seconds=0.05):
+                pass
+        opened = open_bundle(bundle)
+        opened.manifest.files["model.onnx"] = "0" * 64
+        with pytest.raises(BadBundle, match="was overwritten"):
+            async with running(opened):
+                pass
+
+    asyncio.run(main())
+
+
+def test_closing_while_it_starts_leaves_no_process(bundle: Path) -> None:
+    async def main() -> None:
+        engine = LiveEngine(
+            open_bundle(bundle), 224, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
+        )
+        start = asyncio.create_task(engine.start())
+        await asyncio.sleep(0.2)
+        start.cancel()
+        await engine.close()
+        await until(lambda: not children(os.getpid(), "engine"))
+
+    asyncio.run(main())

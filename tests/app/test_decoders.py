@@ -1,0 +1,143 @@
+"""The real decoder processes, with real faults."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.decoders import Decoders
+from app.errors import BadImage, NotAnImage, TooLarge
+from app.image import decode
+from model.spec import Preprocessing
+from tests.app.pictures import encoded, scene
+from tests.app.workers import children
+
+STEPS = Preprocessing(256, 224)
+PNG = encoded(scene(300, 280))
+HUGE = encoded(Image.new("RGB", (7000, 7000)))  # takes 0.2 s or more
+
+
+@asynccontextmanager
+async def decoding(**options: Any) -> AsyncIterator[tuple[Decoders, list[str]]]:
+    restarts: list[str] = []
+    given = {"count": 1, "max_pixels": 50_000_000, "seconds": 10, "memory_bytes": 1 << 30} | options
+    async with Decoders(**given, on_restart=restarts.append) as decoders:
+        yield decoders, restarts
+
+
+async def assert_right(decoders: Decoders) -> None:
+    pixels, span = await decoders.decode(PNG, STEPS)
+    assert np.array_equal(pixels, decode(PNG, STEPS, 10**6))
+    assert 0 < span.seconds < 10
+
+
+def test_pixels_are_those_of_decode() -> None:
+    async def main() -> None:
+        async with decoding(count=2) as (decoders, restarts):
+            await asyncio.gather(*(assert_right(decoders) for _ in range(20)))
+            assert len(children(os.getpid(), "decoder")) == 2
+        assert restarts == []
+        assert children(os.getpid(), "decoder") == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"no image", NotAnImage, "not a JPEG"),
+        (b"", NotAnImage, "not a JPEG"),
+        (PNG[:2000], BadImage, "the PNG image is damaged or incomplete"),
+        (encoded(Image.new("1", (7072, 7072))), TooLarge, "the image has 7072 x 7072 pixels"),
+    ],
+)
+def test_errors_are_those_of_decode_and_cost_no_worker(body: bytes, error: type[Exception], message: str) -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            with pytest.raises(error, match=message):
+                await decoders.decode(body, STEPS)
+            await assert_right(decoders)
+            assert restarts == []
+
+    asyncio.run(main())
+
+
+def test_an_image_that_takes_too_long_costs_its_worker_and_no_more() -> None:
+    async def main() -> None:
+        async with decoding(seconds=0.1) as (decoders, restarts):
+            with pytest.raises(BadImage, match=r"the image takes longer than 0\.1 s to decode"):
+                await decoders.decode(HUGE, STEPS)
+            assert restarts == ["hung"]
+            await assert_right(decoders)
+
+    asyncio.run(main())
+
+
+def test_an_image_that_takes_too_much_memory_is_refused() -> None:
+    async def main() -> None:
+        async with decoding(memory_bytes=64 << 20) as (decoders, restarts):
+            with pytest.raises(BadImage, match="the PNG image takes more memory to decode than it may"):
+                await decoders.decode(HUGE, STEPS)
+            await assert_right(decoders)
+            assert restarts == []
+
+    asyncio.run(main())
+
+
+def test_a_decoder_that_crashes_costs_its_image_and_no_other() -> None:
+    async def main() -> None:
+        async with decoding(count=2) as (decoders, restarts):
+            doomed, _ = children(os.getpid(), "decoder")
+            work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            os.kill(doomed, signal.SIGSEGV)
+            results = await asyncio.gather(*work, return_exceptions=True)
+            assert sorted(type(result).__name__ for result in results) == ["BadImage", "tuple"]
+            assert restarts == ["died"]
+            await asyncio.gather(*(assert_right(decoders) for _ in range(4)))
+
+    asyncio.run(main())
+
+
+def test_a_decoder_that_ended_between_images_costs_none() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            os.kill(children(os.getpid(), "decoder")[0], signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            await assert_right(decoders)
+            assert restarts == ["ended"]
+
+    asyncio.run(main())
+
+
+def test_images_whose_requests_have_gone_are_not_decoded() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(50)]
+            await asyncio.sleep(0.05)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            started = time.monotonic()
+            await assert_right(decoders)
+            assert time.monotonic() - started < 10  # 50 of them take longer
+
+    asyncio.run(main())
+
+
+def test_every_format_decodes_in_a_sealed_worker() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+                body = encoded(scene(300, 280), kind)
+                pixels, _ = await decoders.decode(body, STEPS)
+                assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind
+
+    asyncio.run(main())

@@ -1,0 +1,79 @@
+"""Objects for worker processes to hold, and a look at the processes there are."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.errors import BadImage
+from app.worker import Arrays, Values
+
+
+class Target:
+    """Does what a test asks it to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def echo(self, value: Any, *arrays: Any) -> tuple[Values, Arrays]:
+        return [self.name, value], list(arrays)
+
+    def hang(self, seconds: float) -> tuple[Values, Arrays]:
+        time.sleep(seconds)
+        return [], []
+
+    def crash(self) -> tuple[Values, Arrays]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
+
+    def refuse(self) -> tuple[Values, Arrays]:
+        raise BadImage("not this one")
+
+    def fail(self) -> tuple[Values, Arrays]:
+        raise ArithmeticError("by zero")
+
+    def take(self, size: int) -> tuple[Values, Arrays]:
+        return [], [np.ones(size, np.uint8)]
+
+    def reach_out(self) -> tuple[Values, Arrays]:
+        """What of the outside can be reached."""
+        reached = []
+        for name, attempt in (("file", Path("/etc/hostname").read_bytes), ("socket", socket.socket)):
+            try:
+                attempt()
+                reached.append(name)
+            except OSError:
+                pass
+        return reached, []
+
+    def environment(self) -> tuple[Values, Arrays]:
+        return sorted(os.environ), []
+
+
+class Talker:
+    def say(self, what: str) -> tuple[Values, Arrays]:
+        logging.getLogger("talker").warning(what)
+        return [], []
+
+
+def unmakeable() -> Target:
+    raise BadImage("cannot be made")
+
+
+def children(pid: int, role: str = "") -> list[int]:
+    """The worker processes of `pid` with a role that begins with `role`."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            command = (status.parent / "cmdline").read_text().split("\0")
+        except (OSError, ValueError):
+            continue  # it has just ended
+        if parent == pid and "app.worker" in command and command[5].startswith(role):
+            found.append(int(status.parent.name))
+    return sorted(found)
