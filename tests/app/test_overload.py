@@ -1,0 +1,175 @@
+"""A real server with more work than it can do."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.overload import capacity, centile, flood, probing, requests_of, resident_mb
+from tests.app.pictures import encoded, scene
+from tests.app.workers import children
+from tests.conftest import Server, running
+
+JPEG = encoded(scene(500, 375), "JPEG", quality=90)
+QUEUE = 6
+BATCH = 2
+
+
+@pytest.fixture(scope="module")
+def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a small queue, and an engine that has time to be stopped."""
+    options = ["--max-queue", str(QUEUE), "--max-images", "4", "--max-batch", str(BATCH), "--engine-seconds", "30"]
+    log = tmp_path_factory.mktemp("small") / "log"
+    with running(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
+        server.wait_until_ready()
+        post(server)  # what an image takes is known now
+        yield server
+
+
+def post(server: Server, **headers: str) -> httpx.Response:
+    return httpx.post(f"{server.url}/classify", files={"file": JPEG}, headers=headers, timeout=60)
+
+
+def waiting(server: Server) -> int:
+    (line,) = (line for line in httpx.get(f"{server.url}/metrics").text.splitlines() if "queue_images{" in line)
+    return int(float(line.split()[1]))
+
+
+def wait_for_queue(server: Server, images: int) -> None:
+    deadline = time.monotonic() + 20
+    while waiting(server) != images:
+        assert time.monotonic() < deadline, f"{waiting(server)} images wait"
+        time.sleep(0.01)
+
+
+@contextmanager
+def stopped_engine(server: Server) -> Iterator[None]:
+    """The engine stands still: what is sent waits."""
+    (engine,) = children(server.process.pid, "engine")
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(engine, signal.SIGCONT)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(32) as threads:
+        yield threads
+
+
+def fill(server: Server, pool: ThreadPoolExecutor) -> list[Future[httpx.Response]]:
+    """One request with the engine, and the queue full."""
+    first = pool.submit(post, server)
+    time.sleep(0.3)
+    assert waiting(server) == 0
+    others = [pool.submit(post, server) for _ in range(QUEUE)]
+    wait_for_queue(server, QUEUE)
+    return [first, *others]
+
+
+def test_a_full_queue_refuses_at_once_and_what_was_accepted_is_answered(
+    small: Server, pool: ThreadPoolExecutor
+) -> None:
+    with stopped_engine(small):
+        accepted = fill(small, pool)
+        with httpx.Client(base_url=small.url) as client:
+            client.get("/livez")
+            seconds = []
+            for _ in range(20):
+                started = time.perf_counter()
+                refused = client.post("/classify", files={"file": JPEG})
+                seconds.append(time.perf_counter() - started)
+                assert refused.status_code == 429
+                assert f"the queue is full: {QUEUE} images wait" in refused.json()["detail"]
+                assert int(refused.headers["Retry-After"]) >= 1
+        assert centile(seconds, 50) < 0.01
+        assert post(small, **{"Content-Type": "image/jpeg"}).status_code == 429
+    assert {request.result().status_code for request in accepted} == {200}
+    assert waiting(small) == 0
+
+
+def test_images_of_one_request_are_taken_together_or_not_at_all(small: Server, pool: ThreadPoolExecutor) -> None:
+    with stopped_engine(small):
+        accepted = fill(small, pool)
+        response = httpx.post(f"{small.url}/classify/batch", files=[("files", JPEG)] * 2)
+        assert response.status_code == 429
+    assert all(request.result().status_code == 200 for request in accepted)
+    response = httpx.post(f"{small.url}/classify/batch", files=[("files", JPEG)] * 4, timeout=30)
+    assert [len(result["predictions"]) for result in response.json()["results"]] == [5] * 4
+
+
+def test_clients_that_leave_free_their_places(small: Server, pool: ThreadPoolExecutor) -> None:
+    async def leave() -> None:
+        async with httpx.AsyncClient(base_url=small.url, timeout=60) as client:
+            leaving = [asyncio.create_task(client.post("/classify", files={"file": JPEG})) for _ in range(QUEUE)]
+            await asyncio.to_thread(wait_for_queue, small, QUEUE)
+            for request in leaving:
+                request.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+
+    with stopped_engine(small):
+        first = pool.submit(post, small)
+        time.sleep(0.3)
+        asyncio.run(leave())
+        wait_for_queue(small, 0)
+        others = [pool.submit(post, small) for _ in range(QUEUE)]
+        wait_for_queue(small, QUEUE)
+    assert {request.result().status_code for request in (first, *others)} == {200}
+
+
+def test_a_request_that_is_too_late_is_told_so_in_time(small: Server, pool: ThreadPoolExecutor) -> None:
+    with stopped_engine(small):
+        first = pool.submit(post, small)
+        time.sleep(0.3)
+        started = time.monotonic()
+        late = post(small, **{"X-Request-Timeout-Ms": "300"})
+        assert late.status_code == 504
+        assert "deadline has passed" in late.json()["detail"]
+        assert 0.25 < time.monotonic() - started < 2
+        wait_for_queue(small, 0)
+    assert first.result().status_code == 200
+
+
+def test_a_request_that_cannot_be_in_time_takes_no_batch_slot(small: Server) -> None:
+    def counted(name: str) -> float:
+        lines = httpx.get(f"{small.url}/metrics").text.splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(name))
+
+    images = counted("crossvit_batch_images_sum")
+    assert post(small, **{"X-Request-Timeout-Ms": "1"}).status_code == 504
+    assert post(small).status_code == 200
+    assert counted("crossvit_batch_images_sum") == images + 1
+    assert counted('crossvit_rejected_total{reason="TooLate"}') >= 1
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", ""])
+def test_a_timeout_that_is_no_number_of_milliseconds_is_422(small: Server, value: str) -> None:
+    response = post(small, **{"X-Request-Timeout-Ms": value})
+    assert response.status_code == 422
+    assert "X-Request-Timeout-Ms is a whole number of milliseconds" in response.json()["detail"]
+
+
+def test_far_beyond_capacity_the_accepted_are_in_time_and_the_rest_is_refused(small: Server) -> None:
+    """What benchmarks/overload.py measures for a minute, for some seconds; its figures are in docs/reliability.md."""
+    port = int(small.url.rpartition(":")[2])
+    requests = requests_of([encoded(scene(320, 240, seed), "JPEG") for seed in range(8)])
+    rate = asyncio.run(capacity(port, requests, clients=8, seconds=2))
+    before = resident_mb(small.process.pid)
+    with probing(port) as lively:
+        outcome = asyncio.run(flood(port, requests, rate=10 * rate, seconds=8))
+    assert outcome.counts.keys() == {200, 429}
+    assert outcome.counts[200] > rate  # it went on working
+    assert sum(outcome.retry_after.values()) == outcome.counts[429]
+    assert centile(outcome.seconds[200], 99) < 3 * (QUEUE + 2 * BATCH) / (outcome.counts[200] / 8)  # noise included
+    assert centile(lively, 99) < 0.05
+    assert resident_mb(small.process.pid) < before + 60
+    assert post(small).status_code == 200
