@@ -197,7 +197,7 @@ def _raw(tensor: Input, binary: bytes) -> bytes | None:
         return None
     if tensor.data is not None:
         raise BadInference(f"the input {tensor.name[:60]!r} has data in the JSON and a binary_data_size as well")
-    if size != len(binary) or isinstance(size, bool):
+    if size != len(binary):
         raise BadInference(f"binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
     return binary
 

@@ -59,8 +59,8 @@ StartServer = Callable[..., Server]
 
 
 @contextmanager
-def running(log: Path, *options: str) -> Iterator[Server]:
-    port = free_port()
+def running(log: Path, *options: str, port: int | None = None) -> Iterator[Server]:
+    port = port or free_port()
     command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--grace-seconds", "0", *options]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True)

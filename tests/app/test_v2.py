@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import tritonclient.http as triton  # type: ignore[import-untyped]
-import tritonclient.http.aio as triton_aio  # type: ignore[import-untyped]
+import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from pydantic import SecretStr
-from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
+from tritonclient.utils import InferenceServerException
 
 from app.bundle import open_bundle
 from app.main import create_app

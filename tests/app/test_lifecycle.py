@@ -1,0 +1,278 @@
+"""A real server that is stopped, restarted, reloaded, and whose engine fails, while clients go on asking."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.pictures import encoded, scene
+from tests.app.test_limits import connect, head
+from tests.app.waiting import until
+from tests.app.workers import children
+from tests.conftest import Server, StartServer, free_port, running
+
+JPEG = encoded(scene(500, 375), "JPEG", quality=90)
+ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
+
+
+@asynccontextmanager
+async def clients(url: str, count: int = 6) -> AsyncIterator[Counter[str]]:
+    """Clients that ask without a pause; how often which answer came, or which error."""
+    answers: Counter[str] = Counter()
+    going = True
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        while going:
+            try:
+                response = await client.post(f"{url}/classify", files={"file": JPEG})
+                answers[str(response.status_code)] += 1
+            except httpx.HTTPError as err:
+                answers[repr(err)] += 1
+
+    async with httpx.AsyncClient(timeout=60) as client:
+        tasks = [asyncio.create_task(ask(client)) for _ in range(count)]
+        try:
+            yield answers
+        finally:
+            going = False
+            await asyncio.gather(*tasks)
+
+
+def state(server: Server) -> int:
+    return httpx.get(f"{server.url}/readyz").status_code
+
+
+def test_a_stop_is_seen_first_then_nothing_accepted_is_lost(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE, "--grace-seconds", "3")
+    server.wait_until_ready()
+    with ThreadPoolExecutor(64) as pool, httpx.Client(base_url=server.url) as kept:
+        assert "connection" not in kept.get("/livez").headers
+        server.process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        time.sleep(0.1)
+        stopping = kept.get("/readyz")
+        assert stopping.status_code == 503
+        assert stopping.headers["Connection"] == "close"
+        assert "the service is stopping" in stopping.json()["detail"]
+        accepted = [
+            pool.submit(httpx.post, f"{server.url}/classify", files={"file": JPEG}, timeout=60) for _ in range(16)
+        ]
+        assert {request.result().status_code for request in accepted} == {200}
+        assert server.process.wait(30) == 0
+    assert time.monotonic() - started >= 3
+    assert children(server.process.pid) == []
+
+
+def test_what_was_accepted_when_the_port_closes_is_finished(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE)  # without a grace period
+    server.wait_until_ready()
+    (engine,) = children(server.process.pid, "engine")
+    os.kill(engine, signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        accepted = [
+            pool.submit(httpx.post, f"{server.url}/classify", files={"file": JPEG}, timeout=60) for _ in range(8)
+        ]
+        time.sleep(0.7)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{server.url}/livez")
+        os.kill(engine, signal.SIGCONT)
+        assert {request.result().status_code for request in accepted} == {200}
+    assert server.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
+    bundle: Path, start_server: StartServer, number: signal.Signals
+) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE, "--body-seconds", "2")
+    if number == signal.SIGTERM:
+        server.wait_until_ready()
+        stalled = connect(server)
+        stalled.sendall(head(1000) + b"x")
+        idle = connect(server)
+        time.sleep(0.2)
+    else:
+        deadline = time.monotonic() + 20
+        while not children(server.process.pid, "engine"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    started = time.monotonic()
+    server.process.send_signal(number)
+    assert server.process.wait(20) == 0
+    assert time.monotonic() - started < 10
+    assert "Traceback" not in server.log.read_text()
+    if number == signal.SIGTERM:
+        stalled.close()
+        idle.close()
+
+
+def test_workers_end_with_a_service_that_is_killed(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE)
+    server.wait_until_ready()
+    workers = children(server.process.pid)
+    assert len(workers) >= 2
+    server.process.kill()
+    server.process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_failed_engine_fails_its_batch_is_seen_and_comes_back(
+    bundle: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(bundle, tmp_path / "models" / name)
+    options = ["--bundle", str(tmp_path / "models"), "--default-model", "a", "--engine-seconds", "1"]
+    server = start_server(*options, *ENGINE, "--max-batch", "1")
+    server.wait_until_ready()
+
+    def classify(model: str) -> httpx.Response:
+        return httpx.post(f"{server.url}/classify?model={model}", files={"file": JPEG}, timeout=60)
+
+    deadline = time.monotonic() + 30
+    while classify("b").status_code != 200:
+        assert time.monotonic() < deadline
+    for fault, status in ((signal.SIGKILL, 500), (signal.SIGSTOP, 504)):
+        os.kill(children(server.process.pid, "engine a")[0], fault)
+        failed = classify("a")
+        assert failed.status_code == status
+        assert "it is being started again" in failed.json()["detail"]
+        assert state(server) == 503
+        refused = classify("a")
+        assert refused.status_code == 503
+        assert "its engine is being started again" in refused.json()["detail"]
+        assert classify("b").status_code == 200
+        server.wait_until_ready()
+        assert classify("a").status_code == 200
+    metrics = httpx.get(f"{server.url}/metrics").text
+    for reason in ("died", "hung"):
+        assert f'crossvit_engine_restarts_total{{model="a",reason="{reason}"}} 1.0' in metrics
+
+
+def test_deep_readiness_asks_the_engine_itself(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE, "--engine-seconds", "1")
+    server.wait_until_ready()
+    assert httpx.get(f"{server.url}/readyz?deep=1", timeout=30).json() == {"status": "ready"}
+    (engine,) = children(server.process.pid, "engine")
+    os.kill(engine, signal.SIGSTOP)
+    assert state(server) == 200  # nobody has asked the engine
+    assert httpx.get(f"{server.url}/readyz?deep=1", timeout=30).status_code == 504
+    assert state(server) == 503
+    server.wait_until_ready()
+    assert httpx.get(f"{server.url}/readyz?deep=1", timeout=30).status_code == 200
+
+
+def replace(bundle: Path, source: str) -> None:
+    """Put another bundle at its place, as an export does."""
+    new = Path(shutil.copytree(bundle, bundle.with_name(".new")))
+    manifest = json.loads((new / "manifest.json").read_text())
+    manifest["weights"]["source"] = source
+    (new / "manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(bundle)
+    new.rename(bundle)
+
+
+def test_models_are_replaced_under_load_without_a_lost_request(
+    bundle: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    served = Path(shutil.copytree(bundle, tmp_path / "served"))
+    server = start_server("--bundle", str(served), *ENGINE, "--admin-port", str(free_port()))
+    server.wait_until_ready()
+
+    def source() -> str:
+        return str(httpx.get(f"{server.url}/models").json()["models"][0]["weights_source"])
+
+    async def main() -> None:
+        async with clients(server.url) as answers:
+            replace(served, "by signal")
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: source() == "by signal")
+            (served / "labels.json").write_text("[]")
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: "is not the file" in httpx.get(f"{server.url}/models").json()["models"][0]["reason"])
+            before = answers.total()
+            await until(lambda: answers.total() > before + 20)
+        assert answers.keys() == {"200"}
+        assert answers.total() > 25
+
+    asyncio.run(main())
+    assert len(children(server.process.pid, "engine")) == 1  # those of the old models have ended
+
+
+@contextmanager
+def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
+    """nginx with the documented configuration before the two ports."""
+    port = free_port()
+    conf = (Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf").read_text()
+    for written, real in (("127.0.0.1:8001", f"127.0.0.1:{ports[0]}"), ("127.0.0.1:8002", f"127.0.0.1:{ports[1]}")):
+        assert written in conf
+        conf = conf.replace(written, real)
+    places = "".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    conf = conf.replace("listen 8000;", f"listen 127.0.0.1:{port};").replace(
+        "http {", f"http {{ access_log off; {places}"
+    )
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(f"daemon off; {user} pid {folder}/pid; error_log {folder}/log;\n{conf}")
+    process = subprocess.Popen(
+        [str(shutil.which("nginx")), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "log")]
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/livez")
+                break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+
+    def start(number: int, port: int) -> Server:
+        options = ["--bundle", str(bundle), *ENGINE, "--grace-seconds", "1"]
+        return stack.enter_context(running(tmp_path / f"{number}.log", *options, port=port))
+
+    async def main(url: str) -> Counter[str]:
+        async with clients(url) as answers:
+            await until(lambda: answers.total() > 20)
+            for number in (2, 3, 4, 5):
+                old = servers[number % 2]
+                old.process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(old.process.wait, 40) == 0
+                servers[number % 2] = start(number, ports[number % 2])
+                await asyncio.to_thread(servers[number % 2].wait_until_ready)
+                before = answers.total()
+                await until(lambda: answers.total() > before + 20)  # noqa: B023, it is awaited here
+        return answers
+
+    with ExitStack() as stack:
+        servers = [start(number, port) for number, port in enumerate(ports)]
+        for server in servers:
+            server.wait_until_ready()
+        with nginx(tmp_path, ports) as url:
+            answers = asyncio.run(main(url))
+    assert answers.keys() == {"200"}
+    assert answers.total() > 100
