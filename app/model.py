@@ -238,7 +238,10 @@ class Model:
         )
 
     async def _run(self, resolution: int, images: list[Pixels]) -> list[Outputs]:
-        outputs = await self._engines[resolution].run(np.stack(images))
+        engine = self._engines[resolution]
+        if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
+            raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
+        outputs = await engine.run(np.stack(images))
         if outputs.shape[1:] != (len(images), self.bundle.manifest.classes):
             raise EngineFailed(f"the engine gave outputs of the shape {outputs.shape}")
         return list(outputs.transpose(1, 0, 2))

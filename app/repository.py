@@ -77,9 +77,10 @@ class Repository:
         if entry is None:
             raise UnknownModel(f"there is no model {(name or '')[:60]!r}; GET /models lists those that are served")
         if entry.model is None:
-            loading = entry.reason == LOADING
-            why = "is loading" if loading else f"is not served: {entry.reason}"
-            raise NotReady(f"{entry.name} {why}", retry_after=5 if loading else None)
+            if entry.reason == LOADING:
+                raise NotReady(f"{entry.name} is loading", retry_after=5)
+            why = "it is unloaded" if entry.reason == UNLOADED else "it could not be loaded; GET /models says why"
+            raise NotReady(f"{entry.name} is not served: {why}")
         return entry.model
 
     async def load_all(self) -> None:

@@ -52,7 +52,7 @@ class Service:
         request.state.caller = await self.access.check(request.headers, server[1], needed, limited=limited)
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
 

@@ -131,7 +131,9 @@ class Settings(BaseSettings):
 
     @property
     def decoder_count(self) -> int:
-        return self.decoders or len(os.sched_getaffinity(0))
+        """How many processes decode."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return self.decoders or cores or 1
 
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":

@@ -334,7 +334,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
             task.cancel()
 
 
-def _known_version(name: Name, version: Version) -> None:
+async def _known_version(name: Name, version: Version) -> None:
     """UnknownModel unless the model has this version."""
     if version != VERSION:
         raise UnknownModel(f"{name[:60]!r} has no version {version[:20]!r}; there is {VERSION!r}")

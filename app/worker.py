@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -235,9 +236,10 @@ def main() -> None:
 
 def _cap(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if limits.memory_bytes is not None:
-        # Address space is what the kernel can cap; what this process has mapped so far comes on top.
-        mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115, PTH123
+    memory = Path("/proc/self/statm")
+    if limits.memory_bytes is not None and memory.exists():
+        # Address space is what Linux can cap; what this process has mapped so far comes on top.
+        mapped = int(memory.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + limits.memory_bytes,) * 2)
     if limits.sealed:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))

@@ -36,10 +36,15 @@ def choose(graph: ReadGraph, golden: Golden, engine: str = AUTO, precision: str 
     if len(candidates) == 1:
         _load(candidates[0], golden)
         return candidates[0]
-    timed = [(seconds, candidate) for candidate in candidates if (seconds := _try(candidate, golden)) is not None]
-    if not timed:
+    best: tuple[float, Engine] | None = None
+    while candidates:  # each is let go before the next is loaded
+        candidate = candidates.pop(0)
+        seconds = _try(candidate, golden)
+        if seconds is not None and (best is None or seconds < best[0]):
+            best = seconds, candidate
+    if best is None:
         raise NoEngine("none of the engines here can run this model; the log says why")
-    return min(timed, key=lambda pair: pair[0])[1]
+    return best[1]
 
 
 def _candidates(graph: ReadGraph, engine: str, precision: str) -> Iterator[Engine]:

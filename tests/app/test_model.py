@@ -167,3 +167,22 @@ def test_closing_waits_for_those_who_use_it(bundle: Path) -> None:
             assert children(os.getpid(), "engine") == []
 
     asyncio.run(main())
+
+
+def test_a_resolution_whose_engine_is_started_again_does_not_hold_up_the_others(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            await model.load(384)
+            os.kill(children(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await classify(model, resolution=384)
+            with pytest.raises(NotReady, match="crossvit_tiny at 384: its engine is being started again"):
+                await classify(model, resolution=384)
+            started = time.perf_counter()
+            await classify(model)
+            assert model.loaded == [224]  # it is still being started
+            assert time.perf_counter() - started < 1
+            await until(lambda: model.loaded == [224, 384])
+            await classify(model, resolution=384)
+
+    asyncio.run(main())

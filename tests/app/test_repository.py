@@ -162,7 +162,7 @@ def test_unloading_ends_the_engine_when_its_work_is_done(folder: Path) -> None:
             model = repository.model("b")
             with model.in_use(), model.room() as (place,):
                 await repository.unload("b")
-                with pytest.raises(NotReady, match="b is not served: unloaded"):
+                with pytest.raises(NotReady, match="b is not served: it is unloaded"):
                     repository.model("b")
                 await model.file(place, PNG)
             await until(lambda: not children(os.getpid(), "engine b"))
@@ -195,8 +195,9 @@ def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(folder: Path
         async with serving(folder, "a") as repository:
             await repository.load_all()
             assert states(repository) == {"a": "READY", "b": "UNAVAILABLE"}
-            with pytest.raises(NotReady, match=r"b is not served: .*labels\.json is not the file"):
+            with pytest.raises(NotReady, match="b is not served: it could not be loaded; GET /models says why"):
                 repository.model("b")
+            assert "labels.json is not the file" in repository.entries[1].fault
 
     asyncio.run(main())
 

@@ -347,7 +347,8 @@ def test_an_engine_that_cannot_start_is_not_ready_under_any_asgi_server(bundle: 
             time.sleep(0.05)
         assert client.get("/livez").status_code == 200
         assert answer.status_code == 503
-        assert "precision=bf16" in answer.json()["detail"]
+        assert "crossvit_tiny is not served: it could not be loaded" in answer.json()["detail"]
+        assert "precision=bf16" in client.get("/models").json()["models"][0]["reason"]
 
 
 def test_a_port_in_use_ends_the_service_before_its_engine_loads(bundle: Path) -> None:
