@@ -9,7 +9,7 @@ BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
 INSTALLED := .venv/.installed
 
-.PHONY: serve test check format clean
+.PHONY: serve test check audit format clean
 
 serve: $(INSTALLED)
 	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") --out $(BUNDLE) --if-changed
@@ -24,6 +24,10 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[audit]'
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -33,5 +37,5 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[cpu,export,dev]'
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[cpu,export,otel,dev]'
 	touch $@

@@ -18,7 +18,9 @@ from app.errors import BadParameter, Forbidden, RateLimited, Unauthorized
 
 log = logging.getLogger(__name__)
 
-_LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]{1,40}):)?(?P<key>[\x21-\x7e]{8,512})")
+# A colon ends a name: a key that is too short is not taken for a long one without a name.
+_LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,40}):(?P<key>[\x21-\x7e]{8,512})|(?P<alone>[\x21-\x39\x3b-\x7e]{8,512})")
+_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 class Level(IntEnum):
@@ -32,8 +34,9 @@ class Level(IntEnum):
 class Keys:
     """Keys by their names: those `given`, and those in `file`, which is read again when it changes.
 
-    One is written NAME:KEY or KEY, of 8 characters or more; in the file one a line, '#' begins a comment. BadParameter
-    if one cannot be read now; a file that cannot be read later leaves the keys as they were.
+    One is written NAME:KEY or KEY, of 8 characters or more, without a colon if it has no name; in the file one a line,
+    '#' at its start or after a space begins a comment. BadParameter if one cannot be read now; a file that cannot be
+    read later leaves the keys as they were. What it says counts after a second at most.
     """
 
     def __init__(self, given: Iterable[str], file: Path | None) -> None:
@@ -42,6 +45,7 @@ class Keys:
         self._from_file: dict[bytes, str] = {}
         self._seen: tuple[int, ...] | None = None
         self._checked = -math.inf
+        self._fault = ""
         if file is not None:
             try:
                 self._read(file)
@@ -68,7 +72,12 @@ class Keys:
         try:
             self._read(self._file)
         except (OSError, BadParameter) as err:
-            log.error("the keys stay as they are: %s", err)
+            fault = str(err)
+            if fault != self._fault:  # said once, not every second
+                log.error("the keys stay as they are: %s", fault)
+        else:
+            fault = ""
+        self._fault = fault
 
     def _read(self, file: Path) -> None:
         self._checked = time.monotonic()
@@ -76,17 +85,23 @@ class Keys:
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)
         if seen == self._seen:
             return
-        lines = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
+        text = file.read_text("utf-8", errors="replace")  # in a comment they do no harm
+        lines = (_COMMENT.sub("", line).strip() for line in text.splitlines())
         self._from_file = _parse((line for line in lines if line), str(file))
         self._seen = seen
         log.info("%d keys read from %s", len(self._from_file), file)
 
 
 class RateLimit:
-    """At most so many requests of one key in a moving window, such as "100/minute"."""
+    """At most so many requests of one key in a moving window, such as "100/minute"; BadParameter if it is not that."""
 
     def __init__(self, limit: str) -> None:
-        self._item = parse(limit)
+        try:
+            self._item = parse(limit)
+        except ValueError as err:
+            raise BadParameter(f"the rate limit {limit!r} is not like 100/minute") from err
+        if self._item.amount < 1:
+            raise BadParameter(f"a rate limit of {limit} would let nobody in; it is 1 or more")
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     async def take(self, name: str) -> None:
@@ -136,14 +151,12 @@ class Access:
 
     def _caller(self, headers: Mapping[str, str], on_admin_port: bool) -> tuple[Level, str]:
         key = _sent(headers)
-        if key:
-            if name := self._admin_keys.owner(key):
-                return Level.ADMIN, name
-            if name := self._keys.owner(key):
-                return Level.KEY, name
+        if admin := self._admin_keys.owner(key):
+            return Level.ADMIN, admin
+        name = self._keys.owner(key) or ""
         if on_admin_port and not self._admin_keys:
-            return Level.ADMIN, ""
-        return (Level.OPEN if self._keys else Level.KEY), ""
+            return Level.ADMIN, name
+        return (Level.KEY if name or not self._keys else Level.OPEN), name
 
 
 def _sent(headers: Mapping[str, str]) -> str:
@@ -159,7 +172,7 @@ def _parse(lines: Iterable[str], where: str) -> dict[bytes, str]:
             raise BadParameter(
                 f"key {number} of {where} is not NAME:KEY or KEY, of 8 characters or more without spaces"
             )
-        digest = _digest(match["key"])
+        digest = _digest(match["key"] or match["alone"])
         keys[digest] = match["name"] or f"key-{digest.hex()[:8]}"
     return keys
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -16,6 +17,7 @@ FIELDS = "files"
 _HOW = f"send the image as multipart field '{FIELD}', or as the body with Content-Type: image/jpeg"
 _HOW_MANY = f"send the images as multipart fields '{FIELDS}'"
 _OTHER_FIELDS = 8  # of a form, that are no file
+_CHARSETS = (b"utf-8", b"us-ascii", b"iso-8859-1")  # what clients declare; some of Python's take minutes, or raise
 
 
 @dataclass
@@ -92,6 +94,9 @@ class Body:
             raise SlowClient(f"the request body was not there within {self._limits.seconds:g} s") from err
 
     async def _files(self, field: str, most: int, how: str) -> list[tuple[str, bytes]]:
+        _, options = parse_options_header(self._request.headers["Content-Type"])
+        if options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+            raise NoImage("the charset of a form is utf-8; leave it out")
         parser = MultiPartParser(self._request.headers, self._stream(), max_files=most, max_fields=_OTHER_FIELDS)
         parser.spool_max_size = self._limits.max_bytes  # in memory: the body's limit bounds it
         try:

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 
 from app import logs
 from app.bulk import classify_files, image_files, offline
-from app.bundle import Bundle, open_bundle
+from app.bundle import Bundle, is_bundle, open_bundle
 from app.errors import BadBundle, ServiceError
 from app.main import create_app
 from app.report import Format, print_table, report
@@ -99,8 +99,11 @@ def models(
             f"{variant.million_params:.2f} M",
             *(f"{gmacs:.2f}" for gmacs in variant.gmacs),
             str(variant.resolution),
-            _bundle_of(folder / variant.name),
+            *(_bundle_at(path) for path in [folder / variant.name] if path.exists()),
         )
+    others = sorted(path for path in folder.glob("*") if is_bundle(path) and path.name not in VARIANTS)
+    for path in others:
+        table.add_row("", "", "", "", "", "", _bundle_at(path))
     print_table(table)
 
 
@@ -122,14 +125,14 @@ async def _classify(
     return broken
 
 
-def _bundle_of(folder: Path) -> str:
-    if not folder.exists():
-        return ""
+def _bundle_at(folder: Path) -> str:
     try:
         bundle = open_bundle(folder)
     except BadBundle as err:
         return f"damaged: {err}"
-    return f"{folder}, {bundle.manifest.classes} classes, weights {bundle.manifest.weights.id[:19]}"
+    bundle.close()
+    manifest = bundle.manifest
+    return f"{folder}: {manifest.variant}, {manifest.classes} classes, weights {manifest.weights.id[:19]}"
 
 
 @contextmanager

@@ -23,6 +23,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, f
 _REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+# Shown as 0 from the start: what appears as 1 has not risen, for whoever watches for a rise.
+_DECODER_FAULTS = ("ended", "hung", "died", "failed")
+_ENGINE_FAULTS = ("hung", "died", "failed", "wrong")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Metrics:
         self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_SECONDS, "model")
         self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_IMAGES, "model")
         self.decoder_restarts = self._counter("decoder_restarts", "Decoders that had to be replaced", "reason")
+        for reason in _DECODER_FAULTS:
+            self.decoder_restarts.labels(reason)
         self.engine_restarts = self._counter(
             "engine_restarts", "Engines that had to be started again", "model", "reason"
         )
@@ -107,6 +112,8 @@ class ModelMetrics:
         self._batch = metrics.batch_images.labels(name)
         self._restarts = metrics.engine_restarts
         self._name = name
+        for reason in _ENGINE_FAULTS:
+            self._restarts.labels(name, reason)
 
     def answered(self, queued: float, decode: Span, inference: Span) -> None:
         """An image has its answer, after waiting for `queued` seconds."""

@@ -28,7 +28,10 @@ _SECURITY = {
     "Cache-Control": "no-store",
 }
 # Swagger's page runs a script of its own and calls the service.
-_DOCS = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+_DOCS = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 log = structlog.get_logger("app.request")
 
@@ -87,7 +90,7 @@ class Watch:
         headers[HEADER] = request_id
         for name, value in _SECURITY.items():
             headers.setdefault(name, value)
-        if scope["path"].startswith("/docs"):
+        if scope["path"] in ("/docs", "/docs/oauth2-redirect"):
             headers["Content-Security-Policy"] = _DOCS
         if self._stopping():
             headers["Connection"] = "close"
@@ -95,31 +98,39 @@ class Watch:
     def _note(self, scope: Scope, headers: Headers, status: int) -> None:
         state = scope["state"]
         seconds = time.perf_counter() - state["started"]
-        route = _route(scope)
-        method = scope["method"] if route != "other" else "other"  # what a client makes up must not make metrics
+        method, route = _labels(scope)
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         log.log(
             logging.DEBUG if route in PROBES else logging.INFO,
             "request",
             method=scope["method"],
-            path=scope["path"][:200],
+            route=route,
             status=status,
             ms=round(1000 * seconds, 1),
             request_id=state["request_id"],
             client=(scope.get("client") or ("",))[0],
             caller=state["caller"],
+            **_model(scope, status),
             **{name: round(1000 * span.seconds, 1) for name, span in state["stages"][:3]},
         )
         if self._tracing is not None and route not in PROBES:
             self._tracing.record(scope["method"], route, status, headers, state)
 
 
-def _route(scope: Scope) -> str:
-    """The path with its parameters' names instead of their values; "other" for what no route has taken."""
-    if "route" not in scope:
-        return "other"
-    path = str(scope["path"])
-    for name, value in scope.get("path_params", {}).items():
-        path = path.replace(f"/{value}", f"/{{{name}}}", 1)
-    return path
+def _labels(scope: Scope) -> tuple[str, str]:
+    """The method and the path of the route that has the request, such as /v2/models/{name}, or else "other".
+
+    What a client makes up must not make metrics, nor be logged: it may be a key that went astray.
+    """
+    # Where FastAPI keeps routers whole, an included route has but the end of its path, and this the whole one.
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    if route is None:
+        return "other", "other"
+    return scope["method"] if scope["method"] in route.methods else "other", str(route.path)
+
+
+def _model(scope: Scope, status: int) -> dict[str, str]:
+    """The model in the path, if there is such a model."""
+    name = scope.get("path_params", {}).get("name")
+    return {"model": name} if name and status < 400 else {}
