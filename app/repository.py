@@ -109,6 +109,7 @@ class Repository:
                 bundle = await asyncio.to_thread(open_bundle, self._found()[name])
                 if entry.model is not None and entry.model.bundle.hash == bundle.hash:
                     bundle.close()
+                    entry.reason = ""  # of an attempt in between
                     return
                 model = await self._start(bundle)
             except Exception as err:
@@ -168,6 +169,7 @@ class Repository:
             log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
         missing = [resolution for resolution in self._preload if resolution not in bundle.resolutions]
         if missing and bundle.name == self.default:
+            bundle.close()
             offered = ", ".join(map(str, bundle.resolutions))
             raise BadBundle(f"cannot preload {missing[0]}: the bundle at {bundle.path} has {offered}")
         model = self._make(bundle)

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.overload import capacity, centile, flood, probing, requests_of, resident_mb
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
-from tests.conftest import Server, running
+from tests.conftest import Server, StartServer, running
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 QUEUE = 6
@@ -149,6 +149,32 @@ def test_a_request_that_cannot_be_in_time_takes_no_batch_slot(small: Server) -> 
     assert post(small).status_code == 200
     assert counted("crossvit_batch_images_sum") == images + 1
     assert counted('crossvit_rejected_total{reason="TooLate"}') >= 1
+
+
+def test_what_waits_for_a_decoder_counts_as_well(small: Server, pool: ThreadPoolExecutor) -> None:
+    decoders = children(small.process.pid, "decoder")
+    for decoder in decoders:
+        os.kill(decoder, signal.SIGSTOP)
+    try:
+        accepted = [pool.submit(post, small) for _ in range(QUEUE)]
+        wait_for_queue(small, QUEUE)
+        assert post(small).status_code == 429
+    finally:
+        for decoder in decoders:
+            os.kill(decoder, signal.SIGCONT)
+    assert {request.result().status_code for request in accepted} == {200}
+
+
+def test_the_servers_longest_time_is_the_most_that_a_client_can_ask_for(
+    bundle: Path, start_server: StartServer, pool: ThreadPoolExecutor
+) -> None:
+    server = start_server("--bundle", str(bundle), "--engine", "onnxruntime", "--request-seconds", "1")
+    server.wait_until_ready()
+    with stopped_engine(server):
+        started = time.monotonic()
+        waits = [pool.submit(post, server), pool.submit(post, server, **{"X-Request-Timeout-Ms": "60000"})]
+        assert {request.result().status_code for request in waits} == {504}
+        assert 0.9 < time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", ""])

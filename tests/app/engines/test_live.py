@@ -94,6 +94,17 @@ def test_an_engine_that_dies_or_hangs_fails_its_call_and_is_started_again(bundle
     asyncio.run(main())
 
 
+def test_an_engine_that_raises_fails_its_call_and_is_started_again(bundle: Path) -> None:
+    async def main() -> None:
+        async with running(open_bundle(bundle)) as (engine, restarts):
+            with pytest.raises(EngineFailed):
+                await engine.run(np.zeros((1, 225, 225, 3), np.uint8))  # a side that it was not loaded for
+            await assert_right(engine)
+            assert restarts == ["failed"]
+
+    asyncio.run(main())
+
+
 def test_the_graph_it_started_with_is_the_one_it_starts_again_with(bundle: Path, tmp_path: Path) -> None:
     async def main() -> None:
         copied = Path(shutil.copytree(bundle, tmp_path / "b"))
