@@ -94,7 +94,7 @@ class Body:
             raise SlowClient(f"the request body was not there within {self._limits.seconds:g} s") from err
 
     async def _files(self, field: str, most: int, how: str) -> list[tuple[str, bytes]]:
-        _, options = parse_options_header(self._request.headers["Content-Type"])
+        _, options = parse_options_header(self._request.headers.get("Content-Type"))
         if options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
             raise NoImage("the charset of a form is utf-8; leave it out")
         parser = MultiPartParser(self._request.headers, self._stream(), max_files=most, max_fields=_OTHER_FIELDS)

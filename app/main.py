@@ -15,6 +15,7 @@ from app.access import Access, Keys, RateLimit
 from app.body import Bodies
 from app.bundle import Bundle
 from app.errors import LoadFailed
+from app.inference import LENGTH_HEADER
 from app.metrics import Metrics, ModelState
 from app.model import Model
 from app.problems import defect, handle_problems
@@ -68,8 +69,11 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", HEADER, "X-Request-Timeout-Ms"],
-            expose_headers=[HEADER, "Retry-After"],
+            allow_headers=[
+                *("Authorization", "Content-Encoding", "Content-Type", "X-API-Key"),
+                *(HEADER, LENGTH_HEADER, "X-Request-Timeout-Ms"),
+            ],
+            expose_headers=[HEADER, LENGTH_HEADER, "Retry-After"],
         )
     app.add_middleware(
         Watch, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping, defect=defect

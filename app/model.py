@@ -38,6 +38,16 @@ class Answer:
         """Seconds that the image waited for anything."""
         return self.waited.seconds + self.queue.seconds
 
+    @property
+    def stages(self) -> list[tuple[str, Span]]:
+        """The stages by their names, in order."""
+        return [
+            ("decoder_wait", self.waited),
+            ("decode", self.decode),
+            ("queue", self.queue),
+            ("inference", self.inference),
+        ]
+
     def best(self, labels: Sequence[Label], count: int) -> list[tuple[Label, float]]:
         """The `count` best classes with their scores (softmax), the best first; fewer if there are fewer."""
         return [(labels[index], score) for index, score in top(self.outputs[0], count)]

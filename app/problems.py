@@ -38,6 +38,7 @@ from app.errors import (
     WrongAnswers,
 )
 from app.schemas import Failure, Options, Problem
+from app.watch import PROBES
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _answer(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
 
 async def _service_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, ServiceError)
-    request.app.state.service.metrics.rejected.labels(type(err).__name__).inc()
+    _count(request, type(err))
     response = _answer(request, status_of(err), str(err))
     if err.retry_after is not None:
         response.headers["Retry-After"] = str(err.retry_after)
@@ -121,7 +122,13 @@ async def _service_error(request: Request, err: Exception) -> JSONResponse:
 
 async def _bad_parameters(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, RequestValidationError)
+    _count(request, BadParameter)
     return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(_describe, err.errors()[:3])))
+
+
+def _count(request: Request, kind: type[ServiceError]) -> None:
+    if request.url.path not in PROBES:  # what a probe is told is not a refusal
+        request.app.state.service.metrics.rejected.labels(kind.__name__).inc()
 
 
 def _describe(error: dict[str, Any]) -> str:

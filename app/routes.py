@@ -113,7 +113,7 @@ async def classify(request: Request, options: Annotated[Options, Query()], here:
         image = await body.image()
         with model.room() as (place,):
             answer = await while_connected(request, model.file(place, image, resolution, deadline))
-    request.state.stages += [("decode", answer.decode), ("queue", answer.queue), ("inference", answer.inference)]
+    request.state.stages += answer.stages
     return Classification(
         predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
         model=_answered_by(model, resolution),
@@ -152,6 +152,7 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
             except ServiceError as err:
                 here.metrics.rejected.labels(type(err).__name__).inc()
                 return Result(index=index, filename=name, problem=problem_of(err, request.state.request_id))
+            request.state.stages = answer.stages  # of the last one, which the others waited for
             classes = answer.best(model.bundle.labels, options.top_k)
             return Result(index=index, filename=name, predictions=_predictions(classes))
 

@@ -5,9 +5,11 @@ import logging
 import math
 import signal
 import socket
+import uuid
 from asyncio import TimerHandle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
@@ -16,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import BadParameter
 from app.repository import Repository
+from app.schemas import Problem
 from app.service import Service
 from app.settings import Settings
 
@@ -23,8 +26,8 @@ log = logging.getLogger(__name__)
 
 _MAX_HEADER_BYTES = 64 * 1024
 _REFUSED = (
-    b"HTTP/1.1 %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\nConnection: close\r\n"
-    b"X-Content-Type-Options: nosniff\r\n\r\n%s"
+    "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\n"
+    "Connection: close\r\nX-Content-Type-Options: nosniff\r\nX-Request-ID: {id}\r\n\r\n"
 )
 
 
@@ -154,7 +157,7 @@ class _Connection(HttpToolsProtocol):
                 self._within(self.limits.header_seconds)  # the next request of a connection that was kept
         super().data_received(data)
         if self._in_head and self._head_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
-            self._refuse(b"431 Request Header Fields Too Large", "the request's headers are too long")
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's headers are too long")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -177,12 +180,14 @@ class _Connection(HttpToolsProtocol):
         self._within(None)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002, the parser's words are not ours
-        self._refuse(b"400 Bad Request", "this is not HTTP/1.1")
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
 
-    def _refuse(self, status: bytes, detail: str) -> None:
-        title = status[4:].decode()
-        body = f'{{"type":"about:blank","title":"{title}","status":{int(status[:3])},"detail":"{detail}"}}'.encode()
-        self.transport.write(_REFUSED % (status, len(body), body))
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer what never becomes a request, as app.problems does, and end the connection."""
+        problem = Problem(title=status.phrase, status=status, detail=detail, request_id=uuid.uuid4().hex)
+        body = problem.model_dump_json().encode()
+        head = _REFUSED.format(status=status.value, phrase=status.phrase, length=len(body), id=problem.request_id)
+        self.transport.write(head.encode() + body)
         self.transport.close()
 
     def _within(self, seconds: float | None) -> None:

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         int | None, Field(ge=0, le=65535, description="port for loading and unloading, closed to them elsewhere")
     ] = None
     rate_limit: Annotated[
-        str | None, Field(pattern=r"^\d+/(second|minute|hour|day)$", description="requests of one key: 100/minute")
+        str | None, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$", description="requests of one key: 100/minute")
     ] = None
     health_access: Annotated[
         Access, Field(description="who may ask /livez, /readyz and /v2/health: open, key, admin")
@@ -127,6 +127,8 @@ class Settings(BaseSettings):
             raise ValueError("max_images must not be over max_queue: such a request could never be taken")
         if self.rate_limit and not (self.api_keys or self.api_keys_file):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError("admin_port must not be the port: it is the number that tells an admin")
         return self
 
     @property

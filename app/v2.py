@@ -266,7 +266,7 @@ async def infer(request: Request, here: Here, name: Name) -> Response:
         work = _infer(here, model, await body.whole(), encoding, json_bytes, deadline)
         asked, answers = await while_connected(request, work)
     slowest = max(answers, key=lambda answer: answer.inference.end)
-    request.state.stages += [("queue", slowest.queue), ("inference", slowest.inference)]
+    request.state.stages += slowest.stages
     # Away from the event loop: many images make megabytes of JSON.
     return await asyncio.to_thread(_response, request.headers.get("Accept-Encoding", ""), asked, model, name, answers)
 

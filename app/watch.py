@@ -112,7 +112,7 @@ class Watch:
             client=(scope.get("client") or ("",))[0],
             caller=state["caller"],
             **_model(scope, status),
-            **{name: round(1000 * span.seconds, 1) for name, span in state["stages"][:3]},
+            **{name: round(1000 * span.seconds, 1) for name, span in state["stages"]},
         )
         if self._tracing is not None and route not in PROBES:
             self._tracing.record(scope["method"], route, status, headers, state)

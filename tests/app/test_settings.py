@@ -36,3 +36,17 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
         assert f"`CROSSVIT_{name.upper()}`" in row
         cell = f"| `{field.default}` |" if field.default not in ([], None) else "|  |"
         assert cell in row
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_images": 100}, "max_images must not be over max_queue"),
+        ({"rate_limit": "10/minute"}, "rate_limit is for each API key"),
+        ({"rate_limit": "0/minute", "api_keys": "long-enough"}, "rate_limit"),
+        ({"admin_port": 8000}, "admin_port must not be the port"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings(**settings)  # type: ignore[arg-type]
