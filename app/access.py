@@ -121,7 +121,7 @@ class Access:
     """
 
     def __init__(self, keys: Keys, admin_keys: Keys, admin_port: int | None, limit: RateLimit | None) -> None:
-        self._keys = keys
+        self.keys = keys
         self._admin_keys = admin_keys
         self.admin_port = admin_port
         self._limit = limit
@@ -153,10 +153,10 @@ class Access:
         key = _sent(headers)
         if admin := self._admin_keys.owner(key):
             return Level.ADMIN, admin
-        name = self._keys.owner(key) or ""
+        name = self.keys.owner(key) or ""
         if on_admin_port and not self._admin_keys:
             return Level.ADMIN, name
-        return (Level.KEY if name or not self._keys else Level.OPEN), name
+        return (Level.KEY if name or not self.keys else Level.OPEN), name
 
 
 def _sent(headers: Mapping[str, str]) -> str:

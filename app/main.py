@@ -18,6 +18,7 @@ from app.errors import LoadFailed
 from app.inference import LENGTH_HEADER
 from app.metrics import Metrics, ModelState
 from app.model import Model
+from app.openapi import describe
 from app.problems import defect, handle_problems
 from app.repository import Repository
 from app.routes import router
@@ -79,6 +80,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         Watch, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping, defect=defect
     )
     handle_problems(app)
+    describe(app, keys=bool(service.access.keys))
     return app
 
 

@@ -95,7 +95,7 @@ def responses(*errors: type[ServiceError], inference: bool = False) -> dict[int 
         status = STATUS[error]
         found[int(status)] = {
             "description": status.phrase,
-            "content": {kind: {"schema": model.model_json_schema()}},
+            "content": {kind: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
         }
     return found
 
@@ -133,10 +133,11 @@ def _count(request: Request, kind: type[ServiceError]) -> None:
 
 def _describe(error: dict[str, Any]) -> str:
     name = str(error["loc"][-1])[:40]
-    field = Options.model_fields.get(name)
-    if error["type"] == "extra_forbidden" or field is None:
+    if error["type"] == "extra_forbidden":
         return f"there is no parameter {name!r}; one of {', '.join(Options.model_fields)}"
-    return f"{name}={str(error['input'])[:40]!r} cannot be: {name} is {field.description}"
+    field = Options.model_fields.get(name)
+    why = error["msg"] if field is None else f"{name} is {field.description}"
+    return f"{name}={str(error['input'])[:40]!r} cannot be: {why}"
 
 
 async def _framework_error(request: Request, err: Exception) -> JSONResponse:

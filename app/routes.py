@@ -47,27 +47,28 @@ from app.service import Here, Service, caller, elapsed, while_connected
 router = APIRouter()
 
 _BINARY = {"type": "string", "format": "binary"}
-_TIMEOUT = {
+_FILE = _BINARY | {"minLength": 1}
+TIMEOUT = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
     "description": "milliseconds after which an answer is of no use any more; the service has its own most",
     "schema": {"type": "integer", "minimum": 1},
 }
 _IMAGE = {
-    "parameters": [_TIMEOUT],
+    "parameters": [TIMEOUT],
     "requestBody": {
         "required": True,
         "description": "JPEG, PNG, WebP, GIF or BMP: a file in a form, or the body itself",
         "content": {
             "multipart/form-data": {
-                "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _BINARY}},
+                "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _FILE}},
             },
-            **{kind: {"schema": _BINARY} for kind in ("image/*", "application/octet-stream")},
+            **{kind: {"schema": _FILE} for kind in ("image/*", "application/octet-stream")},
         },
     },
 }
 _IMAGES = {
-    "parameters": [_TIMEOUT],
+    "parameters": [TIMEOUT],
     "requestBody": {
         "required": True,
         "description": "JPEG, PNG, WebP, GIF or BMP files, each in a field of its own",
@@ -99,6 +100,8 @@ _CLASSIFYING = (
 
 @router.post(
     "/classify",
+    summary="Classify one image",
+    tags=["Classification"],
     openapi_extra=_IMAGE,
     responses=responses(*_CLASSIFYING, NotAnImage, BadImage),
     dependencies=[caller(Level.KEY, limited=True)],
@@ -129,6 +132,8 @@ async def classify(request: Request, options: Annotated[Options, Query()], here:
 
 @router.post(
     "/classify/batch",
+    summary="Classify several images",
+    tags=["Classification"],
     openapi_extra=_IMAGES,
     response_model_exclude_unset=True,
     responses=responses(*_CLASSIFYING),
@@ -169,26 +174,43 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
     )
 
 
-@router.get("/models", responses=responses(*_CLOSED), dependencies=[caller(Level.KEY)])
+@router.get(
+    "/models",
+    summary="The models",
+    tags=["Classification"],
+    responses=responses(*_CLOSED),
+    dependencies=[caller(Level.KEY)],
+)
 async def models(here: Here) -> Models:
     """What is served, by which engine, with which weights."""
     return Models(models=[_describe(entry, here.repository.default) for entry in here.repository.entries])
 
 
-@router.post("/admin/reload", responses=responses(*_CLOSED), dependencies=[caller(Level.ADMIN)])
+@router.post(
+    "/admin/reload",
+    summary="Read the models on disk again",
+    tags=["Operations"],
+    responses=responses(*_CLOSED),
+    dependencies=[caller(Level.ADMIN)],
+)
 async def reload(here: Here) -> Reloaded:
     """Serve what is on disk now, as SIGHUP does: load new and changed bundles, unload those that are gone."""
     return Reloaded(faults=await here.repository.reload())
 
 
-@router.get("/livez", responses=responses(*_CLOSED))
+@router.get("/livez", summary="Liveness", tags=["Operations"], responses=responses(*_CLOSED))
 async def livez(request: Request, here: Here) -> Status:
     """The process answers."""
     await here.admit(request, Level[here.settings.health_access.upper()])
     return Status(status="alive")
 
 
-@router.get("/readyz", responses=responses(*_CLOSED, UnknownModel, NotReady, BadParameter))
+@router.get(
+    "/readyz",
+    summary="Readiness",
+    tags=["Operations"],
+    responses=responses(*_CLOSED, UnknownModel, NotReady, BadParameter),
+)
 async def readyz(
     request: Request,
     here: Here,
@@ -203,6 +225,8 @@ async def readyz(
 
 @router.get(
     "/metrics",
+    summary="Metrics",
+    tags=["Operations"],
     response_class=Response,
     responses=responses(*_CLOSED) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )

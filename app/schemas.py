@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.spec import RESOLUTIONS
+
 
 class Options(BaseModel):
     """The query of POST /classify. The descriptions also stand in error messages."""
@@ -12,7 +14,11 @@ class Options(BaseModel):
 
     top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
     resolution: Annotated[
-        int | None, Field(description="the resolution to classify at, such as 224; the model's own if left out")
+        int | None,
+        Field(
+            description="the resolution to classify at, such as 224; the model's own if left out",
+            json_schema_extra={"enum": [*RESOLUTIONS, None]},  # which of them, the model's bundle says
+        ),
     ] = None
     model: Annotated[str | None, Field(description="the name of a model that is served; the default if left out")] = (
         None

