@@ -81,7 +81,8 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._running: list[_Entry[Item, Result]] = []
         self._arrived = asyncio.Event()
-        self._seconds: dict[int, float] = {}  # that an image of each key takes, measured
+        self._seconds: dict[int | None, float] = {}  # that an image of each key takes, measured
+        self._last: int | None = None  # the key of the last call
         self._closing = False
 
     async def __aenter__(self) -> "Batcher[Item, Result]":
@@ -103,10 +104,9 @@ class Batcher(Generic[Item, Result]):
         if count > self._room:
             raise TooLarge(f"{count} images are more than the queue holds, which is {self._room}")
         if self._taken + count > self._room:
-            seconds = self._taken * max(self._seconds.values(), default=0.0)
             raise QueueFull(
                 f"the queue is full: {self._taken} images wait, {self._room} may",
-                retry_after=max(1, math.ceil(seconds)),
+                retry_after=max(1, math.ceil(self._seconds_to_empty())),
             )
 
     def enter(self, count: int = 1) -> list[Place]:
@@ -127,6 +127,11 @@ class Batcher(Generic[Item, Result]):
         self._waiting.append(entry)
         self._arrived.set()
         return await entry.answer
+
+    def _seconds_to_empty(self) -> float:
+        """How long what waits will take, as far as is known; what is not decoded yet counts as the last batch."""
+        known = sum(self._seconds.get(entry.key, 0.0) for entry in self._waiting)
+        return known + max(0, self._taken - len(self._waiting)) * self._seconds.get(self._last, 0.0)
 
     def _left(self) -> None:
         self._taken -= 1
@@ -183,4 +188,5 @@ class Batcher(Generic[Item, Result]):
 
     def _learn(self, key: int, seconds: float) -> None:
         known = self._seconds.get(key, seconds)
+        self._last = key
         self._seconds[key] = _MEMORY * known + (1 - _MEMORY) * seconds

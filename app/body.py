@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -28,6 +28,20 @@ class Bodies:
     all_bytes: int
     seconds: float
     held: int = 0
+    arriving: list["Body"] = field(default_factory=list)  # the oldest first
+
+    def evict_before(self, body: "Body") -> bool:
+        """End the oldest body that is still arriving, so that a stalled one holds no memory that `body` needs.
+
+        False if `body` is the oldest itself.
+        """
+        oldest = self.arriving[0]
+        if oldest is body or oldest.timeout is None:
+            return False
+        oldest.evicted = True
+        oldest.timeout.reschedule(0)
+        self.arriving.remove(oldest)
+        return True
 
     @contextmanager
     def holding(self, request: Request) -> Iterator["Body"]:
@@ -48,6 +62,8 @@ class Body:
         self._request = request
         self._limits = limits
         self.received = 0
+        self.evicted = False
+        self.timeout: asyncio.Timeout | None = None
 
     async def whole(self) -> bytes:
         """All of it."""
@@ -81,17 +97,22 @@ class Body:
             self._limits.held += len(chunk)
             if self.received > self._limits.max_bytes:
                 raise too_large
-            if self._limits.held > self._limits.all_bytes:
+            if self._limits.held > self._limits.all_bytes and not self._limits.evict_before(self):
                 raise Overloaded("too many request bodies are arriving at once", retry_after=1)
             yield chunk
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout(self._limits.seconds) as self.timeout:
+                self._limits.arriving.append(self)
                 yield
         except TimeoutError as err:
-            raise SlowClient(f"the request body was not there within {self._limits.seconds:g} s") from err
+            why = "had to make room for others" if self.evicted else f"was not there within {self._limits.seconds:g} s"
+            raise SlowClient(f"the request body {why}") from err
+        finally:
+            if self in self._limits.arriving:
+                self._limits.arriving.remove(self)
 
     async def _files(self, field: str, most: int, how: str) -> list[tuple[str, bytes]]:
         _, options = parse_options_header(self._request.headers.get("Content-Type"))

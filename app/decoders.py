@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.errors import BadImage, NotReady
+from app.errors import BadImage, NotReady, TooLate
 from app.image import Pixels
 from app.span import Span
 from app.worker import Arrays, Limits, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
@@ -46,28 +47,38 @@ class Decoders:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")
         self._mine = threading.local()
         self._workers: set[Worker] = set()
+        self._closed = False
         self.count = count
 
     async def __aenter__(self) -> "Decoders":
-        await asyncio.gather(*(self._in_thread(lambda _: None) for _ in range(self.count)))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
         for worker in list(self._workers):
             worker.kill()
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    async def decode(self, body: bytes, steps: Preprocessing) -> tuple[Pixels, Span]:
-        """The pixels that the network sees, and when they were made; raises as app.image.decode does."""
-        _, (pixels,), span = await self.call("image", [steps.resize, steps.crop], body)
+    async def start(self) -> None:
+        """Start the workers now, and not with what they are first given; NotReady if that cannot be."""
+        await asyncio.gather(*(self._in_thread(lambda _: None) for _ in range(self.count)))
+
+    async def decode(self, body: bytes, steps: Preprocessing, deadline: float = math.inf) -> tuple[Pixels, Span]:
+        """The pixels that the network sees, and when they were made; raises as app.image.decode does.
+
+        No worker begins with it after `deadline`, on the clock of time.perf_counter: TooLate.
+        """
+        _, (pixels,), span = await self.call("image", [steps.resize, steps.crop], body, deadline)
         expected = (steps.crop, steps.crop, 3)
         if pixels.shape != expected or pixels.dtype != np.uint8:
             raise BadImage("the image could not be decoded")
         return pixels, span
 
-    async def call(self, method: str, values: Values, body: bytes) -> tuple[Values, Arrays, Span]:
+    async def call(
+        self, method: str, values: Values, body: bytes, deadline: float = math.inf
+    ) -> tuple[Values, Arrays, Span]:
         """What the method of app.decoder.Decoder returns. BadImage if it costs the worker its life."""
-        return await self._in_thread(lambda worker: self._guarded(worker, method, values, body))
+        return await self._in_thread(lambda worker: self._guarded(worker, method, values, body, deadline))
 
     async def _in_thread(self, call: Callable[[Worker], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(self._worker()))
@@ -80,17 +91,30 @@ class Decoders:
             self._lost(worker, "ended")
         try:
             worker = Worker(
-                "decoder", "app.decoder:Decoder", [self._max_pixels], seconds=_START_SECONDS, limits=self._limits
+                "decoder",
+                "app.decoder:Decoder",
+                [self._max_pixels],
+                seconds=_START_SECONDS,
+                limits=self._limits,
+                on_spawn=self._spawned,
             )
         except (WorkerDied, WorkerHung, WorkerFailed, OSError) as err:
             log.exception("no decoder can be started")
             raise NotReady("no decoder could be started", retry_after=5) from err
         self._mine.worker = worker
-        self._workers.add(worker)
         return worker
 
-    def _guarded(self, worker: Worker, method: str, values: Values, body: bytes) -> tuple[Values, Arrays, Span]:
+    def _spawned(self, worker: Worker) -> None:
+        self._workers.add(worker)
+        if self._closed:
+            raise WorkerDied("closed meanwhile")
+
+    def _guarded(
+        self, worker: Worker, method: str, values: Values, body: bytes, deadline: float
+    ) -> tuple[Values, Arrays, Span]:
         started = time.perf_counter()
+        if started >= deadline:
+            raise TooLate("the request's deadline has passed before its image was decoded")
         try:
             results, arrays = worker.call(method, values, [np.frombuffer(body, np.uint8)], seconds=self._seconds)
         except WorkerHung as err:

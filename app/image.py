@@ -22,6 +22,9 @@ FORMATS: dict[str, Callable[[bytes], bool]] = {
     "BMP": lambda head: head.startswith(b"BM"),
 }
 
+_SCAN = b"\xff\xda"
+_MAX_SCANS = 100  # encoders make about ten
+
 Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, and refuses instead of warning
 
 
@@ -35,6 +38,8 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int) -> Pixels:
     kind = next((kind for kind, matches in FORMATS.items() if matches(body[:16])), None)
     if kind is None:
         raise NotAnImage("the bytes are not a JPEG, PNG, WebP, GIF or BMP image")
+    if kind == "JPEG" and body.count(_SCAN) > _MAX_SCANS:  # each one goes over all pixels
+        raise BadImage(f"the JPEG image has more than {_MAX_SCANS} scans")
     try:
         with Image.open(BytesIO(body), formats=[kind]) as image:
             width, height = image.size

@@ -14,7 +14,7 @@ from app import v2
 from app.access import Access, Keys, RateLimit
 from app.body import Bodies
 from app.bundle import Bundle
-from app.errors import LoadFailed
+from app.errors import LoadFailed, NotReady
 from app.inference import LENGTH_HEADER
 from app.metrics import Metrics, ModelState
 from app.model import Model
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.decoders:
-            loading = asyncio.create_task(_load(service.repository, on_failure))
+            loading = asyncio.create_task(_load(service, on_failure))
             yield
             service.stopping = True
             loading.cancel()
@@ -55,6 +55,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
 
     app = FastAPIOffline(  # /docs without a CDN
         redoc_url=None,
+        redirect_slashes=False,
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         title="CrossViT",
@@ -110,10 +111,11 @@ def _service(settings: Settings) -> Service:
     )
 
 
-async def _load(repository: Repository, on_failure: Callable[[], None] | None) -> None:
+async def _load(service: Service, on_failure: Callable[[], None] | None) -> None:
     try:
-        await repository.load_all()
-    except LoadFailed as err:
+        await service.decoders.start()
+        await service.repository.load_all()
+    except (LoadFailed, NotReady) as err:
         log.error("%s", err)
         if on_failure:
             on_failure()

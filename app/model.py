@@ -117,6 +117,7 @@ class Model:
         await self._batcher.__aexit__()
         for load in self._loads.values():
             load.cancel()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
         await asyncio.gather(*(engine.close() for engine in (self._main, *self._engines.values())))
         self.bundle.close()
 
@@ -194,7 +195,7 @@ class Model:
         resolution = self.resolution(resolution)
         async with self._in_time(place, deadline):
             asked = time.perf_counter()
-            pixels, decode = await self._decoders.decode(body, self.bundle.manifest.preprocessing[resolution])
+            pixels, decode = await self._decoders.decode(body, self.bundle.manifest.preprocessing[resolution], deadline)
             return await self._answer(place, pixels, resolution, deadline, Span(asked, decode.start), decode)
 
     async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> Answer:

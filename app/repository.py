@@ -53,6 +53,7 @@ class Repository:
         self._preload = preload
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._closed = False
         names = list(self._found())
         if not names:
             raise BadBundle(
@@ -121,6 +122,9 @@ class Repository:
             except BaseException:
                 entry.reason = "loading was interrupted"
                 raise
+            if self._closed:
+                self._retire(model)
+                raise LoadFailed("the service is stopping")
             old, entry.model, entry.reason = entry.model, model, ""
             self._retire(old)
             log.info("%s is ready: %s, %s", name, model.engine, model.precision)
@@ -148,17 +152,20 @@ class Repository:
             try:
                 if name in found:
                     await self.load(name)
-                elif name != self.default:
-                    await self.unload(name)
-                else:
+                elif name == self.default:
                     raise LoadFailed(f"the bundle of {name}, the default model, is gone; it is served as it was")
+                elif not self._path.is_dir() or (self._path / name).exists():
+                    raise LoadFailed(f"the bundle of {name} cannot be found or has no manifest; it is served as it was")
+                else:
+                    await self.unload(name)
             except ServiceError as err:
                 log.error("%s", err)
                 faults.append(str(err))
         return faults
 
     async def close(self) -> None:
-        """Let every model finish what it was given, and end it."""
+        """Let every model finish what it was given, and end it; nothing is loaded any more."""
+        self._closed = True
         for entry in self._entries.values():
             old, entry.model, entry.reason = entry.model, None, "the service is stopping"
             self._retire(old)

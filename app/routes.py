@@ -44,7 +44,7 @@ from app.schemas import (
 )
 from app.service import Here, Service, caller, elapsed, while_connected
 
-router = APIRouter()
+router = APIRouter(redirect_slashes=False)
 
 _BINARY = {"type": "string", "format": "binary"}
 _FILE = _BINARY | {"minLength": 1}
@@ -218,7 +218,9 @@ async def readyz(
     model: Annotated[str | None, Query(description="the model to ask for; the default if left out")] = None,
 ) -> Status:
     """The model's engine is loaded and has given the recorded logits, at its start or, with deep=1, just now."""
-    await here.admit(request, Level[here.settings.health_access.upper()])
+    probing = Level[here.settings.health_access.upper()]
+    # Work for the engine, and the names of models, are for those who may classify.
+    await here.admit(request, max(probing, Level.KEY) if deep or model else probing)
     await check_ready(here, model, deep=deep)
     return Status(status="ready")
 
@@ -233,8 +235,13 @@ async def readyz(
 async def metrics(request: Request, here: Here) -> Response:
     """What Prometheus scrapes."""
     await here.admit(request, Level[here.settings.metrics_access.upper()])
-    encode, kind = exposition.choose_encoder(request.headers.get("Accept", ""))
-    return Response(encode(here.metrics.registry), headers={"Content-Type": kind})
+    try:
+        encode, kind = exposition.choose_encoder(request.headers.get("Accept", ""))
+        content = encode(here.metrics.registry)
+    except (ValueError, TypeError):  # the client wishes for a version that is none
+        encode, kind = exposition.choose_encoder("")
+        content = encode(here.metrics.registry)
+    return Response(content, headers={"Content-Type": kind})
 
 
 async def check_ready(here: Service, name: str | None = None, *, deep: bool = False) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import resource
 import signal
 import socket
 import uuid
@@ -14,7 +15,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.errors import BadParameter
 from app.repository import Repository
@@ -25,6 +26,10 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 _MAX_HEADER_BYTES = 64 * 1024
+_FRAMING_BYTES = 1 << 20  # of a request, beside its body
+_FREE_CHUNKS = 1000
+_LEAST_CHUNK_BYTES = 256  # on average, of those beyond
+_MAX_PIPELINED = 16
 _REFUSED = (
     "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\n"
     "Connection: close\r\nX-Content-Type-Options: nosniff\r\nX-Request-ID: {id}\r\n\r\n"
@@ -61,6 +66,8 @@ class Server(uvicorn.Server):
 
     def run_until_stopped(self) -> None:
         """Bind, serve, drain. Raises BadParameter where a port cannot be had, before anything is loaded."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # connections are limited by the settings
         sockets = [_bind(self._settings.host, self._settings.port, self.config.backlog)]
         if self._settings.admin_port is not None:
             admin = _bind(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
@@ -127,16 +134,26 @@ def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
     return Connection
 
 
-class _Connection(HttpToolsProtocol):
-    """A connection that is cut off if its client is slow: with headers, with a body, or with reading the answer.
+class _TooMuch(Exception):
+    """A request's framing costs more than any honest client's; the parser stops at it."""
 
-    The application answers a slow body itself; what is cut off here is a client that goes on after its answer.
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is cut off if its client is slow, or if what it sends costs more than it is worth.
+
+    Slow is: with headers, with a body (the application answers that itself; here goes who goes on after its answer), or
+    with reading the answer. All limits hold for one read of the socket as well, which is parsed in one go.
     """
 
     limits: Settings
-    _timer: TimerHandle | None = None
-    _head_bytes = 0
+    _reading: TimerHandle | None = None
+    _writing: TimerHandle | None = None
     _in_head = True
+    _head_bytes = 0  # of names and values, trailers too
+    _wire_bytes = 0  # of the request, with all its framing
+    _body_bytes = 0
+    _chunks = 0
+    _running: RequestResponseCycle | None = None  # `cycle` is the last one that was read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -144,57 +161,113 @@ class _Connection(HttpToolsProtocol):
             log.warning("more than %d connections: one is closed", self.limits.max_connections)
             transport.abort()
             return
-        self._within(self.limits.header_seconds)
+        self._read_within(self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._within(None)
+        self._read_within(None)
+        self._write_within(None)
+        self._disconnect()
         super().connection_lost(exc)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _disconnect(self) -> None:
+        """Tell the request that is answered now that nobody reads it."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._timer is None:
-                self._within(self.limits.header_seconds)  # the next request of a connection that was kept
+        if self.transport.is_closing():
+            return
+        self._wire_bytes += len(data)
+        if self._in_head and self._reading is None:
+            self._read_within(self.limits.header_seconds)  # the next request of a connection that was kept
         super().data_received(data)
-        if self._in_head and self._head_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's headers are too long")
+        if self._wire_bytes - self._body_bytes > _FRAMING_BYTES:
+            self._cut_off("its request has too much framing")
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = self._wire_bytes = self._body_bytes = self._chunks = 0
+        self._in_head = True
+        self._read_within(self.limits.header_seconds)
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + 4)
+        if self._in_head:
+            super().on_header(name, value)  # trailers are of no use to anybody here
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            raise _TooMuch
         self._in_head = False
         # Longer than the application's own, which answers: this one ends what goes on after the answer.
-        self._within(self.limits.body_seconds + 5)
+        self._read_within(self.limits.body_seconds + 5)
         super().on_headers_complete()
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > _FREE_CHUNKS + self._body_bytes // _LEAST_CHUNK_BYTES:
+            raise _TooMuch
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head = True
-        self._head_bytes = 0
-        self._within(None)
+        self._read_within(None)
         super().on_message_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._within(self.limits.body_seconds)  # for reading the answer
+        self._write_within(self.limits.body_seconds)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._within(None)
+        self._write_within(None)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002, the parser's words are not ours
-        self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
+        if self._head_bytes > _MAX_HEADER_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's headers are too long")
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _MAX_HEADER_BYTES:
+            raise _TooMuch
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer what never becomes a request, as app.problems does, and end the connection."""
+        if self._running is not None and not self._running.response_complete:
+            self._cut_off("it sends what is not HTTP")  # an answer now would be taken for that of an earlier request
+            return
         problem = Problem(title=status.phrase, status=status, detail=detail, request_id=uuid.uuid4().hex)
         body = problem.model_dump_json().encode()
         head = _REFUSED.format(status=status.value, phrase=status.phrase, length=len(body), id=problem.request_id)
         self.transport.write(head.encode() + body)
         self.transport.close()
 
-    def _within(self, seconds: float | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if seconds is None else self.loop.call_later(seconds, self._too_slow)
+    def _read_within(self, seconds: float | None) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        self._reading = None if seconds is None else self.loop.call_later(seconds, self._cut_off, "it sends too slowly")
 
-    def _too_slow(self) -> None:
-        log.info("a slow client is cut off: %s", self.client[0] if self.client else "")
+    def _write_within(self, seconds: float | None) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+        self._writing = None if seconds is None else self.loop.call_later(seconds, self._cut_off, "it does not read")
+
+    def _cut_off(self, why: str) -> None:
+        log.info("the client %s is cut off: %s", self.client[0] if self.client else "", why)
+        self.pipeline.clear()
+        self._disconnect()
         self.transport.abort()

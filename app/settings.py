@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     )
     max_pixels: Annotated[int, Field(ge=1, description="largest image, width times height")] = 50_000_000
     decoders: Annotated[int, Field(ge=0, description="processes that decode; 0 for one a core")] = 0
-    decode_seconds: Annotated[Seconds, Field(description="longest decoding of an image (422)")] = 10
+    decode_seconds: Annotated[Seconds, Field(description="longest decoding of an image (422)")] = 5
     decode_bytes: Annotated[int, Field(ge=1, description="memory that decoding an image may take (422)")] = 1 << 30
 
     # Connections

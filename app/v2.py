@@ -55,8 +55,8 @@ Asked = TypeVar("Asked", bound=BaseModel)
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-model_router = APIRouter()  # of one model
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], redirect_slashes=False)
+model_router = APIRouter(redirect_slashes=False)  # of one model
 
 Name = Annotated[str, Path(description="the name of a model")]
 Version = Annotated[str, Path(description="its version; there is '1'", examples=[VERSION])]
@@ -352,7 +352,7 @@ async def _infer(
     limits = [here.settings.max_body_bytes, here.settings.max_images]
     with model.room():  # reading it costs as much as an image
         async with before(deadline):
-            values, tensors, _ = await here.decoders.call("inference", [encoding, json_bytes, *limits], body)
+            values, tensors, _ = await here.decoders.call("inference", [encoding, json_bytes, *limits], body, deadline)
     asked = InferenceRequest.model_validate(values[0])
     for output in asked.outputs:
         check_output(output, OUTPUTS)

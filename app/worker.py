@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class Limits:
 class Worker:
     """Starts a process that holds `factory(*values)`, `factory` being "module:name". Blocking; one call at a time.
 
-    Raises as `call` does if the object cannot be made within `seconds`.
+    Raises as `call` does if the object cannot be made within `seconds`. `on_spawn` is told of the worker before that,
+    so that somebody else can kill it meanwhile.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Worker:
         limits: Limits | None = None,
         pass_fds: Sequence[int] = (),
         keep_environment: bool = False,
+        on_spawn: Callable[["Worker"], None] = lambda _: None,
     ) -> None:
         ours, theirs = socket.socketpair()
         self._role = role
@@ -94,6 +96,7 @@ class Worker:
             )
         self._closing = threading.Lock()
         try:
+            on_spawn(self)
             self.call(factory, list(values), [], seconds=seconds, limits=asdict(limits or Limits()))
         except BaseException:
             self.kill()
@@ -244,6 +247,7 @@ def _cap(limits: Limits) -> None:
     if limits.sealed:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # those that are open stay so
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no process more, but for root
 
 
 if __name__ == "__main__":

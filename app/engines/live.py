@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_PROOF_SECONDS = 1.0  # for which a proof counts
 _LONGEST_PAUSE = 30.0  # seconds between attempts to start a failed engine again
 
 
@@ -53,6 +55,7 @@ class LiveEngine:
         self._ready = asyncio.Event()
         self._rebuild: asyncio.Task[None] | None = None
         self._proof: asyncio.Task[None] | None = None
+        self._proven = -math.inf  # when the last proof succeeded
 
     async def start(self) -> None:
         """Start the process; BadBundle, NoEngine or WrongAnswers if that cannot be, EngineFailed if it fails."""
@@ -83,11 +86,11 @@ class LiveEngine:
     async def prove(self) -> None:
         """Send the golden images through the engine; WrongAnswers if it does not give their logits, NotReady if none.
 
-        An engine that gives wrong ones is rebuilt. Whoever asks meanwhile shares the result.
+        An engine that gives wrong ones is rebuilt. Whoever asks meanwhile, or soon after, shares the result.
         """
         if self.fault is not None:
             raise NotReady(f"{self._bundle.name} at {self._resolution}: {self.fault}", retry_after=1)
-        if self._proof is None or self._proof.done():
+        if self._proof is None or (self._proof.done() and time.perf_counter() > self._proven + _PROOF_SECONDS):
             self._proof = asyncio.create_task(self._prove())
         await asyncio.shield(self._proof)
 
@@ -98,7 +101,8 @@ class LiveEngine:
             self._rebuild.cancel()
         if self._worker is not None:
             await asyncio.to_thread(self._worker.kill)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        # Its thread has an end now, and must not start another one with a file that is closed by then.
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         self._ready.set()  # whoever waits finds it dead
 
     async def _prove(self) -> None:
@@ -107,6 +111,7 @@ class LiveEngine:
         if wrong:
             self._rebuild_because("wrong", WrongAnswers(wrong))
             raise WrongAnswers(f"{self._bundle.name} at {self._resolution}: {wrong}")
+        self._proven = time.perf_counter()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
@@ -120,11 +125,9 @@ class LiveEngine:
             seconds=self._load_seconds,
             pass_fds=[self._bundle.graph_file],
             keep_environment=True,
+            on_spawn=self._spawned,
         )
-        self._worker = worker
         try:
-            if self._closed:
-                raise WorkerDied("closed meanwhile")
             (self.name, self.precision), _ = worker.call(
                 "start", [self.name, self.precision], [golden.images, golden.logits], seconds=self._load_seconds
             )
@@ -134,6 +137,11 @@ class LiveEngine:
         except BaseException:
             worker.kill()
             raise
+
+    def _spawned(self, worker: Worker) -> None:
+        self._worker = worker
+        if self._closed:
+            raise WorkerDied("closed meanwhile")
 
     def _run(self, images: Images) -> Outputs:
         assert self._worker is not None

@@ -179,6 +179,26 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     asyncio.run(main())
 
 
+def test_when_to_come_back_is_told_by_what_waits_not_by_what_once_was_slow() -> None:
+    async def main() -> None:
+        async def run(key: int, items: list[int]) -> Sequence[int]:
+            await asyncio.sleep(2 if key == 480 else 0.1)
+            return items
+
+        async with batching(run, limit=1, room=5) as batcher:
+            await asyncio.gather(submit(batcher, 0, key=480), submit(batcher, 0))
+            answers = [submit(batcher, 0)]
+            await until(lambda: batcher.waiting == 0)
+            answers += [submit(batcher, item) for item in range(5)]
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull) as refused:
+                batcher.enter()
+            assert refused.value.retry_after == 1
+            await asyncio.gather(*answers)
+
+    asyncio.run(main())
+
+
 def test_several_images_get_places_together_or_none() -> None:
     async def main() -> None:
         async with batching(room=4) as batcher:

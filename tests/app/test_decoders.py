@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from app.decoders import Decoders
-from app.errors import BadImage, NotAnImage, TooLarge
+from app.errors import BadImage, NotAnImage, TooLarge, TooLate
 from app.image import decode
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
@@ -29,6 +29,7 @@ async def decoding(**options: Any) -> AsyncIterator[tuple[Decoders, list[str]]]:
     restarts: list[str] = []
     given = {"count": 1, "max_pixels": 50_000_000, "seconds": 10, "memory_bytes": 1 << 30} | options
     async with Decoders(**given, on_restart=restarts.append) as decoders:
+        await decoders.start()
         yield decoders, restarts
 
 
@@ -128,6 +129,28 @@ def test_images_whose_requests_have_gone_are_not_decoded() -> None:
             started = time.monotonic()
             await assert_right(decoders)
             assert time.monotonic() - started < 10  # 50 of them take longer
+
+    asyncio.run(main())
+
+
+def test_an_image_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    async def main() -> None:
+        scans = encoded(scene(64, 64), "JPEG", progressive=True)
+        last = scans.rindex(b"\xff\xda")
+        async with decoding() as (decoders, _):
+            await decoders.decode(scans, STEPS)
+            with pytest.raises(BadImage, match="more than 100 scans"):
+                await decoders.decode(scans[:last] + 400 * scans[last:-2] + scans[-2:], STEPS)
+
+    asyncio.run(main())
+
+
+def test_no_worker_begins_with_what_is_too_late() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            with pytest.raises(TooLate):
+                await decoders.decode(PNG, STEPS, deadline=time.perf_counter())
+            await decoders.decode(PNG, STEPS, deadline=time.perf_counter() + 60)
 
     asyncio.run(main())
 

@@ -119,6 +119,17 @@ def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
         idle.close()
 
 
+def test_a_worker_that_hangs_at_its_start_does_not_hold_up_the_end(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE)
+    deadline = time.monotonic() + 20
+    while not (engines := children(server.process.pid, "engine")):
+        assert time.monotonic() < deadline
+    os.kill(engines[0], signal.SIGSTOP)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+    assert not Path(f"/proc/{engines[0]}").exists()
+
+
 def test_workers_end_with_a_service_that_is_killed(bundle: Path, start_server: StartServer) -> None:
     server = start_server("--bundle", str(bundle), *ENGINE)
     server.wait_until_ready()
@@ -168,6 +179,7 @@ def test_deep_readiness_asks_the_engine_itself(bundle: Path, start_server: Start
     server = start_server("--bundle", str(bundle), *ENGINE, "--engine-seconds", "1")
     server.wait_until_ready()
     assert httpx.get(f"{server.url}/readyz?deep=1", timeout=30).json() == {"status": "ready"}
+    time.sleep(1.1)  # a proof counts for a second
     (engine,) = children(server.process.pid, "engine")
     os.kill(engine, signal.SIGSTOP)
     assert state(server) == 200  # nobody has asked the engine

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks.overload import resident_mb
+from benchmarks.overload import probing, resident_mb
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
 from tests.conftest import Server, running
@@ -167,19 +167,75 @@ def test_a_body_over_the_limit_is_413_however_it_comes(strict: Server, kind: str
     assert "over the limit of 3,000,000 bytes" in answer.json()["detail"]
 
 
-def test_memory_for_bodies_is_shared_and_bounded(strict: Server) -> None:
+def test_memory_for_bodies_is_bounded_and_no_stalled_one_keeps_it_from_others(strict: Server) -> None:
     part = bytes(2_490_000)
     slow = [connect(strict) for _ in range(2)]
     for connection in slow:
         connection.sendall(head(len(part) + 1) + part)  # all but the last byte
-    time.sleep(0.3)
+        time.sleep(0.2)
     answer = httpx.post(f"{strict.url}/classify", files={"file": JPEG})
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "1"
-    assert "too many request bodies are arriving at once" in answer.json()["detail"]
+    assert answer.status_code == 200
+    assert b"408 Request Timeout" in (told := until_closed(slow[0]))
+    assert b"had to make room for others" in told
     for connection in slow:
         connection.close()
-    time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"0\r\n" + 20_000 * b"a: b\r\n",  # trailers
+        200_000 * b"1\r\nx\r\n",  # a body of single bytes
+        b"1;" + 20_000_000 * b"x" + b"\r\nx\r\n",  # a chunk's extension
+    ],
+)
+def test_framing_that_costs_more_than_its_body_is_cut_off_at_once(strict: Server, framing: bytes) -> None:
+    before = resident_mb(strict.process.pid)
+    with connect(strict) as connection, probing(connection.getpeername()[1]) as lively:
+        connection.sendall(head(None, "/classify", "Transfer-Encoding: chunked"))
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(5):
+                connection.sendall(framing)
+        until_closed(connection)
+        assert time.monotonic() - started < 2
+    assert max(lively) < 0.5
+    assert resident_mb(strict.process.pid) < before + 40
+
+
+def test_no_more_than_a_few_requests_are_pipelined(strict: Server) -> None:
+    get = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"
+    with connect(strict) as connection:
+        connection.sendall(10 * get + get.replace(b"Host", b"Connection: close\r\nHost"))
+        assert until_closed(connection).count(b"HTTP/1.1 200 OK") == 11
+    with connect(strict) as connection:
+        connection.sendall(3000 * get)
+        assert until_closed(connection).count(b"HTTP/1.1 200 OK") < 20
+
+
+def test_a_client_that_does_not_read_is_cut_off_whatever_it_sends(strict: Server) -> None:
+    get = b"GET /openapi.json HTTP/1.1\r\nHost: service\r\n\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(strict.url.rpartition(":")[2])))
+        connection.settimeout(0.5)
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < started + 20:
+                with contextlib.suppress(TimeoutError):
+                    connection.sendall(5 * get)
+                time.sleep(0.1)
+        assert time.monotonic() - started < 15
+
+
+def test_a_scrapers_odd_wishes_are_no_defect(strict: Server) -> None:
+    for wish in ("application/openmetrics-text; version=abc; escaping=foo", "text/plain; version=1.x.0; escaping=="):
+        assert httpx.get(f"{strict.url}/metrics", headers={"Accept": wish}).status_code == 200
+
+
+def test_no_path_is_redirected_by_the_clients_host(strict: Server) -> None:
+    answer = httpx.post(f"{strict.url}/classify/", headers={"Host": "elsewhere.example"})
+    assert (answer.status_code, answer.headers.get("Location")) == (404, None)
 
 
 def test_connections_beyond_the_most_are_closed_and_the_others_served(strict: Server) -> None:

@@ -189,6 +189,26 @@ def test_reload_takes_what_is_new_drops_what_has_gone_and_keeps_the_default(fold
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("gone", ["the folder", "a manifest"])
+def test_reload_keeps_what_only_seems_to_be_gone(folder: Path, gone: str) -> None:
+    async def main() -> None:
+        models = folder / "models"
+        models.mkdir()
+        for name in ("a", "b"):
+            (folder / name).rename(models / name)
+        async with serving(models, "a") as repository:
+            await repository.load_all()
+            if gone == "the folder":
+                models.rename(folder / "moved")
+            else:
+                (models / "b" / "manifest.json").unlink()
+            faults = await repository.reload()
+            assert "the bundle of b cannot be found or has no manifest; it is served as it was" in faults
+            await classify(repository, "b")
+
+    asyncio.run(main())
+
+
 def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(folder: Path) -> None:
     async def main() -> None:
         (folder / "b" / "labels.json").write_text("[]")
