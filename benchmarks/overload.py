@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.service import machine, running
+from benchmarks.service import machine, resident_mb, running
 
 HEAD = "POST /classify HTTP/1.1\r\nHost: service\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
 PROBE = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"
@@ -141,19 +141,6 @@ def _probe(port: int, connection: Connection) -> None:
         connection.send(seconds)
 
     asyncio.run(main())
-
-
-def resident_mb(pid: int) -> float:
-    """Memory of a process and its children, each counted in full."""
-    total = 0
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text()
-        except OSError:
-            continue
-        if f"\nPid:\t{pid}\n" in text or f"\nPPid:\t{pid}\n" in text:
-            total += sum(map(int, re.findall(r"VmRSS:\s+(\d+) kB", text)))
-    return total / 1000
 
 
 def centile(seconds: list[float], percent: int) -> float:

@@ -34,10 +34,6 @@ class Server:
     url: str
     pid: int
 
-    def resident_mb(self) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1000
-
 
 @dataclass
 class Round:
@@ -66,10 +62,10 @@ def main() -> None:
         servers = {name: stack.enter_context(running(command)) for name, command in commands.items()}
         for server in servers.values():
             asyncio.run(load(server.url, photos, clients=2, seconds=3))
-        resting = {name: server.resident_mb() for name, server in servers.items()}
+        resting = {name: resident_mb(server.pid) for name, server in servers.items()}
         for _, clients, (name, server) in itertools.product(range(args.rounds), args.clients, servers.items()):
             rounds[name, clients].append(asyncio.run(load(server.url, photos, clients, args.seconds)))
-        loaded = {name: server.resident_mb() for name, server in servers.items()}
+        loaded = {name: resident_mb(server.pid) for name, server in servers.items()}
         answer = httpx.get(f"{servers[OURS].url}/models").json()["models"][0]
     print(f"{variant}, {answer['engine']} {answer['precision']}; {machine()}")
     print(f"{args.rounds} interleaved rounds of {args.seconds:g} s, {len(photos)} photographs\n")
@@ -104,6 +100,19 @@ def running(command: list[str]) -> Iterator[Server]:
     finally:
         process.terminate()
         process.wait()
+
+
+def resident_mb(pid: int) -> float:
+    """Memory of a process and its children, each counted in full."""
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue  # it has just ended
+        if f"\nPid:\t{pid}\n" in text or f"\nPPid:\t{pid}\n" in text:
+            total += sum(map(int, re.findall(r"VmRSS:\s+(\d+) kB", text)))
+    return total / 1000
 
 
 def wait_until_ready(url: str) -> None:

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks.overload import probing, resident_mb
+from benchmarks.overload import probing
+from benchmarks.service import resident_mb
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
 from tests.conftest import Server, running

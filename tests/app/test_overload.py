@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.overload import capacity, centile, flood, probing, requests_of, resident_mb
+from benchmarks.overload import capacity, centile, flood, probing, requests_of
+from benchmarks.service import resident_mb
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
 from tests.conftest import Server, StartServer, running
