@@ -248,8 +248,10 @@ class _Connection(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer what never becomes a request, as app.problems does, and end the connection."""
         if self._running is not None and not self._running.response_complete:
-            self._cut_off("it sends what is not HTTP")  # an answer now would be taken for that of an earlier request
-            return
+            if self._in_head or self.pipeline or self._running.response_started:
+                self._cut_off("it sends what is not HTTP")  # an answer would be taken for that of an earlier request
+                return
+            self._disconnect()  # it is this request's own body that is broken
         problem = Problem(title=status.phrase, status=status, detail=detail, request_id=uuid.uuid4().hex)
         body = problem.model_dump_json().encode()
         head = _REFUSED.format(status=status.value, phrase=status.phrase, length=len(body), id=problem.request_id)
