@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx_ir as ir
-import onnxscript.optimizer
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
+from export.static import fold
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD
 
@@ -62,24 +62,15 @@ def to_onnx(served: Served) -> ir.Model:
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
-            optimize=False,  # below, with weights of any size folded
+            optimize=False,  # below
             verbose=False,
         )
         assert program is not None
         model = program.model
-        onnxscript.optimizer.optimize(
-            model,
-            num_iterations=1,  # a second one takes seconds and finds nothing
-            onnx_shape_inference=False,
-            input_size_limit=_ANY_SIZE,
-            output_size_limit=_ANY_SIZE,
-        )
+        fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
     _name_dimensions(model)
     return model
-
-
-_ANY_SIZE = 1 << 40
 
 
 @contextmanager

@@ -10,13 +10,10 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from export.agreement import Disagreement
 from export.graph import INPUT, OUTPUTS, Served
 
 BATCH = 3
-
-
-class Disagreement(Exception):
-    """The graph's logits are further from PyTorch's than the tolerance allows."""
 
 
 def pictures(side: int, count: int = BATCH) -> NDArray[np.uint8]:

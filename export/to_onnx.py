@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import onnx
 import onnx_ir
 import onnxruntime
 
+from export.agreement import Disagreement
 from export.bundle import (
     FORMAT,
     GOLDEN,
@@ -32,8 +33,11 @@ from export.bundle import (
     write_json,
 )
 from export.graph import INPUT, OUTPUTS, Served, to_onnx
+from export.half import DTYPES
 from export.labels import BadLabels, labels_for
-from export.proof import BATCH, Disagreement, record, references, worst_differences
+from export.photos import NoPhotos
+from export.precision import add_precision, file_name, float32_answers
+from export.proof import BATCH, record, references, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
@@ -51,9 +55,11 @@ def main(argv: list[str] | None = None) -> int:
             labels=args.labels,
             out=args.out or Path("artifacts") / args.variant,
             preprocessing=_preprocessing(args.resolutions, args.preprocess),
+            precisions=args.precision,
+            photos=args.images,
             if_changed=args.if_changed,
         )
-    except (WeightsUnavailable, BadCheckpoint, BadLabels, NotABundle, Disagreement) as err:
+    except (WeightsUnavailable, BadCheckpoint, BadLabels, NotABundle, Disagreement, NoPhotos, OverflowError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     except OSError as err:
@@ -72,16 +78,19 @@ def export(
     labels: Path | None,
     out: Path,
     preprocessing: dict[int, Preprocessing],
+    precisions: Sequence[str] = (),
+    photos: Path | None = None,
     if_changed: bool = False,
 ) -> None:
     """Write and prove the bundle of `variant` at `out`; any error leaves what stood there as it was.
 
-    `choice` is as in model.weights.find. With `if_changed` a bundle that was made from the same stays.
+    `choice` is as in model.weights.find. `precisions` come beside float32, measured on the `photos` in a folder or on
+    the shipped ones. With `if_changed` a bundle that was made from the same stays.
     """
     started = time.monotonic()
     weights = find(choice, variant, _say)
     header = _header(variant, preprocessing)
-    if if_changed and _stays(out, header, weights, choice, labels):
+    if if_changed and _has(out, precisions) and _stays(out, header, weights, choice, labels):
         return
     _say(f"{variant.name}: weights {weights.id}, {weights.source}")
     if weights.id == UNTRAINED:
@@ -102,11 +111,17 @@ def export(
         expected = references(served, crops)
         worst = worst_differences(expected, folder / MODEL, TOLERANCE, _say)
         record(expected, folder / GOLDEN)
+        halves = {}
+        answers = float32_answers(folder / MODEL, preprocessing, photos) if precisions else {}
+        for precision in precisions:
+            _say(f"writing the graph in {precision}, comparing it with float32 …")
+            halves[precision] = add_precision(folder, precision, answers, _say)
+        written = (MODEL, LABELS, GOLDEN, *map(file_name, halves))
         manifest = header | {
             "weights": {"id": weights.id, "source": weights.source, "resolution": native},
             "classes": len(names),
             "built_with": _built_with(),
-            "files": {name: sha256(folder / name) for name in (MODEL, LABELS, GOLDEN)},
+            "files": {name: sha256(folder / name) for name in written},
             "parity": {
                 "reference": f"PyTorch {version('torch')}, float32",
                 "engine": f"onnxruntime {onnxruntime.__version__}, float32",
@@ -114,6 +129,7 @@ def export(
                 "tolerance": TOLERANCE,
                 "worst": {str(resolution): difference for resolution, difference in worst.items()},
             },
+            "precisions": halves,
         }
         write_json(folder / MANIFEST, manifest)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -135,6 +151,11 @@ def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[s
 
 def _built_with() -> dict[str, str]:
     return {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")}
+
+
+def _has(out: Path, precisions: Sequence[str]) -> bool:
+    standing = read_manifest(out)
+    return standing is not None and set(precisions) <= set(standing.get("precisions", ()))
 
 
 def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None) -> bool:
@@ -210,6 +231,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="RESOLUTION:RESIZE/CROP",
         help="instead of the default, such as 224:274/240, the protocol of the released code",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=DTYPES,
+        default=[],
+        help="graphs for GPUs beside the float32 one, in half precision",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="photographs to measure them on (some ship with the project)"
     )
     parser.add_argument("--if-changed", action="store_true", help="leave a bundle that was made from the same")
     args = parser.parse_args(argv)

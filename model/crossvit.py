@@ -209,9 +209,10 @@ class CrossViT(nn.Module):
         cls_position, positions = self.pos_embed[branch][:, :1], self.pos_embed[branch][:, 1:]
         native = math.isqrt(positions.shape[1])
         positions = resize(positions.transpose(1, 2).unflatten(-1, (native, native)), x.shape[-1])
-        x = (x + positions).flatten(2).transpose(1, 2)
-        cls = (self.cls_token[branch] + cls_position).expand(x.shape[0], -1, -1)
-        return torch.cat((cls, x), dim=1)
+        cls = self.cls_token[branch] + cls_position
+        table = torch.cat((cls, positions.flatten(2).transpose(1, 2)), dim=1)  # (1, N, C)
+        # CLS has its place by padding with zeros, not by repeating it: the exported graph then asks for no batch size.
+        return F.pad(x.flatten(2).transpose(1, 2), (0, 0, 1, 0)) + table
 
     def _logits(self, branch: int, x: Tensor) -> Tensor:
         return self.head[branch](self.norm[branch](x[:, 0]))

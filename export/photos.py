@@ -1,0 +1,57 @@
+"""Real photographs for the proofs: eight that ship with the project (CC0 or public domain, see NOTICE), or one's own.
+
+Noise and smooth shapes do not show whether rounding changes answers; photographs do.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from model.spec import Preprocessing
+
+SHIPPED = Path(__file__).parent / "data" / "photos"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_LEAST_AREA = 0.3  # of the photograph, in a crop
+
+
+class NoPhotos(Exception):
+    """The folder has no readable photographs."""
+
+
+def views(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArray[np.uint8]:
+    """`count` views of the photographs in `folder`, by default the shipped ones, (count, crop, crop, 3).
+
+    First each photograph as the service would see it, then crops at other places and scales, half of them mirrored;
+    the same ones at every call. Raises NoPhotos.
+    """
+    files = sorted(path for path in (folder or SHIPPED).rglob("*") if path.suffix.lower() in SUFFIXES)[:count]
+    if not files:
+        raise NoPhotos(f"no photographs ({', '.join(SUFFIXES)}) in {folder}")
+    found = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
+    for index, path in enumerate(files):
+        found[index :: len(files)] = list(_views(_opened(path), steps, len(range(index, count, len(files))), index))
+    return found
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as err:
+        raise NoPhotos(f"{path} cannot be read: {err}") from err
+
+
+def _views(image: Image.Image, steps: Preprocessing, count: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+    rng = np.random.default_rng(seed)
+    size = np.array(image.size, float)
+    side = size.min() * steps.crop / steps.resize
+    corner = (size - side) / 2
+    for number in range(count):
+        box = (*corner, *(corner + side))
+        pixels = np.asarray(image.resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box))
+        yield pixels[:, ::-1] if number % 2 else pixels
+        side = size.min() * np.sqrt(rng.uniform(_LEAST_AREA, 1))
+        corner = rng.uniform(0, size - side)
