@@ -9,14 +9,16 @@ from onnxscript.rewriter import pattern, rewrite
 _OPSET = 23  # the first with the operator; nothing else in the graph changes from 20
 
 
-def fuse_attention(model: ir.Model) -> None:
+def fuse_attention(model: ir.Model, *, heads_apart: bool = False) -> None:
     """Put ONNX's Attention in the place of every self-attention that export.graph wrote, in place.
 
     It takes queries, keys and values as the projections give them, (batch, tokens, width): no head is moved any more.
+    With `heads_apart` they are (batch, heads, tokens, head's width), which is all that TensorRT's parser takes.
     RuntimeError if a softmax over (batch, heads, tokens, tokens) stays.
     """
     passes.ShapeInferencePass()(model)
-    rewrite(model, [pattern.RewriteRule(_self_attention, _operator, _is_scaled_by_head)])
+    operator = _operator_on_heads if heads_apart else _operator
+    rewrite(model, [pattern.RewriteRule(_self_attention, operator, _is_scaled_by_head)])
     passes.RemoveUnusedNodesPass()(model)
     left = [node for node in model.graph if node.op_type == "Softmax" and len(node.outputs[0].shape or ()) == 4]
     if left:
@@ -35,6 +37,13 @@ def _self_attention(op, q, k, v, q_shape, k_shape, v_shape, scale, out_shape):  
 def _operator(op, q, k, v, queries, **_):  # type: ignore[no-untyped-def]
     heads = queries.shape[1]
     return op.Attention(q, k, v, q_num_heads=heads, kv_num_heads=heads)
+
+
+def _operator_on_heads(op, q, k, v, q_shape, k_shape, v_shape, out_shape, **_):  # type: ignore[no-untyped-def]
+    heads = [
+        op.Transpose(op.Reshape(x, shape), perm=[0, 2, 1, 3]) for x, shape in ((q, q_shape), (k, k_shape), (v, v_shape))
+    ]
+    return op.Reshape(op.Transpose(op.Attention(*heads), perm=[0, 2, 1, 3]), out_shape)
 
 
 def _is_scaled_by_head(_: object, queries: ir.Value, scale: ir.Value, **__: object) -> bool:

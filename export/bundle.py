@@ -30,7 +30,7 @@ _RENAME_EXCHANGE = 2
 
 
 class NotABundle(Exception):
-    """The place for the bundle holds something else, which is left alone."""
+    """The place for a bundle, or for an engine in one, holds something else, which is left alone."""
 
 
 def read_manifest(bundle: Path) -> dict[str, Any] | None:
@@ -52,15 +52,22 @@ def replacing(bundle: Path) -> Iterator[Path]:
     if bundle.exists() and not (bundle / MANIFEST).is_file() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise NotABundle(f"{bundle} is there and is no bundle; it is left alone: remove it, or choose another --out")
     bundle = bundle.resolve()
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(bundle)
-    folder = Path(tempfile.mkdtemp(prefix=_prefix(bundle), dir=bundle.parent))
+    with beside(bundle) as folder:
+        yield folder
+        folder.chmod(0o755)
+        install(folder, bundle)
+
+
+@contextmanager
+def beside(place: Path) -> Iterator[Path]:
+    """An empty folder next to `place`, to be filled and then moved by `install`; what is left of it goes at the end."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    sweep(place)
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # tells a later run that this one is alive
     try:
         yield folder
-        folder.chmod(0o755)
-        _install(folder, bundle)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # what is left: the old bundle, or half of the new one
         os.close(lock)
@@ -83,7 +90,7 @@ def _aside(bundle: Path) -> Path:
     return bundle.with_name(f".{bundle.name}.aside")
 
 
-def _sweep(bundle: Path) -> None:
+def sweep(bundle: Path) -> None:
     """Remove what killed runs left behind, and put back what one of them had set aside."""
     aside = _aside(bundle)
     if aside.exists():
@@ -102,7 +109,7 @@ def _sweep(bundle: Path) -> None:
             os.close(lock)
 
 
-def _install(folder: Path, bundle: Path) -> None:
+def install(folder: Path, bundle: Path) -> None:
     """Put `folder` at `bundle`; a bundle that stood there is at `folder` afterwards."""
     try:
         folder.rename(bundle)  # nothing there, or an empty folder

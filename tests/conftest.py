@@ -20,6 +20,23 @@ from tests import rule
 TINY = VARIANTS["crossvit_tiny"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and say so."""
+    if not _gpu():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+def _gpu() -> bool:
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        return False
+    error, count = runtime.cudaGetDeviceCount()
+    return bool(error == runtime.cudaError_t.cudaSuccess and count > 0)
+
+
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of crossvit_tiny, whose logits are known."""

@@ -56,7 +56,7 @@ def test_an_empty_folder_is_a_place_for_a_bundle(tmp_path: Path) -> None:
 
 KILLED_WHEN = {
     "while it writes": "os.kill(os.getpid(), signal.SIGKILL)",
-    "before the exchange": "bundle._install = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+    "before the exchange": "bundle.install = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
     "after the exchange": "bundle.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)",
 }
 SCRIPT = """

@@ -106,13 +106,17 @@ def test_a_weight_beyond_float16_is_refused_by_name(bundle: Path) -> None:
         to_half(model, "fp16")
 
 
-def test_fused_attention_gives_the_same_answers(bundle: Path) -> None:
+@pytest.mark.parametrize("heads_apart", [False, True])
+def test_fused_attention_gives_the_same_answers(bundle: Path, heads_apart: bool) -> None:
     model = ir.load(bundle / "model.onnx")
-    fuse_attention(model)
+    fuse_attention(model, heads_apart=heads_apart)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     kinds = [node.op_type for node in model.graph]
     assert kinds.count("Attention") == 15
     assert kinds.count("Softmax") == 6  # cross-attention, without keys
+    queries = next(node.inputs[0] for node in model.graph if node.op_type == "Attention")
+    assert queries is not None
+    assert queries.shape is None or len(queries.shape) == (4 if heads_apart else 3)
     for side in (224, 384):
         assert distance(bundle, model, side) < 1e-5
 

@@ -10,9 +10,10 @@ import torch
 
 from app.engines.ov import OpenVino
 from export import graph, to_onnx
+from export.agreement import Disagreement
 from export.bundle import NotABundle, sha256
 from export.graph import OUTPUTS, Served
-from export.proof import Disagreement, pictures, references, worst_differences
+from export.proof import pictures, references, worst_differences
 from model.crossvit import CrossViT
 from model.spec import VARIANTS
 from model.weights import WeightsUnavailable

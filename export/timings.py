@@ -1,0 +1,39 @@
+"""TensorRT's timing cache: what it measured of kernels, kept in a file from build to build.
+
+It belongs to a GPU model and a version of TensorRT, not to a network, and so lies outside all bundles.
+"""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from export.engine import Device, slug
+
+
+def default_file(device: Device) -> Path:
+    """Its place under XDG_CACHE_HOME, or ~/.cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "crossvit" / f"timings-{slug(device.gpu)}-trt{device.tensorrt}"
+
+
+def read(file: Path) -> bytes:
+    """What is in `file`; nothing if it is not there."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def write(file: Path, timings: bytes) -> None:
+    """Replace `file` in one step. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as temporary:
+            temporary.write(timings)
+        Path(name).replace(file)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
