@@ -4,15 +4,18 @@ VARIANT ?= crossvit_18_dagger
 WEIGHTS ?= auto
 LABELS ?=
 TORCH_INDEX ?=
+GPU ?=
 
 BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
-INSTALLED := .venv/.installed
+ENGINES := $(if $(GPU),gpu,cpu)
+INSTALLED := .venv/.installed-$(ENGINES)
 
 .PHONY: serve test check audit format clean
 
 serve: $(INSTALLED)
-	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") --out $(BUNDLE) --if-changed
+	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16) --out $(BUNDLE) --if-changed
+	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
 test: $(INSTALLED)
@@ -36,6 +39,6 @@ clean:
 	rm -rf .venv artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[cpu,export,otel,dev]'
+	$(PYTHON) -m venv --clear .venv
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[$(ENGINES),export,otel,dev]'
 	touch $@

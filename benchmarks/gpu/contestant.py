@@ -1,0 +1,97 @@
+"""The side of a contestant that is measured: it runs in a process of its own, which `contest` calls.
+
+Methods return what app.worker carries: JSON values, and arrays.
+"""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.worker import Arrays, Values
+
+Images = NDArray[np.uint8]  # (batch, side, side, 3), RGB
+Logits = NDArray[np.float32]  # (batch, classes)
+
+WARM_UP = 5  # calls, after the one that compiles or allocates
+ROTATED = 2  # different batches that are run in turn, so that no call finds its pixels where the last one left them
+PROFILED = 10  # calls
+
+
+class Contestant(ABC):
+    """Answers batches of photographs. `load`, then `prepare` each batch size, then anything else."""
+
+    def __init__(self) -> None:
+        os.dup2(2, 1)  # what libraries print is not for the table
+        self._photos: Images = np.empty((0, 0, 0, 3), np.uint8)
+        self._pools: dict[int, list[Images]] = {}
+
+    @abstractmethod
+    def _start(self, *values: Any) -> dict[str, Any]:
+        """Make what answers; what is to be known of it goes into the report."""
+
+    @abstractmethod
+    def _run(self, images: Images) -> Logits:
+        """From pixels in the host's memory to logits there."""
+
+    @abstractmethod
+    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
+        """Where the time of PROFILED calls goes: {"kernels": [[name, count, milliseconds], …], …}."""
+
+    def _settle(self) -> None:  # noqa: B027, most have nothing to do
+        """Give back memory that only preparing took."""
+
+    def _device_seconds(self, images: Images, seconds: float) -> list[float]:
+        """Seconds of calls on the device alone, with the pixels there already; none where that cannot be had."""
+        del images, seconds
+        return []
+
+    def load(self, *values: Any) -> tuple[Values, Arrays]:
+        """The seconds it took, and what is to be known."""
+        *rest, photos = values
+        self._photos = photos
+        started = time.perf_counter()
+        facts = self._start(*rest)
+        return [time.perf_counter() - started, facts], []
+
+    def prepare(self, batch: int) -> tuple[Values, Arrays]:
+        """Compile and warm up for `batch`; the seconds of the first call."""
+        numbers = np.arange(ROTATED * batch) % len(self._photos)
+        pool = list(self._photos[numbers].reshape(ROTATED, batch, *self._photos.shape[1:]))
+        started = time.perf_counter()
+        self._run(pool[0])
+        first = time.perf_counter() - started
+        for call in range(WARM_UP):
+            self._run(pool[call % ROTATED])
+        self._settle()
+        self._pools[batch] = pool
+        return [first], []
+
+    def answers(self) -> tuple[Values, Arrays]:
+        """The logits of all photographs, and one call of each prepared batch, so that all memory is taken."""
+        for pool in self._pools.values():
+            self._run(pool[0])
+        count, piece = len(self._photos), max(self._pools)
+        padded = self._photos[np.arange(-(-count // piece) * piece) % count]
+        pieces = [self._run(padded[start : start + piece]) for start in range(0, len(padded), piece)]
+        return [], [np.concatenate(pieces)[:count]]
+
+    def measure(self, batch: int, seconds: float, calls: int) -> tuple[Values, Arrays]:
+        """The seconds of each call, at least `calls` of them; and those on the device alone, if they can be had."""
+        pool = self._pools[batch]
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < calls or time.perf_counter() < end:
+            started = time.perf_counter()
+            self._run(pool[len(times) % ROTATED])
+            times.append(time.perf_counter() - started)
+        return [], [np.array(times), np.array(self._device_seconds(pool[0], seconds / 2))]
+
+    def profile(self, batch: int) -> tuple[Values, Arrays]:
+        """Where the time goes at `batch`."""
+        pool = self._pools[batch]
+        return [self._profile(lambda: self._run(pool[0]))], []
