@@ -56,19 +56,20 @@ async def _at_once() -> None:
 
 
 class Batcher(Generic[Item, Result]):
-    """Calls `run` with a key and up to `limit` waiting items of it, one call at a time.
+    """Calls `run` with a key and up to `limit(key)` waiting items of it, one call at a time.
 
-    `run` gives one result for each item, in order; no call begins before `ready` returns. `room` is how many items may
-    wait. `on_batch` is told the size of each finished call, and when it ran. Use as an async context manager: leaving
-    it finishes what was submitted.
+    `run` gives one result for each item, in order; no call begins before `ready` returns. `room()` is how many items
+    may wait. Both are asked anew each time: what runs may be replaced by what takes more or less. `on_batch` is told
+    the size of each finished call, and when it ran. Use as an async context manager: leaving it finishes what was
+    submitted.
     """
 
     def __init__(
         self,
         run: Callable[[int, list[Item]], Awaitable[Sequence[Result]]],
         *,
-        limit: int,
-        room: int,
+        limit: Callable[[int], int],
+        room: Callable[[], int],
         ready: Callable[[], Awaitable[None]] = _at_once,
         on_batch: Callable[[int, Span], None] = lambda *_: None,
     ) -> None:
@@ -101,11 +102,12 @@ class Batcher(Generic[Item, Result]):
 
     def check_room(self, count: int = 1) -> None:
         """Raise QueueFull if `count` items have no room now; it says when to try again."""
-        if count > self._room:
-            raise TooLarge(f"{count} images are more than the queue holds, which is {self._room}")
-        if self._taken + count > self._room:
+        room = self._room()
+        if count > room:
+            raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
+        if self._taken + count > room:
             raise QueueFull(
-                f"the queue is full: {self._taken} images wait, {self._room} may",
+                f"the queue is full: {self._taken} images wait, {room} may",
                 retry_after=max(1, math.ceil(self._seconds_to_empty())),
             )
 
@@ -156,12 +158,13 @@ class Batcher(Generic[Item, Result]):
                 self._waiting.clear()
                 return []
             same = [entry for entry in alive if entry.key == alive[0].key]
-            size = min(len(same), self._limit)
+            limit = self._limit(alive[0].key)
+            size = min(len(same), limit)
             end = time.perf_counter() + size * self._seconds.get(alive[0].key, 0.0)
             late = [entry for entry in same if entry.deadline < end]
             for entry in late:
                 entry.answer.set_exception(TooLate("the answer would come after the request's deadline"))
-            batch = [entry for entry in same if entry.deadline >= end][: self._limit]
+            batch = [entry for entry in same if entry.deadline >= end][:limit]
             taken = {id(entry) for entry in batch}
             self._waiting = deque(entry for entry in alive if id(entry) not in taken and not entry.answer.done())
             if batch:

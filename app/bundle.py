@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
+import shlex
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,12 +17,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from app.engines.engine import OUTPUTS
 from app.errors import BadBundle
 from app.golden import Golden
+from app.plans import Plans, open_plans
 from model.spec import Preprocessing, variant_named
 
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+GRAPHS = {
+    "f32": MODEL,
+    "fp16": "model.fp16.onnx",
+    "bf16": "model.bf16.onnx",
+}  # by their precision; the last two may lack
 LABELS = "labels.json"
 GOLDEN = "golden.npz"
 UNTRAINED = "untrained"
@@ -67,16 +75,18 @@ class Label(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are what its manifest says. `hash` is the sha256 of the manifest, so of all of it.
+    """A bundle whose files are what its manifest says. `hash` is the sha256 of the manifest, so of all but the plans.
 
-    `graph_file` is an open file, which outlives a bundle that is put in its place. `close` it after use.
+    `graphs` are open files by their precision, which outlive a bundle that is put in its place, as the files of `plans`
+    do. `close` it after use.
     """
 
     path: Path
     manifest: Manifest
     labels: list[Label]
     hash: str
-    graph_file: int
+    graphs: dict[str, int]
+    plans: Plans
     _golden: dict[int, Golden]
 
     @property
@@ -84,16 +94,26 @@ class Bundle:
         """The folder's name."""
         return self.path.name
 
-    @property
-    def graph_sha256(self) -> str:
-        return self.manifest.files[MODEL]
+    def graph_sha256(self, precision: str) -> str:
+        return self.manifest.files[GRAPHS[precision]]
+
+    def same_as(self, other: "Bundle") -> bool:
+        """Whether there is nothing in `other` that this one has not, plans too."""
+        return (self.hash, _passports(self.plans)) == (other.hash, _passports(other.plans))
+
+    def plan_command(self, resolution: int) -> str:
+        """What builds a plan for `resolution`."""
+        path = shlex.quote(str(self.path))
+        return f"python export/to_trt.py --variant {self.manifest.variant} --bundle {path} --resolutions {resolution}"
 
     def golden(self, resolution: int) -> Golden:
         """Images of `resolution`, and the logits that PyTorch gave for them."""
         return self._golden[resolution]
 
     def close(self) -> None:
-        os.close(self.graph_file)
+        for file in self.graphs.values():
+            os.close(file)
+        self.plans.close()
 
     @property
     def warning(self) -> str | None:
@@ -126,8 +146,10 @@ def open_bundle(path: Path) -> Bundle:
             f"{path / LABELS} does not name the model's {manifest.classes} classes; export the bundle again"
         )
     golden = _golden(_checked(path, GOLDEN, manifest), manifest, path / GOLDEN)
-    graph = _open_graph(path, manifest)
-    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}", graph, golden)
+    graphs = _open_graphs(path, manifest)
+    sides = {resolution: steps.crop for resolution, steps in manifest.preprocessing.items()}
+    plans = open_plans(path, manifest.files[MODEL], sides)
+    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}", graphs, plans, golden)
 
 
 def is_bundle(path: Path) -> bool:
@@ -150,17 +172,32 @@ def _golden(raw: bytes, manifest: Manifest, path: Path) -> dict[int, Golden]:
     return golden
 
 
-def _open_graph(path: Path, manifest: Manifest) -> int:
+def _open_graphs(path: Path, manifest: Manifest) -> dict[str, int]:
+    with ExitStack() as opened:
+        graphs = {}
+        for precision, name in GRAPHS.items():
+            if name in manifest.files or name == MODEL:
+                graphs[precision] = _open_graph(path, name, manifest)
+                opened.callback(os.close, graphs[precision])
+        opened.pop_all()
+    return graphs
+
+
+def _open_graph(path: Path, name: str, manifest: Manifest) -> int:
     try:
-        file = os.open(path / MODEL, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:
-        raise _not_described(path, MODEL) from err
+        raise _not_described(path, name) from err
     with os.fdopen(file, "rb", closefd=False) as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if digest != manifest.files.get(MODEL):
+    if digest != manifest.files.get(name):
         os.close(file)
-        raise _not_described(path, MODEL)
+        raise _not_described(path, name)
     return file
+
+
+def _passports(plans: Plans) -> object:
+    return {resolution: [plan.passport for plan in fit] for resolution, fit in plans.fit.items()}, plans.unfit
 
 
 def _checked(path: Path, name: str, manifest: Manifest) -> bytes:

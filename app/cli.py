@@ -117,7 +117,7 @@ async def _classify(
         printed = report(output)
         with Progress(console=_notes, transient=True, disable=not _notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
-            async for outcome in classify_files(model, files, top_k, resolution, in_flight=settings.max_queue):
+            async for outcome in classify_files(model, files, top_k, resolution, in_flight=model.capacity):
                 printed.add(outcome)
                 broken += outcome.error is not None
                 progress.advance(bar)

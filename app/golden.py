@@ -6,9 +6,11 @@ import numpy as np
 
 from app.engines.engine import Images, Outputs
 
-# The distance of the logits as a vector, relative to its length. Rounding to bfloat16 in every layer moves it by a few
-# percent; a wrong kernel, layout or weight moves it by far more.
-TOLERANCE = {"f32": 1e-3, "bf16": 0.15}
+# The distance of the logits as a vector, relative to its length. Rounding moves it by 0.0009 to 0.0012 in float16, by
+# 0.009 to 0.010 in bfloat16 (crossvit_tiny, 9_dagger and 18_dagger, weights by a rule). What is above that is room for
+# trained weights, and for products that are summed in 16 bits; but one LayerNorm or GELU left out of 9_dagger or
+# 18_dagger moves it by 0.05 to 0.3, another image by 0.17.
+TOLERANCE = {"f32": 1e-3, "fp16": 0.02, "bf16": 0.04}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -26,6 +27,19 @@ _SCAN = b"\xff\xda"
 _MAX_SCANS = 100  # encoders make about ten
 
 Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, and refuses instead of warning
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an axis that is seen: from `start` to `end`, counted from the pixel `first`.
+
+    The filter reaches no pixel before `first`, and none from `last` on.
+    """
+
+    first: int
+    last: int
+    start: float
+    end: float
 
 
 def decode(body: bytes, steps: Preprocessing, max_pixels: int) -> Pixels:
@@ -62,26 +76,33 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
+def windows(size: tuple[int, int], steps: Preprocessing) -> tuple[Window, Window]:
+    """What of the columns and of the rows becomes the network's image, of `size` being (width, height) in pixels.
+
+    Sizes and offsets are rounded as torchvision does for Resize and CenterCrop.
+    """
+    width, height = (_window(length, min(size), steps) for length in size)
+    return width, height
+
+
+def _window(length: int, short: int, steps: Preprocessing) -> Window:
+    resized = steps.resize * length // short
+    offset = round((resized - steps.crop) / 2)
+    scale = length / resized
+    reach = math.ceil(2 * max(scale, 1)) + 1  # of the bicubic filter, in pixels
+    start, end = offset * scale, (offset + steps.crop) * scale
+    first, last = max(math.floor(start) - reach, 0), min(math.ceil(end) + reach, length)
+    return Window(first, last, start - first, end - first)
+
+
 def _resize_and_crop(image: Image.Image, steps: Preprocessing) -> Pixels:
-    """Resize the shorter side and crop the centre in one call, with torchvision's rounding of sizes and offsets.
+    """Resize the shorter side and crop the centre in one call.
 
     Only what the filter reaches is turned to RGB: a large or very long image costs no more copies than it must.
     """
-    short = min(image.size)
-    starts, ends, firsts, lasts = [], [], [], []
-    for length in image.size:  # width, then height
-        resized = steps.resize * length // short
-        offset = round((resized - steps.crop) / 2)
-        scale = length / resized
-        reach = math.ceil(2 * max(scale, 1)) + 1  # of the bicubic filter, in pixels
-        start, end = offset * scale, (offset + steps.crop) * scale
-        first, last = max(math.floor(start) - reach, 0), min(math.ceil(end) + reach, length)
-        starts.append(start - first)
-        ends.append(end - first)
-        firsts.append(first)
-        lasts.append(last)
-    region = image.crop((firsts[0], firsts[1], lasts[0], lasts[1]))
-    box = (starts[0], starts[1], ends[0], ends[1])
+    x, y = windows(image.size, steps)
+    region = image.crop((x.first, y.first, x.last, y.last))
+    box = (x.start, y.start, x.end, y.end)
     resized_region = _eight_bits(region).resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box)
     return np.asarray(_over_white(resized_region))
 

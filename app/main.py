@@ -126,12 +126,14 @@ def _states(repository: Repository) -> Iterator[ModelState]:
         info = {}
         if entry.model is not None:
             manifest = entry.model.bundle.manifest
+            engine, precision = entry.model.engine()
             info = {
                 "variant": manifest.variant,
-                "engine": entry.model.engine,
-                "precision": entry.model.precision,
+                "engine": engine,
+                "precision": precision,
                 "weights": manifest.weights.id,
                 "bundle": entry.model.bundle.hash,
             }
         queue = entry.model.waiting if entry.model is not None else 0
-        yield ModelState(entry.name, entry.state == "READY", queue, info)
+        refused = {name for name, _, _ in entry.model.refused} if entry.model is not None else set()
+        yield ModelState(entry.name, entry.state == "READY", queue, info, refused)

@@ -1,7 +1,7 @@
 """What Prometheus and Triton's statistics show, counted in one place."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from prometheus_client import (
@@ -36,6 +36,7 @@ class ModelState:
     ready: bool
     queue: int
     info: dict[str, str]
+    refused: Collection[str] = ()  # engines
 
 
 @dataclass
@@ -149,9 +150,16 @@ class _Gauges(Collector):
         states = list(self._states())
         names = sorted({name for state in states for name in state.info})
         info = GaugeMetricFamily("crossvit_model_info", "What is served", labels=["model", *names])
+        refused = GaugeMetricFamily(
+            "crossvit_engine_refused",
+            "1 if the engine, or jpeg-gpu, could be expected to serve and cannot",
+            labels=["model", "engine"],
+        )
         for state in states:
             queue.add_metric([state.name], state.queue)
             ready.add_metric([state.name], float(state.ready))
             if state.info:
                 info.add_metric([state.name, *(state.info[name] for name in names)], 1)
-        return [queue, ready, info]
+            for engine in sorted(state.refused):
+                refused.add_metric([state.name, engine], 1)
+        return [queue, ready, info, refused]

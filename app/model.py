@@ -15,11 +15,15 @@ from app.bundle import Bundle, Label
 from app.deadline import before
 from app.decoders import Decoders
 from app.engines.engine import Outputs
+from app.engines.jpeg import NAME as JPEGS
 from app.engines.live import LiveEngine
 from app.errors import BadParameter, EngineFailed, NotReady
 from app.image import Pixels
+from app.jpeg import plain
 from app.metrics import ModelMetrics
 from app.span import Span
+
+_BATCHES = 8  # that may wait
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ class Model:
     """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
 
     Each resolution has an engine in a process of its own, the default one from the start, others from their first
-    request. One of them runs at a time, on all cores. Every method that does work takes a `deadline` (on the clock of
-    time.perf_counter) and raises TooLate when it passes.
+    request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
+    A call has up to `max_batch` images, or as many as the engine is best at; `max_queue` may wait, or eight batches of
+    the default resolution's: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go to the engine as they
+    are, if it can decode them; the others to the decoders. Every method that does work takes a `deadline` (on the clock
+    of time.perf_counter) and raises TooLate when it passes.
     """
 
     def __init__(
@@ -73,20 +80,30 @@ class Model:
         max_queue: int,
         run_seconds: float,
         load_seconds: float,
+        jpeg_pixels: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.metrics = metrics
         self._decoders = decoders
+        self._engine = engine
+        self._precision = precision
+        self._max_batch = max_batch
+        self._max_queue = max_queue
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
+        self._jpeg_pixels = jpeg_pixels
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
         self._engines: dict[int, LiveEngine] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
-        self._main = self._make(bundle.manifest.default_resolution, engine, precision)
-        self._batcher = Batcher[Pixels, Outputs](
-            self._run, limit=max_batch, room=max_queue, ready=self._main.ready, on_batch=metrics.batch
+        self._main = self._make(bundle.manifest.default_resolution)
+        self._batcher = Batcher[Pixels | bytes, Outputs | None](
+            self._run,
+            limit=self.batch,
+            room=lambda: self.capacity,
+            ready=self._main.ready,
+            on_batch=metrics.batch,
         )
 
     async def start(self, resolutions: Sequence[int] = ()) -> None:
@@ -121,13 +138,29 @@ class Model:
         await asyncio.gather(*(engine.close() for engine in (self._main, *self._engines.values())))
         self.bundle.close()
 
-    @property
-    def engine(self) -> str:
-        return self._main.name
+    def engine(self, resolution: int | None = None) -> tuple[str, str]:
+        """Name and precision of what runs `resolution`, or the default one."""
+        engine = self._engines.get(self.resolution(resolution), self._main)
+        return engine.name, engine.precision
+
+    def batch(self, resolution: int | None = None) -> int:
+        """The most images in an engine call."""
+        return self._max_batch or self._engines.get(self.resolution(resolution), self._main).batch
 
     @property
-    def precision(self) -> str:
-        return self._main.precision
+    def capacity(self) -> int:
+        """How many images may wait."""
+        return self._max_queue or _BATCHES * self.batch()
+
+    @property
+    def refused(self) -> list[tuple[str, int, str]]:
+        """What could be expected to serve and cannot, at which resolution and why."""
+        engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
+        refused = []
+        for at, engine in sorted(engines.items()):
+            reasons = engine.refused | ({JPEGS: engine.no_jpegs} if engine.no_jpegs else {})
+            refused += [(name, at, why) for name, why in reasons.items()]
+        return refused
 
     @property
     def loaded(self) -> list[int]:
@@ -194,21 +227,44 @@ class Model:
         """The answer for the encoded image in `body`; raises BadParameter, and what app.image.decode does."""
         resolution = self.resolution(resolution)
         async with self._in_time(place, deadline):
-            asked = time.perf_counter()
-            pixels, decode = await self._decoders.decode(body, self.bundle.manifest.preprocessing[resolution], deadline)
-            return await self._answer(place, pixels, resolution, deadline, Span(asked, decode.start), decode)
+            if await self._goes_to_the_engine(body, resolution):
+                now = time.perf_counter()
+                answer = await self._answer(place, body, resolution, deadline, Span(now, now), Span(now, now))
+                if answer is not None:
+                    return answer
+                with self.room() as (again,):  # it has had its turn, and waits like one that has just come
+                    return await self._decoded(again, body, resolution, deadline)
+            return await self._decoded(place, body, resolution, deadline)
 
     async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> Answer:
         """The answer for the very pixels that the network sees, of the size that `resolution` has."""
         async with self._in_time(place, deadline):
             now = time.perf_counter()
-            return await self._answer(place, pixels, resolution, deadline, Span(now, now), Span(now, now))
+            answer = await self._answer(place, pixels, resolution, deadline, Span(now, now), Span(now, now))
+            assert answer is not None
+            return answer
+
+    async def _goes_to_the_engine(self, body: bytes, resolution: int) -> bool:
+        if self._jpeg_pixels is None or plain(body, self._jpeg_pixels) is None:
+            return False
+        await self.load(resolution)
+        return self._engines[resolution].decodes_jpegs
+
+    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float) -> Answer:
+        asked = time.perf_counter()
+        pixels, decode = await self._decoders.decode(body, self.bundle.manifest.preprocessing[resolution], deadline)
+        answer = await self._answer(place, pixels, resolution, deadline, Span(asked, decode.start), decode)
+        assert answer is not None
+        return answer
 
     async def _answer(
-        self, place: Place, pixels: Pixels, resolution: int, deadline: float, waited: Span, decode: Span
-    ) -> Answer:
+        self, place: Place, item: Pixels | bytes, resolution: int, deadline: float, waited: Span, decode: Span
+    ) -> Answer | None:
+        """None for a JPEG that the engine does not decode, and only then."""
         await self.load(resolution)
-        batched = await self._batcher.submit(place, resolution, pixels, deadline)
+        batched = await self._batcher.submit(place, resolution, item, deadline)
+        if batched.result is None:
+            return None
         answer = Answer(batched.result, resolution, waited, decode, batched.queue, batched.inference)
         self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
@@ -229,7 +285,7 @@ class Model:
     async def _load(self, resolution: int) -> None:
         engine = self._main
         if resolution != self.bundle.manifest.default_resolution:
-            engine = self._make(resolution, self._main.name, self._main.precision)
+            engine = self._make(resolution, prefer=(self._main.name, self._main.precision))
         try:
             await engine.start()
         except BaseException:
@@ -237,25 +293,34 @@ class Model:
             raise
         self._engines[resolution] = engine
 
-    def _make(self, resolution: int, engine: str, precision: str) -> LiveEngine:
+    def _make(self, resolution: int, prefer: tuple[str, str] | None = None) -> LiveEngine:
         return LiveEngine(
             self.bundle,
             resolution,
-            engine=engine,
-            precision=precision,
+            engine=self._engine,
+            precision=self._precision,
+            prefer=prefer,
+            jpegs=self._jpeg_pixels,
             run_seconds=self._run_seconds,
             load_seconds=self._load_seconds,
             on_restart=self.metrics.engine_restarted,
         )
 
-    async def _run(self, resolution: int, images: list[Pixels]) -> list[Outputs]:
+    async def _run(self, resolution: int, items: list[Pixels | bytes]) -> list[Outputs | None]:
         engine = self._engines[resolution]
         if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
             raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
-        outputs = await engine.run(np.stack(images))
-        if outputs.shape[1:] != (len(images), self.bundle.manifest.classes):
+        side = self.bundle.manifest.preprocessing[resolution].crop
+        images = [item for item in items if not isinstance(item, bytes)]
+        bodies = [item for item in items if isinstance(item, bytes)]
+        pixels = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
+        outputs, decoded = await engine.run_with_jpegs(pixels, bodies)
+        order = sorted(range(len(items)), key=lambda index: isinstance(items[index], bytes))
+        done = order[: len(images)] + [order[len(images) + index] for index in decoded]
+        if done and outputs.shape[1:] != (len(done), self.bundle.manifest.classes):
             raise EngineFailed(f"the engine gave outputs of the shape {outputs.shape}")
-        return list(outputs.transpose(1, 0, 2))
+        answers = dict(zip(done, outputs.transpose(1, 0, 2), strict=False))
+        return [answers.get(index) for index in range(len(items))]
 
 
 def top(logits: NDArray[np.float32], count: int) -> list[tuple[int, float]]:

@@ -108,7 +108,7 @@ class Repository:
                 entry.reason = LOADING
             try:
                 bundle = await asyncio.to_thread(open_bundle, self._found()[name])
-                if entry.model is not None and entry.model.bundle.hash == bundle.hash:
+                if entry.model is not None and entry.model.bundle.same_as(bundle):
                     bundle.close()
                     entry.reason = ""  # of an attempt in between
                     return
@@ -127,7 +127,7 @@ class Repository:
                 raise LoadFailed("the service is stopping")
             old, entry.model, entry.reason = entry.model, model, ""
             self._retire(old)
-            log.info("%s is ready: %s, %s", name, model.engine, model.precision)
+            log.info("%s is ready: %s, %s", name, *model.engine())
 
     async def unload(self, name: str) -> None:
         """Serve `name` no more; what it was given is finished. UnknownModel if it is not known."""

@@ -33,6 +33,7 @@ from app.schemas import (
     AnsweredBy,
     BatchClassification,
     Classification,
+    Fallback,
     Models,
     Options,
     Prediction,
@@ -264,11 +265,12 @@ def _predictions(classes: list[tuple[Label, float]]) -> list[Prediction]:
 
 
 def _answered_by(model: Model, resolution: int) -> AnsweredBy:
+    engine, precision = model.engine(resolution)
     return AnsweredBy(
         name=model.bundle.name,
         resolution=resolution,
-        engine=model.engine,
-        precision=model.precision,
+        engine=engine,
+        precision=precision,
         weights=model.bundle.manifest.weights.id,
     )
 
@@ -284,6 +286,7 @@ def _describe(entry: Entry, default: str) -> ServedModel:
     if entry.model is None:
         return known
     bundle = entry.model.bundle
+    engine, precision = entry.model.engine()
     return known.model_copy(
         update={
             "variant": bundle.manifest.variant,
@@ -291,8 +294,12 @@ def _describe(entry: Entry, default: str) -> ServedModel:
             "default_resolution": bundle.manifest.default_resolution,
             "loaded_resolutions": entry.model.loaded,
             "classes": bundle.manifest.classes,
-            "engine": entry.model.engine,
-            "precision": entry.model.precision,
+            "engine": engine,
+            "precision": precision,
+            "fallbacks": [
+                Fallback(engine=refused, resolution=resolution, reason=reason)
+                for refused, resolution, reason in entry.model.refused
+            ],
             "weights": bundle.manifest.weights.id,
             "weights_source": bundle.manifest.weights.source,
             "bundle": bundle.hash,

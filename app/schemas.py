@@ -79,6 +79,14 @@ class BatchClassification(BaseModel):
     request_id: str
 
 
+class Fallback(BaseModel):
+    """An engine that could be expected to serve a resolution and cannot, or `jpeg-gpu`: decoding JPEGs on the GPU."""
+
+    engine: str
+    resolution: int
+    reason: Annotated[str, Field(description="what was seen, and what would mend it")]
+
+
 class ServedModel(BaseModel):
     """A model. What describes its bundle is null while there is none loaded."""
 
@@ -91,8 +99,9 @@ class ServedModel(BaseModel):
     default_resolution: int | None = None
     loaded_resolutions: Annotated[list[int], Field(description="others load at their first request")] = []
     classes: int | None = None
-    engine: str | None = None
+    engine: Annotated[str | None, Field(description="of the default resolution")] = None
     precision: str | None = None
+    fallbacks: Annotated[list[Fallback], Field(description="what was passed over, and why")] = []
     weights: str | None = None
     weights_source: str | None = None
     bundle: Annotated[str | None, Field(description="sha256 of the bundle's manifest")] = None

@@ -35,11 +35,17 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
     engine: Annotated[
-        Literal["auto", "openvino", "onnxruntime"], Field(description="auto takes the fastest, found by trying")
+        Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime"],
+        Field(description="auto takes a GPU's if there is one, else the CPU's fastest, found by trying"),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "bf16", "f32"], Field(description="auto takes the fastest that the CPU has, found by trying")
+        Literal["auto", "fp16", "bf16", "f32"],
+        Field(description="auto takes the fastest that there is, found by trying"),
     ] = "auto"
+    jpeg: Annotated[
+        Literal["cpu", "gpu"],
+        Field(description="gpu decodes plain JPEGs in the engine's process, which is not sealed: see SECURITY.md"),
+    ] = "cpu"
     preload: Annotated[
         list[int],
         NoDecode,
@@ -48,10 +54,12 @@ class Settings(BaseSettings):
     ] = []
 
     # Load
-    max_batch: Annotated[int, Field(ge=1, le=1024, description="images in one engine call, at most")] = 8
-    max_queue: Annotated[int, Field(ge=1, description="images that may wait for one model; more are refused (429)")] = (
-        64
-    )
+    max_batch: Annotated[
+        int, Field(ge=0, le=1024, description="images in one engine call, at most; 0 for what the engine is best at")
+    ] = 0
+    max_queue: Annotated[
+        int, Field(ge=0, description="images that may wait for one model, more are refused (429); 0 for eight batches")
+    ] = 0
     max_images: Annotated[int, Field(ge=1, description="images in one request, at most")] = 32
     request_seconds: Annotated[Seconds, Field(description="longest time for an answer; clients may ask for less")] = 60
     engine_seconds: Annotated[
@@ -123,7 +131,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
-        if self.max_images > self.max_queue:
+        if self.max_queue and self.max_images > self.max_queue:
             raise ValueError("max_images must not be over max_queue: such a request could never be taken")
         if self.rate_limit and not (self.api_keys or self.api_keys_file):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.access import Level
 from app.deadline import before
+from app.engines.choice import ON_CPU
 from app.engines.engine import OUTPUTS
 from app.errors import (
     BadImage,
@@ -178,7 +179,7 @@ async def metadata(here: Here, name: Name) -> ModelMetadata:
     return ModelMetadata(
         name=name,
         versions=[VERSION],
-        platform=f"crossvit_{model.engine}",
+        platform=f"crossvit_{model.engine()[0]}",
         inputs=[
             TensorMetadata(name=IMAGE, datatype="UINT8", shape=[-1, -1, -1, 3]),
             TensorMetadata(name=ENCODED, datatype="BYTES", shape=[-1]),
@@ -199,19 +200,20 @@ async def config(here: Here, name: Name) -> dict[str, Any]:
     """The model's configuration, as far as Triton's has names for it."""
     model = here.repository.model(name)
     classes = model.bundle.manifest.classes
+    engine, _ = model.engine()
     return {
         "name": name,
-        "platform": f"crossvit_{model.engine}",
+        "platform": f"crossvit_{engine}",
         "backend": "crossvit",
         "version_policy": {"latest": {"num_versions": 1}},
-        "max_batch_size": here.settings.max_images,
+        "max_batch_size": min(here.settings.max_images, model.capacity),
         "input": [
             {"name": IMAGE, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
             {"name": ENCODED, "data_type": "TYPE_STRING", "dims": [], "optional": True},
         ],
         "output": [{"name": output, "data_type": "TYPE_FP32", "dims": [classes]} for output in OUTPUTS],
-        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        "dynamic_batching": {"preferred_batch_size": [here.settings.max_batch]},
+        "instance_group": [{"kind": "KIND_CPU" if engine in ON_CPU else "KIND_GPU", "count": 1}],
+        "dynamic_batching": {"preferred_batch_size": [model.batch()]},
     }
 
 

@@ -30,4 +30,5 @@ def make_model(settings: Settings, bundle: Bundle, decoders: Decoders, metrics: 
         max_queue=settings.max_queue,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
+        jpeg_pixels=settings.max_pixels if settings.jpeg == "gpu" else None,
     )

@@ -46,8 +46,8 @@ class Device:
 class Order:
     """How an engine is to be built: profile i is for `batch_sizes[i]` images of `side` x `side` pixels.
 
-    With `joined` it also takes fewer, down to one more than the profile before it takes. `workspace_bytes` None lets TensorRT use all of the GPU's memory. `timing_cache` is what an earlier build
-    measured, or nothing.
+    With `joined` it also takes fewer, down to one more than the profile before it takes. `workspace_bytes` None lets
+    TensorRT use all of the GPU's memory. `timing_cache` is what an earlier build measured, or nothing.
     """
 
     precision: str

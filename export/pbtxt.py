@@ -21,8 +21,9 @@ class Config:
     """A model for images of `side` x `side` pixels.
 
     `batch_sizes` are run once at start. With `least_sizes` they are what the plan's optimisation profiles are for, in
-    their order, and profile i takes from `least_sizes[i]` to `batch_sizes[i]` images. `dynamic` says whether Triton may put requests together, after `delay_us` at most. `plans` maps
-    compute capabilities to files, where there are several. `notes` are passed on to whoever asks for the configuration.
+    their order, and profile i takes from `least_sizes[i]` to `batch_sizes[i]` images. `dynamic` says whether Triton may
+    put requests together, after `delay_us` at most. `plans` maps compute capabilities to files, where there are
+    several. `notes` are passed on to whoever asks for the configuration.
     """
 
     name: str

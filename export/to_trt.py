@@ -140,6 +140,7 @@ def build(task: Task, find: Callable[[], Gpu]) -> None:
                 stay = " and ".join(map(str, resolutions[:number]))
                 print(f"the engines for {stay} are in place, and stay", file=sys.stderr)
             raise
+    _say("a service that runs takes them at its next start, at SIGHUP, or at POST /admin/reload")
 
 
 def preview(task: Task, find: Callable[[], Gpu]) -> None:

@@ -1,90 +1,220 @@
-"""Which engine serves: the fastest of those that this machine has, found by trying."""
+"""Which engine serves: down the tiers, and in each the fastest of those that this machine has, found by trying."""
 
 import importlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from app.engines.engine import Engine, ReadGraph
-from app.errors import NoEngine, WrongAnswers
+from app.engines.engine import Engine, Files, Refused
+from app.errors import NoEngine, ServiceError, WrongAnswers
 from app.golden import Golden, fault
 
 log = logging.getLogger(__name__)
 
-ENGINES = {"openvino": ("app.engines.ov", "OpenVino"), "onnxruntime": ("app.engines.ort", "OnnxRuntime")}
-PRECISIONS = ("bf16", "f32")
+ENGINES = {  # where each one's `offers` is, see app.engines.engine
+    "tensorrt": "app.engines.trt:offers",
+    "onnxruntime-cuda": "app.engines.ort_cuda:offers",
+    "onnxruntime-tensorrt": "app.engines.ort_cuda:offers_tensorrt",
+    "openvino": "app.engines.ov:offers",
+    "onnxruntime": "app.engines.ort:offers",
+}
+PLANNED = "tensorrt"  # runs the bundle's plans
+ON_CPU = ("openvino", "onnxruntime")
+# A GPU is faster than the CPU beside it, and what was compiled for it than what was not. onnxruntime-tensorrt is in no
+# tier: it compiles for minutes at each start, so it has to be asked for.
+TIERS: tuple[tuple[str, ...], ...] = ((PLANNED,), ("onnxruntime-cuda",), ON_CPU)
 AUTO = "auto"
-BATCH = 4
 TRIALS = 3
+_LONGEST_REASON = 300
 
 
-def choose(graph: ReadGraph, golden: Golden, engine: str = AUTO, precision: str = AUTO) -> Engine:
-    """The fastest engine for `graph` at the golden images' side, loaded, of those that `engine` and `precision` leave.
+@dataclass(frozen=True)
+class Choice:
+    """An engine that is loaded and gives the golden logits, and why others that might have been taken were not."""
+
+    engine: Engine
+    refused: dict[str, str]
+
+
+def choose(
+    files: Files,
+    golden: Golden,
+    engine: str = AUTO,
+    precision: str = AUTO,
+    *,
+    prefer: tuple[str, str] | None = None,
+    skip: Mapping[str, str] | None = None,
+    on_try: Callable[[str], None] = lambda _: None,
+) -> Choice:
+    """The engine for `files` at the golden images' side, loaded, of those that `engine` and `precision` leave.
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
-    CPU, so each candidate runs a few batches. All must give the golden logits. Raises NoEngine where nothing fits,
-    and WrongAnswers if the only one that fits is wrong.
+    CPU, so each candidate of a tier runs a few batches; but one whose name and precision are those in `prefer` is
+    taken if it works. All must give the golden logits. `skip` has engines that are refused beforehand, with the reason.
+    `on_try` is told an engine's name before anything of it runs. Raises NoEngine where nothing fits, and what the only
+    candidate raised where there is one: WrongAnswers or BadBundle.
     """
-    candidates = list(_candidates(graph, engine, precision))
-    if not candidates:
-        raise NoEngine(
-            f"no engine here for engine={engine}, precision={precision}: install one with pip install 'crossvit[cpu]', "
-            "or choose a precision that this CPU has (f32 runs everywhere)"
+    search = _Search(files, golden, precision, prefer, skip or {}, on_try)
+    for tier in TIERS if engine == AUTO else ((engine,),):
+        found = search.best(tier)
+        if found is not None:
+            return Choice(found, search.refused)
+    raise search.failure(engine)
+
+
+class _Search:
+    def __init__(
+        self,
+        files: Files,
+        golden: Golden,
+        precision: str,
+        prefer: tuple[str, str] | None,
+        skip: Mapping[str, str],
+        on_try: Callable[[str], None],
+    ) -> None:
+        self._files = files
+        self._golden = golden
+        self._side = golden.images.shape[1]
+        self._precision = precision
+        self._prefer = prefer
+        self._on_try = on_try
+        self._reasons = {name: [reason] for name, reason in skip.items()}
+        self._skip = skip
+        self._absent: dict[str, str] = {}  # why there are no candidates where none was to be expected
+        self._ran: set[str] = set()
+        self._tried = 0
+        self._error: ServiceError | None = None
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why each engine that could be expected to serve cannot."""
+        return {name: "; ".join(why) for name, why in self._reasons.items() if name not in self._ran}
+
+    def best(self, tier: Iterable[str]) -> Engine | None:
+        """The engine to take of `tier`, if one works; the others are let go, each before the next is loaded."""
+        candidates = [candidate for name in tier for candidate in self._candidates(name)]
+        for preferred in [one for one in candidates if (one.name, one.precision) == self._prefer]:
+            candidates.remove(preferred)
+            if self._works(preferred):
+                return preferred
+        if len(candidates) == 1:
+            return candidates[0] if self._works(candidates[0]) else None
+        best: tuple[float, Engine] | None = None
+        while candidates:
+            candidate = candidates.pop(0)
+            seconds = self._timed(candidate)
+            if seconds is None:
+                continue
+            if best is None or seconds < best[0]:
+                best, candidate = (seconds, candidate), best and best[1]
+            _let_go(candidate)
+        return best and best[1]
+
+    def failure(self, engine: str) -> ServiceError:
+        """What to raise when there is none."""
+        if self._tried == 1 and self._error is not None:
+            return self._error
+        asked = f"engine={engine}, precision={self._precision}"
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items())
+        if self._tried:
+            return NoEngine(f"none of the engines here can run this model for {asked} ({reasons}); the log says why")
+        if engine != AUTO:
+            return NoEngine(f"no engine here for {asked}: {self.refused.get(engine) or self._absent[engine]}")
+        return NoEngine(
+            f"no engine here for {asked}: install one with pip install 'crossvit[cpu]', or choose a precision that "
+            f"this machine has (f32 runs everywhere){reasons and f'; {reasons}'}"
         )
-    if len(candidates) == 1:
-        _load(candidates[0], golden)
-        return candidates[0]
-    best: tuple[float, Engine] | None = None
-    while candidates:  # each is let go before the next is loaded
-        candidate = candidates.pop(0)
-        seconds = _try(candidate, golden)
-        if seconds is not None and (best is None or seconds < best[0]):
-            best = seconds, candidate
-    if best is None:
-        raise NoEngine("none of the engines here can run this model; the log says why")
-    return best[1]
 
-
-def _candidates(graph: ReadGraph, engine: str, precision: str) -> Iterator[Engine]:
-    for name, (module_name, class_name) in ENGINES.items():
-        if engine not in (AUTO, name):
-            continue
+    def _candidates(self, name: str) -> Iterator[Engine]:
+        if name in self._skip:
+            return
+        self._on_try(name)
+        precisions = []
         try:
-            module = importlib.import_module(module_name)
-        except ImportError:
-            continue
-        for offered in module.PRECISIONS:
-            if precision in (AUTO, offered):
-                yield getattr(module, class_name)(graph, offered)
+            for offered in _offers(name)(self._files, self._side):
+                precisions.append(offered.precision)
+                if self._precision in (AUTO, offered.precision):
+                    yield offered
+        except ImportError as err:
+            extra = "cpu" if name in ON_CPU else "gpu"
+            self._absent[name] = f"it is not installed ({err}); install it with pip install 'crossvit[{extra}]'"
+        except Refused as err:
+            self._refuse(name, str(err))
+        except Exception as err:  # a package that is installed, but broken: the next engine may do
+            log.exception("%s cannot be used", name)
+            self._refuse(name, f"it cannot be used: {_short(err)}")
+        else:
+            has = f"it has {', '.join(precisions)} here" if precisions else "there is no device here that it runs on"
+            self._absent[name] = has
+        if name == PLANNED and self._files.unfit and not precisions and name not in self._reasons:
+            # Whoever keeps plans beside the graph wants to know that they would not do, also where there is no GPU.
+            self._refuse(name, f"{'; '.join(self._files.unfit)}; build anew: {self._files.command}")
+
+    def _works(self, engine: Engine) -> bool:
+        self._tried += 1
+        self._on_try(engine.name)
+        try:
+            engine.load(self._side)
+            wrong = fault(self._golden, engine.run(self._golden.images), engine.precision)
+            if wrong:
+                raise WrongAnswers(f"{engine.name} {engine.precision} gives wrong answers: {wrong}")
+        except Exception as err:  # whatever the engine's library raises: the next one may do
+            self._failed(engine, err)
+            return False
+        self._ran.add(engine.name)
+        return True
+
+    def _timed(self, engine: Engine) -> float | None:
+        """The best time of an image, since other load on the machine only ever adds to it; None if the engine fails."""
+        if not self._works(engine):
+            return None
+        images = np.zeros((max(1, engine.batch // 2), self._side, self._side, 3), np.uint8)
+        times = []
+        try:
+            for _ in range(1 + TRIALS):  # the first one also allocates
+                started = time.perf_counter()
+                engine.run(images)
+                times.append(time.perf_counter() - started)
+        except Exception as err:
+            self._ran.discard(engine.name)
+            self._failed(engine, err)
+            return None
+        seconds = min(times[1:]) / len(images)
+        log.info("%s %s: %.1f images/s at %d", engine.name, engine.precision, 1 / seconds, self._side)
+        return seconds
+
+    def _failed(self, engine: Engine, err: Exception) -> None:
+        if isinstance(err, Refused):
+            self._refuse(engine.name, str(err))
+        else:
+            log.exception("%s %s cannot run this model", engine.name, engine.precision)
+            known = isinstance(err, ServiceError)
+            self._refuse(engine.name, str(err) if known else f"it cannot run this model: {_short(err)}")
+        if isinstance(err, ServiceError):
+            self._error = err
+        _let_go(engine)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._reasons.setdefault(name, []).append(reason)
 
 
-def _load(engine: Engine, golden: Golden) -> None:
-    engine.load(golden.images.shape[1])
-    wrong = fault(golden, engine.run(golden.images), engine.precision)
-    if wrong:
-        raise WrongAnswers(f"{engine.name} {engine.precision} gives wrong answers: {wrong}")
+def _offers(name: str) -> Callable[[Files, int], Iterator[Engine]]:
+    module, _, function = ENGINES[name].partition(":")
+    found: Callable[[Files, int], Iterator[Engine]] = getattr(importlib.import_module(module), function)
+    return found
 
 
-def _try(engine: Engine, golden: Golden) -> float | None:
-    """The best time of a batch, since other load on the machine only ever adds to it; None if the engine fails."""
-    side = golden.images.shape[1]
+def _let_go(engine: Engine | None) -> None:
     try:
-        _load(engine, golden)
-        seconds = _seconds(engine, side)
-    except Exception:  # whatever the engine's library raises: the next one may do
-        log.exception("%s %s cannot run this model", engine.name, engine.precision)
-        return None
-    log.info("%s %s: %.1f images/s at %d", engine.name, engine.precision, BATCH / seconds, side)
-    return seconds
+        if engine is not None:
+            engine.close()
+    except Exception:  # of an engine that has failed; what it still holds ends with the process
+        log.exception("%s %s cannot be closed", engine and engine.name, engine and engine.precision)
 
 
-def _seconds(engine: Engine, side: int) -> float:
-    images = np.zeros((BATCH, side, side, 3), np.uint8)
-    times = []
-    for _ in range(1 + TRIALS):  # the first one also allocates
-        started = time.perf_counter()
-        engine.run(images)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
+def _short(err: Exception) -> str:
+    first = str(err).strip().partition("\n")[0][:_LONGEST_REASON]
+    return f"{type(err).__name__}: {first}" if first else type(err).__name__

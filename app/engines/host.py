@@ -1,42 +1,123 @@
-"""The worker's side of an engine: one graph at one side. `app.engines.live` calls it."""
+"""The worker's side of an engine: one resolution of a bundle. `app.engines.start` calls it."""
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engines import jpeg
 from app.engines.choice import choose
-from app.engines.engine import Engine
+from app.engines.device import TakesGpuImages
+from app.engines.engine import OUTPUTS, Engine, Files, Plan, Refused
 from app.errors import BadBundle
 from app.golden import Golden
+from app.passport import Passport
 from app.worker import Arrays, Values
+from model.spec import Preprocessing
 
 
 class Host:
-    """Runs the graph in the open file `graph`, whose sha256 must be `digest`."""
+    """Runs what is in files that are open.
 
-    def __init__(self, graph: int, digest: str) -> None:
-        self._file = graph
-        self._digest = digest
+    `graphs` has the file and the sha256 of each graph by its precision, `plans` the passport as JSON and the file of
+    each plan; `unfit` and `command` are those of app.engines.engine.Files. The names of engines that are tried are
+    written to the open file `trail`.
+    """
+
+    def __init__(
+        self,
+        graphs: Mapping[str, tuple[int, str]],
+        plans: Sequence[tuple[str, int]],
+        unfit: Sequence[str],
+        command: str,
+        trail: int,
+    ) -> None:
+        self._files = Files(
+            {precision: partial(_graph, file, digest) for precision, (file, digest) in graphs.items()},
+            [_plan(Passport.model_validate_json(passport), file) for passport, file in plans],
+            unfit,
+            command,
+        )
+        self._trail = trail
         self._engine: Engine | None = None
+        self._jpegs: jpeg.JpegDecoder | None = None
 
     def start(
-        self, engine: str, precision: str, images: NDArray[np.uint8], logits: NDArray[np.float32]
+        self,
+        engine: str,
+        precision: str,
+        prefer: Sequence[str] | None,
+        skip: Mapping[str, str],
+        images: NDArray[np.uint8],
+        logits: NDArray[np.float32],
     ) -> tuple[Values, Arrays]:
-        """Choose the engine, see app.engines.choice; its name and precision."""
-        self._engine = choose(self._graph, Golden(images, logits), engine, precision)
-        return [self._engine.name, self._engine.precision], []
+        """Choose the engine, see app.engines.choice: its name, precision and batch, and what was refused."""
+        name, preferred = prefer or ("", "")
+        choice = choose(
+            self._files,
+            Golden(images, logits),
+            engine,
+            precision,
+            prefer=(name, preferred),
+            skip=skip,
+            on_try=lambda tried: _tell(self._trail, tried),
+        )
+        self._engine = choice.engine
+        return [self._engine.name, self._engine.precision, self._engine.batch, choice.refused], []
 
-    def run(self, images: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+    def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:
+        """Let `run` take JPEGs too; why that cannot be, or None."""
+        _tell(self._trail, jpeg.NAME)
+        try:
+            self._jpegs = jpeg.opened(Preprocessing(resize, crop), max_pixels)
+        except Refused as err:
+            return [str(err)], []
+        return [None], []
+
+    def run(self, images: NDArray[np.uint8], *bodies: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+        """The logits of `images`, then those of the JPEGs in `bodies` that could be decoded; the indices of these."""
         assert self._engine is not None
-        return [], [self._engine.run(images)]
+        if not bodies:
+            return [], [self._engine.run(images)]
+        assert self._jpegs is not None
+        decoded = self._jpegs.decode([body.tobytes() for body in bodies])
+        if isinstance(self._engine, TakesGpuImages):
+            outputs = [self._engine.run(images)] if len(images) else []
+            if decoded:
+                outputs.append(self._engine.run_on_gpu(self._jpegs.images(len(decoded))))
+        else:
+            images = np.concatenate([images, self._jpegs.pixels(len(decoded))])
+            outputs = [self._engine.run(images)] if len(images) else []
+        return [*decoded], [np.concatenate(outputs, axis=1) if outputs else np.empty((len(OUTPUTS), 0, 0), np.float32)]
 
-    def _graph(self) -> bytes:
-        # By offset: other workers have the same open file.
-        graph = bytearray()
-        while chunk := os.pread(self._file, 1 << 26, len(graph)):
-            graph += chunk
-        if hashlib.sha256(graph).hexdigest() != self._digest:
-            raise BadBundle("the bundle's graph was overwritten while it was served; export it again")
-        return bytes(graph)
+
+def _graph(file: int, digest: str) -> bytes:
+    graph = _content(file)
+    if hashlib.sha256(graph).hexdigest() != digest:
+        raise BadBundle("the bundle's graph was overwritten while it was served; export it again")
+    return graph
+
+
+def _plan(passport: Passport, file: int) -> Plan:
+    def read() -> bytes:
+        plan = _content(file)
+        if hashlib.sha256(plan).hexdigest() != passport.plan_sha256:
+            raise BadBundle(f"the plan for {passport.gpu} is not the one that its passport describes")
+        return plan
+
+    return Plan(passport, read)
+
+
+def _content(file: int) -> bytes:
+    # By offset: other workers have the same open file.
+    content = bytearray()
+    while chunk := os.pread(file, 1 << 26, len(content)):
+        content += chunk
+    return bytes(content)
+
+
+def _tell(trail: int, name: str) -> None:
+    os.write(trail, f"{name}\n".encode())

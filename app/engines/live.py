@@ -4,12 +4,17 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from app.bundle import Bundle
-from app.engines.engine import Images, Outputs
+from app.engines.choice import AUTO
+from app.engines.engine import OUTPUTS, Images, Outputs
+from app.engines.start import Wish, start
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.golden import fault
 from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
@@ -25,8 +30,12 @@ _LONGEST_PAUSE = 30.0  # seconds between attempts to start a failed engine again
 class LiveEngine:
     """Runs `bundle`'s graph at one resolution. It is ready once `start` has returned, until `close`, but for rebuilds.
 
-    `load_seconds` bounds a start. A run may take `run_seconds`, or ten times what its images took at the start where
-    that is longer. `on_restart` is called with a reason before each rebuild.
+    `engine` and `precision` are what may be started, `prefer` the name and precision to take if they work; what was
+    started is in `name`, `precision` and `batch`, and `refused` says of others why they were not. A rebuild starts the
+    same one, and if that cannot be whatever may be started. With `jpegs` it decodes JPEGs of up to so many pixels, or
+    `no_jpegs` says why not; after a failure at that, never again. `load_seconds` bounds an attempt. A run may take
+    `run_seconds`, or ten times what its images took at the start where that is longer. `on_restart` is called with a
+    reason before each rebuild.
     """
 
     def __init__(
@@ -36,13 +45,20 @@ class LiveEngine:
         *,
         engine: str,
         precision: str,
+        prefer: tuple[str, str] | None = None,
+        jpegs: int | None = None,
         run_seconds: float,
         load_seconds: float,
         on_restart: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = engine
         self.precision = precision
+        self.batch = 1
+        self.refused: dict[str, str] = {}
         self.fault: str | None = "it is loading"
+        self.no_jpegs: str | None = None
+        self._decodes_jpegs = False
+        self._wish = Wish(engine, precision, prefer, jpegs=jpegs)
         self._bundle = bundle
         self._resolution = resolution
         self._run_seconds = run_seconds
@@ -59,24 +75,44 @@ class LiveEngine:
 
     async def start(self) -> None:
         """Start the process; BadBundle, NoEngine or WrongAnswers if that cannot be, EngineFailed if it fails."""
+        await self._begin(self._wish)
+
+    async def _begin(self, wish: Wish) -> None:
         try:
-            await self._in_thread(self._start)
+            await self._in_thread(lambda: self._start(wish))
         except (WorkerDied, WorkerHung, WorkerFailed, OSError) as err:
             log.error("%s at %d: the engine cannot start: %s", self._bundle.name, self._resolution, err)
             raise EngineFailed("the engine cannot start; the log says why") from err
         self.fault = None
         self._ready.set()
 
+    @property
+    def decodes_jpegs(self) -> bool:
+        """Whether it decodes JPEGs now."""
+        return self._decodes_jpegs and self.fault is None
+
     async def run(self, images: Images) -> Outputs:
         """The logits of `images`; EngineFailed or EngineHung if the engine fails, which is then rebuilt."""
+        outputs, _ = await self.run_with_jpegs(images, [])
+        return outputs
+
+    async def run_with_jpegs(self, images: Images, bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
+        """The logits of `images`, then those of the JPEGs in `bodies` that it can decode; the indices of these.
+
+        There are none of them while it decodes no JPEGs. Raises as `run` does.
+        """
         await self.ready()
+        bodies = bodies if self.decodes_jpegs else []
+        if not len(images) and not bodies:
+            return np.empty((len(OUTPUTS), 0, 0), np.float32), []
         try:
-            return await self._in_thread(lambda: self._run(images))
+            return await self._in_thread(lambda: self._run(images, bodies))
         except WorkerHung as err:
-            self._rebuild_because("hung", err)
+            self._rebuild_because("hung", err, with_jpegs=bool(bodies))
             raise EngineHung("the engine did not answer in time; it is being started again") from err
         except (WorkerDied, WorkerFailed) as err:
-            self._rebuild_because("died" if isinstance(err, WorkerDied) else "failed", err)
+            reason = "died" if isinstance(err, WorkerDied) else "failed"
+            self._rebuild_because(reason, err, with_jpegs=bool(bodies))
             raise EngineFailed("the engine failed; it is being started again") from err
 
     async def ready(self) -> None:
@@ -116,42 +152,41 @@ class LiveEngine:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    def _start(self) -> None:
-        golden = self._bundle.golden(self._resolution)
-        worker = Worker(
-            f"engine {self._bundle.name} {self._resolution}",
-            "app.engines.host:Host",
-            [self._bundle.graph_file, self._bundle.graph_sha256],
-            seconds=self._load_seconds,
-            pass_fds=[self._bundle.graph_file],
-            keep_environment=True,
-            on_spawn=self._spawned,
-        )
-        try:
-            (self.name, self.precision), _ = worker.call(
-                "start", [self.name, self.precision], [golden.images, golden.logits], seconds=self._load_seconds
-            )
-            started = time.perf_counter()
-            worker.call("run", [], [golden.images], seconds=self._load_seconds)
-            self._image_seconds = (time.perf_counter() - started) / len(golden.images)
-        except BaseException:
-            worker.kill()
-            raise
+    def _start(self, wish: Wish) -> None:
+        started = start(self._bundle, self._resolution, wish, seconds=self._load_seconds, on_spawn=self._spawned)
+        self.name, self.precision, self.batch = started.name, started.precision, started.batch
+        self._image_seconds = started.image_seconds
+        for engine, reason in started.refused.items():
+            if self.refused.get(engine) != reason:
+                log.warning("%s at %d is not run by %s: %s", self._bundle.name, self._resolution, engine, reason)
+        self.refused = started.refused
+        self._decodes_jpegs = wish.jpegs is not None and started.no_jpegs is None
+        if wish.jpegs is not None:
+            self._jpegs_refused(started.no_jpegs)
 
     def _spawned(self, worker: Worker) -> None:
         self._worker = worker
         if self._closed:
             raise WorkerDied("closed meanwhile")
 
-    def _run(self, images: Images) -> Outputs:
+    def _run(self, images: Images, bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
         assert self._worker is not None
-        seconds = max(self._run_seconds, 10 * self._image_seconds * len(images))
-        _, (outputs,) = self._worker.call("run", [], [images], seconds=seconds)
-        return outputs
+        seconds = max(self._run_seconds, 10 * self._image_seconds * (len(images) + len(bodies)))
+        arrays = [images, *(np.frombuffer(body, np.uint8) for body in bodies)]
+        decoded, (outputs,) = self._worker.call("run", [], arrays, seconds=seconds)
+        return outputs, decoded
 
-    def _rebuild_because(self, reason: str, err: Exception) -> None:
+    def _jpegs_refused(self, reason: str | None) -> None:
+        if reason and reason != self.no_jpegs:
+            log.warning("%s at %d: JPEGs are decoded on the CPU: %s", self._bundle.name, self._resolution, reason)
+        self.no_jpegs = reason
+
+    def _rebuild_because(self, reason: str, err: Exception, *, with_jpegs: bool = False) -> None:
         if self._closed or not self._ready.is_set():
             return
+        if with_jpegs:  # bytes from outside do not get to end it twice
+            self._wish = replace(self._wish, jpegs=None)
+            self._jpegs_refused(f"the engine {reason} while it decoded some; the log says how")
         log.error("%s at %d: the engine %s: %s", self._bundle.name, self._resolution, reason, err)
         self.fault = "its engine is being started again"
         self._ready.clear()
@@ -161,15 +196,23 @@ class LiveEngine:
     async def _start_again(self) -> None:
         if self._worker is not None:
             await asyncio.to_thread(self._worker.kill)
+        failed, reason = self.name, ""
+        wish = Wish(self.name, self.precision, skip=self.refused, jpegs=self._wish.jpegs)
+        anything = replace(self._wish, prefer=(self.name, self.precision))
         pause = 0.5
         while True:
             try:
-                await self.start()
+                await self._begin(wish)
             except Exception as err:  # whatever it is, the next attempt may do
+                # A device that hangs takes its time at each attempt: the second is without it, later ones are with it.
+                first, reason = not reason, f"it could not be started again: {err}"
+                wish = replace(anything, skip={failed: reason}) if first and anything.engine == AUTO else anything
                 self.fault = f"its engine cannot be started again: {err}"
                 log.error("%s at %d: %s", self._bundle.name, self._resolution, self.fault)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                log.warning("%s at %d: the engine runs again", self._bundle.name, self._resolution)
+                if self.name != failed:
+                    self.refused.setdefault(failed, reason)
+                log.warning("%s at %d: the engine runs again: %s", self._bundle.name, self._resolution, self.name)
                 return

@@ -1,18 +1,19 @@
 """ONNX Runtime on the CPU."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnxruntime
 
-from app.engines.engine import OUTPUTS, Images, Outputs, ReadGraph
-
-PRECISIONS = ("f32",)
+from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph
 
 
 class OnnxRuntime:
     name = "onnxruntime"
+    precision = "f32"
+    batch = 8
 
-    def __init__(self, graph: ReadGraph, precision: str) -> None:
-        self.precision = precision
+    def __init__(self, graph: ReadGraph) -> None:
         self._graph = graph
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
 
@@ -28,3 +29,10 @@ class OnnxRuntime:
 
     def run(self, images: Images) -> Outputs:
         return np.stack(self._sessions[images.shape[1]].run(list(OUTPUTS), {"image": images}))
+
+    def close(self) -> None:
+        self._sessions.clear()
+
+
+def offers(files: Files, _: int) -> Iterator[OnnxRuntime]:
+    yield OnnxRuntime(files.graphs["f32"])

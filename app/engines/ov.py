@@ -1,9 +1,11 @@
 """OpenVINO on the CPU."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import openvino
 
-from app.engines.engine import OUTPUTS, Images, Outputs, ReadGraph
+from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph
 
 _core = openvino.Core()
 PRECISIONS = ("bf16", "f32") if "BF16" in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else ("f32",)
@@ -11,6 +13,7 @@ PRECISIONS = ("bf16", "f32") if "BF16" in _core.get_property("CPU", "OPTIMIZATIO
 
 class OpenVino:
     name = "openvino"
+    batch = 8
 
     def __init__(self, graph: ReadGraph, precision: str) -> None:
         self.precision = precision
@@ -32,3 +35,11 @@ class OpenVino:
         request = self._requests[images.shape[1]]
         request.infer({"image": images}, share_inputs=True)
         return np.stack([request.get_tensor(name).data for name in OUTPUTS])  # a copy: the next call overwrites them
+
+    def close(self) -> None:
+        self._requests.clear()
+
+
+def offers(files: Files, _: int) -> Iterator[OpenVino]:
+    for precision in PRECISIONS:
+        yield OpenVino(files.graphs["f32"], precision)

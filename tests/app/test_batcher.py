@@ -33,7 +33,7 @@ async def at_once(_: int, items: list[int]) -> Sequence[int]:
 def batching(
     run: Callable[[int, list[int]], Any] = at_once, limit: int = 8, room: int = 100, **more: Any
 ) -> Batcher[int, int]:
-    return Batcher[int, int](run, limit=limit, room=room, **more)
+    return Batcher[int, int](run, limit=lambda _: limit, room=lambda: room, **more)
 
 
 def submit(batcher: Batcher[int, int], item: int, key: int = 224, deadline: float = math.inf) -> asyncio.Task[Any]:
@@ -292,5 +292,27 @@ def test_calls_are_reported_with_their_size_and_time() -> None:
             await asyncio.gather(*(submit(batcher, item) for item in range(3)))
         assert [size for size, _ in calls] == [2, 1]
         assert all(span.seconds > 0 for _, span in calls)
+
+    asyncio.run(main())
+
+
+def test_the_limit_is_that_of_the_key_and_limit_and_room_may_change() -> None:
+    async def main() -> None:
+        limits, rooms = {224: 1, 384: 3}, [4]
+        engine = Engine()
+        batcher = Batcher[int, int](engine, limit=lambda key: limits[key], room=lambda: rooms[0])
+        async with batcher:
+            answers = [submit(batcher, 0)]
+            await until(lambda: engine.batches == [[0]])
+            answers += [submit(batcher, item, key) for item, key in enumerate([384, 384, 224, 384], start=1)]
+            with pytest.raises(QueueFull, match="4 images wait, 4 may"):
+                batcher.enter()
+            rooms[0] = 6
+            answers += [submit(batcher, item) for item in (5, 6)]
+            await asyncio.sleep(0)
+            limits[224] = 2
+            engine.go.set()
+            await asyncio.gather(*answers)
+        assert engine.batches == [[0], [1, 2, 4], [3, 5], [6]]
 
     asyncio.run(main())

@@ -10,6 +10,7 @@ import pytest
 
 from app.bundle import open_bundle
 from app.errors import BadBundle
+from tests.app.planned import put_plan
 
 
 @pytest.fixture
@@ -108,8 +109,62 @@ def test_the_graph_stays_at_hand_when_another_bundle_takes_its_place(copied: Pat
     opened = open_bundle(copied)
     graph = (copied / "model.onnx").read_bytes()
     shutil.rmtree(copied)
-    assert os.pread(opened.graph_file, len(graph) + 1, 0) == graph
+    assert os.pread(opened.graphs["f32"], len(graph) + 1, 0) == graph
     opened.close()
+
+
+def test_half_graphs_are_there_if_the_manifest_says_so(copied: Path) -> None:
+    for precision in ("fp16", "bf16"):
+        (copied / f"model.{precision}.onnx").write_bytes(precision.encode())
+    describe(copied, "model.fp16.onnx")
+    opened = open_bundle(copied)
+    assert list(opened.graphs) == ["f32", "fp16"]
+    assert os.pread(opened.graphs["fp16"], 100, 0) == b"fp16"
+    assert opened.graph_sha256("fp16") == hashlib.sha256(b"fp16").hexdigest()
+    opened.close()
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_half_graph_that_the_manifest_does_not_describe_is_refused_and_no_file_stays_open(
+    copied: Path, damage: str
+) -> None:
+    half = copied / "model.fp16.onnx"
+    half.write_bytes(b"half")
+    describe(copied, half.name)
+    half.write_bytes(b"HALF")
+    if damage == "missing":
+        half.unlink()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    with pytest.raises(BadBundle, match=r"model\.fp16\.onnx is not the file that the manifest describes"):
+        open_bundle(copied)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_plans_come_with_it_and_those_that_do_not_fit_do_not_stop_it(copied: Path) -> None:
+    put_plan(copied)
+    put_plan(copied, "384-fp16-gpu-trt10", resolution=384, side=384, graph_sha256="0" * 64)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    opened = open_bundle(copied)
+    assert [plan.passport.batch_sizes for plan in opened.plans.fit[224]] == [(1, 8, 32)]
+    assert opened.plans.unfit == {384: ["engines/384-fp16-gpu-trt10: it was built from another graph"]}
+    command = f"python export/to_trt.py --variant crossvit_tiny --bundle {copied} --resolutions 384"
+    assert opened.plan_command(384) == command
+    opened.close()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_bundles_are_the_same_if_their_manifests_and_plans_are(copied: Path) -> None:
+    bare = open_bundle(copied)
+    where = put_plan(copied)
+    planned, again = open_bundle(copied), open_bundle(copied)
+    (where / "plan").write_bytes(b"")
+    damaged = open_bundle(copied)
+    assert planned.same_as(again)
+    for one in (bare, damaged):
+        assert not planned.same_as(one)
+        assert not one.same_as(planned)
+    for bundle in (bare, planned, again, damaged):
+        bundle.close()
 
 
 def test_a_folder_whose_name_cannot_be_a_models_is_refused(copied: Path) -> None:

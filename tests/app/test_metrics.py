@@ -233,7 +233,7 @@ def test_openmetrics_is_spoken_where_it_is_asked_for(caller: httpx.Client) -> No
 
 
 def test_gauges_are_asked_for_at_each_scrape() -> None:
-    states = [ModelState("a", True, 3, {"engine": "x"}), ModelState("b", False, 0, {})]
+    states = [ModelState("a", True, 3, {"engine": "x"}, {"y", "z"}), ModelState("b", False, 0, {})]
     metrics = Metrics(lambda: states)
 
     def now() -> Samples:
@@ -242,6 +242,7 @@ def test_gauges_are_asked_for_at_each_scrape() -> None:
     assert value(now(), "queue_images", model="a") == 3
     assert value(now(), "model_ready", model="a") == 1
     assert value(now(), "model_info", model="a", engine="x") == 1
+    assert [value(now(), "engine_refused", model="a", engine=engine) for engine in "xyz"] == [0, 1, 1]
     assert ("crossvit_model_ready", frozenset({("model", "b")})) in now()
     assert not [labels for name, labels in now() if name == "crossvit_model_info" and ("model", "b") in labels]
     states[:] = [ModelState("b", True, 7, {"engine": "y"})]

@@ -1,6 +1,7 @@
 import asyncio
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -13,10 +14,12 @@ import pytest
 
 from app.bundle import open_bundle
 from app.decoders import Decoders
-from app.errors import EngineFailed, NotReady, TooLate
+from app.errors import EngineFailed, NotReady, TooLarge, TooLate
 from app.metrics import Metrics
 from app.model import Answer, Model, top
+from tests.app.engines import fakes
 from tests.app.pictures import encoded, scene
+from tests.app.planned import put_plan
 from tests.app.waiting import until
 from tests.app.workers import children
 
@@ -184,5 +187,43 @@ def test_a_resolution_whose_engine_is_started_again_does_not_hold_up_the_others(
             assert time.perf_counter() - started < 1
             await until(lambda: model.loaded == [224, 384])
             await classify(model, resolution=384)
+
+    asyncio.run(main())
+
+
+def test_unset_limits_are_what_the_engine_is_best_at_and_eight_batches(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, max_batch=0, max_queue=0) as model:
+            assert (model.batch(), model.capacity) == (8, 64)
+            with pytest.raises(TooLarge, match="65 images are more than the queue holds, which is 64"):
+                model.check(65)
+        async with serving(bundle, max_batch=2, max_queue=0) as model:
+            assert (model.batch(), model.capacity) == (2, 16)
+
+    asyncio.run(main())
+
+
+def test_each_resolution_has_what_serves_it_best(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is a fake, since there is none here."""
+
+    async def main() -> None:
+        gpu = fakes.in_workers(tmp_path, monkeypatch)
+        copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+        put_plan(copied)
+        async with serving(copied, engine="auto", precision="auto", max_batch=0, max_queue=0) as model:
+            await model.load(384)
+            assert (model.engine(), model.batch(), model.capacity) == (("tensorrt", "fp16"), 32, 256)
+            assert (model.engine(384), model.batch(384)) == (("onnxruntime-cuda", "f32"), 16)
+            ((engine, resolution, reason),) = model.refused
+            assert (engine, resolution) == ("tensorrt", 384)
+            assert "there is no plan for 384" in reason
+            assert (await classify(model, resolution=384)).resolution == 384
+            gpu.does(cuda="works")
+            os.kill(children(os.getpid(), "engine b 224")[0], signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await classify(model)
+            await until(lambda: model.fault is None)
+            assert (model.engine(), model.capacity) == (("onnxruntime-cuda", "f32"), 128)
+            assert [(engine, at) for engine, at, _ in model.refused] == [("tensorrt", 224), ("tensorrt", 384)]
 
     asyncio.run(main())

@@ -18,6 +18,7 @@ from app.metrics import Metrics
 from app.model import Model
 from app.repository import Repository
 from tests.app.pictures import encoded, scene
+from tests.app.planned import put_plan
 from tests.app.waiting import until
 from tests.app.workers import children
 
@@ -132,6 +133,25 @@ def test_loading_what_is_served_already_changes_nothing(folder: Path) -> None:
             await repository.load("a")
             assert await repository.reload() == []
             assert repository.model() is model
+
+    asyncio.run(main())
+
+
+def test_a_plan_that_was_built_meanwhile_is_a_change(folder: Path) -> None:
+    async def main() -> None:
+        async with serving(folder / "a") as repository:
+            await repository.load_all()
+            before = repository.model()
+            put_plan(folder / "a")
+            await repository.load("a")
+            with_plan = repository.model()
+            assert with_plan is not before
+            await repository.load("a")
+            assert repository.model() is with_plan
+            shutil.rmtree(folder / "a" / "engines")
+            await repository.load("a")
+            assert repository.model() is not with_plan
+            await classify(repository)
 
     asyncio.run(main())
 

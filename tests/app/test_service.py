@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from app.main import create_app
 from app.model import top
 from app.settings import Settings
 from tests import rule
+from tests.app.engines import fakes
 from tests.app.pictures import encoded, scene
+from tests.app.planned import put_plan
 from tests.conftest import TINY, Server, StartServer
 
 GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
@@ -85,7 +88,7 @@ def test_logits_through_http_are_the_reference_logits(client: httpx.Client, side
 
 def test_a_jpeg_at_224_is_answered_as_the_graph_answers_its_pixels(client: httpx.Client, bundle: Path) -> None:
     opened = open_bundle(bundle)
-    engine = OnnxRuntime((bundle / "model.onnx").read_bytes, "f32")
+    engine = OnnxRuntime((bundle / "model.onnx").read_bytes)
     engine.load(224)
     pixels = decode(JPEG, opened.manifest.preprocessing[224], 10**9)
     expected = top(engine.run(pixels[np.newaxis])[0][0], 5)
@@ -315,6 +318,7 @@ def test_a_resolution_is_preloaded_or_loads_at_its_first_request(bundle: Path, s
         (["--port", "x"], "setting port"),
         (["--preload", "225"], "cannot preload 225"),
         (["--engine", "onnxruntime", "--precision", "bf16"], "no engine here for engine=onnxruntime, precision=bf16"),
+        (["--max-queue", "8"], "max_images must not be over max_queue"),
     ],
 )
 def test_a_service_that_cannot_start_says_why_and_ends(bundle: Path, options: list[str], message: str) -> None:
@@ -322,6 +326,50 @@ def test_a_service_that_cannot_start_says_why_and_ends(bundle: Path, options: li
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (1, 2)
     assert message in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is here")
+def test_without_tensorrt_asking_for_it_ends_the_service_and_a_plan_changes_nothing(
+    bundle: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+    put_plan(copied)
+    serve = [sys.executable, "-m", "app", "serve", "--port", "0", "--bundle", str(copied), "--engine", "tensorrt"]
+    done = subprocess.run(serve, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "no engine here for engine=tensorrt, precision=auto: " in done.stderr
+    server = start_server("--bundle", str(copied), "--precision", "f32")
+    server.wait_until_ready()
+    (model,) = httpx.get(f"{server.url}/models").json()["models"]
+    assert (model["engine"] in ("openvino", "onnxruntime"), model["fallbacks"]) == (True, [])
+    assert "crossvit_engine_refused{" not in httpx.get(f"{server.url}/metrics").text
+
+
+def test_what_was_refused_is_in_models_metrics_and_once_in_the_log(
+    bundle: Path, tmp_path: Path, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is a fake, since there is none here."""
+    gpu = fakes.in_workers(tmp_path, monkeypatch)
+    copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+    put_plan(copied)
+    gpu.does(tensorrt="refused", cuda="works")
+    server = start_server("--bundle", str(copied))
+    server.wait_until_ready()
+    reason = "the driver is too old; update it"
+    (model,) = httpx.get(f"{server.url}/models").json()["models"]
+    assert (model["engine"], model["precision"]) == ("onnxruntime-cuda", "f32")
+    assert model["fallbacks"] == [{"engine": "tensorrt", "resolution": 224, "reason": reason}]
+    assert 'crossvit_engine_refused{engine="tensorrt",model="b"} 1.0' in httpx.get(f"{server.url}/metrics").text
+    config = httpx.get(f"{server.url}/v2/models/b/config").json()
+    assert config["instance_group"] == [{"kind": "KIND_GPU", "count": 1}]
+    assert config["dynamic_batching"] == {"preferred_batch_size": [16]}
+    gpu.does(tensorrt="works", cuda="works")
+    answer = httpx.post(f"{server.url}/classify?resolution=384", files={"file": JPEG}, timeout=60).json()
+    assert answer["model"]["engine"] == "onnxruntime-cuda"
+    fallbacks = httpx.get(f"{server.url}/models").json()["models"][0]["fallbacks"]
+    assert [(one["engine"], one["resolution"]) for one in fallbacks] == [("tensorrt", 224), ("tensorrt", 384)]
+    (line,) = [line for line in server.log.read_text().splitlines() if reason in line]
+    assert "warning" in line
 
 
 def test_a_model_of_few_classes_answers_with_all_of_them(tmp_path: Path, start_server: StartServer) -> None:

@@ -21,7 +21,7 @@ def test_a_list_is_written_with_commas(monkeypatch: pytest.MonkeyPatch, written:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", "x"), ("max_batch", "0"), ("engine", "tpu"), ("precision", "int4")]
+    ("name", "value"), [("port", "x"), ("max_batch", "-1"), ("engine", "tpu"), ("precision", "int4")]
 )
 def test_a_value_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"CROSSVIT_{name.upper()}", value)
@@ -41,7 +41,7 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_images": 100}, "max_images must not be over max_queue"),
+        ({"max_images": 100, "max_queue": 64}, "max_images must not be over max_queue"),
         ({"rate_limit": "10/minute"}, "rate_limit is for each API key"),
         ({"rate_limit": "0/minute", "api_keys": "long-enough"}, "rate_limit"),
         ({"admin_port": 8000}, "admin_port must not be the port"),
@@ -50,3 +50,7 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
 def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_as_many_images_as_one_likes_may_come_where_the_queue_is_as_long_as_the_engine_needs() -> None:
+    assert Settings(max_images=100).max_queue == 0

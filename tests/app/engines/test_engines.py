@@ -1,40 +1,55 @@
 """The real engines on the real graph; float32 against the reference logits is in tests/export/test_to_onnx.py."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from app.engines import ov
-from app.engines.ort import OnnxRuntime
+from app.engines import ort, ov
+from app.engines.engine import Engine, Files
 from app.engines.ov import OpenVino
 from tests import rule
 
 GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
 
 
-@pytest.mark.parametrize("engine", [OnnxRuntime, OpenVino])
+def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
+    """The engine that `module` offers in float32."""
+    files = Files({"f32": (bundle / "model.onnx").read_bytes})
+    (engine,) = (offered for offered in module.offers(files, side) if offered.precision == "f32")
+    engine.load(side)
+    found: Engine = engine
+    return found
+
+
+@pytest.mark.parametrize("module", [ort, ov])
 @pytest.mark.parametrize("side", [224, 384, 480])
-def test_a_specialised_engine_gives_the_reference_logits(
-    bundle: Path, engine: type[OnnxRuntime | OpenVino], side: int
-) -> None:
-    loaded = engine((bundle / "model.onnx").read_bytes, "f32")
-    loaded.load(side)
+def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: ModuleType, side: int) -> None:
+    engine = loaded(module, bundle, side)
     for batch in (3, 1, 2):
-        outputs = loaded.run(rule.images(side)[:batch])
+        outputs = engine.run(rule.images(side)[:batch])
         assert outputs.dtype == np.float32
         for logits, name in zip(outputs, ("logits", "small", "large"), strict=True):
             np.testing.assert_allclose(logits, GOLDEN[f"{name}_{side}"][:batch], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("engine", [OnnxRuntime, OpenVino])
-def test_answers_stay_when_the_next_call_comes(bundle: Path, engine: type[OnnxRuntime | OpenVino]) -> None:
-    loaded = engine((bundle / "model.onnx").read_bytes, "f32")
-    loaded.load(224)
-    first = loaded.run(rule.images(224)[:1])
+@pytest.mark.parametrize("module", [ort, ov])
+def test_answers_stay_when_the_next_call_comes(bundle: Path, module: ModuleType) -> None:
+    engine = loaded(module, bundle, 224)
+    first = engine.run(rule.images(224)[:1])
     kept = first.copy()
-    loaded.run(rule.images(224)[1:2])
+    engine.run(rule.images(224)[1:2])
     assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("module", [ort, ov])
+def test_a_closed_engine_runs_nothing_more(bundle: Path, module: ModuleType) -> None:
+    engine = loaded(module, bundle, 224)
+    engine.close()
+    engine.close()
+    with pytest.raises(KeyError):
+        engine.run(rule.images(224)[:1])
 
 
 @pytest.mark.skipif("bf16" not in ov.PRECISIONS, reason="this CPU has no bfloat16 instructions")

@@ -17,6 +17,8 @@ from app.engines.live import LiveEngine
 from app.errors import BadBundle, EngineFailed, EngineHung, NoEngine, NotReady, WrongAnswers
 from app.golden import Golden
 from tests import rule
+from tests.app.engines import fakes
+from tests.app.planned import put_plan
 from tests.app.waiting import until
 from tests.app.workers import children
 
@@ -200,5 +202,93 @@ def test_closing_while_it_starts_leaves_no_process(bundle: Path) -> None:
         start.cancel()
         await engine.close()
         await until(lambda: not children(os.getpid(), "engine"))
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fakes.Gpu:
+    return fakes.in_workers(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def planned(bundle: Path, tmp_path: Path) -> Bundle:
+    copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+    put_plan(copied)
+    return open_bundle(copied)
+
+
+ANY = {"engine": "auto", "precision": "auto"}
+
+
+def test_what_is_refused_is_shown_and_logged_once(
+    planned: Bundle, gpu: fakes.Gpu, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        gpu.does(cuda="refused")
+        async with running(planned, **ANY) as (engine, _):
+            assert (engine.name, engine.batch) == ("onnxruntime", 8)
+            assert engine.refused == {"onnxruntime-cuda": "the driver is too old; update it"}
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await assert_right(engine)
+            assert engine.refused == {"onnxruntime-cuda": "the driver is too old; update it"}
+
+    asyncio.run(main())
+    told = [record for record in caplog.records if "the driver is too old" in record.message]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert told[0].message == "b at 224 is not run by onnxruntime-cuda: the driver is too old; update it"
+
+
+def test_an_engine_that_fails_once_is_the_one_that_runs_again(planned: Bundle, gpu: fakes.Gpu) -> None:
+    async def main() -> None:
+        async with running(planned, **ANY) as (engine, restarts):
+            assert (engine.name, engine.precision, engine.batch) == ("tensorrt", "fp16", 32)
+            gpu.does(tensorrt="fails", cuda="works")
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            gpu.does(tensorrt="works", cuda="works")
+            await assert_right(engine)
+            assert (engine.name, engine.refused, restarts) == ("tensorrt", {}, ["failed"])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("word", ["gone", "fails", "lies", "crashes"])
+def test_a_gpu_that_does_not_come_back_leaves_the_model_to_what_else_there_is(
+    planned: Bundle, gpu: fakes.Gpu, word: str
+) -> None:
+    async def main() -> None:
+        async with running(planned, **ANY) as (engine, _):
+            gpu.does(tensorrt=word)
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await assert_right(engine)
+            assert (engine.name, engine.precision, engine.batch) == ("onnxruntime", "f32", 8)
+            assert engine.refused["tensorrt"].startswith("it could not be started again: ")
+            gpu.does(tensorrt="works")  # now the one that runs is started again
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await assert_right(engine)
+            assert (engine.name, *engine.refused) == ("onnxruntime", "tensorrt")
+
+    asyncio.run(main())
+
+
+def test_one_that_was_asked_for_by_name_is_waited_for(planned: Bundle, gpu: fakes.Gpu) -> None:
+    async def main() -> None:
+        async with running(planned, engine="tensorrt", precision="auto") as (engine, _):
+            gpu.does(cuda="works")
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await until(lambda: "cannot be started again: no engine here" in (engine.fault or ""))
+            gpu.does(tensorrt="works")
+            async with asyncio.timeout(20):
+                await assert_right(engine)
+            assert (engine.name, engine.refused) == ("tensorrt", {})
 
     asyncio.run(main())

@@ -1,0 +1,131 @@
+"""Starting an engine: from a bundle to a process that holds one and has given the golden logits. Blocking."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from app.bundle import Bundle
+from app.engines.choice import AUTO
+from app.engines.jpeg import NAME as JPEGS
+from app.worker import Worker, WorkerDied, WorkerHung
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What may be started; see app.engines.choice.choose. `jpegs` are the most pixels of a JPEG that it decodes too."""
+
+    engine: str
+    precision: str
+    prefer: tuple[str, str] | None = None
+    skip: Mapping[str, str] = field(default_factory=dict)
+    jpegs: int | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """An engine that runs; `refused` says of others that could be expected to why they do not.
+
+    `image_seconds` is what one of the golden images took. It decodes JPEGs if it was to, or `no_jpegs` says why not.
+    """
+
+    name: str
+    precision: str
+    batch: int
+    refused: dict[str, str]
+    image_seconds: float
+    no_jpegs: str | None = None
+
+
+def start(
+    bundle: Bundle, resolution: int, wish: Wish, *, seconds: float, on_spawn: Callable[[Worker], None]
+) -> Started:
+    """An engine as in `wish` for `resolution`, each attempt within `seconds`.
+
+    `on_spawn` is told of each process, so that it can be killed; the last one has the engine. Where any engine will do,
+    one that ends its process or hangs is passed over as one that raises is; so is decoding JPEGs, whatever the engine.
+    Raises what choose does, and what Worker does.
+    """
+    skip = dict(wish.skip)
+    gave_up: str | None = None
+    while True:
+        with _Trail() as trail:
+            try:
+                started = _start(bundle, resolution, wish, skip, trail, seconds, on_spawn)
+                return replace(started, no_jpegs=gave_up or started.no_jpegs)
+            except (WorkerDied, WorkerHung) as err:
+                tried = trail.last()
+                if tried == JPEGS:
+                    gave_up = f"the engine's process failed when it was tried: {err}"
+                    wish = replace(wish, jpegs=None)
+                    continue
+                if wish.engine != AUTO or tried is None or tried in skip:
+                    raise
+                skip[tried] = f"its process failed while it was started: {err}"
+
+
+def _start(
+    bundle: Bundle,
+    resolution: int,
+    wish: Wish,
+    skip: Mapping[str, str],
+    trail: "_Trail",
+    seconds: float,
+    on_spawn: Callable[[Worker], None],
+) -> Started:
+    golden = bundle.golden(resolution)
+    plans = bundle.plans.fit.get(resolution, [])
+    worker = Worker(
+        f"engine {bundle.name} {resolution}",
+        "app.engines.host:Host",
+        [
+            {precision: [file, bundle.graph_sha256(precision)] for precision, file in bundle.graphs.items()},
+            [[plan.passport.model_dump_json(), plan.file] for plan in plans],
+            bundle.plans.unfit.get(resolution, []),
+            bundle.plan_command(resolution),
+            trail.file,
+        ],
+        seconds=seconds,
+        pass_fds=[*bundle.graphs.values(), *(plan.file for plan in plans), trail.file],
+        keep_environment=True,
+        on_spawn=on_spawn,
+    )
+    try:
+        asked = [wish.engine, wish.precision, wish.prefer, skip]
+        (name, precision, batch, refused), _ = worker.call(
+            "start", asked, [golden.images, golden.logits], seconds=seconds
+        )
+        began = time.perf_counter()
+        worker.call("run", [], [golden.images], seconds=seconds)
+        image_seconds = (time.perf_counter() - began) / len(golden.images)
+        no_jpegs = None
+        if wish.jpegs is not None:
+            steps = bundle.manifest.preprocessing[resolution]
+            (no_jpegs,), _ = worker.call("decode_jpegs", [steps.resize, steps.crop, wish.jpegs], [], seconds=seconds)
+    except BaseException:
+        worker.kill()
+        raise
+    return Started(name, precision, batch, refused, image_seconds, no_jpegs)
+
+
+class _Trail:
+    """A pipe on which the worker says which engine it tries next, to be read when it can say nothing any more."""
+
+    def __enter__(self) -> "_Trail":
+        self._held = ExitStack()
+        self._reader, self.file = os.pipe()
+        for end in (self._reader, self.file):
+            self._held.callback(os.close, end)
+        os.set_blocking(self._reader, False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def last(self) -> str | None:
+        """The engine that was tried last, if one was."""
+        try:
+            return os.read(self._reader, 1 << 16).decode().split()[-1]
+        except (BlockingIOError, IndexError):
+            return None

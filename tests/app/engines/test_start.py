@@ -1,0 +1,109 @@
+"""Real processes; the GPU in them is a fake, since there is none here, and its engines are ONNX Runtime on the CPU."""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from app.bundle import Bundle, open_bundle
+from app.engines.host import Host
+from app.engines.start import Started, Wish, start
+from app.errors import BadBundle, NoEngine
+from app.worker import Worker, WorkerDied, WorkerHung
+from tests.app.engines import fakes
+from tests.app.planned import put_plan
+from tests.app.workers import children
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fakes.Gpu:
+    return fakes.in_workers(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def planned(bundle: Path, tmp_path: Path) -> Path:
+    """A bundle with a plan."""
+    copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+    put_plan(copied)
+    return copied
+
+
+def started(bundle: Bundle, wish: Wish, seconds: float = 60, resolution: int = 224) -> Started:
+    workers: list[Worker] = []
+    try:
+        return start(bundle, resolution, wish, seconds=seconds, on_spawn=workers.append)
+    finally:
+        assert len(children(os.getpid(), "engine")) <= 1  # what was given up is gone
+        for worker in workers:
+            worker.kill()
+
+
+AUTO = Wish("auto", "auto")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_serves_is_told_with_the_batch_it_is_best_at(planned: Path) -> None:
+    found = started(open_bundle(planned), AUTO)
+    assert (found.name, found.precision, found.batch, found.refused) == ("tensorrt", "fp16", 32, {})
+    assert found.image_seconds > 0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_resolution_has_its_own_plans(planned: Path) -> None:
+    found = started(open_bundle(planned), AUTO, resolution=384)
+    assert (found.name, found.batch) == ("onnxruntime-cuda", 16)
+    assert found.refused == {
+        "tensorrt": f"there is no plan for 384: python export/to_trt.py --variant crossvit_tiny --bundle {planned} "
+        "--resolutions 384"
+    }
+
+
+@pytest.mark.parametrize("word", ["crashes", "hangs"])
+def test_an_engine_that_ends_its_process_or_hangs_is_passed_over_where_any_will_do(
+    planned: Path, gpu: fakes.Gpu, word: str
+) -> None:
+    gpu.does(tensorrt=word)
+    bundle = open_bundle(planned)
+    began = time.monotonic()
+    found = started(bundle, AUTO, seconds=5)
+    assert found.name == "onnxruntime"
+    expected = {"crashes": "ended by SIGSEGV", "hangs": "no answer within 5 s"}[word]
+    assert found.refused == {"tensorrt": f"its process failed while it was started: {expected}"}
+    assert (time.monotonic() - began >= 5) == (word == "hangs")
+    with pytest.raises((WorkerDied, WorkerHung), match=expected):
+        started(bundle, Wish("tensorrt", "auto"), seconds=5)
+
+
+def test_where_nothing_is_left_after_that_the_error_says_so(planned: Path, gpu: fakes.Gpu) -> None:
+    gpu.does(tensorrt="crashes")
+    with pytest.raises(NoEngine, match=r"precision=fp16: .*; tensorrt: its process failed .* SIGSEGV"):
+        started(open_bundle(planned), Wish("auto", "fp16"))
+
+
+def test_an_overwritten_plan_is_not_believed(planned: Path, gpu: fakes.Gpu) -> None:
+    gpu.does(tensorrt="reads")
+    bundle = open_bundle(planned)
+    assert started(bundle, AUTO).name == "tensorrt"
+    (path,) = planned.glob("engines/*/plan")
+    with path.open("r+b") as file:
+        file.write(b"?")
+    refused = "the plan for NVIDIA H100 80GB HBM3 is not the one that its passport describes"
+    found = started(bundle, AUTO)
+    assert found.name == "onnxruntime"
+    assert refused in found.refused["tensorrt"]
+
+
+def test_a_half_graph_that_was_overwritten_is_not_believed(tmp_path: Path) -> None:
+    """No engine here takes one, so the worker's side is asked itself."""
+    graph = tmp_path / "model.fp16.onnx"
+    graph.write_bytes(b"half")
+    with graph.open("rb") as file:
+        host = Host({"fp16": (file.fileno(), hashlib.sha256(b"half").hexdigest())}, [], [], "", 0)
+        read = host._files.graphs["fp16"]
+        assert read() == read() == b"half"
+        graph.write_bytes(b"HALF")
+        with pytest.raises(BadBundle, match="was overwritten while it was served"):
+            read()
