@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc import model_config_pb2 as triton
+from google.protobuf import text_format
 
 from export import to_triton
 from tests.conftest import TINY
+from tests.export.model_config import definition
+
+triton = definition()
 
 NAME = f"{TINY.name}_224"
 H100: dict[str, Any] = {"gpu": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}
