@@ -16,7 +16,8 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Name = Annotated[str, Field(pattern=r"^[\x20-\x7e]+$", max_length=200)]  # goes into messages: no control characters
 
 
 class Passport(BaseModel):
@@ -32,14 +33,14 @@ class Passport(BaseModel):
     resolution: Count
     side: Count
     precision: Literal["f32", "fp16", "bf16"]
-    batch_sizes: Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_ascending)]
-    least_sizes: tuple[Count, ...] = ()
+    batch_sizes: Annotated[tuple[BatchSize, ...], Field(min_length=1), AfterValidator(_ascending)]
+    least_sizes: tuple[BatchSize, ...] = ()
     graph_sha256: Sha256
     plan_sha256: Sha256
-    plan_bytes: Count
-    tensorrt: Annotated[str, Field(pattern=r"^\d+(\.\d+)+$", max_length=40)]
+    plan_bytes: Annotated[int, Field(ge=1, le=1 << 36)]
+    tensorrt: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+(\.post[0-9]+)?$", max_length=40)]
     version_compatible: bool
     gpu: Name
-    compute_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$", max_length=10)]
+    compute_capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=10)]
     driver: Name
     cuda: Name

@@ -14,6 +14,7 @@ FOLDER = "engines"
 PLAN = "plan"
 PASSPORT = "passport.json"
 
+_MOST_PLANS = 64
 _LONGEST_PASSPORT = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # what is no file must not hold us up
@@ -54,12 +55,16 @@ def open_plans(bundle: Path, graph_sha256: str, sides: Mapping[int, int]) -> Pla
         plans.unfit.update({resolution: [reason] for resolution in sides})
         return plans
     try:
-        for name in sorted(_folders(engines)):
+        names = sorted(_folders(engines))
+        if len(names) > _MOST_PLANS:  # each is an open file
+            reason = f"{FOLDER}: of its {len(names)} folders the first {_MOST_PLANS} are looked at; remove some"
+            plans.unfit.update({resolution: [reason] for resolution in sides})
+        for name in names[:_MOST_PLANS]:
             try:
                 plan = _open_plan(engines, name, graph_sha256, sides)
                 plans.fit.setdefault(plan.passport.resolution, []).append(plan)
             except (OSError, ValueError) as err:
-                plans.unfit.setdefault(_resolution(name, sides), []).append(f"{FOLDER}/{name}: {_why(err)}")
+                plans.unfit.setdefault(_resolution(name, sides), []).append(f"{FOLDER}/{_shown(name)}: {_why(err)}")
     finally:
         os.close(engines)
     return plans
@@ -73,6 +78,11 @@ def _folders(engines: int) -> list[str]:
             for entry in entries
             if not entry.name.startswith(".") and (entry.is_symlink() or entry.is_dir(follow_symlinks=False))
         ]
+
+
+def _shown(name: str) -> str:
+    """A name may hold bytes that are no text, or control a terminal; what it is shown in must not break."""
+    return name if name.isprintable() else ascii(name)
 
 
 def _resolution(name: str, sides: Mapping[int, int]) -> int:
@@ -109,7 +119,9 @@ def _open_file(folder: int, name: str, size: int | None = None) -> int:
     if stat.S_ISREG(status.st_mode) and size in (None, status.st_size):
         return file
     os.close(file)
-    raise ValueError(f"its {name} has {status.st_size:,} bytes, and should be a file of {size or 'some'}")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"its {name} is no regular file")
+    raise ValueError(f"its {name} has {status.st_size:,} bytes, and should have {size:,}")
 
 
 def _why(err: OSError | ValueError) -> str:

@@ -3,8 +3,10 @@
 The graph becomes strongly typed, with every cast written into it, so that every engine computes the same. Float32 stays
 in normalising and resizing the image, in the position embeddings until they are added, in every softmax, and in
 everything from the last LayerNorm of each branch on: the heads and their mean. The LayerNorms between take and give 16
-bits, and compute mean and variance in float32 (ONNX's `stash_type` 1, the default).
+bits, and compute mean and variance in float32 (ONNX's `stash_type` 1, the default), unless they are to be wide.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -17,17 +19,18 @@ _BFLOAT16_OPSET = 22  # the first whose convolutions take it; nothing else in th
 _FLOAT = ir.DataType.FLOAT
 
 
-def to_half(model: ir.Model, precision: str) -> None:
+def to_half(model: ir.Model, precision: str, *, wide: Collection[str] = ()) -> None:
     """Turn `model`, which export.graph or export.static made, to "fp16" or "bf16", in place.
 
-    Input and outputs keep their types. OverflowError if a weight is beyond the range of 16 bits.
+    Input and outputs keep their types; operators in `wide` stay in float32. OverflowError if a weight is beyond the
+    range of 16 bits.
     """
     half = DTYPES[precision]
     if half == ir.DataType.BFLOAT16:
         model.opset_imports[""] = max(_BFLOAT16_OPSET, model.opset_imports[""])
     passes.ShapeInferencePass()(model)  # gives every value its type
     narrow = _behind_convolutions(model) - _heads(model)
-    narrow -= {node for node in narrow if node.op_type in _WIDE[precision]}
+    narrow -= {node for node in narrow if node.op_type in _WIDE[precision].union(wide)}
     for node in narrow:
         for output in node.outputs:
             output.dtype = half

@@ -23,10 +23,8 @@ def put_in_place(bundle: Path, passport: dict[str, Any], plan: bytes) -> Path:
 
     An engine of the same name is replaced in one step. Raises OSError, and NotABundle if something else has its place.
     """
-    engines = bundle.resolve() / ENGINES
-    place = engines / _name(passport)
-    if place.exists() and not (place / PASSPORT).is_file() and (not place.is_dir() or any(place.iterdir())):
-        raise NotABundle(f"{place} is there and is no engine; it is left alone: remove it")
+    place = check_place(bundle, passport)
+    engines = place.parent
     new = not engines.exists()
     try:
         _sweep(engines)
@@ -42,6 +40,17 @@ def put_in_place(bundle: Path, passport: dict[str, Any], plan: bytes) -> Path:
             with suppress(OSError):
                 engines.rmdir()
         raise
+    return place
+
+
+def check_place(bundle: Path, passport: dict[str, Any]) -> Path:
+    """The folder of the engine that `passport` describes; NotABundle if something else has its place."""
+    engines = bundle.resolve() / ENGINES
+    place = engines / _name(passport)
+    if engines.is_symlink() or (engines.exists() and not engines.is_dir()):
+        raise NotABundle(f"{engines} is a link or no folder, and a service would not follow it: remove it")
+    if place.exists() and not (place / PASSPORT).is_file() and (not place.is_dir() or any(place.iterdir())):
+        raise NotABundle(f"{place} is there and is no engine; it is left alone: remove it")
     return place
 
 

@@ -38,7 +38,8 @@ class Source:
             if attention == OPERATOR:
                 fuse_attention(model, heads_apart=True)
             if precision != "f32":
-                to_half(model, precision)
+                # TensorRT's parser passes stash_type on only where types are weak: said by casts, it holds in all.
+                to_half(model, precision, wide=("LayerNormalization",))
         except (RuntimeError, OverflowError) as err:
             raise Unable(f"no graph can be made for {resolution} in {precision}: {err}") from err
         return model

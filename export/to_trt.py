@@ -22,7 +22,7 @@ from export import timings
 from export.agreement import Disagreement, agreement
 from export.bundle import MANIFEST, NotABundle
 from export.engine import PRECISIONS, Device, Gpu, Order, Unable, engine_name
-from export.passport import ENGINES, put_in_place, stands
+from export.passport import ENGINES, check_place, put_in_place, stands
 from export.photos import NoPhotos, views
 from export.precision import logits
 from export.progress import Bars, interruptibly
@@ -185,6 +185,7 @@ def _build_one(task: Task, source: Source, resolution: int, gpu: Gpu, device: De
         "version_compatible": order.version_compatible,
         "optimization_level": order.optimization_level,
     }
+    check_place(source.path, wanted)  # now: what takes minutes must not fail at the end for this
     if task.if_changed and stands(source.path, wanted):
         _say(f"{resolution}: the engine is up to date")
         return

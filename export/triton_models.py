@@ -200,7 +200,12 @@ def _fitting(bundle: Bundle, wishes: Wishes, resolution: int) -> list[Plan]:
 
 def _plans(bundle: Bundle) -> Iterator[Plan]:
     for path in sorted(bundle.folder.glob(f"{ENGINES}/[!.]*/{PASSPORT}")):
-        passport = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            passport = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError:
+            passport = None
+        if not isinstance(passport, dict) or "format" not in passport:
+            raise NotServable(f"{path} is no passport of a plan: remove {path.parent}, or build it again")
         if passport["format"] == PASSPORT_FORMAT:
             yield Plan(path.parent, passport)
 

@@ -41,7 +41,7 @@ class TensorRT:
         properties: cuda.cudaDeviceProp = _checked(cuda.cudaGetDeviceProperties(0))
         return Device(
             tensorrt=str(trt.__version__),
-            gpu=properties.name.decode(),
+            gpu=properties.name.decode().rstrip("\0"),
             compute_capability=f"{properties.major}.{properties.minor}",
             driver=reasons.driver_version() or reasons.dotted(driver),
             cuda=reasons.dotted(driver),

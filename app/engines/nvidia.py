@@ -61,16 +61,16 @@ class Nvidia:
 
     @contextmanager
     def network(self, plan: bytes, *, host_code: bool) -> Iterator[Network]:
-        logger = _Logger()
+        _LOG.forget()
         try:
-            runtime: trt.Runtime = trt.Runtime(logger)
-        except TypeError as err:  # what its binding makes of a null pointer
-            raise logger.error("starting TensorRT") from err
+            runtime: trt.Runtime = trt.Runtime(_LOG)
+        except (TypeError, RuntimeError) as err:  # what its bindings make of a null pointer
+            raise _LOG.error("starting TensorRT") from err
         runtime.engine_host_code_allowed = host_code
         engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise logger.error("deserialising the plan")
-        yield _Network(engine, logger)
+            raise _LOG.error("deserialising the plan")
+        yield _Network(engine)
 
     @contextmanager
     def memory(self, size: int) -> Iterator[Address]:
@@ -129,16 +129,19 @@ class Nvidia:
         try:
             context.enqueue(stream)
         except DeviceError as err:
-            cuda.cudaStreamEndCapture(stream)  # fails too, but sets the stream free
+            # It sets the stream free. It fails too, or returns a graph of what came before the failure.
+            error, unfinished = cuda.cudaStreamEndCapture(stream)
+            if error == cuda.cudaError_t.cudaSuccess and int(unfinished):
+                cuda.cudaGraphDestroy(unfinished)
             raise CaptureFailed(str(err)) from err
         try:
             captured = _done(cuda.cudaStreamEndCapture(stream), "capturing a graph")
+            try:
+                graph = _done(cuda.cudaGraphInstantiate(captured, 0), "instantiating a graph")
+            finally:
+                _done(cuda.cudaGraphDestroy(captured), "ending a captured graph")
         except DeviceError as err:
             raise CaptureFailed(str(err)) from err
-        try:
-            graph = _done(cuda.cudaGraphInstantiate(captured, 0), "instantiating a graph")
-        finally:
-            _done(cuda.cudaGraphDestroy(captured), "ending a captured graph")
         try:
             yield Graph(int(graph))
         finally:
@@ -165,6 +168,9 @@ class _Logger(trt.ILogger):  # type: ignore[misc]  # without TensorRT this is a 
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)  # pybind11 wants it called by this name
+        self.forget()
+
+    def forget(self) -> None:
         self._last = "it did not say why"
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
@@ -178,10 +184,12 @@ class _Logger(trt.ILogger):  # type: ignore[misc]  # without TensorRT this is a 
         return DeviceError(f"TensorRT failed while {doing}: {self._last}")
 
 
+_LOG = _Logger()  # one for all, and for good: TensorRT keeps a pointer to the first that it is given
+
+
 class _Network:
-    def __init__(self, engine: trt.ICudaEngine, logger: _Logger) -> None:
+    def __init__(self, engine: trt.ICudaEngine) -> None:
         self._engine = engine
-        self._logger = logger
         names: list[str] = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.tensors: Mapping[str, Tensor] = {name: self._tensor(name) for name in names}
         self._input = next((name for name, tensor in self.tensors.items() if tensor.is_input), "")
@@ -197,7 +205,7 @@ class _Network:
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context: trt.IExecutionContext | None = self._engine.create_execution_context(strategy)
         if context is None:
-            raise self._logger.error("creating an execution context")
+            raise _LOG.error("creating an execution context")
         shape = self.profiles[profile][1]
         steps = [
             ("choosing a profile", context.set_optimization_profile_async(profile, stream)),
@@ -206,9 +214,9 @@ class _Network:
         ]
         for doing, done in steps:
             if not done:
-                raise self._logger.error(doing)
+                raise _LOG.error(doing)
         context.set_device_memory(scratch, self.scratch_bytes)
-        yield _Context(context, self._logger)
+        yield _Context(context)
 
     def _tensor(self, name: str) -> Tensor:
         dtype: trt.DataType = self._engine.get_tensor_dtype(name)
@@ -221,13 +229,12 @@ class _Network:
 
 
 class _Context:
-    def __init__(self, context: trt.IExecutionContext, logger: _Logger) -> None:
+    def __init__(self, context: trt.IExecutionContext) -> None:
         self._context = context
-        self._logger = logger
 
     def enqueue(self, stream: Stream) -> None:
         if not self._context.execute_async_v3(stream):
-            raise self._logger.error("running the network")
+            raise _LOG.error("running the network")
 
 
 def _done(result: tuple[Any, ...], doing: str) -> Any:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import onnxruntime
 
 from app.engines.buckets import Buckets
 from app.engines.cuda_libraries import gpu_name, load_cuda, load_tensorrt
-from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph
+from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph, Refused
 from app.engines.ort_session import Bucket, Providers, Shape, open_session
 from app.engines.plan_cache import private_folder
 
@@ -72,19 +73,30 @@ class OrtOnGpu:
         seconds: dict[int, float] = {}
         for size in fitting(self._sizes, side):
             try:
-                bucket = self._bucket(graph, Shape(size, side))
-                seconds[size] = bucket.seconds(_TIMED)
+                buckets[size], seconds[size] = self._bucket(graph, Shape(size, side))
             except Exception as err:
                 if not buckets or "memory" not in str(err):
                     raise
-                log.warning("%s %s: no memory for batches of %d at %d", self.name, self.precision, size, side)
+                log.warning("%s %s: no memory for batches of %d at %d: %s", self.name, self.precision, size, side, err)
                 break
-            buckets[size] = bucket
         return _Loaded(buckets, Buckets(seconds))
 
-    def _bucket(self, graph: bytes, shape: Shape) -> Bucket:
-        session = open_session(graph, shape, lambda captured: self._providers(graph, shape, captured))
-        return Bucket(session, shape, self._device)
+    def _bucket(self, graph: bytes, shape: Shape) -> tuple[Bucket, float]:
+        """A bucket that has run, with a CUDA graph if one can be captured, and the seconds that it takes."""
+        try:
+            return self._warm(graph, shape, captured=True)
+        except Refused:
+            raise
+        except Exception as err:  # when it was opened, since a node has gone to the CPU, or when it first ran
+            reason = str(err)  # the error itself holds the session, and so its memory
+        warm = self._warm(graph, shape, captured=False)
+        log.warning("batches of %d run without a CUDA graph: %s", shape.images, reason)
+        return warm
+
+    def _warm(self, graph: bytes, shape: Shape, *, captured: bool) -> tuple[Bucket, float]:
+        session = open_session(graph, shape, self._providers(graph, shape, captured))
+        bucket = Bucket(session, shape, self._device)
+        return bucket, bucket.seconds(_TIMED)
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def fitting(sizes: Sequence[int], side: int) -> list[int]:
 def offers(files: Files, _: int) -> Iterator[OrtOnGpu]:
     """An engine for each precision; none where ONNX Runtime has no CUDA provider built in, or no GPU is.
 
-    Refused where there is a GPU, but not the libraries.
+    Refused where there is a GPU, but not the libraries, or where another package hides the provider.
     """
     if _gpu_for("CUDAExecutionProvider") is None:
         return
@@ -118,19 +130,48 @@ def offers(files: Files, _: int) -> Iterator[OrtOnGpu]:
 
 
 def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
-    """The same with the TensorRT provider. It builds a plan for each bucket, for minutes, and keeps it in a cache."""
+    """The same with the TensorRT provider. It builds a plan for each bucket, for minutes, and keeps it in a cache.
+
+    Not for float32, which TensorRT rounds to TF32 (see `_on_cuda`); the provider has no option against it.
+    """
     gpu = _gpu_for("TensorrtExecutionProvider")
     if gpu is None:
         return
+    precisions = sorted(files.graphs.keys() - {"f32"}, key=_BEST_FIRST.index)
+    if not precisions:
+        raise Refused(
+            "TensorRT in ONNX Runtime does not keep to float32, and the bundle has no graph in 16 bits: export one "
+            "with `python export/to_onnx.py --variant ... --precision fp16`"
+        )
     load_cuda()
     machine = f"{gpu}-ort{onnxruntime.__version__}-trt{load_tensorrt()}"
-    for precision in sorted(files.graphs, key=_BEST_FIRST.index):
+    for precision in precisions:
         on_tensorrt = partial(_on_tensorrt, precision, re.sub("[^A-Za-z0-9.]+", "-", machine))
         yield OrtOnGpu("onnxruntime-tensorrt", precision, files.graphs[precision], on_tensorrt)
 
 
 def _gpu_for(provider: str) -> str | None:
-    return gpu_name() if provider in onnxruntime.get_available_providers() else None
+    """The GPU's name if there is one, and `provider` is built in. Refused if onnxruntime hides onnxruntime-gpu.
+
+    Both packages have the same files, so that the one that was installed last is there.
+    """
+    built_in = onnxruntime.get_available_providers()
+    if provider in built_in:
+        return gpu_name()
+    if "CUDAExecutionProvider" not in built_in and _is_installed("onnxruntime-gpu") and gpu_name() is not None:
+        raise Refused(
+            "onnxruntime without CUDA was installed over onnxruntime-gpu: pip uninstall onnxruntime, then "
+            "pip install --force-reinstall onnxruntime-gpu"
+        )
+    return None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _on_cuda(precision: str, _graph: bytes, _shape: Shape, captured: bool) -> Providers:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ log = logging.getLogger(__name__)
 
 Providers = list[tuple[str, dict[str, str]]]  # execution providers and their options, the best first
 
-_WARM_UP = 3  # runs: memory is taken and convolutions are tuned in the first, and a CUDA graph captured in the second
+_UNCAPTURED = 2  # runs: memory is taken and convolutions are tuned in the first
+_WARM_UP = 3  # runs after those: a CUDA graph is captured in the first
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,13 @@ class Shape:
     side: int
 
 
-def open_session(graph: bytes, shape: Shape, providers: Callable[[bool], Providers]) -> InferenceSession:
-    """A session whose nodes all run on `providers(True)`, which capture CUDA graphs, or else on `providers(False)`.
+def open_session(graph: bytes, shape: Shape, providers: Providers) -> InferenceSession:
+    """A session whose nodes all run on `providers`.
 
     ONNX Runtime gives what they cannot run to the CPU, and what does not load to nobody: Refused then, naming it.
     """
-    try:
-        session = _open(graph, shape, providers(True))
-    except Exception as err:  # for one, since a node has gone to the CPU; the session without says which
-        session = _open(graph, shape, providers(False))
-        log.warning("batches of %d run without a CUDA graph: %s", shape.images, err)
-    wanted = [name for name, _ in providers(False)]
+    session = _open(graph, shape, providers)
+    wanted = [name for name, _ in providers]
     if session.get_providers()[0] != wanted[0]:
         raise Refused(f"ONNX Runtime did not load {wanted[0]}; its lines on stderr say why")
     astray = nodes_elsewhere(session, wanted)
@@ -73,6 +69,12 @@ def _open(graph: bytes, shape: Shape, providers: Providers) -> InferenceSession:
     return InferenceSession(graph, options, providers=providers, disabled_optimizers=without, enable_fallback=0)
 
 
+def _without_graph() -> onnxruntime.RunOptions:
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", "-1")  # captures none, and launches none
+    return options
+
+
 class Bucket:
     """Runs batches of up to `shape.images`, filled up to that with whatever was there."""
 
@@ -90,14 +92,17 @@ class Bucket:
         for name, output in zip(OUTPUTS, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, output)
 
-    def run(self, images: Images, outputs: Outputs) -> None:
-        """Write the logits of `images` to `outputs`, float32 (outputs, images, classes)."""
+    def run(self, images: Images, outputs: Outputs, *, captured: bool = True) -> None:
+        """Write the logits of `images` to `outputs`, float32 (outputs, images, classes).
+
+        A session with CUDA graphs captures one in its first run that is `captured`, and launches it from then on.
+        """
         if len(images) < len(self._staged):
             self._staged[: len(images)] = images
             images = self._staged
         self._images.update_inplace(images)
         self._binding.synchronize_inputs()  # the copy is on another stream than the run
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, None if captured else _without_graph())
         self._binding.synchronize_outputs()
         for to, output in zip(outputs, self._outputs, strict=True):
             to[:] = output.numpy()[: len(to)]
@@ -106,6 +111,8 @@ class Bucket:
         """What a run takes once it is warm, the best of `timed`."""
         images = np.zeros_like(self._staged)
         outputs = np.empty((len(OUTPUTS), len(images), self.classes), np.float32)
+        for _ in range(_UNCAPTURED):  # what is taken of the arena now need not be while a graph is captured
+            self.run(images, outputs, captured=False)
         times = []
         for _ in range(_WARM_UP + timed):
             started = time.perf_counter()

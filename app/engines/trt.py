@@ -41,7 +41,8 @@ def offers(files: Files, side: int, find: Callable[[], Gpu | None] = _find) -> I
         return
     fitting: dict[str, Plan] = {}
     misfits = []
-    for plan in sorted(files.plans, key=lambda plan: plan.passport.tensorrt != gpu.tensorrt):  # its own version first
+    here = _version(gpu.tensorrt)
+    for plan in sorted(files.plans, key=lambda plan: _version(plan.passport.tensorrt) != here):  # its own version first
         reason = misfit(plan.passport, gpu, side)
         if reason:
             misfits.append(reason)
@@ -183,4 +184,5 @@ class TensorRt:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
+    """Of the libraries: what ends in .post1 packages the same ones again."""
+    return tuple(int(part) for part in text.partition(".post")[0].split("."))

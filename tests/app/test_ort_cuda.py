@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from app.bundle import open_bundle
 from app.engines import cuda_libraries, ort, ort_cuda, plan_cache
 from app.engines.engine import Files, Images, Outputs, Refused
 from app.engines.ort_cuda import OrtOnGpu, fitting, offers, offers_tensorrt
-from app.engines.ort_session import Providers, Shape, nodes_elsewhere, open_session
+from app.engines.ort_session import Bucket, Providers, Shape, nodes_elsewhere, open_session
 from app.golden import fault
 
 CPU: Providers = [("CPUExecutionProvider", {})]
@@ -137,11 +138,11 @@ def test_a_graph_that_the_provider_leaves_to_the_cpu_is_refused(bundle: Path) ->
     if azure[0][0] not in onnxruntime.get_available_providers():
         pytest.skip("this build of ONNX Runtime has no such provider")
     with pytest.raises(Refused, match=r"puts \d+ nodes of the graph on the CPU, such as \w+ .*newer onnxruntime-gpu"):
-        open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), lambda _: azure)
+        open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), azure)
 
 
 def test_nodes_that_are_elsewhere_are_named(bundle: Path) -> None:
-    session = open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), lambda _: CPU)
+    session = open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), CPU)
     assert nodes_elsewhere(session, ["CPUExecutionProvider"]) == []
     elsewhere = nodes_elsewhere(session, ["CUDAExecutionProvider"])
     assert any(node.startswith("LayerNormalization ") for node in elsewhere)
@@ -149,21 +150,122 @@ def test_nodes_that_are_elsewhere_are_named(bundle: Path) -> None:
 
 def test_fixed_shapes_leave_no_arithmetic_of_shapes(bundle: Path) -> None:
     """What is left of it would run on the CPU, and a CUDA graph could not be captured."""
-    session = open_session((bundle / "model.onnx").read_bytes(), Shape(8, 224), lambda _: CPU)
+    session = open_session((bundle / "model.onnx").read_bytes(), Shape(8, 224), CPU)
     kinds = {node.partition(" ")[0] for node in nodes_elsewhere(session, [])}
     assert not kinds & {"Shape", "Range", "Pow", "Squeeze", "ConstantOfShape", "Equal", "Where"}
     assert "MatMul" in kinds
 
 
-def test_what_cannot_be_captured_runs_without_a_cuda_graph(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def providers(captured: bool) -> Providers:
+class Capturing:
+    """What is asked of ONNX Runtime to be captured; a fake, for the CPU captures nothing.
+
+    The first run of a session that is, of at least `fails_from` images, fails, and all after it. With `short_of_memory`
+    an uncaptured one of these does, too.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, fails_from: int = 1, *, message: str = "", short_of_memory: bool = False
+    ) -> None:
+        self.runs: list[tuple[int, bool]] = []  # images, captured
+        self.opened: list[tuple[int, bool]] = []
+        run = Bucket.run
+
+        def spied(bucket: Bucket, images: Images, outputs: Outputs, *, captured: bool = True) -> None:
+            self.runs.append((len(images), captured))
+            run(bucket, images, outputs, captured=captured)
+            size, in_session = self.opened[-1]
+            if message and size >= fails_from and ((captured and in_session) or (short_of_memory and not in_session)):
+                raise RuntimeError(message)
+
+        monkeypatch.setattr(Bucket, "run", spied)
+
+    def providers(self, _graph: bytes, shape: Shape, captured: bool) -> Providers:
+        self.opened.append((shape.images, captured))
+        return CPU
+
+
+def test_a_session_that_cannot_capture_runs_without_a_cuda_graph(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def providers(_graph: bytes, _shape: Shape, captured: bool) -> Providers:
         if captured:
             raise RuntimeError("This session cannot use the graph capture feature")
         return CPU
 
-    session = open_session((bundle / "model.onnx").read_bytes(), Shape(2, SIDE), providers)
-    assert session.get_providers() == ["CPUExecutionProvider"]
+    engine = on_cpu(bundle, (2,), providers)
+    engine.load(SIDE)
     assert "batches of 2 run without a CUDA graph: This session cannot" in caplog.text
+    np.testing.assert_allclose(engine.run(pictures(3)), expected(bundle, pictures(3)), atol=1e-5)
+
+
+@pytest.mark.parametrize("message", ["cudaErrorStreamCaptureUnsupported", "Failed to allocate memory while capturing"])
+def test_a_capture_that_fails_in_the_first_runs_is_done_without(
+    bundle: Path, message: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    capturing = Capturing(monkeypatch, 2, message=message)
+    engine = on_cpu(bundle, (1, 2), capturing.providers)
+    engine.load(SIDE)
+    assert capturing.opened == [(1, True), (2, True), (2, False)]
+    assert engine.batch == 2
+    assert f"batches of 2 run without a CUDA graph: {message}" in caplog.text
+    assert "batches of 1 " not in caplog.text
+    np.testing.assert_allclose(engine.run(pictures(5)), expected(bundle, pictures(5)), atol=1e-5)
+
+
+def test_a_batch_is_done_without_only_if_there_is_no_memory_without_a_graph_either(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    capturing = Capturing(monkeypatch, 2, message="Failed to allocate memory", short_of_memory=True)
+    engine = on_cpu(bundle, (1, 2), capturing.providers)
+    engine.load(SIDE)
+    assert (engine.batch, capturing.opened[1:]) == (1, [(2, True), (2, False)])
+    assert "no memory for batches of 2 at 64: Failed to allocate memory" in caplog.text
+
+
+def test_what_fails_without_a_graph_too_is_raised(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing = Capturing(monkeypatch, 2, message="cudaErrorIllegalAddress", short_of_memory=True)
+    with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
+        on_cpu(bundle, (1, 2), capturing.providers).load(SIDE)
+
+
+def test_what_is_refused_is_not_tried_without_a_graph(bundle: Path) -> None:
+    asked = []
+
+    def providers(_graph: bytes, _shape: Shape, captured: bool) -> Providers:
+        asked.append(captured)
+        raise Refused("there is no place for plans")
+
+    with pytest.raises(Refused, match="no place"):
+        on_cpu(bundle, (1,), providers).load(SIDE)
+    assert asked == [True]
+
+
+def test_memory_is_taken_before_a_graph_is_captured(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing = Capturing(monkeypatch)
+    engine = on_cpu(bundle, (1,), capturing.providers)
+    engine.load(SIDE)
+    captured = [captured for _, captured in capturing.runs]
+    assert captured[:3] == [False, False, True]
+    assert all(captured[2:])
+
+
+@pytest.mark.parametrize(("captured", "graph"), [(True, None), (False, "-1")])
+def test_onnx_runtime_is_told_what_not_to_capture(
+    bundle: Path, captured: bool, graph: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), CPU)
+    bucket = Bucket(session, Shape(1, SIDE), "cpu")
+    run, told = session.run_with_iobinding, []
+
+    def spied(binding: onnxruntime.IOBinding, options: onnxruntime.RunOptions | None = None) -> None:
+        told.append(options and options.get_run_config_entry("gpu_graph_id"))
+        run(binding, options)
+
+    monkeypatch.setattr(session, "run_with_iobinding", spied)
+    outputs = np.zeros((3, 1, bucket.classes), np.float32)
+    bucket.run(pictures(1), outputs, captured=captured)
+    assert told == [graph]
+    np.testing.assert_allclose(outputs, expected(bundle, pictures(1)), atol=1e-5)
 
 
 def built_for_gpus(monkeypatch: pytest.MonkeyPatch, gpu: str | None) -> None:
@@ -173,13 +275,46 @@ def built_for_gpus(monkeypatch: pytest.MonkeyPatch, gpu: str | None) -> None:
     monkeypatch.setattr(ort_cuda, "gpu_name", lambda: gpu)
 
 
+def without_cuda(monkeypatch: pytest.MonkeyPatch, gpu: str | None, *packages: str) -> None:
+    """As with the package onnxruntime, on a machine that has `gpu`; pip knows of `packages`."""
+
+    def version(package: str) -> str:
+        if package not in packages:
+            raise metadata.PackageNotFoundError(package)
+        return "1.31.1"
+
+    built_for_gpus(monkeypatch, gpu)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(ort_cuda, "version", version)
+
+
 @pytest.mark.parametrize("offer", [offers, offers_tensorrt])
+@pytest.mark.parametrize(
+    ("gpu", "packages"),
+    [
+        ("NVIDIA H100", ["onnxruntime"]),
+        (None, ["onnxruntime", "onnxruntime-gpu"]),
+    ],
+)
 def test_nothing_is_offered_without_the_provider(
+    offer: Callable[[Files, int], object], gpu: str | None, packages: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cuda(monkeypatch, gpu, *packages)
+    assert list(offer(Files({"f32": bytes}), 224)) == []  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("offer", [offers, offers_tensorrt])
+def test_a_package_that_hides_the_one_for_gpus_is_refused_with_what_to_do(
     offer: Callable[[Files, int], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built_for_gpus(monkeypatch, "NVIDIA H100")
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert list(offer(Files({"f32": bytes}), 224)) == []  # type: ignore[call-overload]
+    without_cuda(monkeypatch, "NVIDIA H100", "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(Refused, match="over onnxruntime-gpu: pip uninstall onnxruntime, then pip install --force-"):
+        list(offer(Files({"f32": bytes}), 224))  # type: ignore[call-overload]
+
+
+def test_only_the_package_is_looked_up() -> None:
+    assert ort_cuda._is_installed("numpy")
+    assert not ort_cuda._is_installed("no-such-package-as-this")
 
 
 @pytest.mark.parametrize("offer", [offers, offers_tensorrt])
@@ -210,6 +345,12 @@ def test_a_gpu_without_tensorrt_is_refused_with_what_to_install(monkeypatch: pyt
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
     monkeypatch.setattr(cuda_libraries, "_TENSORRT", ("libnvinfer.so.0",))  # one that is on no machine
     with pytest.raises(Refused, match=r"not TensorRT 10, .*libnvinfer\.so\.0.*pip install 'tensorrt-cu13>=10,<11'"):
+        list(offers_tensorrt(Files({"f32": bytes, "fp16": bytes}), 224))
+
+
+def test_tensorrt_is_not_given_what_it_would_round_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    built_for_gpus(monkeypatch, "NVIDIA H100")
+    with pytest.raises(Refused, match=r"export one with `python export/to_onnx.py --variant .* --precision fp16`"):
         list(offers_tensorrt(Files({"f32": bytes}), 224))
 
 
@@ -243,7 +384,9 @@ def test_an_engine_for_each_precision_of_the_bundle_half_ones_first(monkeypatch:
     assert [(engine.name, engine.precision) for engine in found] == [
         ("onnxruntime-cuda", precision) for precision in ("fp16", "bf16", "f32")
     ]
-    assert [engine.name for engine in offers_tensorrt(files, 224)] == ["onnxruntime-tensorrt"] * 3
+    assert [(engine.name, engine.precision) for engine in offers_tensorrt(files, 224)] == [
+        ("onnxruntime-tensorrt", precision) for precision in ("fp16", "bf16")
+    ]
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("f32", "False"), ("fp16", "True"), ("bf16", "True")])

@@ -31,15 +31,30 @@ def test_what_an_exporter_writes_is_read_and_what_is_for_people_left_out() -> No
         {"plan_sha256": "G" * 64},
         {"plan_sha256": "0" * 64 + "\n"},
         {"plan_bytes": 0},
+        {"plan_bytes": 1 + (1 << 36)},
+        {"batch_sizes": [1, 4097]},
+        {"least_sizes": [1, 2, 4097]},
         {"tensorrt": "10.x"},
+        {"tensorrt": "10.13.3.9.post"},
+        {"tensorrt": "10.13.3.9.dev1"},
         {"version_compatible": "yes"},
         {"gpu": ""},
+        {"gpu": "H100\n"},
+        {"gpu": "H100\x1b[2J"},
+        {"gpu": "Ｈ100"},  # noqa: RUF001
+        {"driver": "580\n.1"},
+        {"cuda": "13\u202e.0"},
         {"compute_capability": "9"},
     ],
 )
 def test_what_matters_is_checked(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
         Passport.model_validate_json(json.dumps(passport(b"graph", **change)))
+
+
+@pytest.mark.parametrize("version", ["10.16.1.11", "10.13.3.9.post1", "10.14.1.48.post12"])
+def test_versions_may_be_packaged_again(version: str) -> None:
+    assert Passport.model_validate_json(json.dumps(passport(b"graph", tensorrt=version))).tensorrt == version
 
 
 def test_least_sizes_may_be_there() -> None:

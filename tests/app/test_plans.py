@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app import plans
 from app.plans import Plans, open_plans
 from tests.app.planned import PLAN, put_plan
 
@@ -74,9 +75,9 @@ def fifo(place: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda where: (where / "plan").write_bytes(PLAN[:-1]), r"its plan has 31 bytes, and should be a file of 32"),
+        (lambda where: (where / "plan").write_bytes(PLAN[:-1]), "its plan has 31 bytes, and should have 32"),
         (lambda where: (where / "plan").unlink(), "plan cannot be opened .No such file"),
-        (lambda where: fifo(where / "plan"), "its plan has 0 bytes, and should be a file"),
+        (lambda where: fifo(where / "plan"), "its plan is no regular file"),
         (lambda where: linked(where / "plan"), "plan cannot be opened .Too many levels of symbolic links"),
         (lambda where: linked(where / "passport.json"), "passport.json cannot be opened .Too many levels"),
         (lambda where: (where / "passport.json").unlink(), "passport.json cannot be opened .No such file"),
@@ -110,6 +111,24 @@ def test_a_damaged_one_is_unfit_and_says_why(folder: Path, damage: Callable[[Pat
 def test_one_that_does_not_fit_the_bundle_is_unfit(folder: Path, change: dict[str, Any], reason: str) -> None:
     put_plan(folder, **change)
     assert opened(folder) == Plans(unfit={224: [f"engines/{NAME}: {reason}"]})
+
+
+def test_a_name_that_is_no_text_is_shown_as_what_it_is(folder: Path) -> None:
+    where = put_plan(folder, graph_sha256="0" * 64)
+    os.rename(where, os.fsencode(folder / "engines") + b"/224-\xff\n\x1b[31m")  # noqa: PTH104
+    ((reason,),) = opened(folder).unfit.values()
+    assert reason == r"engines/'224-\udcff\n\x1b[31m': it was built from another graph"
+    assert reason.encode()  # as a response has to
+
+
+def test_not_every_one_of_a_multitude_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_MOST_PLANS", 2)
+    for number in range(4):
+        put_plan(folder, f"224-{number}")
+    found = opened(folder)
+    assert len(found.fit[224]) == 2
+    assert found.unfit[224] == ["engines: of its 4 folders the first 2 are looked at; remove some"]
+    found.close()
 
 
 def test_a_link_out_of_the_bundle_is_not_followed(folder: Path, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
+from enum import IntEnum
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,18 @@ from numpy.typing import NDArray
 from app.bundle import open_bundle
 from app.engines import choice
 from app.engines.buckets import Buckets
-from app.engines.device import Address, DeviceError, Event, Gpu, GpuImages, Network, Stream, TakesGpuImages, Tensor
+from app.engines.device import (
+    Address,
+    CaptureFailed,
+    DeviceError,
+    Event,
+    Gpu,
+    GpuImages,
+    Network,
+    Stream,
+    TakesGpuImages,
+    Tensor,
+)
 from app.engines.engine import OUTPUTS, Files, Images, Outputs, Plan, Refused
 from app.engines.host import Host
 from app.engines.lane import Lane, Streams
@@ -468,6 +481,17 @@ def test_a_plan_of_this_very_version_is_preferred_and_brings_no_code_of_its_own(
     assert gpu.plans == [(PLAN, False)]
 
 
+@pytest.mark.parametrize(
+    ("built", "here"), [("10.13.3.9.post1", "10.13.3.9"), ("10.13.3.9", "10.13.3.9.post1"), ("10.14.1.48.post1",) * 2]
+)
+def test_a_version_that_was_packaged_again_is_the_same(built: str, here: str) -> None:
+    gpu = fake(tensorrt=here)
+    older = passport(tensorrt="10.13.0.35", version_compatible=True)
+    (engine,) = offers(files(older, passport(tensorrt=built)), SIDE, lambda: gpu)
+    engine.load(SIDE)
+    assert gpu.plans == [(PLAN, False)]
+
+
 def test_without_a_gpu_nothing_is_offered() -> None:
     assert list(offers(files(passport()), SIDE, lambda: None)) == []
 
@@ -478,6 +502,145 @@ def test_a_gpu_that_does_not_answer_is_a_reason() -> None:
 
     with pytest.raises(Refused, match="the GPU cannot be used: cudaErrorDevicesUnavailable while opening"):
         list(offers(files(passport()), SIDE, broken))
+
+
+class Cuda(ModuleType):
+    """The CUDA runtime where a graph is captured: a fake, which says what was called. `fails` names the call that does.
+
+    What is left of a capture in which work failed is the graph `left`; 0 is none.
+    """
+
+    cudaError_t = IntEnum("cudaError_t", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2, "cudaErrorFake": 900})  # noqa: N815
+    cudaStreamCaptureMode = IntEnum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})  # noqa: N815
+
+    def __init__(self, fails: str = "", left: int | None = 7) -> None:
+        super().__init__("runtime")
+        self.calls: list[tuple[str, Any]] = []
+        self._fails = fails
+        self._left = left
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append((name, arguments[0]))
+            returned = {"cudaStreamEndCapture": (self._left,), "cudaGraphInstantiate": (8,)}.get(name, ())
+            failed = name == self._fails or (name == "cudaStreamEndCapture" and self._left is None)
+            return self.cudaError_t.cudaErrorFake if failed else self.cudaError_t.cudaSuccess, *returned
+
+        return call
+
+
+class Trt(ModuleType):
+    """TensorRT as far as loading a plan: a fake, that says why it fails to the first logger only, as the real one."""
+
+    class DataType(IntEnum):
+        UINT8 = 0
+        FLOAT = 1
+
+    ICudaEngine = IExecutionContext = object
+
+    class ILogger:
+        class Severity(IntEnum):
+            INTERNAL_ERROR = 0
+            ERROR = 1
+            WARNING = 2
+
+    def __init__(self) -> None:
+        super().__init__("tensorrt")
+        self.loggers: list[Any] = []
+        self.says: str | None = None
+        self.starts: Exception | None = None
+
+    def Runtime(self, logger: Any) -> "Trt":  # noqa: N802 - TensorRT's name
+        self.loggers.append(logger)
+        if self.starts:
+            raise self.starts
+        return self
+
+    def deserialize_cuda_engine(self, _plan: bytes) -> None:
+        if self.says is not None:
+            self.loggers[0].log(self.ILogger.Severity.ERROR, self.says)
+
+
+def on_fakes(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, trt: Trt) -> Any:
+    """The module app.engines.nvidia, over them."""
+    bindings = ModuleType("cuda.bindings")
+    monkeypatch.setattr(bindings, "runtime", cuda, raising=False)
+    fakes = {"cuda": ModuleType("cuda"), "cuda.bindings": bindings, "cuda.bindings.runtime": cuda, "tensorrt": trt}
+    for name, module in fakes.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = find_spec("app.engines.nvidia")
+    assert spec is not None
+    assert spec.loader is not None
+    nvidia = module_from_spec(spec)  # one that nobody else gets
+    spec.loader.exec_module(nvidia)
+    return nvidia
+
+
+class Work:
+    """What is captured; `fails` at being enqueued."""
+
+    def __init__(self, fails: bool) -> None:
+        self._fails = fails
+
+    def enqueue(self, _stream: Stream) -> None:
+        if self._fails:
+            raise DeviceError("TensorRT failed while running the network")
+
+
+@pytest.mark.parametrize(
+    ("work_fails", "fails", "left", "ended"),
+    [
+        (True, "", 7, [("cudaGraphDestroy", 7)]),
+        (True, "", 0, []),
+        (True, "", None, []),
+        (False, "cudaStreamEndCapture", None, []),
+        (False, "cudaGraphInstantiate", 7, [("cudaGraphInstantiate", 7), ("cudaGraphDestroy", 7)]),
+    ],
+)
+def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by_kernel(
+    work_fails: bool, fails: str, left: int | None, ended: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = Cuda(fails, left)
+    nvidia = on_fakes(monkeypatch, cuda, Trt())
+    gpu = object.__new__(nvidia.Nvidia)
+    with pytest.raises(CaptureFailed), gpu.capture(Work(work_fails), 16):
+        pass
+    assert cuda.calls == [("cudaStreamBeginCapture", 16), ("cudaStreamEndCapture", 16), *ended]
+
+
+def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda()
+    gpu = object.__new__(on_fakes(monkeypatch, cuda, Trt()).Nvidia)
+    with gpu.capture(Work(fails=False), 16) as graph:
+        assert graph == 8
+        assert cuda.calls[2:] == [("cudaGraphInstantiate", 7), ("cudaGraphDestroy", 7)]
+    assert cuda.calls[4:] == [("cudaGraphExecDestroy", 8)]
+
+
+def test_tensorrt_has_one_logger_for_good_which_keeps_no_error_of_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = Trt()
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    for says, reason in (("bad magic", "bad magic"), (None, "it did not say why"), ("too old", "too old")):
+        trt.says = says
+        with (
+            pytest.raises(DeviceError, match=f"failed while deserialising the plan: {reason}"),
+            gpu.network(PLAN, host_code=False),
+        ):
+            pass
+    assert len(trt.loggers) == 3
+    assert len(set(map(id, trt.loggers))) == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("null"), RuntimeError("null")])
+def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = Trt()
+    trt.starts = error
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    with pytest.raises(DeviceError, match="failed while starting TensorRT"), gpu.network(PLAN, host_code=False):
+        pass
 
 
 CALLS = """

@@ -440,6 +440,17 @@ def test_joined_profiles_take_every_batch_up_to_the_largest(own: Path, tmp_path:
     assert list(graphs[2].graph_lower_bound.input["image"].dim) == [224, 224, 3]
 
 
+@pytest.mark.parametrize("content", ["[]", "{", "{}"])
+def test_a_passport_that_is_none_is_named(
+    own: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(own)
+    (own / "engines" / "odd").mkdir()
+    (own / "engines" / "odd" / "passport.json").write_text(content)
+    assert export(own, tmp_path / "triton", "--backend", "tensorrt", "--resolutions", "224") == 1
+    assert "engines/odd/passport.json is no passport of a plan: remove" in capsys.readouterr().err
+
+
 def test_triton_must_not_batch_for_profiles_with_gaps(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,24 @@ def test_an_engine_that_is_up_to_date_can_stay(copy: Path, capsys: pytest.Captur
     assert len(gpu.orders) == 3
 
 
+@pytest.mark.parametrize("what", ["file", "link", "stranger"])
+def test_a_place_that_is_taken_is_found_before_anything_is_built(
+    copy: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if what == "file":
+        (copy / "engines").write_text("something else")
+    elif what == "link":
+        (tmp_path / "elsewhere").mkdir()
+        (copy / "engines").symlink_to(tmp_path / "elsewhere")
+    else:
+        (copy / "engines" / FOLDER.format(224)).mkdir(parents=True)
+        (copy / "engines" / FOLDER.format(224) / "notes.txt").write_text("mine")
+    gpu = FakeGpu()
+    assert run(copy, "--resolutions", "224", gpu=gpu) == 1
+    assert not gpu.orders
+    assert "remove it" in capsys.readouterr().err
+
+
 def test_profiles_can_join_for_servers_that_do_not_pad(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gpu = FakeGpu()
     options = ["--resolutions", "224", "--batch-sizes", "1", "8", "32", "--joined-profiles"]
