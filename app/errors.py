@@ -94,3 +94,7 @@ class WrongAnswers(ServiceError):
 
 class NoEngine(ServiceError):
     """No engine is installed that could run the model as asked for."""
+
+
+class DeviceLost(NoEngine):
+    """An engine failed on its device, and may have left it so that in this process no other engine works there."""

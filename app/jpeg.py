@@ -18,6 +18,8 @@ _SUBSAMPLINGS = {  # each component's number and how often it is sampled across 
     bytes([1, 0x22, 2, 0x11, 3, 0x11]),  # 4:2:0
 }
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart
+_SEARCHED_BYTES = 1 << 17  # at a time: a search keeps all other threads from running
+_MOST_SEGMENTS = 1000  # before the scan
 
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
@@ -54,7 +56,7 @@ def _read(body: bytes, max_pixels: int) -> PlainJpeg:
     position = len(_START)
     frame = b""
     exif = 0
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         prefix, marker, length = struct.unpack_from(">BBH", body, position)
         _require(prefix == 0xFF and length >= 2)
         position += 2
@@ -66,15 +68,23 @@ def _read(body: bytes, max_pixels: int) -> PlainJpeg:
             _require(not frame)
             frame = segment
         else:
-            _require(marker in _TABLES and _harmless(marker, segment))
-            exif += marker == 0xE1 and segment.startswith(_EXIF)
-    _require(exif <= 1)  # several would be one for Pillow
+            exif += marker == 0xE1 and segment.startswith(_EXIF)  # several would be one for Pillow
+            _require(exif <= 1 and marker in _TABLES and _harmless(marker, segment))
+    else:
+        raise _NotPlain
     width, height = _size(frame)
     _require(0 < width * height <= max_pixels and _is_whole(segment, frame))
-    end = _MARKER_IN_SCAN.search(body, position)
-    _require(end is not None and end[0] == _END)
-    assert end is not None
-    return PlainJpeg(width, height, end.end())
+    return PlainJpeg(width, height, _end(body, position))
+
+
+def _end(body: bytes, scan: int) -> int:
+    """Where the image ends whose scan starts at `scan`."""
+    for start in range(scan, len(body), _SEARCHED_BYTES):
+        marker = _MARKER_IN_SCAN.search(body, start, start + _SEARCHED_BYTES + 1)  # one that starts in these bytes
+        if marker is not None:
+            _require(marker[0] == _END)
+            return marker.end()
+    raise _NotPlain
 
 
 def _size(frame: bytes) -> tuple[int, int]:

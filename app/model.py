@@ -245,10 +245,13 @@ class Model:
             return answer
 
     async def _goes_to_the_engine(self, body: bytes, resolution: int) -> bool:
-        if self._jpeg_pixels is None or plain(body, self._jpeg_pixels) is None:
+        if self._jpeg_pixels is None:
             return False
         await self.load(resolution)
-        return self._engines[resolution].decodes_jpegs
+        if not self._engines[resolution].decodes_jpegs:
+            return False
+        # In a thread: a large one is read to its end.
+        return await asyncio.to_thread(plain, body, self._jpeg_pixels) is not None
 
     async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float) -> Answer:
         asked = time.perf_counter()
@@ -310,11 +313,9 @@ class Model:
         engine = self._engines[resolution]
         if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
             raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
-        side = self.bundle.manifest.preprocessing[resolution].crop
         images = [item for item in items if not isinstance(item, bytes)]
         bodies = [item for item in items if isinstance(item, bytes)]
-        pixels = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
-        outputs, decoded = await engine.run_with_jpegs(pixels, bodies)
+        outputs, decoded = await engine.run_with_jpegs(images, bodies)
         order = sorted(range(len(items)), key=lambda index: isinstance(items[index], bytes))
         done = order[: len(images)] + [order[len(images) + index] for index in decoded]
         if done and outputs.shape[1:] != (len(done), self.bundle.manifest.classes):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.engines.engine import Engine, Files, Refused
-from app.errors import NoEngine, ServiceError, WrongAnswers
+from app.errors import DeviceLost, NoEngine, ServiceError, WrongAnswers
 from app.golden import Golden, fault
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ ENGINES = {  # where each one's `offers` is, see app.engines.engine
 }
 PLANNED = "tensorrt"  # runs the bundle's plans
 ON_CPU = ("openvino", "onnxruntime")
+_GPU_PRECISIONS = ("fp16",)  # that none of those has
 # A GPU is faster than the CPU beside it, and what was compiled for it than what was not. onnxruntime-tensorrt is in no
 # tier: it compiles for minutes at each start, so it has to be asked for.
 TIERS: tuple[tuple[str, ...], ...] = ((PLANNED,), ("onnxruntime-cuda",), ON_CPU)
@@ -55,11 +56,17 @@ def choose(
     CPU, so each candidate of a tier runs a few batches; but one whose name and precision are those in `prefer` is
     taken if it works. All must give the golden logits. `skip` has engines that are refused beforehand, with the reason.
     `on_try` is told an engine's name before anything of it runs. Raises NoEngine where nothing fits, and what the only
-    candidate raised where there is one: WrongAnswers or BadBundle.
+    candidate raised where there is one: WrongAnswers or BadBundle. Raises DeviceLost where another engine might fit,
+    but in another process: the one that on_try was told of last, to be skipped there, has failed on its device.
     """
     search = _Search(files, golden, precision, prefer, skip or {}, on_try)
     for tier in TIERS if engine == AUTO else ((engine,),):
-        found = search.best(tier)
+        try:
+            found = search.best(tier)
+        except DeviceLost as err:
+            if engine == AUTO:
+                raise
+            raise search.failure(engine) from err
         if found is not None:
             return Choice(found, search.refused)
     raise search.failure(engine)
@@ -123,10 +130,10 @@ class _Search:
             return NoEngine(f"none of the engines here can run this model for {asked} ({reasons}); the log says why")
         if engine != AUTO:
             return NoEngine(f"no engine here for {asked}: {self.refused.get(engine) or self._absent[engine]}")
-        return NoEngine(
-            f"no engine here for {asked}: install one with pip install 'crossvit[cpu]', or choose a precision that "
-            f"this machine has (f32 runs everywhere){reasons and f'; {reasons}'}"
-        )
+        advice = "install one with pip install 'crossvit[cpu]', or choose a precision that this machine has"
+        if self._precision in _GPU_PRECISIONS:
+            advice = f"{self._precision} needs an engine for GPUs, and a GPU that it runs on; choose another precision"
+        return NoEngine(f"no engine here for {asked}: {advice} (f32 runs everywhere){reasons and f'; {reasons}'}")
 
     def _candidates(self, name: str) -> Iterator[Engine]:
         if name in self._skip:
@@ -147,8 +154,8 @@ class _Search:
             log.exception("%s cannot be used", name)
             self._refuse(name, f"it cannot be used: {_short(err)}")
         else:
-            has = f"it has {', '.join(precisions)} here" if precisions else "there is no device here that it runs on"
-            self._absent[name] = has
+            none = "it finds no GPU, or was built without support for one"
+            self._absent[name] = f"it has {', '.join(precisions)} here" if precisions else none
         if name == PLANNED and self._files.unfit and not precisions and name not in self._reasons:
             # Whoever keeps plans beside the graph wants to know that they would not do, also where there is no GPU.
             self._refuse(name, f"{'; '.join(self._files.unfit)}; build anew: {self._files.command}")
@@ -187,14 +194,16 @@ class _Search:
         return seconds
 
     def _failed(self, engine: Engine, err: Exception) -> None:
-        if isinstance(err, Refused):
-            self._refuse(engine.name, str(err))
-        else:
+        """Remember why; DeviceLost if nothing else is to be tried in this process."""
+        known = isinstance(err, Refused | ServiceError)
+        if not isinstance(err, Refused):
             log.exception("%s %s cannot run this model", engine.name, engine.precision)
-            known = isinstance(err, ServiceError)
-            self._refuse(engine.name, str(err) if known else f"it cannot run this model: {_short(err)}")
+        self._refuse(engine.name, str(err) if known else f"it cannot run this model: {_short(err)}")
         if isinstance(err, ServiceError):
             self._error = err
+        if not known and engine.name not in ON_CPU:
+            # An error of CUDA may stay: all that follows would fail too, and closing what is there might never end.
+            raise DeviceLost("; ".join(self._reasons[engine.name])) from err
         _let_go(engine)
 
     def _refuse(self, name: str, reason: str) -> None:

@@ -70,7 +70,6 @@ class Host:
 
     def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:
         """Let `run` take JPEGs too; why that cannot be, or None."""
-        _tell(self._trail, jpeg.NAME)
         try:
             self._jpegs = jpeg.opened(Preprocessing(resize, crop), max_pixels)
         except Refused as err:

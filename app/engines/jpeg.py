@@ -106,9 +106,11 @@ class JpegDecoder:
 
     def close(self) -> None:
         """Give the memory back, and the GPU."""
-        for buffer in self._buffers:
-            buffer.give_back()
-        self._gpu.close()
+        try:
+            for buffer in self._buffers:
+                buffer.give_back()
+        finally:
+            self._gpu.close()
 
     def _passes(self, bodies: Sequence[bytes]) -> Iterator[list[tuple[int, PlainJpeg, bytes]]]:
         """The plain ones with their indices, as many at a time as fit. What follows an image in its file is cut off."""
@@ -156,16 +158,26 @@ def opened(steps: Preprocessing, max_pixels: int, find: Callable[[], Gpu | None]
         if gpu is None:
             raise Refused("there is no GPU here that CUDA can use")
         decoder = JpegDecoder(gpu, steps, max_pixels)
-        wrong = fault(decoder, steps)
+        try:
+            wrong = fault(decoder, steps)
+            if wrong:
+                raise Refused(f"it is not as good as the CPU: {wrong}")
+        except Exception:
+            _let_go(decoder)
+            raise
     except Refused:
         raise
     except Exception as err:  # of several libraries: the service can do without
         log.exception("the GPU cannot decode JPEGs")
         raise Refused(f"it failed when it was tried: {type(err).__name__}: {err}") from err
-    if wrong:
-        decoder.close()
-        raise Refused(f"it is not as good as the CPU: {wrong}")
     return decoder
+
+
+def _let_go(decoder: JpegDecoder) -> None:
+    try:
+        decoder.close()
+    except Exception:  # why it is let go says more
+        log.exception("the GPU's JPEG decoder cannot be closed")
 
 
 def _find() -> Gpu | None:

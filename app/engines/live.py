@@ -17,6 +17,7 @@ from app.engines.engine import OUTPUTS, Images, Outputs
 from app.engines.start import Wish, start
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.golden import fault
+from app.image import Pixels
 from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 
 T = TypeVar("T")
@@ -96,7 +97,9 @@ class LiveEngine:
         outputs, _ = await self.run_with_jpegs(images, [])
         return outputs
 
-    async def run_with_jpegs(self, images: Images, bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
+    async def run_with_jpegs(
+        self, images: Images | Sequence[Pixels], bodies: Sequence[bytes]
+    ) -> tuple[Outputs, list[int]]:
         """The logits of `images`, then those of the JPEGs in `bodies` that it can decode; the indices of these.
 
         There are none of them while it decodes no JPEGs. Raises as `run` does.
@@ -169,8 +172,11 @@ class LiveEngine:
         if self._closed:
             raise WorkerDied("closed meanwhile")
 
-    def _run(self, images: Images, bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
+    def _run(self, images: Images | Sequence[Pixels], bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
         assert self._worker is not None
+        if not isinstance(images, np.ndarray):  # here, since copying a large batch would hold up the event loop
+            side = self._bundle.manifest.preprocessing[self._resolution].crop
+            images = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
         seconds = max(self._run_seconds, 10 * self._image_seconds * (len(images) + len(bodies)))
         arrays = [images, *(np.frombuffer(body, np.uint8) for body in bodies)]
         decoded, (outputs,) = self._worker.call("run", [], arrays, seconds=seconds)

@@ -59,6 +59,10 @@ class Codec:
             self._kept = [image for image in images if image is not None and image.capacity <= _KEPT_BYTES]
         return [self._bitmap(image) for image in self._decoded]
 
+    def close(self) -> None:
+        """Let the images go; the streams that they were decoded on must have come to their end, and still be there."""
+        self._decoded, self._kept = [], []
+
     def _decode(self, bodies: Sequence[bytes], stream: int, images: list[Any] | None = None) -> list[Any]:
         if not bodies:
             return []
@@ -115,7 +119,11 @@ class Nvidia:
         _done(runtime.cudaStreamSynchronize(self._stream), "decoding JPEGs")
 
     def close(self) -> None:
-        _done(runtime.cudaStreamDestroy(self._stream), "ending a stream")
+        try:
+            self.wait()
+        finally:
+            self._codec.close()
+            _done(runtime.cudaStreamDestroy(self._stream), "ending a stream")
 
     def _copy(self, to: int, start: int, size: int, kind: runtime.cudaMemcpyKind) -> None:
         _done(runtime.cudaMemcpyAsync(to, start, size, kind, self._stream), "copying")

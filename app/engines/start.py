@@ -1,5 +1,6 @@
 """Starting an engine: from a bundle to a process that holds one and has given the golden logits. Blocking."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -8,8 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from app.bundle import Bundle
 from app.engines.choice import AUTO
-from app.engines.jpeg import NAME as JPEGS
-from app.worker import Worker, WorkerDied, WorkerHung
+from app.errors import DeviceLost
+from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ def start(
     """An engine as in `wish` for `resolution`, each attempt within `seconds`.
 
     `on_spawn` is told of each process, so that it can be killed; the last one has the engine. Where any engine will do,
-    one that ends its process or hangs is passed over as one that raises is; so is decoding JPEGs, whatever the engine.
-    Raises what choose does, and what Worker does.
+    one that ends its process, hangs or fails on its device is passed over as one that says no is, in a process that it
+    had no part in; so is decoding JPEGs, whatever the engine. Raises what choose does, and what Worker does.
     """
     skip = dict(wish.skip)
     gave_up: str | None = None
@@ -54,15 +57,19 @@ def start(
             try:
                 started = _start(bundle, resolution, wish, skip, trail, seconds, on_spawn)
                 return replace(started, no_jpegs=gave_up or started.no_jpegs)
-            except (WorkerDied, WorkerHung) as err:
+            except _JpegsFailed as err:
+                gave_up = str(err)
+                wish = replace(wish, jpegs=None)
+            except (WorkerDied, WorkerHung, DeviceLost) as err:
                 tried = trail.last()
-                if tried == JPEGS:
-                    gave_up = f"the engine's process failed when it was tried: {err}"
-                    wish = replace(wish, jpegs=None)
-                    continue
                 if wish.engine != AUTO or tried is None or tried in skip:
                     raise
-                skip[tried] = f"its process failed while it was started: {err}"
+                lost = isinstance(err, DeviceLost)
+                skip[tried] = str(err) if lost else f"its process failed while it was started: {err}"
+
+
+class _JpegsFailed(Exception):
+    """After it was tried whether JPEGs can be decoded, the engine does not work; `args[0]` is a reason to show."""
 
 
 def _start(
@@ -96,13 +103,21 @@ def _start(
         (name, precision, batch, refused), _ = worker.call(
             "start", asked, [golden.images, golden.logits], seconds=seconds
         )
-        began = time.perf_counter()
-        worker.call("run", [], [golden.images], seconds=seconds)
-        image_seconds = (time.perf_counter() - began) / len(golden.images)
         no_jpegs = None
-        if wish.jpegs is not None:
-            steps = bundle.manifest.preprocessing[resolution]
-            (no_jpegs,), _ = worker.call("decode_jpegs", [steps.resize, steps.crop, wish.jpegs], [], seconds=seconds)
+        try:
+            if wish.jpegs is not None:
+                steps = bundle.manifest.preprocessing[resolution]
+                sizes = [steps.resize, steps.crop, wish.jpegs]
+                (no_jpegs,), _ = worker.call("decode_jpegs", sizes, [], seconds=seconds)
+            began = time.perf_counter()  # after that: a decoder that fails may leave a GPU on which nothing runs
+            worker.call("run", [], [golden.images], seconds=seconds)
+            image_seconds = (time.perf_counter() - began) / len(golden.images)
+        except (WorkerDied, WorkerHung, WorkerFailed) as err:
+            if wish.jpegs is None:
+                raise
+            log.warning("%s at %d: the engine failed when JPEGs were tried: %s", bundle.name, resolution, err)
+            last_line = str(err).strip().rpartition("\n")[2]
+            raise _JpegsFailed(no_jpegs or f"the engine's process failed when it was tried: {last_line}") from err
     except BaseException:
         worker.kill()
         raise

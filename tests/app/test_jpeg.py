@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.jpeg import PlainJpeg, plain
+from app.jpeg import _SEARCHED_BYTES, PlainJpeg, plain
 from tests.app.pictures import encoded, scene
 
 LIMIT = 1_000_000
@@ -146,6 +146,21 @@ def test_every_length_of_a_plain_one_is_taken_care_of() -> None:
     for body in PLAIN.values():
         if len(body) < 5000:
             assert all(plain(body[:length], LIMIT) is None for length in range(len(body)))
+
+
+@pytest.mark.parametrize("count", [800, 1200])
+def test_only_so_many_segments_are_read(count: int) -> None:
+    body = BODY[:2] + count * b"\xff\xfe\0\2" + BODY[2:]
+    assert (plain(body, LIMIT) is not None) == (count == 800)
+
+
+def test_the_end_is_found_wherever_it_is() -> None:
+    scan = BODY.index(b"\xff\xda") + 14
+    for more in range(_SEARCHED_BYTES - len(BODY) + scan - 4, _SEARCHED_BYTES - len(BODY) + scan + 8):
+        body = BODY[:-2] + bytes(more) + BODY[-2:]
+        assert plain(body, LIMIT) == PlainJpeg(60, 40, len(body))
+        assert plain(body[:-1], LIMIT) is None
+        assert plain(body[:-2] + b"\xff\xc4" + BODY[-2:], LIMIT) is None
 
 
 def test_a_large_one_is_told_in_little_time() -> None:

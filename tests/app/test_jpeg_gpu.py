@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from app.engines.jpeg import NAME, JpegDecoder
 from app.engines.ort import OnnxRuntime
 from app.errors import BadImage, EngineFailed, EngineHung, QueueFull, TooLarge
 from app.image import decode
+from app.jpeg import PlainJpeg, plain
 from app.metrics import Metrics
 from app.model import Answer, Model
 from model.spec import PREPROCESSING
@@ -216,6 +218,49 @@ def test_without_the_option_no_jpeg_goes_to_the_engine(bundle: Path, jpegs: Jpeg
             jpegs.do("crashes")
             await assert_right(model, JPEGS, [])
             assert model.refused == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("jpegs")
+def test_headers_are_read_off_the_event_loop_and_only_where_the_engine_decodes(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def watched(body: bytes, max_pixels: int) -> PlainJpeg | None:
+        threads.append(threading.current_thread())
+        return plain(body, max_pixels)
+
+    monkeypatch.setattr("app.model.plain", watched)
+
+    async def main() -> None:
+        async with serving(bundle) as model:
+            await assert_right(model, JPEGS[:1], JPEGS)
+            assert len(threads) == 1
+            assert threads[0] is not threading.main_thread()
+            model._main._decodes_jpegs = False
+            await assert_right(model, JPEGS[:1], [])
+            assert len(threads) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("fails for good", "it failed when it was tried: DeviceError: cudaErrorIllegalAddress while decoding JPEGs"),
+        ("breaks the engine", "the engine's process failed when it was tried: RuntimeError: CUDA failure 700"),
+    ],
+)
+def test_an_engine_that_the_trial_of_jpegs_has_broken_is_started_anew_without_them(
+    bundle: Path, jpegs: Jpegs, word: str, reason: str
+) -> None:
+    async def main() -> None:
+        jpegs.do(word)
+        async with serving(bundle) as model:
+            assert model.refused == [(NAME, 224, reason)]
+            await assert_right(model, [*JPEGS, PNG], [])
 
     asyncio.run(main())
 

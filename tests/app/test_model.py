@@ -3,6 +3,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,6 +90,23 @@ def test_pixels_go_to_the_engine_as_they_are(bundle: Path) -> None:
                 np.testing.assert_allclose(answer.outputs, logits, atol=1e-5)
 
     asyncio.run(main())
+
+
+def test_a_batch_is_put_together_off_the_event_loop(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, threads = np.stack, set()
+
+    def watched(*arguments: Any) -> Any:
+        threads.add(threading.current_thread())
+        return stack(*arguments)
+
+    async def main() -> None:
+        async with serving(bundle) as model:
+            monkeypatch.setattr(np, "stack", watched)
+            assert (await classify(model)).outputs.shape == (3, 1000)
+
+    asyncio.run(main())
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: Path) -> None:

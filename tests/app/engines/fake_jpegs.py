@@ -15,6 +15,8 @@ import pytest
 from app.engines import jpeg
 from app.engines.bitmap import Bitmap
 from app.engines.device import DeviceError
+from app.engines.engine import Images, Outputs
+from app.engines.ort import OnnxRuntime
 from tests.app.engines.kernel_on_cpu import KernelOnCpu, compiled
 
 FOLDER = "FAKE_JPEGS"
@@ -44,6 +46,14 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jpegs:
 
 def register() -> None:
     jpeg._find = _find
+    run = OnnxRuntime.run
+
+    def on_the_same_gpu(self: OnnxRuntime, images: Images) -> Outputs:
+        if _Fake.broken:
+            raise RuntimeError("CUDA failure 700")
+        return run(self, images)
+
+    OnnxRuntime.run = on_the_same_gpu  # type: ignore[method-assign]
 
 
 def _find() -> "_Fake | None":
@@ -52,6 +62,8 @@ def _find() -> "_Fake | None":
 
 
 class _Fake(KernelOnCpu):
+    broken = False  # for all that is in this process
+
     def decode(self, bodies: Sequence[bytes]) -> list[Bitmap | None]:
         bitmaps = super().decode(bodies)
         match _word():
@@ -61,6 +73,11 @@ class _Fake(KernelOnCpu):
                 time.sleep(1000)
             case "fails":
                 raise DeviceError("cudaErrorIllegalAddress while decoding JPEGs")
+            case "fails for good":
+                _Fake.broken = True
+                raise DeviceError("cudaErrorIllegalAddress while decoding JPEGs")
+            case "breaks the engine":
+                _Fake.broken = True
             case "skips":
                 return [None if index % 2 else bitmap for index, bitmap in enumerate(bitmaps)]
             case "skips all" | "skips all slowly" as word:

@@ -76,6 +76,8 @@ def _offers(key: str, files: Files, precision: str, batch: int) -> Iterator["_Fa
 
 
 class _Fake(OnnxRuntime):
+    broken = False  # the GPU, for all that is in this process
+
     def __init__(self, key: str, files: Files, precision: str, batch: int) -> None:
         super().__init__(files.graphs["f32"])
         self.name = {"cuda": "onnxruntime-cuda"}.get(key, key)
@@ -92,9 +94,14 @@ class _Fake(OnnxRuntime):
         super().load(side)
 
     def run(self, images: Images) -> Outputs:
+        if _Fake.broken:
+            raise RuntimeError("CUDA failure 700")
         match _word(self._key):
             case "fails" | "gone":
                 raise RuntimeError("the GPU has fallen off the bus")
+            case "breaks":
+                _Fake.broken = True
+                raise RuntimeError("cudaErrorIllegalAddress")
             case "lies":
                 return -super().run(images)
         return super().run(images)

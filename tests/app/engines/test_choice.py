@@ -14,7 +14,7 @@ from app.bundle import open_bundle
 from app.engines import choice
 from app.engines.choice import choose
 from app.engines.engine import Files, Outputs, Refused
-from app.errors import BadBundle, NoEngine, WrongAnswers
+from app.errors import BadBundle, DeviceLost, NoEngine, WrongAnswers
 from app.golden import Golden
 
 
@@ -233,7 +233,7 @@ def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: Simple
             ModuleNotFoundError("No module named 'tensorrt'"),
             r"No module named 'tensorrt'.*pip install 'crossvit\[gpu\]'",
         ),
-        (None, "there is no device here that it runs on"),
+        (None, "it finds no GPU, or was built without support for one"),
     ],
 )
 def test_one_that_was_asked_for_by_name_says_why_it_is_not_here(
@@ -248,16 +248,50 @@ def test_wrong_answers_and_failures_lead_to_the_next_engine_and_are_told(gpu: Si
     class Liar(Fake):
         answer = 1.0
 
-    gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Fake("lacking", "tensorrt")])
+    class Full(Fake):
+        def load(self, side: int) -> None:
+            raise Refused(f"the GPU's memory is taken at {side}")
+
+    gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Full("bf16", "tensorrt")])
     chosen = choose(NO_FILES, NOTHING)
     assert (chosen.engine.name, Fake.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
     assert chosen.refused.keys() == {"tensorrt"}
     assert "tensorrt fp16 gives wrong answers: logits" in chosen.refused["tensorrt"]
-    assert "it cannot run this model: KeyError: 'lacking'" in chosen.refused["tensorrt"]
+    assert "the GPU's memory is taken at 224" in chosen.refused["tensorrt"]
+    gpu.cuda = gpu.plans
+    gpu.cpu = lambda *_: iter([Fake("lacking", "onnxruntime"), Fake("f32", "onnxruntime")])
+    chosen = choose(NO_FILES, NOTHING)  # what fails on the CPU leaves it as it was
+    assert (chosen.engine.name, chosen.engine.precision) == ("onnxruntime", "f32")
+
+
+def test_after_one_that_fails_on_its_device_nothing_more_is_tried(gpu: SimpleNamespace) -> None:
+    class Liar(Fake):
+        answer = 1.0
+
+    tried: list[str] = []
+    gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Fake("lacking", "tensorrt"), Fake("bf16", "tensorrt")])
+    with pytest.raises(DeviceLost, match=r"wrong answers: .*; it cannot run this model: KeyError: 'lacking'"):
+        choose(NO_FILES, NOTHING, on_try=tried.append)
+    assert set(tried) == {"tensorrt"}
+    with pytest.raises(NoEngine, match=r"engine=tensorrt, precision=auto .*KeyError: 'lacking'") as caught:
+        choose(NO_FILES, NOTHING, "tensorrt")
+    assert type(caught.value) is NoEngine
+    assert Fake.loaded == []
+
+
+def test_a_precision_of_gpus_is_not_promised_to_the_cpu(gpu: SimpleNamespace) -> None:
+    gpu.plans = gpu.cuda = lambda *_: iter(())
+    with pytest.raises(NoEngine, match=r"fp16 needs an engine for GPUs.*f32 runs everywhere") as caught:
+        choose(NO_FILES, NOTHING, precision="fp16")
+    assert "pip install" not in str(caught.value)
 
 
 def test_an_engine_that_runs_in_one_precision_is_not_refused_for_another(gpu: SimpleNamespace) -> None:
-    gpu.plans = lambda *_: iter([Fake("lacking", "tensorrt"), Fake("bf16", "tensorrt")])
+    class Full(Fake):
+        def load(self, side: int) -> None:
+            raise Refused(f"the GPU's memory is taken at {side}")
+
+    gpu.plans = lambda *_: iter([Full("fp16", "tensorrt"), Fake("bf16", "tensorrt")])
     chosen = choose(NO_FILES, NOTHING)
     assert (chosen.engine.name, chosen.refused) == ("tensorrt", {})
 
@@ -266,7 +300,7 @@ def test_one_that_fails_only_in_its_trial_is_passed_over_and_closed(gpu: SimpleN
     class Weak(Fake):
         def run(self, images: NDArray[np.uint8]) -> Outputs:
             if len(images) > 1:
-                raise MemoryError("out of memory")
+                raise Refused("out of memory")
             return super().run(images)
 
         def close(self) -> None:
@@ -276,7 +310,7 @@ def test_one_that_fails_only_in_its_trial_is_passed_over_and_closed(gpu: SimpleN
     gpu.plans = lambda *_: iter([Weak("fp16", "tensorrt"), Weak("bf16", "tensorrt")])
     chosen = choose(NO_FILES, NOTHING)
     assert (chosen.engine.name, Fake.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
-    assert "MemoryError: out of memory" in chosen.refused["tensorrt"]
+    assert "out of memory" in chosen.refused["tensorrt"]
 
 
 def test_the_preferred_one_is_taken_untried_unless_a_higher_tier_serves(gpu: SimpleNamespace) -> None:

@@ -2,10 +2,13 @@
 
 import ctypes
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from io import BytesIO
+from pathlib import Path
+from unittest.mock import MagicMock, patch
 
 import numpy as np
 import pytest
@@ -221,6 +224,52 @@ def test_it_is_opened_only_with_a_gpu_that_does_it_well(kernels: ctypes.CDLL) ->
         opened(PREPROCESSING[224], LIMIT, lambda: wrong)
     assert wrong.closed
     assert wrong.memory == {}
+
+
+def test_one_that_fails_when_it_is_tried_is_closed(kernels: ctypes.CDLL) -> None:
+    class Broken(KernelOnCpu):
+        def wait(self) -> None:
+            raise DeviceError("cudaErrorIllegalAddress while decoding JPEGs")
+
+        def give_back(self, address: Address) -> None:
+            super().give_back(address)
+            raise DeviceError("cudaErrorIllegalAddress while giving GPU memory back")
+
+    gpu = Broken(kernels)
+    with pytest.raises(Refused, match=r"it failed when it was tried: .* while decoding JPEGs"):
+        opened(PREPROCESSING[224], LIMIT, lambda: gpu)
+    assert gpu.closed
+
+
+def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None:
+    """With fakes of the libraries, none of which need be here."""
+    done: list[str] = []
+
+    class Decoded:
+        def __del__(self) -> None:
+            done.append("image")
+
+    def told(name: str) -> Callable[[object], tuple[int]]:
+        def call(_: object) -> tuple[int]:
+            done.append(name)
+            return (0,)
+
+        return call
+
+    runtime = MagicMock(cudaStreamSynchronize=told("wait"), cudaStreamDestroy=told("stream"))
+    runtime.cudaError_t.cudaSuccess = 0
+    bindings = MagicMock(runtime=runtime)
+    with patch.dict(sys.modules, {"cuda": MagicMock(), "cuda.bindings": bindings, "nvidia": MagicMock()}):
+        spec = spec_from_file_location("nvimage_of_fakes", Path(jpeg.__file__).with_name("nvimage.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        nvimage = module_from_spec(spec)
+        spec.loader.exec_module(nvimage)
+    gpu = nvimage.Nvidia.__new__(nvimage.Nvidia)
+    gpu._stream, gpu._codec = 1, nvimage.Codec(gpu=True)
+    gpu._codec._decoded = gpu._codec._kept = [Decoded()]
+    gpu.close()
+    assert done == ["wait", "image", "stream"]
 
 
 @pytest.mark.skipif(find_spec("nvidia") is not None, reason="nvImageCodec may be installed")

@@ -77,6 +77,22 @@ def test_an_engine_that_ends_its_process_or_hangs_is_passed_over_where_any_will_
         started(bundle, Wish("tensorrt", "auto"), seconds=5)
 
 
+def test_an_engine_that_breaks_its_device_leaves_it_to_the_next_in_a_fresh_process(
+    planned: Path, gpu: fakes.Gpu
+) -> None:
+    gpu.does(tensorrt="breaks", cuda="works")
+    bundle = open_bundle(planned)
+    found = started(bundle, AUTO)
+    reason = "it cannot run this model: RuntimeError: cudaErrorIllegalAddress"
+    assert (found.name, found.refused) == ("onnxruntime-cuda", {"tensorrt": reason})
+    gpu.does(tensorrt="breaks", cuda="breaks")
+    found = started(bundle, AUTO)
+    assert (found.name, found.refused) == ("onnxruntime", {"tensorrt": reason, "onnxruntime-cuda": reason})
+    with pytest.raises(NoEngine, match=f"engine=tensorrt, precision=auto .tensorrt: {reason}") as caught:
+        started(bundle, Wish("tensorrt", "auto"))
+    assert type(caught.value) is NoEngine
+
+
 def test_where_nothing_is_left_after_that_the_error_says_so(planned: Path, gpu: fakes.Gpu) -> None:
     gpu.does(tensorrt="crashes")
     with pytest.raises(NoEngine, match=r"precision=fp16: .*; tensorrt: its process failed .* SIGSEGV"):
