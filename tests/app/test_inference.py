@@ -403,8 +403,8 @@ def test_an_output_that_cannot_be_is_refused(output: dict[str, Any], message: st
         write(asking(output), "tiny", "1", LOGITS, LABELS)
 
 
-many = settings(max_examples=1000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-some = settings(many, max_examples=300)
+many = settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+some = settings(many, max_examples=150)
 anything = st.recursive(
     st.none()
     | st.booleans()

@@ -68,13 +68,13 @@ def test_an_engine_that_ends_its_process_or_hangs_is_passed_over_where_any_will_
     gpu.does(tensorrt=word)
     bundle = open_bundle(planned)
     began = time.monotonic()
-    found = started(bundle, AUTO, seconds=5)
+    found = started(bundle, AUTO, seconds=3)
     assert found.name == "onnxruntime"
-    expected = {"crashes": "ended by SIGSEGV", "hangs": "no answer within 5 s"}[word]
+    expected = {"crashes": "ended by SIGSEGV", "hangs": "no answer within 3 s"}[word]
     assert found.refused == {"tensorrt": f"its process failed while it was started: {expected}"}
-    assert (time.monotonic() - began >= 5) == (word == "hangs")
+    assert (time.monotonic() - began >= 3) == (word == "hangs")
     with pytest.raises((WorkerDied, WorkerHung), match=expected):
-        started(bundle, Wish("tensorrt", "auto"), seconds=5)
+        started(bundle, Wish("tensorrt", "auto"), seconds=3)
 
 
 def test_an_engine_that_breaks_its_device_leaves_it_to_the_next_in_a_fresh_process(
