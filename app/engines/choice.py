@@ -2,12 +2,12 @@
 
 import importlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from app.engines.curve import least_seconds
 from app.engines.engine import Engine, Files, Refused
 from app.errors import DeviceLost, NoEngine, ServiceError, WrongAnswers
 from app.golden import Golden, fault
@@ -28,7 +28,7 @@ _GPU_PRECISIONS = ("fp16",)  # that none of those has
 # tier: it compiles for minutes at each start, so it has to be asked for.
 TIERS: tuple[tuple[str, ...], ...] = ((PLANNED,), ("onnxruntime-cuda",), ON_CPU)
 AUTO = "auto"
-TRIALS = 3
+LEAST_AGREEMENT = 0.995  # with float32's best class, for a precision on the CPU to be chosen by itself
 _LONGEST_REASON = 300
 
 
@@ -54,7 +54,9 @@ def choose(
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
     CPU, so each candidate of a tier runs a few batches; but one whose name and precision are those in `prefer` is
-    taken if it works. All must give the golden logits. `skip` has engines that are refused beforehand, with the reason.
+    taken if it works. All must give the golden logits. On the CPU, a precision that is not asked for by name must also
+    have float32's best classes for photographs, as the bundle has it. `skip` has engines that are refused beforehand,
+    with the reason.
     `on_try` is told an engine's name before anything of it runs. Raises NoEngine where nothing fits, and what the only
     candidate raised where there is one: WrongAnswers or BadBundle. Raises DeviceLost where another engine might fit,
     but in another process: the one that on_try was told of last, to be skipped there, has failed on its device.
@@ -143,7 +145,7 @@ class _Search:
         try:
             for offered in _offers(name)(self._files, self._side):
                 precisions.append(offered.precision)
-                if self._precision in (AUTO, offered.precision):
+                if self._precision == offered.precision or (self._precision == AUTO and self._agrees(offered)):
                     yield offered
         except ImportError as err:
             extra = "cpu" if name in ON_CPU else "gpu"
@@ -160,6 +162,20 @@ class _Search:
             # Whoever keeps plans beside the graph wants to know that they would not do, also where there is no GPU.
             self._refuse(name, f"{'; '.join(self._files.unfit)}; build anew: {self._files.command}")
 
+    def _agrees(self, engine: Engine) -> bool:
+        """Whether the engine's precision answers as float32 does. A GPU's were compared when they were exported."""
+        if engine.name not in ON_CPU or engine.precision == "f32":
+            return True
+        share = self._files.agreement.get(engine.precision)
+        if share is not None and share >= LEAST_AGREEMENT:
+            return True
+        measured = "was not compared" if share is None else f"has float32's best class for {share:.1%} of photographs"
+        log.info(
+            "%s %s is not tried at %d: it %s, and %.1f %% are asked for; --precision %s takes it all the same",
+            *(engine.name, engine.precision, self._side, measured, 100 * LEAST_AGREEMENT, engine.precision),
+        )
+        return False
+
     def _works(self, engine: Engine) -> bool:
         self._tried += 1
         self._on_try(engine.name)
@@ -175,21 +191,16 @@ class _Search:
         return True
 
     def _timed(self, engine: Engine) -> float | None:
-        """The best time of an image, since other load on the machine only ever adds to it; None if the engine fails."""
+        """The seconds of an image; None if the engine fails."""
         if not self._works(engine):
             return None
-        images = np.zeros((max(1, engine.batch // 2), self._side, self._side, 3), np.uint8)
-        times = []
+        images = np.zeros((engine.batch, self._side, self._side, 3), np.uint8)
         try:
-            for _ in range(1 + TRIALS):  # the first one also allocates
-                started = time.perf_counter()
-                engine.run(images)
-                times.append(time.perf_counter() - started)
+            seconds = least_seconds(lambda: engine.run(images)) / len(images)
         except Exception as err:
             self._ran.discard(engine.name)
             self._failed(engine, err)
             return None
-        seconds = min(times[1:]) / len(images)
         log.info("%s %s: %.1f images/s at %d", engine.name, engine.precision, 1 / seconds, self._side)
         return seconds
 

@@ -6,8 +6,8 @@ GPU), and raises Refused where one would expect it to serve.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,15 @@ Outputs = NDArray[np.float32]  # (outputs, batch, classes), in the order of OUTP
 ReadGraph = Callable[[], bytes]  # the ONNX graph; called at each load, BadBundle if it is not the bundle's
 
 OUTPUTS = ("logits", "logits_small", "logits_large")
+
+
+class Store(Protocol):
+    """Keeps what an engine compiled or measured for a later start; app.engines.cache.Cache is one."""
+
+    def read(self, name: str) -> NDArray[np.uint8] | None: ...
+    def write(self, name: str, content: bytes) -> None: ...
+    def read_json(self, name: str) -> Any: ...
+    def write_json(self, name: str, value: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,14 +45,17 @@ class Plan:
 class Files:
     """What a bundle has for one resolution.
 
-    `graphs` are ONNX graphs by their precision, "f32" always among them. `unfit` says of plans that cannot be used why,
-    `command` builds one for this resolution.
+    `graphs` are ONNX graphs by their precision, "f32" always among them. `agreement` has the share of photographs for
+    which a precision on the CPU gave float32's best class. `unfit` says of plans that cannot be used why, `command`
+    builds one for this resolution. `store` is for these files only.
     """
 
     graphs: Mapping[str, ReadGraph]
     plans: Sequence[Plan] = ()
     unfit: Sequence[str] = ()
     command: str = "python export/to_trt.py"
+    agreement: Mapping[str, float] = field(default_factory=dict)
+    store: Store | None = None
 
 
 class Refused(Exception):

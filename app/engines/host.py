@@ -1,30 +1,37 @@
 """The worker's side of an engine: one resolution of a bundle. `app.engines.start` calls it."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.cpus import allowed_cpus, usable_cpus
 from app.engines import jpeg
-from app.engines.choice import choose
+from app.engines.cache import Cache, cpu_model
+from app.engines.choice import ON_CPU, choose
 from app.engines.device import TakesGpuImages
 from app.engines.engine import OUTPUTS, Engine, Files, Plan, Refused
 from app.errors import BadBundle
 from app.golden import Golden
 from app.passport import Passport
+from app.tray import Tray
 from app.worker import Arrays, Values
 from model.spec import Preprocessing
+
+log = logging.getLogger(__name__)
 
 
 class Host:
     """Runs what is in files that are open.
 
     `graphs` has the file and the sha256 of each graph by its precision, `plans` the passport as JSON and the file of
-    each plan; `unfit` and `command` are those of app.engines.engine.Files. The names of engines that are tried are
-    written to the open file `trail`.
+    each plan; `agreement`, `unfit` and `command` are those of app.engines.engine.Files. The names of engines that are
+    tried are written to the open file `trail`. Images to run lie on the tray in the open file `tray`.
     """
 
     def __init__(
@@ -33,15 +40,21 @@ class Host:
         plans: Sequence[tuple[str, int]],
         unfit: Sequence[str],
         command: str,
+        agreement: Mapping[str, float],
         trail: int,
+        tray: int,
     ) -> None:
+        self._store = _store({precision: digest for precision, (_, digest) in graphs.items()}, agreement)
         self._files = Files(
             {precision: partial(_graph, file, digest) for precision, (file, digest) in graphs.items()},
             [_plan(Passport.model_validate_json(passport), file) for passport, file in plans],
             unfit,
             command,
+            agreement,
+            self._store,
         )
         self._trail = trail
+        self._tray = Tray(tray)
         self._engine: Engine | None = None
         self._jpegs: jpeg.JpegDecoder | None = None
 
@@ -54,18 +67,24 @@ class Host:
         images: NDArray[np.uint8],
         logits: NDArray[np.float32],
     ) -> tuple[Values, Arrays]:
-        """Choose the engine, see app.engines.choice: its name, precision and batch, and what was refused."""
-        name, preferred = prefer or ("", "")
+        """Choose the engine, see app.engines.choice: its name, precision and batch, and what was refused.
+
+        Where nothing else is preferred, that is what was found the best at an earlier start.
+        """
+        remembered = f"choice-{images.shape[1]}-{engine}-{precision}"
+        prefer = prefer or (self._store and self._store.read_json(remembered)) or ("", "")
         choice = choose(
             self._files,
             Golden(images, logits),
             engine,
             precision,
-            prefer=(name, preferred),
+            prefer=(prefer[0], prefer[1]),
             skip=skip,
             on_try=lambda tried: _tell(self._trail, tried),
         )
         self._engine = choice.engine
+        if self._store and self._engine.name in ON_CPU and not choice.refused:
+            self._store.write_json(remembered, [self._engine.name, self._engine.precision])
         return [self._engine.name, self._engine.precision, self._engine.batch, choice.refused], []
 
     def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:
@@ -76,9 +95,12 @@ class Host:
             return [str(err)], []
         return [None], []
 
-    def run(self, images: NDArray[np.uint8], *bodies: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """The logits of `images`, then those of the JPEGs in `bodies` that could be decoded; the indices of these."""
+    def run(self, shape: Sequence[int], *bodies: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+        """The logits of the images on the tray, which have that `shape`, then those of the JPEGs in `bodies` that could
+        be decoded; the indices of these.
+        """
         assert self._engine is not None
+        images = self._tray.array(*shape)
         if not bodies:
             return [], [self._engine.run(images)]
         assert self._jpegs is not None
@@ -91,6 +113,29 @@ class Host:
             images = np.concatenate([images, self._jpegs.pixels(len(decoded))])
             outputs = [self._engine.run(images)] if len(images) else []
         return [*decoded], [np.concatenate(outputs, axis=1) if outputs else np.empty((len(OUTPUTS), 0, 0), np.float32)]
+
+
+def _store(graphs: Mapping[str, str], agreement: Mapping[str, float]) -> Cache | None:
+    """For what is compiled from these graphs on this CPU with these versions; None where there is no place for it."""
+    key = {
+        "graphs": graphs,
+        "agreement": agreement,
+        "cpu": cpu_model(),
+        "cpus": [usable_cpus(), allowed_cpus()],
+        "versions": {package: _version(package) for package in ("crossvit", "openvino", "onnxruntime")},
+    }
+    try:
+        return Cache(key)
+    except Refused as err:
+        log.info("nothing is kept for the next start: %s", err)
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _graph(file: int, digest: str) -> bytes:

@@ -18,6 +18,7 @@ from app.engines.start import Wish, start
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.golden import fault
 from app.image import Pixels
+from app.tray import Tray
 from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class LiveEngine:
         self._on_restart = on_restart
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{bundle.name}-{resolution}")
         self._worker: Worker | None = None
+        self._tray = Tray()
         self._closed = False
         self._ready = asyncio.Event()
         self._rebuild: asyncio.Task[None] | None = None
@@ -142,6 +144,7 @@ class LiveEngine:
             await asyncio.to_thread(self._worker.kill)
         # Its thread has an end now, and must not start another one with a file that is closed by then.
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+        self._tray.close()
         self._ready.set()  # whoever waits finds it dead
 
     async def _prove(self) -> None:
@@ -156,7 +159,9 @@ class LiveEngine:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def _start(self, wish: Wish) -> None:
-        started = start(self._bundle, self._resolution, wish, seconds=self._load_seconds, on_spawn=self._spawned)
+        started = start(
+            self._bundle, self._resolution, wish, self._tray, seconds=self._load_seconds, on_spawn=self._spawned
+        )
         self.name, self.precision, self.batch = started.name, started.precision, started.batch
         self._image_seconds = started.image_seconds
         for engine, reason in started.refused.items():
@@ -174,12 +179,13 @@ class LiveEngine:
 
     def _run(self, images: Images | Sequence[Pixels], bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
         assert self._worker is not None
-        if not isinstance(images, np.ndarray):  # here, since copying a large batch would hold up the event loop
-            side = self._bundle.manifest.preprocessing[self._resolution].crop
-            images = np.stack(images) if images else np.empty((0, side, side, 3), np.uint8)
+        side = images[0].shape[0] if len(images) else 0
+        shape = (len(images), side, side, 3)
+        for place, image in zip(self._tray.array(*shape), images, strict=True):
+            place[...] = image
         seconds = max(self._run_seconds, 10 * self._image_seconds * (len(images) + len(bodies)))
-        arrays = [images, *(np.frombuffer(body, np.uint8) for body in bodies)]
-        decoded, (outputs,) = self._worker.call("run", [], arrays, seconds=seconds)
+        arrays = [np.frombuffer(body, np.uint8) for body in bodies]
+        decoded, (outputs,) = self._worker.call("run", [shape], [*arrays], seconds=seconds)
         return outputs, decoded
 
     def _jpegs_refused(self, reason: str | None) -> None:

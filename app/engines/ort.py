@@ -5,27 +5,35 @@ from collections.abc import Iterator
 import numpy as np
 import onnxruntime
 
-from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph
+from app.cpus import allowed_cpus, usable_cpus
+from app.engines.curve import known_seconds, least_seconds, worthwhile_batch
+from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph, Store
+
+_SIZES = (1, 2, 4, 8)  # of batches that are measured
 
 
 class OnnxRuntime:
+    """One session for each side, which takes batches of any size."""
+
     name = "onnxruntime"
     precision = "f32"
-    batch = 8
 
-    def __init__(self, graph: ReadGraph) -> None:
+    def __init__(self, graph: ReadGraph, store: Store | None = None) -> None:
+        self.batch = 1
         self._graph = graph
+        self._store = store
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
 
     def load(self, side: int) -> None:
         if side in self._sessions:
             return
         options = onnxruntime.SessionOptions()
-        # With the side known, resize matrices and position embeddings fold to constants.
+        if usable_cpus() < allowed_cpus():  # it knows nothing of quotas
+            options.intra_op_num_threads = usable_cpus()
         options.add_free_dimension_override_by_name("side", side)
-        session = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
-        session.run(list(OUTPUTS), {"image": np.zeros((1, side, side, 3), np.uint8)})
-        self._sessions[side] = session
+        self._sessions[side] = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
+        seconds = known_seconds(self._store, f"onnxruntime-{side}-seconds", lambda: self._measured(side))
+        self.batch = worthwhile_batch(seconds)
 
     def run(self, images: Images) -> Outputs:
         return np.stack(self._sessions[images.shape[1]].run(list(OUTPUTS), {"image": images}))
@@ -33,6 +41,10 @@ class OnnxRuntime:
     def close(self) -> None:
         self._sessions.clear()
 
+    def _measured(self, side: int) -> dict[int, float]:
+        images = np.zeros((max(_SIZES), side, side, 3), np.uint8)
+        return {size: least_seconds(lambda size=size: self.run(images[:size])) for size in _SIZES}  # type: ignore[misc]
+
 
 def offers(files: Files, _: int) -> Iterator[OnnxRuntime]:
-    yield OnnxRuntime(files.graphs["f32"])
+    yield OnnxRuntime(files.graphs["f32"], files.store)

@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime
 
 from app.engines.buckets import Buckets
+from app.engines.cache import private_folder
 from app.engines.cuda_libraries import gpu_name, load_cuda, load_tensorrt
 from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph, Refused
 from app.engines.ort_session import Bucket, Providers, Shape, open_session
-from app.engines.plan_cache import private_folder
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def offers(files: Files, _: int) -> Iterator[OrtOnGpu]:
     if _gpu_for("CUDAExecutionProvider") is None:
         return
     load_cuda()
-    for precision in sorted(files.graphs, key=_BEST_FIRST.index):
+    for precision in _precisions(files):
         yield OrtOnGpu("onnxruntime-cuda", precision, files.graphs[precision], partial(_on_cuda, precision))
 
 
@@ -137,7 +137,7 @@ def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
     gpu = _gpu_for("TensorrtExecutionProvider")
     if gpu is None:
         return
-    precisions = sorted(files.graphs.keys() - {"f32"}, key=_BEST_FIRST.index)
+    precisions = [precision for precision in _precisions(files) if precision != "f32"]
     if not precisions:
         raise Refused(
             "TensorRT in ONNX Runtime does not keep to float32, and the bundle has no graph in 16 bits: export one "
@@ -148,6 +148,11 @@ def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
     for precision in precisions:
         on_tensorrt = partial(_on_tensorrt, precision, re.sub("[^A-Za-z0-9.]+", "-", machine))
         yield OrtOnGpu("onnxruntime-tensorrt", precision, files.graphs[precision], on_tensorrt)
+
+
+def _precisions(files: Files) -> list[str]:
+    """Of the graphs' precisions those that a GPU is for, the fastest first."""
+    return [precision for precision in _BEST_FIRST if precision in files.graphs]
 
 
 def _gpu_for(provider: str) -> str | None:
@@ -192,7 +197,7 @@ def _on_tensorrt(precision: str, machine: str, graph: bytes, shape: Shape, captu
     """The TensorRT provider, and CUDA's for nodes that it does not take. Refused without a place for its plans."""
     digest = hashlib.sha256(graph).hexdigest()
     # It tells plans apart by the names of inputs and outputs, but not by their shapes: so each shape has a folder.
-    plans = private_folder(f"{digest}-{machine}", f"{shape.images}x{shape.side}")
+    plans = private_folder("TensorRT's plans", "ort-tensorrt", f"{digest}-{machine}", f"{shape.images}x{shape.side}")
     options = {
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(plans),

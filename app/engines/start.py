@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from app.bundle import Bundle
 from app.engines.choice import AUTO
 from app.errors import DeviceLost
+from app.tray import Tray
 from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ class Started:
 
 
 def start(
-    bundle: Bundle, resolution: int, wish: Wish, *, seconds: float, on_spawn: Callable[[Worker], None]
+    bundle: Bundle, resolution: int, wish: Wish, tray: Tray, *, seconds: float, on_spawn: Callable[[Worker], None]
 ) -> Started:
-    """An engine as in `wish` for `resolution`, each attempt within `seconds`.
+    """An engine as in `wish` for `resolution`, each attempt within `seconds`. What it is to run lies on `tray`.
 
     `on_spawn` is told of each process, so that it can be killed; the last one has the engine. Where any engine will do,
     one that ends its process, hangs or fails on its device is passed over as one that says no is, in a process that it
@@ -55,7 +56,7 @@ def start(
     while True:
         with _Trail() as trail:
             try:
-                started = _start(bundle, resolution, wish, skip, trail, seconds, on_spawn)
+                started = _start(bundle, resolution, wish, skip, trail, tray, seconds, on_spawn)
                 return replace(started, no_jpegs=gave_up or started.no_jpegs)
             except _JpegsFailed as err:
                 gave_up = str(err)
@@ -78,6 +79,7 @@ def _start(
     wish: Wish,
     skip: Mapping[str, str],
     trail: "_Trail",
+    tray: Tray,
     seconds: float,
     on_spawn: Callable[[Worker], None],
 ) -> Started:
@@ -91,10 +93,12 @@ def _start(
             [[plan.passport.model_dump_json(), plan.file] for plan in plans],
             bundle.plans.unfit.get(resolution, []),
             bundle.plan_command(resolution),
+            bundle.agreement(resolution),
             trail.file,
+            tray.file,
         ],
         seconds=seconds,
-        pass_fds=[*bundle.graphs.values(), *(plan.file for plan in plans), trail.file],
+        pass_fds=[*bundle.graphs.values(), *(plan.file for plan in plans), trail.file, tray.file],
         keep_environment=True,
         on_spawn=on_spawn,
     )
@@ -110,7 +114,8 @@ def _start(
                 sizes = [steps.resize, steps.crop, wish.jpegs]
                 (no_jpegs,), _ = worker.call("decode_jpegs", sizes, [], seconds=seconds)
             began = time.perf_counter()  # after that: a decoder that fails may leave a GPU on which nothing runs
-            worker.call("run", [], [golden.images], seconds=seconds)
+            tray.array(*golden.images.shape)[...] = golden.images
+            worker.call("run", [golden.images.shape], [], seconds=seconds)
             image_seconds = (time.perf_counter() - began) / len(golden.images)
         except (WorkerDied, WorkerHung, WorkerFailed) as err:
             if wish.jpegs is None:

@@ -23,6 +23,7 @@ from app.image import decode
 from app.jpeg import PlainJpeg, plain
 from app.metrics import Metrics
 from app.model import Answer, Model
+from app.tray import Tray
 from model.spec import PREPROCESSING
 from tests.app.engines import fake_jpegs
 from tests.app.engines.fake_jpegs import Jpegs
@@ -284,20 +285,22 @@ def test_an_engine_that_can_takes_the_images_where_they_are(bundle: Path, tmp_pa
     if kernels is None:
         pytest.skip("needs g++, which compiles the GPU's kernels for the CPU")
     gpu = KernelOnCpu(kernels)
-    host = Host({}, [], [], "", 0)
+    tray = Tray()
+    host = Host({}, [], [], "", {}, 0, tray.file)
     engine = OnGpu(gpu, (bundle / "model.onnx").read_bytes)
     engine.load(224)
     host._engine, host._jpegs = engine, JpegDecoder(gpu, STEPS, 10**6)
     bodies = [np.frombuffer(body, np.uint8) for body in (JPEGS[0], PNG, JPEGS[1], JPEGS[2])]
     pixels = np.stack([decode(body, STEPS, 10**6) for body in (PNG, *JPEGS[:3])])
     expected = engine.run(pixels)
-    decoded, (outputs,) = host.run(pixels[:1], *bodies)
+    tray.array(*pixels[:1].shape)[...] = pixels[:1]
+    decoded, (outputs,) = host.run(pixels[:1].shape, *bodies)
     assert decoded == [0, 2, 3]
     assert engine.counts == [3]
     np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=0)
-    decoded, (outputs,) = host.run(pixels[:0], *bodies)
+    decoded, (outputs,) = host.run(pixels[:0].shape, *bodies)
     np.testing.assert_allclose(outputs, expected[:, 1:], atol=1e-4, rtol=0)
-    decoded, (outputs,) = host.run(pixels[:0], bodies[1])
+    decoded, (outputs,) = host.run(pixels[:0].shape, bodies[1])
     assert (decoded, outputs.shape[1]) == ([], 0)
 
 

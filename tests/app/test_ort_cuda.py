@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 from app.bundle import open_bundle
-from app.engines import cuda_libraries, ort, ort_cuda, plan_cache
+from app.engines import cache, cuda_libraries, ort, ort_cuda
 from app.engines.engine import Files, Images, Outputs, Refused
 from app.engines.ort_cuda import OrtOnGpu, fitting, offers, offers_tensorrt
 from app.engines.ort_session import Bucket, Providers, Shape, nodes_elsewhere, open_session
@@ -428,7 +428,7 @@ def test_tensorrt_captures_the_graphs_and_not_cuda_beside_it(tmp_path: Path, mon
 
 def test_plans_are_kept_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not there yet"))
-    folder = plan_cache.private_folder("graph", "8x224")
+    folder = cache.private_folder("plans", "ort-tensorrt", "graph", "8x224")
     assert folder == tmp_path / "not there yet" / "crossvit" / "ort-tensorrt" / "graph" / "8x224"
     for made in (folder, folder.parent, folder.parent.parent):
         assert made.stat().st_mode & 0o777 == 0o700
@@ -437,42 +437,42 @@ def test_plans_are_kept_where_nobody_else_can_write(tmp_path: Path, monkeypatch:
 def test_without_a_cache_folder_set_plans_are_kept_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert plan_cache.private_folder("graph").is_relative_to(tmp_path / ".cache" / "crossvit")
+    assert cache.private_folder("plans", "ort-tensorrt", "graph").is_relative_to(tmp_path / ".cache" / "crossvit")
 
 
 def test_plans_of_a_folder_that_others_may_write_to_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = plan_cache.private_folder("graph")
+    folder = cache.private_folder("plans", "ort-tensorrt", "graph")
     folder.chmod(0o770)
     with pytest.raises(Refused, match="plans are code"):
-        plan_cache.private_folder("graph")
+        cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
 def test_plans_of_another_user_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    plan_cache.private_folder("graph")
+    cache.private_folder("plans", "ort-tensorrt", "graph")
     somebody_else = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: somebody_else)
     with pytest.raises(Refused, match="another user's"):
-        plan_cache.private_folder("graph")
+        cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
 def test_a_link_is_no_folder_for_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "elsewhere").mkdir(mode=0o700)
-    plan_cache.private_folder()
+    cache.private_folder("plans", "ort-tensorrt")
     (tmp_path / "crossvit" / "ort-tensorrt" / "graph").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Refused):
-        plan_cache.private_folder("graph")
+        cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(Refused, match="XDG_CACHE_HOME"):
-        plan_cache.private_folder("graph")
+        cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
 class FakeDriver:

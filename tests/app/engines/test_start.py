@@ -12,6 +12,7 @@ from app.bundle import Bundle, open_bundle
 from app.engines.host import Host
 from app.engines.start import Started, Wish, start
 from app.errors import BadBundle, NoEngine
+from app.tray import Tray
 from app.worker import Worker, WorkerDied, WorkerHung
 from tests.app.engines import fakes
 from tests.app.planned import put_plan
@@ -33,9 +34,11 @@ def planned(bundle: Path, tmp_path: Path) -> Path:
 
 def started(bundle: Bundle, wish: Wish, seconds: float = 60, resolution: int = 224) -> Started:
     workers: list[Worker] = []
+    tray = Tray()
     try:
-        return start(bundle, resolution, wish, seconds=seconds, on_spawn=workers.append)
+        return start(bundle, resolution, wish, tray, seconds=seconds, on_spawn=workers.append)
     finally:
+        tray.close()
         assert len(children(os.getpid(), "engine")) <= 1  # what was given up is gone
         for worker in workers:
             worker.kill()
@@ -117,7 +120,7 @@ def test_a_half_graph_that_was_overwritten_is_not_believed(tmp_path: Path) -> No
     graph = tmp_path / "model.fp16.onnx"
     graph.write_bytes(b"half")
     with graph.open("rb") as file:
-        host = Host({"fp16": (file.fileno(), hashlib.sha256(b"half").hexdigest())}, [], [], "", 0)
+        host = Host({"fp16": (file.fileno(), hashlib.sha256(b"half").hexdigest())}, [], [], "", {}, 0, 0)
         read = host._files.graphs["fp16"]
         assert read() == read() == b"half"
         graph.write_bytes(b"HALF")

@@ -1,0 +1,107 @@
+"""Folders of what engines compiled, for later starts. What is compiled is code: nobody else may write there."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engines.engine import Refused
+
+_DIGEST = hashlib.sha256().digest_size
+_MOST_KEYS = 8  # folders of one kind; the least recently used go
+
+
+def private_folder(what: str, *names: str) -> Path:
+    """A folder of these names in each other, below XDG_CACHE_HOME or ~/.cache, made if it is not there; for `what`.
+
+    Refused if it cannot be made, or another user owns it or may write to it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crossvit")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in names:
+            folder /= name
+            folder.mkdir(exist_ok=True, mode=0o700)
+            _check(folder)
+    except (OSError, RuntimeError) as err:  # RuntimeError: there is no home
+        raise Refused(f"no folder for {what}: {err}. Let XDG_CACHE_HOME be one that is writable") from err
+    return folder
+
+
+class Cache:
+    """Files by their names, in a folder for what is known by `key`; another key has another folder.
+
+    A file is there whole or not at all, and one that is damaged counts as none. Refused as private_folder does.
+    """
+
+    def __init__(self, key: Mapping[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self._folder = private_folder("compiled models", "compiled", digest[:32])
+        os.utime(self._folder)
+        self._prune()
+
+    def read(self, name: str) -> NDArray[np.uint8] | None:
+        """The file's content, mapped: what is changed in it stays in this process. None if there is none."""
+        try:
+            file = np.asarray(np.memmap(self._folder / name, np.uint8, "c"))
+        except (OSError, ValueError):  # ValueError: it is empty
+            return None
+        content, digest = file[:-_DIGEST], file[-_DIGEST:]
+        return content if hashlib.sha256(content.data).digest() == digest.tobytes() else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep `content` under `name`, if that can be."""
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(content)
+                file.write(hashlib.sha256(content).digest())
+            Path(file.name).replace(self._folder / name)
+        except OSError:  # a full disk, say; what lies there half goes with the folder
+            Path(file.name).unlink(missing_ok=True)
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote, or None."""
+        content = self.read(name)
+        return None if content is None else json.loads(content.tobytes())
+
+    def write_json(self, name: str, value: object) -> None:
+        self.write(name, json.dumps(value).encode())
+
+    def _prune(self) -> None:
+        used = sorted(self._folder.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in used[_MOST_KEYS:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def cpu_model() -> dict[str, str]:
+    """What tells a CPU from others for which other code is compiled: its model, and what instructions it has.
+
+    A virtual machine may hide some of these, so that the model alone does not say it. Empty where /proc does not.
+    """
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines if name.strip() in _CPU}
+
+
+_CPU = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} | {  # of x86, and of Arm
+    "CPU implementer",
+    "CPU variant",
+    "CPU part",
+    "Features",
+}
+
+
+def _check(folder: Path) -> None:
+    found = folder.stat(follow_symlinks=False)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise Refused(f"{folder} is another user's, or open to others, and plans are code: remove it, or chmod 700 it")
