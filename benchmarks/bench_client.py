@@ -97,9 +97,11 @@ def standard(port: int) -> Callable[[], object]:
     return send
 
 
+_HTTPX = httpx.Client()  # made once, which takes long; threads may share it
+
+
 def httpx_sender(port: int) -> Callable[[], object]:
-    client = httpx.Client()
-    return lambda: client.post(f"http://127.0.0.1:{port}/classify", content=_BODY, headers=_HEADERS)
+    return lambda: _HTTPX.post(f"http://127.0.0.1:{port}/classify", content=_BODY, headers=_HEADERS)
 
 
 def main() -> None:
