@@ -73,10 +73,11 @@ def bench(
         notes.print("stopped before anything was measured", style="yellow")
         raise typer.Exit(_STOPPED)
     print_report(report, output)
+    if report.interrupted:
+        raise typer.Exit(_STOPPED)
     if isinstance(report, ServerReport) and not any(row.latency_ms for row in report.rows):
         error(f"no request was answered with 200; the last: {report.rows[-1].problem}")
         raise typer.Exit(1)
-    raise typer.Exit(_STOPPED if report.interrupted else 0)
 
 
 def _measured_server(

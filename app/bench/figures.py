@@ -45,10 +45,10 @@ class Figures:
 
 
 def figures(run: Run) -> Figures | None:
-    """The figures of `run`; None if it was ended before anything was measured. NoAnswer if a timing is missing."""
+    """The figures of `run`; None if it was ended before its warm-up was over. NoAnswer if a timing is missing."""
     due = [sample for sample in run.samples if run.start <= sample.due < run.end]
     seconds = run.end - run.start
-    if not due or seconds <= 0:
+    if seconds <= 0:
         return None
     good = [sample for sample in due if sample.good]
     bad = [sample.answer for sample in due if not sample.good]
@@ -61,7 +61,7 @@ def figures(run: Run) -> Figures | None:
         latency([sample.done - sample.due for sample in good]) if good else None,
         _shares(good) if good else None,
         dict(sorted(Counter(_status(sample.answer) for sample in due).items())),
-        problem(bad[-1]) if bad else None,
+        problem(bad[-1]) if bad else None if due else "no request began in the time: measure for longer",
         round(run.client_seconds / seconds, 4),
     )
 
