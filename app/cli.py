@@ -1,25 +1,23 @@
-"""The command line: `crossvit serve | classify | export | models`."""
+"""The command line: `crossvit serve | classify | bench | export | models`."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
 from app import logs
+from app.bench.command import bench
 from app.bulk import classify_files, image_files, offline
 from app.bundle import Bundle, is_bundle, open_bundle
-from app.errors import BadBundle, ServiceError
+from app.console import clear_errors, error, notes, print_table
+from app.errors import BadBundle
 from app.main import create_app
-from app.report import Format, print_table, report
+from app.report import Format, report
 from app.server import Server
 from app.settings import Settings
 from model.spec import RESOLUTIONS, VARIANTS
@@ -28,18 +26,17 @@ main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions
 
 # These commands hand all their arguments on, --help too, to where the options are defined.
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-_notes = Console(stderr=True, soft_wrap=True)
 
 
 @main.callback()
 def crossvit() -> None:
-    """CrossViT image classification: export a checkpoint, serve it, classify with it."""
+    """CrossViT image classification: export a checkpoint, serve it, classify with it, measure it."""
 
 
 @main.command(context_settings=_HANDED_ON)
 def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
-    with _clear_errors():
+    with clear_errors():
         settings = Settings.from_command_line(context.args)
         logs.configure(settings.log_level, settings.log_format)
         failed = False
@@ -62,17 +59,20 @@ def classify(
     output: Annotated[Format, typer.Option("--format", help="how to print the answers")] = Format.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
-    with _clear_errors():
+    with clear_errors():
         settings = Settings(bundle=bundle) if bundle else Settings()
         opened = open_bundle(settings.bundle)
         if opened.warning:
-            _notes.print(opened.warning, style="bold red")
+            notes.print(opened.warning, style="bold red")
         files = list(image_files(paths))
         if not files:
-            _notes.print("error: no image files there", style="red")
+            error("no image files there")
             raise typer.Exit(1)
         broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
     raise typer.Exit(1 if broken else 0)
+
+
+main.command()(bench)
 
 
 @main.command(context_settings=_HANDED_ON)
@@ -115,7 +115,7 @@ async def _classify(
     async with offline(bundle, settings) as model:
         model.resolution(resolution)
         printed = report(output)
-        with Progress(console=_notes, transient=True, disable=not _notes.is_terminal) as progress:
+        with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
             async for outcome in classify_files(model, files, top_k, resolution, in_flight=model.capacity):
                 printed.add(outcome)
@@ -133,17 +133,3 @@ def _bundle_at(folder: Path) -> str:
     bundle.close()
     manifest = bundle.manifest
     return f"{folder}: {manifest.variant}, {manifest.classes} classes, weights {manifest.weights.id[:19]}"
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    try:
-        yield
-    except ServiceError as err:
-        _notes.print(f"error: {err}", style="red", markup=False)
-        raise typer.Exit(2) from err
-    except ValidationError as err:
-        for error in err.errors():
-            name = ".".join(map(str, error["loc"]))
-            _notes.print(f"error: setting {name}: {error['msg']}", style="red", markup=False)
-        raise typer.Exit(2) from err

@@ -7,22 +7,17 @@ from enum import StrEnum
 from io import TextIOWrapper
 from typing import Protocol
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from app.bulk import Outcome
+from app.console import print_table
 
 
 class Format(StrEnum):
     TABLE = "table"
     JSONL = "jsonl"
     CSV = "csv"
-
-
-def print_table(table: Table) -> None:
-    """Print `table` on standard output, as wide as it needs to be where that is no terminal."""
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 class Report(Protocol):

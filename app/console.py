@@ -1,0 +1,38 @@
+"""What all commands say on the terminal: tables on standard output, everything about them on standard error."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from app.errors import ServiceError
+
+notes = Console(stderr=True, soft_wrap=True)
+
+
+def error(message: object) -> None:
+    """Say what went wrong."""
+    notes.print(f"error: {message}", style="red", markup=False, highlight=False)
+
+
+def print_table(table: Table) -> None:
+    """Print `table` on standard output, as wide as it needs to be where that is no terminal."""
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """What a user can mend ends the command with a sentence and exit code 2, not with a traceback."""
+    try:
+        yield
+    except ServiceError as err:
+        error(err)
+        raise typer.Exit(2) from err
+    except ValidationError as err:
+        for fault in err.errors():
+            error(f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}")
+        raise typer.Exit(2) from err
