@@ -5,19 +5,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from app.errors import NoImage, NotAnImage, Overloaded, SlowClient, TooLarge
+from app.form import BadForm, File, Form, TooManyFiles
 
 FIELD = "file"
 FIELDS = "files"
 _HOW = f"send the image as multipart field '{FIELD}', or as the body with Content-Type: image/jpeg"
 _HOW_MANY = f"send the images as multipart fields '{FIELDS}'"
 _OTHER_FIELDS = 8  # of a form, that are no file
-_CHARSETS = (b"utf-8", b"us-ascii", b"iso-8859-1")  # what clients declare; some of Python's take minutes, or raise
 
 
 @dataclass
@@ -74,7 +71,7 @@ class Body:
         """The one image, in a form or the body itself; NoImage, or NotAnImage where the content type cannot be one."""
         kind = self._request.headers.get("Content-Type", "application/octet-stream").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            image = (await self._files(FIELD, 1, _HOW))[0][1]
+            image = (await self._files(FIELD, 1, _HOW))[0].content
         elif kind.startswith("image/") or kind == "application/octet-stream":
             image = await self.whole()
         else:
@@ -83,7 +80,7 @@ class Body:
             raise NoImage(f"the image is empty; {_HOW}")
         return image
 
-    async def images(self, most: int) -> list[tuple[str, bytes]]:
+    async def images(self, most: int) -> list[File]:
         """The images of a form with their file names, `most` at most; an empty one may be among them."""
         return await self._files(FIELDS, most, _HOW_MANY)
 
@@ -114,24 +111,20 @@ class Body:
             if self in self._limits.arriving:
                 self._limits.arriving.remove(self)
 
-    async def _files(self, field: str, most: int, how: str) -> list[tuple[str, bytes]]:
-        _, options = parse_options_header(self._request.headers.get("Content-Type"))
-        if options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
-            raise NoImage("the charset of a form is utf-8; leave it out")
-        parser = MultiPartParser(self._request.headers, self._stream(), max_files=most, max_fields=_OTHER_FIELDS)
-        parser.spool_max_size = self._limits.max_bytes  # in memory: the body's limit bounds it
+    async def _files(self, field: str, most: int, how: str) -> list[File]:
         try:
+            form = Form(
+                self._request.headers.get("Content-Type", ""), field, max_files=most, max_fields=_OTHER_FIELDS
+            )
             async with self._in_time():
-                form = await parser.parse()
-        except MultiPartException as err:
-            if "Too many files" in err.message and most > 1:
+                async for piece in self._stream():
+                    form.feed(piece)
+        except TooManyFiles as err:
+            if most > 1:
                 raise TooLarge(f"the form has more than {most} files, the most in one request") from err
-            if "Too many files" in err.message:
-                raise NoImage(f"the form brings more than one file; {how}, or several to /classify/batch") from err
-            raise NoImage(f"the multipart body cannot be read: {err.message[:200]}; {how}") from err
-        except KeyError as err:  # of the boundary
-            raise NoImage(f"the multipart body cannot be read: its Content-Type has no boundary; {how}") from err
-        parts = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
-        if not parts:
+            raise NoImage(f"the form brings more than one file; {how}, or several to /classify/batch") from err
+        except BadForm as err:
+            raise NoImage(f"the multipart body cannot be read: {err}; {how}") from err
+        if not form.files:
             raise NoImage(f"the multipart body has no file in the field '{field}'; {how}")
-        return [(part.filename or "", await part.read()) for part in parts]
+        return form.files
