@@ -113,9 +113,7 @@ class Body:
 
     async def _files(self, field: str, most: int, how: str) -> list[File]:
         try:
-            form = Form(
-                self._request.headers.get("Content-Type", ""), field, max_files=most, max_fields=_OTHER_FIELDS
-            )
+            form = Form(self._request.headers.get("Content-Type", ""), field, max_files=most, max_fields=_OTHER_FIELDS)
             async with self._in_time():
                 async for piece in self._stream():
                     form.feed(piece)

@@ -16,8 +16,9 @@ from model.spec import Preprocessing
 class Decoder:
     """Decodes one thing at a time. It opens all that the decoders need at once, since a sealed worker cannot later."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int, scaled_jpeg: bool = False) -> None:
         self._max_pixels = max_pixels
+        self._scaled_jpeg = scaled_jpeg
         Image.init()
         for kind in FORMATS:
             file = BytesIO()
@@ -26,7 +27,8 @@ class Decoder:
 
     def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
         """See app.image.decode."""
-        return [], [decode(body.tobytes(), Preprocessing(resize, crop), self._max_pixels)]
+        steps = Preprocessing(resize, crop)
+        return [], [decode(body.tobytes(), steps, self._max_pixels, scaled_jpeg=self._scaled_jpeg)]
 
     def inference(
         self, encoding: str, json_bytes: int | None, max_bytes: int, max_images: int, body: NDArray[np.uint8]

@@ -27,7 +27,7 @@ _START_SECONDS = 60
 class Decoders:
     """`count` workers; what they are given waits in order. Leaving the context ends them.
 
-    `on_restart` is called with a reason each time a worker had to be replaced.
+    `max_pixels` and `scaled_jpeg` are as for app.image.decode. `on_restart` is called with a reason each time a worker had to be replaced.
     """
 
     def __init__(
@@ -35,11 +35,12 @@ class Decoders:
         *,
         count: int,
         max_pixels: int,
+        scaled_jpeg: bool = False,
         seconds: float,
         memory_bytes: int,
         on_restart: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._max_pixels = max_pixels
+        self._given = [max_pixels, scaled_jpeg]
         self._seconds = seconds
         self._limits = Limits(memory_bytes=memory_bytes, sealed=True)
         self._on_restart = on_restart
@@ -93,7 +94,7 @@ class Decoders:
             worker = Worker(
                 "decoder",
                 "app.decoder:Decoder",
-                [self._max_pixels],
+                self._given,
                 seconds=_START_SECONDS,
                 limits=self._limits,
                 on_spawn=self._spawned,

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         Literal["cpu", "gpu"],
         Field(description="gpu decodes plain JPEGs in the engine's process, which is not sealed: see SECURITY.md"),
     ] = "cpu"
+    scaled_jpeg: Annotated[
+        bool, Field(description="decode large JPEGs at half, a quarter or an eighth of their size: faster, less exact")
+    ] = False
     preload: Annotated[
         list[int],
         NoDecode,

@@ -13,6 +13,7 @@ def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda
     return Decoders(
         count=settings.decoder_count,
         max_pixels=settings.max_pixels,
+        scaled_jpeg=settings.scaled_jpeg,
         seconds=settings.decode_seconds,
         memory_bytes=settings.decode_bytes,
         on_restart=on_restart,

@@ -20,6 +20,7 @@ from tests.app.pictures import encoded, scene
 from tests.app.workers import children
 
 STEPS = Preprocessing(256, 224)
+LIMIT = 50_000_000
 PNG = encoded(scene(300, 280))
 HUGE = encoded(Image.new("RGB", (7000, 7000)))  # takes 0.2 s or more
 
@@ -162,5 +163,17 @@ def test_every_format_decodes_in_a_sealed_worker() -> None:
                 body = encoded(scene(300, 280), kind)
                 pixels, _ = await decoders.decode(body, STEPS)
                 assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind
+
+    asyncio.run(main())
+
+
+def test_decoders_decode_large_jpegs_smaller_if_they_are_told_to() -> None:
+    body = encoded(scene(1200, 900), "JPEG")
+
+    async def main() -> None:
+        for scaled in (False, True):
+            async with decoding(scaled_jpeg=scaled) as (decoders, _):
+                pixels, _ = await decoders.decode(body, STEPS)
+                assert np.array_equal(pixels, decode(body, STEPS, LIMIT, scaled_jpeg=scaled))
 
     asyncio.run(main())

@@ -178,3 +178,54 @@ def test_a_damaged_image_is_refused_without_the_librarys_words(kind: str) -> Non
 def test_a_file_with_the_head_of_one_format_and_the_body_of_another() -> None:
     with pytest.raises(BadImage):
         decode(b"\xff\xd8\xff" + encoded(scene(64, 64)), WHOLE, LIMIT)
+
+
+def test_scans_are_counted_wherever_they_stand() -> None:
+    body = encoded(scene(64, 64), "JPEG", progressive=True)
+    for filler in (0, 1, (1 << 20) - len(body) - 1, (1 << 20) - len(body)):  # one is split between two pieces
+        comments = b"".join(b"\xff\xfe" + (size + 2).to_bytes(2, "big") + bytes(size) for size in [60_000] * 20)
+        assert decode(body[:2] + comments + body[2:] + bytes(filler), WHOLE, LIMIT).shape == (64, 64, 3)
+        with pytest.raises(BadImage, match="more than 100 scans"):
+            decode(body + bytes(filler) + 101 * b"\xff\xda", WHOLE, LIMIT)
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """A scene whose pixels hardly differ when it is decoded smaller, but for what is shifted or cut off."""
+    return scene(40, 30).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def scaled_and_not(body: bytes, steps: Preprocessing) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    scaled, exact = (decode(body, steps, LIMIT, scaled_jpeg=scaled_jpeg) for scaled_jpeg in (True, False))
+    return scaled.astype(np.int16), exact.astype(np.int16)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1605, 1203), (1039, 1031), (531, 2303)], ids=str)
+def test_a_jpeg_that_is_decoded_smaller_shows_the_same_window(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = encoded(smooth(*size), "JPEG", quality=95, exif=exif)
+    for steps in (Preprocessing(32, 28), Preprocessing(64, 64)):  # at an eighth of the size, or a quarter, each odd
+        scaled, exact = scaled_and_not(body, steps)
+        assert not np.array_equal(scaled, exact)  # it was decoded smaller
+        assert np.abs(scaled - exact).mean() < 0.7  # a shift by half a pixel of the smaller image costs more
+        assert np.abs(scaled - exact).max() < 12
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"mode": "L"}, {"mode": "CMYK"}], ids=str
+)
+def test_every_kind_of_jpeg_can_be_decoded_smaller(options: dict[str, object]) -> None:
+    image = smooth(1403, 1051).convert(str(options.pop("mode", "RGB")))
+    scaled, exact = scaled_and_not(encoded(image, "JPEG", quality=95, **options), PREPROCESSING[224])
+    assert not np.array_equal(scaled, exact)
+    assert np.abs(scaled - exact).mean() < 0.7
+
+
+def test_no_image_is_decoded_to_less_than_twice_what_is_needed() -> None:
+    for size, smaller in (((512, 600), True), ((511, 600), False)):
+        scaled, exact = scaled_and_not(encoded(scene(*size), "JPEG"), Preprocessing(128, 112))
+        assert np.array_equal(scaled, exact) != smaller
+    for kind in ("PNG", "WEBP"):
+        scaled, exact = scaled_and_not(encoded(scene(1200, 900), kind), WHOLE)
+        assert np.array_equal(scaled, exact)
