@@ -27,7 +27,8 @@ _START_SECONDS = 60
 class Decoders:
     """`count` workers; what they are given waits in order. Leaving the context ends them.
 
-    `max_pixels` and `scaled_jpeg` are as for app.image.decode. `on_restart` is called with a reason each time a worker had to be replaced.
+    `max_pixels` and `scaled_jpeg` are as for app.image.decode. `on_restart` is called with a reason each time a worker
+    had to be replaced.
     """
 
     def __init__(

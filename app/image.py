@@ -95,10 +95,10 @@ def _scans(body: bytes) -> int:
     """How often a marker of a JPEG's scan stands in `body`, at least; bytes.count takes ten times as long."""
     values = np.frombuffer(body, np.uint8)
     found = 0
-    for start in range(0, len(values) - 1, _SEARCHED_BYTES):  # in pieces: an index for each 0xFF takes memory
+    for start in range(0, len(values), _SEARCHED_BYTES):  # in pieces: an index for each 0xFF takes memory
         markers = start + np.flatnonzero(values[start : start + _SEARCHED_BYTES] == _MARKER)
-        found += np.count_nonzero(values[np.minimum(markers + 1, len(values) - 1)] == _SCAN)
-    return int(found)
+        found += int(np.count_nonzero(values[np.minimum(markers + 1, len(values) - 1)] == _SCAN))
+    return found
 
 
 def _times_smaller(decoded: tuple[int, int], size: tuple[int, int]) -> int:
@@ -107,9 +107,9 @@ def _times_smaller(decoded: tuple[int, int], size: tuple[int, int]) -> int:
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """What turns the image upright; None if it is, or if its EXIF block is damaged, which says nothing of the pixels."""
+    """What turns the image upright, if anything: a damaged EXIF block says nothing of the pixels."""
     with contextlib.suppress(Exception):
-        return _TURNS.get(image.getexif().get(_ORIENTATION))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Scaled decoding of JPEGs (`--scaled-jpeg`) against full decoding: `python -m benchmarks.scaled_jpeg PHOTOS --bundle BUNDLE`.
+"""`--scaled-jpeg` against full decoding: `python -m benchmarks.scaled_jpeg PHOTOS --bundle BUNDLE`.
 
 Takes the photographs that are large enough to be decoded smaller, says how far their pixels and the network's answers
 are from those of full decoding, and beside that what the answers make of every pixel being a level higher or lower by
@@ -63,9 +63,7 @@ def compare(full: NDArray[np.uint8], scaled: NDArray[np.uint8], bundles: list[Pa
     print(f"Their pixels differ by {difference.mean():.2f} levels on average, by {difference.max()} at most.\n")
     # A level up or down, by chance: what rounding to 8 bits may do, and a little more.
     nudged = (full.astype(np.int16) + np.random.default_rng(0).integers(-1, 2, full.shape)).clip(0, 255)
-    print(
-        "| bundle | pixels | same top-1 | logits' distance, relative to their spread: median, largest |\n|---|---|---|---|"
-    )
+    print("| bundle | pixels | same top-1 | logits' distance by their spread: median, largest |\n|---|---|---|---|")
     for bundle in bundles:
         session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
         exact = logits(session, full)
