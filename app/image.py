@@ -67,7 +67,7 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int, *, scaled_jpeg: b
     kind = next((kind for kind, matches in FORMATS.items() if matches(body[:16])), None)
     if kind is None:
         raise NotAnImage("the bytes are not a JPEG, PNG, WebP, GIF or BMP image")
-    if kind == "JPEG" and _scans(body) > _MAX_SCANS:  # each one goes over all pixels
+    if kind == "JPEG" and scans(body) > _MAX_SCANS:  # each one goes over all pixels
         raise BadImage(f"the JPEG image has more than {_MAX_SCANS} scans")
     try:
         with Image.open(BytesIO(body), formats=[kind]) as image:
@@ -91,8 +91,8 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int, *, scaled_jpeg: b
         raise BadImage(f"the {kind} image is damaged or incomplete") from err
 
 
-def _scans(body: bytes) -> int:
-    """How often a marker of a JPEG's scan stands in `body`, at least; bytes.count takes ten times as long."""
+def scans(body: bytes) -> int:
+    """How often a marker of a JPEG's scan stands in `body`, at least; faster than bytes.count."""
     values = np.frombuffer(body, np.uint8)
     found = 0
     for start in range(0, len(values), _SEARCHED_BYTES):  # in pieces: an index for each 0xFF takes memory

@@ -26,7 +26,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
 from app.form import Form
-from app.image import decode
+from app.image import decode, scans
 from app.model import top
 from app.schemas import Classification
 from benchmarks.service import machine, running
@@ -150,6 +150,8 @@ def stations(photo: bytes, answer: bytes) -> dict[str, float]:
         f"a form of {len(large):,} bytes": asyncio.run(forms(ours, large, 10)),
         "this one by Starlette": asyncio.run(forms(starlettes, large, 10)),
         "decoding the photograph": median(lambda: decode(photo, steps, 50_000_000), 20),
+        "counting its scans": median(lambda: scans(photo), ROUNDS),
+        "the same by bytes.count": median(lambda: photo.count(b"\xff\xda"), ROUNDS),
         "the five best of 1000 classes": median(lambda: top(logits, 5), ROUNDS),
         "validating and serialising the answer": median(
             lambda: adapter.dump_json(adapter.validate_python(classification, from_attributes=True)), ROUNDS
