@@ -125,7 +125,7 @@ def offers(files: Files, _: int) -> Iterator[OrtOnGpu]:
     if _gpu_for("CUDAExecutionProvider") is None:
         return
     load_cuda()
-    for precision in sorted(files.graphs, key=_BEST_FIRST.index):
+    for precision in (precision for precision in _BEST_FIRST if precision in files.graphs):
         yield OrtOnGpu("onnxruntime-cuda", precision, files.graphs[precision], partial(_on_cuda, precision))
 
 
@@ -137,7 +137,7 @@ def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
     gpu = _gpu_for("TensorrtExecutionProvider")
     if gpu is None:
         return
-    precisions = sorted(files.graphs.keys() - {"f32"}, key=_BEST_FIRST.index)
+    precisions = [precision for precision in _BEST_FIRST if precision in files.graphs and precision != "f32"]
     if not precisions:
         raise Refused(
             "TensorRT in ONNX Runtime does not keep to float32, and the bundle has no graph in 16 bits: export one "
