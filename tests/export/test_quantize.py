@@ -8,19 +8,18 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from export import quantize
 from export.cpu import running
 from export.photos import crops, views
 from export.quantize import NotInstalled, quantized, require
 from model.spec import Preprocessing
 
-SIDES = (224, 240, 384)
+SIDES = (224, 408)
 
 
 @pytest.fixture(scope="module")
 def int8(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "model.int8.onnx"
-    ir.save(quantized(bundle / "model.onnx", [view[None] for view in crops(Preprocessing(256, 224), 4)]), path)
+    ir.save(quantized(bundle / "model.onnx", [view[None] for view in crops(Preprocessing(256, 224), 2)]), path)
     return path
 
 
@@ -93,6 +92,6 @@ def test_nncf_is_imported_without_its_telemetry_and_writes_nothing_to_the_home(t
 
 @pytest.mark.parametrize("missing", ["nncf", "openvino"])
 def test_what_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
-    monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(NotInstalled, match=rf"int8 needs {missing}, not installed here: .*pip install .*quantize"):
         require()
