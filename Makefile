@@ -9,12 +9,13 @@ GPU ?=
 BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
 ENGINES := $(if $(GPU),gpu,cpu)
+EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,otel,dev
 INSTALLED := .venv/.installed-$(ENGINES)
 
 .PHONY: serve test check audit format clean
 
 serve: $(INSTALLED)
-	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16) --out $(BUNDLE) --if-changed
+	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16,--quantize int8) --out $(BUNDLE) --if-changed
 	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
@@ -40,5 +41,5 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[$(ENGINES),export,otel,dev]'
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@

@@ -28,7 +28,8 @@ GRAPHS = {
     "f32": MODEL,
     "fp16": "model.fp16.onnx",
     "bf16": "model.bf16.onnx",
-}  # by their precision; the last two may lack
+    "int8": "model.int8.onnx",
+}  # by their precision; all but the first may lack
 LABELS = "labels.json"
 GOLDEN = "golden.npz"
 UNTRAINED = "untrained"
@@ -51,6 +52,18 @@ def _possible(steps: Preprocessing) -> Preprocessing:
 Steps = Annotated[Preprocessing, AfterValidator(_possible)]
 
 
+class Agreement(BaseModel):
+    """Over `images` photographs, the share `top1` with float32's best class, and the `worst` difference of any logit.
+
+    `scale` is float32's largest logit.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    top1: Annotated[float, Field(ge=0, le=1)]
+    worst: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Manifest(BaseModel):
     """What a bundle says of itself; see docs/bundle.md."""
 
@@ -65,6 +78,7 @@ class Manifest(BaseModel):
     input: Literal["image"]
     outputs: tuple[Literal["logits"], Literal["logits_small"], Literal["logits_large"]]
     files: dict[str, str]
+    agreement: dict[str, dict[int, Agreement]] = {}  # of what OpenVINO may serve in, by precision and resolution
 
 
 class Label(BaseModel):
@@ -99,7 +113,11 @@ class Bundle:
 
     def agreement(self, resolution: int) -> dict[str, float]:
         """For each precision on a CPU, the share of photographs that had float32's best class at `resolution`."""
-        return {}
+        return {
+            precision: measured[resolution].top1
+            for precision, measured in self.manifest.agreement.items()
+            if resolution in measured
+        }
 
     def same_as(self, other: "Bundle") -> bool:
         """Whether there is nothing in `other` that this one has not, plans too."""

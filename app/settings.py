@@ -39,8 +39,8 @@ class Settings(BaseSettings):
         Field(description="auto takes a GPU's if there is one, else the CPU's fastest, found by trying"),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp16", "bf16", "f32"],
-        Field(description="auto takes the fastest that there is, found by trying"),
+        Literal["auto", "fp16", "bf16", "f32", "int8", "int8-bf16"],
+        Field(description="auto takes the fastest that answers as float32 does, found by trying"),
     ] = "auto"
     jpeg: Annotated[
         Literal["cpu", "gpu"],

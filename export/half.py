@@ -29,7 +29,7 @@ def to_half(model: ir.Model, precision: str, *, wide: Collection[str] = ()) -> N
     if half == ir.DataType.BFLOAT16:
         model.opset_imports[""] = max(_BFLOAT16_OPSET, model.opset_imports[""])
     passes.ShapeInferencePass()(model)  # gives every value its type
-    narrow = _behind_convolutions(model) - _heads(model)
+    narrow = middle(model)
     narrow -= {node for node in narrow if node.op_type in _WIDE[precision].union(wide)}
     for node in narrow:
         for output in node.outputs:
@@ -43,6 +43,11 @@ def to_half(model: ir.Model, precision: str, *, wide: Collection[str] = ()) -> N
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype in (half, _FLOAT) and value.dtype != wanted:
                 node.replace_input_with(index, casts.before(node, value, wanted))
+
+
+def middle(model: ir.Model) -> set[ir.Node]:
+    """The patch embeddings' convolutions and all that follows, up to each branch's last LayerNorm."""
+    return _behind_convolutions(model) - _heads(model)
 
 
 def emulated(model: ir.Model) -> None:

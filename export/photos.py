@@ -15,6 +15,7 @@ from model.spec import Preprocessing
 SHIPPED = Path(__file__).parent / "data" / "photos"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _LEAST_AREA = 0.3  # of the photograph, in a crop
+_ANOTHER_SEED = 1_000_000
 
 
 class NoPhotos(Exception):
@@ -27,12 +28,32 @@ def views(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArr
     First each photograph as the service would see it, then crops at other places and scales, half of them mirrored;
     the same ones at every call. Raises NoPhotos.
     """
-    files = sorted(path for path in (folder or SHIPPED).rglob("*") if path.suffix.lower() in SUFFIXES)[:count]
-    if not files:
-        raise NoPhotos(f"no photographs ({', '.join(SUFFIXES)}) in {folder}")
+    files = photographs(folder)[:count]
     found = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
     for index, path in enumerate(files):
         found[index :: len(files)] = list(_views(_opened(path), steps, len(range(index, count, len(files))), index))
+    return found
+
+
+def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArray[np.uint8]:
+    """`count` views to calibrate on, (count, crop, crop, 3): none of them is among those of `views`. Raises NoPhotos.
+
+    They are crops at places and scales of their own, of the last photographs in `folder`, `views` taking the first.
+    """
+    files = photographs(folder)[-count:]
+    found = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
+    for index, path in enumerate(files):
+        places = len(range(index, count, len(files)))
+        seen = _views(_opened(path), steps, 1 + places, _ANOTHER_SEED + index)
+        found[index :: len(files)] = list(seen)[1:]  # the first is the whole photograph
+    return found
+
+
+def photographs(folder: Path | None = None) -> list[Path]:
+    """The photographs in `folder` and below, by default the shipped ones, in order; NoPhotos if there is none."""
+    found = sorted(path for path in (folder or SHIPPED).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise NoPhotos(f"no photographs ({', '.join(SUFFIXES)}) in {folder}")
     return found
 
 

@@ -32,18 +32,25 @@ from export.bundle import (
     sha256,
     write_json,
 )
+from export.cpu import INT8, agreements
 from export.graph import INPUT, OUTPUTS, Served, to_onnx
 from export.half import DTYPES
+from export.int8 import add_int8, calibration_id
 from export.labels import BadLabels, labels_for
 from export.photos import NoPhotos
 from export.precision import add_precision, file_name, float32_answers
 from export.proof import BATCH, record, references, worst_differences
+from export.quantize import NotInstalled, require
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
 from model.weights import UNTRAINED, Weights, WeightsUnavailable, find
 
 TOLERANCE = 1e-5
+_ERRORS = (
+    *(WeightsUnavailable, BadCheckpoint, BadLabels, NotABundle, Disagreement, NoPhotos, NotInstalled),
+    *(OverflowError, OSError),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,12 +64,11 @@ def main(argv: list[str] | None = None) -> int:
             preprocessing=_preprocessing(args.resolutions, args.preprocess),
             precisions=args.precision,
             photos=args.images,
+            int8=args.quantize is not None,
+            calibration=args.calibration,
             if_changed=args.if_changed,
         )
-    except (WeightsUnavailable, BadCheckpoint, BadLabels, NotABundle, Disagreement, NoPhotos, OverflowError) as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
-    except OSError as err:
+    except _ERRORS as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -80,18 +86,25 @@ def export(
     preprocessing: dict[int, Preprocessing],
     precisions: Sequence[str] = (),
     photos: Path | None = None,
+    int8: bool = False,
+    calibration: Path | None = None,
     if_changed: bool = False,
 ) -> None:
     """Write and prove the bundle of `variant` at `out`; any error leaves what stood there as it was.
 
     `choice` is as in model.weights.find. `precisions` come beside float32, measured on the `photos` in a folder or on
-    the shipped ones. With `if_changed` a bundle that was made from the same stays.
+    the shipped ones. So does `int8`, which is calibrated on photographs in the folder `calibration`, and measured on
+    other views of them if there are no `photos`. With `if_changed` a bundle that was made from the same stays.
     """
     started = time.monotonic()
+    calibrated_on = calibration_id(calibration) if int8 else None
     weights = find(choice, variant, _say)
     header = _header(variant, preprocessing)
-    if if_changed and _has(out, precisions) and _stays(out, header, weights, choice, labels):
+    wanted = _has(out, precisions, calibrated_on, chosen=calibration is not None)
+    if if_changed and wanted and _stays(out, header, weights, choice, labels):
         return
+    if int8:
+        require()
     _say(f"{variant.name}: weights {weights.id}, {weights.source}")
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
@@ -112,11 +125,16 @@ def export(
         worst = worst_differences(expected, folder / MODEL, TOLERANCE, _say)
         record(expected, folder / GOLDEN)
         halves = {}
-        answers = float32_answers(folder / MODEL, preprocessing, photos) if precisions else {}
+        answers = {}
+        if precisions or int8:
+            _say("asking float32 about photographs …")
+            answers = float32_answers(folder / MODEL, preprocessing, photos or calibration)
         for precision in precisions:
             _say(f"writing the graph in {precision}, comparing it with float32 …")
             halves[precision] = add_precision(folder, precision, answers, _say)
-        written = (MODEL, LABELS, GOLDEN, *map(file_name, halves))
+        quantization = add_int8(folder, preprocessing, calibration, _say) if int8 else None
+        agreement = agreements(folder, answers, _say) if int8 else {}
+        written = (MODEL, LABELS, GOLDEN, *map(file_name, halves), *([file_name(INT8)] if int8 else []))
         manifest = header | {
             "weights": {"id": weights.id, "source": weights.source, "resolution": native},
             "classes": len(names),
@@ -130,7 +148,10 @@ def export(
                 "worst": {str(resolution): difference for resolution, difference in worst.items()},
             },
             "precisions": halves,
+            "agreement": agreement,
         }
+        if quantization is not None:
+            manifest["quantization"] = quantization
         write_json(folder / MANIFEST, manifest)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     _say(f"{out}: {parameters / 1e6:.2f} M parameters, proven, {time.monotonic() - started:.0f} s")
@@ -153,9 +174,17 @@ def _built_with() -> dict[str, str]:
     return {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")}
 
 
-def _has(out: Path, precisions: Sequence[str]) -> bool:
+def _has(out: Path, precisions: Sequence[str], calibrated_on: str | None, *, chosen: bool) -> bool:
+    """Whether the bundle at `out` has the graphs that are asked for, in int8 calibrated on what was `chosen`, if so."""
     standing = read_manifest(out)
-    return standing is not None and set(precisions) <= set(standing.get("precisions", ()))
+    if standing is None or not set(precisions) <= set(standing.get("precisions", ())):
+        return False
+    if calibrated_on is None:
+        return True
+    quantization = standing.get("quantization")
+    if not isinstance(quantization, dict) or INT8 not in standing.get("agreement", ()):
+        return False
+    return not chosen or quantization.get("photographs_sha256") == calibrated_on
 
 
 def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None) -> bool:
@@ -242,8 +271,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="photographs to measure them on (some ship with the project)"
     )
+    parser.add_argument(
+        "--quantize", choices=[INT8], help="a graph for CPUs beside the float32 one, that OpenVINO runs in 8 bits"
+    )
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FOLDER", help="photographs to calibrate it on; one's own are better"
+    )
     parser.add_argument("--if-changed", action="store_true", help="leave a bundle that was made from the same")
     args = parser.parse_args(argv)
+    if args.calibration is not None and args.quantize is None:
+        parser.error("--calibration is for --quantize int8")
     for resolution, _ in args.preprocess:
         if resolution not in args.resolutions:
             parser.error(f"--preprocess: {resolution} is not among --resolutions")

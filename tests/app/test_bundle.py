@@ -124,6 +124,38 @@ def test_half_graphs_are_there_if_the_manifest_says_so(copied: Path) -> None:
     opened.close()
 
 
+def test_an_8_bit_graph_comes_with_how_far_it_agrees_with_float32(copied: Path) -> None:
+    (copied / "model.int8.onnx").write_bytes(b"int8")
+    describe(copied, "model.int8.onnx")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    measured = {"images": 200, "top1": 0.995, "worst": 0.1, "scale": 3.5}
+    manifest["agreement"] = {"int8": {"224": measured}}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    opened = open_bundle(copied)
+    assert os.pread(opened.graphs["int8"], 100, 0) == b"int8"
+    assert opened.manifest.agreement["int8"][224].top1 == 0.995
+    opened.close()
+
+
+def test_a_bundle_that_was_not_measured_in_other_precisions_agrees_in_none(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest.pop("agreement", None)
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    opened = open_bundle(copied)
+    assert opened.manifest.agreement == {}
+    opened.close()
+
+
+@pytest.mark.parametrize("wrong", [{"top1": 1.5}, {"images": 0}, {"worst": float("nan")}])
+def test_an_agreement_that_cannot_be_is_refused(copied: Path, wrong: dict[str, float]) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    measured = {"images": 200, "top1": 0.995, "worst": 0.1, "scale": 3.5}
+    manifest["agreement"] = {"int8": {"224": measured | wrong}}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadBundle, match=r"agreement\.int8"):
+        open_bundle(copied)
+
+
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_half_graph_that_the_manifest_does_not_describe_is_refused_and_no_file_stays_open(
     copied: Path, damage: str

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.photos import SHIPPED, NoPhotos, views
+from export.photos import SHIPPED, NoPhotos, crops, views
 from model.spec import Preprocessing
 from tests.app.pictures import scene
 
@@ -28,6 +28,11 @@ def test_the_first_view_of_a_photograph_is_what_the_service_sees() -> None:
 
 def test_fewer_views_than_photographs_take_the_first() -> None:
     np.testing.assert_array_equal(views(STEPS, 3), views(STEPS, 8)[:3])
+
+
+def test_what_is_calibrated_on_is_not_what_is_measured_on() -> None:
+    calibrated, measured = crops(STEPS, 24), views(STEPS, 48)
+    assert len({view.tobytes() for view in (*calibrated, *measured)}) == 24 + 48
 
 
 def test_ones_own_photographs_come_from_below_a_folder(tmp_path: Path) -> None:

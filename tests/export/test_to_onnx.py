@@ -213,6 +213,7 @@ def test_errors_are_a_sentence(
         (["--preprocess", "224"], "'224' is not RESOLUTION:RESIZE/CROP"),
         (["--preprocess", "224:200/224"], "the crop must fit into the resized image"),
         (["--preprocess", "224:300/288"], "branch sides 240/224 of 224"),
+        (["--calibration", "photos"], "--calibration is for --quantize int8"),
         (["--resolutions", "224", "--preprocess", "384:384/384"], "384 is not among --resolutions"),
     ],
 )
