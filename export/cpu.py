@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def running(graph: Path, hint: str = "f32") -> Run:
     """`graph` in OpenVINO, at the side of whatever images come, `hint` being its inference precision."""
     import openvino  # at exports that ask for it only
 
-    @cache
+    @lru_cache(maxsize=1)
     def request(side: int) -> openvino.InferRequest:
         core = openvino.Core()
         model = core.read_model(graph)
