@@ -38,9 +38,8 @@ def agreements(
         if seconds["bf16"] < seconds["f32"]:
             hints.append("bf16")
         else:
-            say(
-                f"  bfloat16 takes {seconds['bf16'] / seconds['f32']:.1f} times as long as float32 on this CPU: left out"
-            )
+            times = seconds["bf16"] / seconds["f32"]
+            say(f"  bfloat16 is left out: it takes {times:.1f} times as long as float32 on this CPU")
     return {
         precision: measured(precision, expected, running(folder / graph, hint), say)
         for precision, (graph, hint) in _SERVED.items()

@@ -6,18 +6,20 @@ from collections.abc import Callable, Mapping
 from app.engines.engine import Store
 
 _TRIALS = 3
+_LONG = 0.5  # seconds
 _CALL_SECONDS = 0.002  # that a call costs beside the engine: sockets, threads, the event loop
 _WORTH = 0.97  # of the most images a second is good enough for a shorter wait
 
 
 def least_seconds(call: Callable[[], object]) -> float:
-    """The best time of a few calls, since other load on the machine only ever adds to it."""
-    times = []
-    for _ in range(1 + _TRIALS):  # the first one also allocates
+    """The best time of a few calls, since other load on the machine only ever adds to it; of one if it is long."""
+    call()  # which also allocates
+    times: list[float] = []
+    while len(times) < _TRIALS and sum(times) < _LONG:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
-    return min(times[1:])
+    return min(times)
 
 
 def known_seconds(store: Store | None, name: str, measure: Callable[[], dict[int, float]]) -> dict[int, float]:

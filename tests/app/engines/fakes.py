@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engines import choice
+from app.engines import choice, ort
 from app.engines.engine import Files, Images, Outputs, Refused
 from app.engines.ort import OnnxRuntime
 
@@ -47,6 +47,7 @@ def register() -> None:
     module = "tests.app.engines.fakes"
     choice.ENGINES |= {"tensorrt": f"{module}:tensorrt", "onnxruntime-cuda": f"{module}:cuda"}
     choice.TIERS = (("tensorrt",), ("onnxruntime-cuda",), ("onnxruntime",))
+    ort._SIZES = (1,)  # no time is spent on measuring it
 
 
 def tensorrt(files: Files, side: int) -> Iterator["_Fake"]:

@@ -48,7 +48,7 @@ def test_a_precision_that_no_engine_has_is_refused(bundle: Path) -> None:
 
 
 NOTHING = Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32))
-NO_FILES = Files({})
+NO_FILES = Files({}, agreement={"bf16": 1.0, "fp16": 0.995})
 
 
 class Fake:
@@ -97,6 +97,22 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fakes")
 def test_the_fastest_wins_whatever_the_cpu_promises() -> None:
     assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("agreement", "why"),
+    [({"bf16": 0.99}, "it has float32's best class for 99.0% of photographs"), ({}, "it was not compared")],
+)
+def test_a_precision_that_answers_otherwise_than_float32_is_taken_by_name_only(
+    agreement: dict[str, float], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
+    files = Files({}, agreement=agreement)
+    assert choose(files, NOTHING).engine.precision == "f32"
+    assert f"fake bf16 is not tried at 224: {why}, and 99.5 % are asked for" in caplog.text
+    assert choose(files, NOTHING, precision="bf16").engine.precision == "bf16"
 
 
 @pytest.mark.usefixtures("fakes")
