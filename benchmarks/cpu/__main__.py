@@ -42,9 +42,9 @@ class Preset:
     resolutions: tuple[int, ...]
 
 
-QUICK = Preset(engines.Rules(3, 0.6, [1, 8]), services.Rules(2, 4.0, [1, 4, 16, 64], [0.5], 1), [1, 16], (224,))
+QUICK = Preset(engines.Rules(3, 0.6, [1, 8], [8]), services.Rules(2, 4.0, [1, 4, 16, 64], [0.5], 1), [1, 16], (224,))
 FULL = Preset(
-    engines.Rules(9, 3.0, [1, 8, 32]),
+    engines.Rules(9, 3.0, [1, 8, 32], [1, 8, 32]),
     services.Rules(5, 15.0, [1, 4, 16, 64], [0.2, 0.5, 0.8], 3),
     [1, 4, 16, 64],
     (224, 384),
@@ -168,6 +168,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         args.rounds or preset.engines.rounds,
         args.seconds or preset.engines.seconds,
         sorted(set(args.batches or preset.engines.batches)),
+        args.batches or preset.engines.compile_batches,
     )
     args.service_rules = services.Rules(
         args.rounds or preset.services.rounds,

@@ -47,11 +47,18 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """Rounds, and the seconds that each contestant gets in one at each batch size."""
+    """Rounds, and the seconds that each contestant gets in one at each batch size.
+
+    torch.compile gets `compile_batches` of them only: each takes minutes to compile.
+    """
 
     rounds: int
     seconds: float
     batches: Sequence[int]
+    compile_batches: Sequence[int]
+
+    def batches_of(self, name: str) -> list[int]:
+        return [batch for batch in self.batches if name != "compile" or batch in self.compile_batches]
 
 
 class EnginePlayer(Player):
@@ -83,7 +90,7 @@ def contest(bundle: Path, resolution: int, photos: list[bytes], names: Sequence[
         with ThreadPoolExecutor(len(players)) as pool:  # importing libraries
             list(pool.map(EnginePlayer.start, players))
         for player in players:
-            _prepare(player, [str(bundle), resolution, steps.crop], images, rules.batches)
+            _prepare(player, [str(bundle), resolution, steps.crop], images, rules.batches_of(player.entry.contestant))
         _compare(players)
         for number in range(rules.rounds):
             _round(number, players, rules)

@@ -18,6 +18,7 @@ from benchmarks.overload import flood
 BOUNDARY = "crossvit-benchmark"
 PATH = "/classify"
 NO_WRK = "the closed loop needs wrk, and there is none: install it with apt install wrk (or brew install wrk)"
+TOGETHER = 20.0  # milliseconds: answers of one batch come within that
 ANSWER_SECONDS = 120  # the longest that an answer may take
 SCRIPT = Path(__file__).with_name("post.lua")
 
@@ -27,8 +28,9 @@ class Closed:
     """A round in which each client posts its next photograph when it has the answer to the last.
 
     `requests` were answered in `seconds`, of these `status_errors` with another status than 2xx or 3xx; connections
-    broke `broken` times. `latencies` are pairs of microseconds and how many requests took that long. wrk adds, for
-    those that took more than twice the usual, what the client would have sent meanwhile.
+    broke `broken` times. `latencies` are pairs of microseconds and how many requests took that long: wrk adds, for
+    those that took more than twice the usual, what the client would have sent meanwhile. `answered` are the
+    milliseconds from the start to each answer with status 200, in order.
     """
 
     requests: int
@@ -36,11 +38,20 @@ class Closed:
     status_errors: int
     broken: int
     latencies: list[tuple[int, int]] = field(default_factory=list)
+    answered: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
-        return (self.requests - self.status_errors) / self.seconds
+        """Good answers a second, from the first to the last: before the first and after the last none was whole.
+
+        Those that come with the first, being of its batch, do not count, and time begins with the last of them.
+        """
+        if not self.answered:
+            return 0.0
+        first = sum(answered <= self.answered[0] + TOGETHER for answered in self.answered)
+        if first == len(self.answered):
+            return first / self.seconds  # a single batch, too short a round for more
+        return 1000 * (len(self.answered) - first) / (self.answered[-1] - self.answered[first - 1])
 
     @property
     def errors(self) -> int:
@@ -110,7 +121,8 @@ def parsed(said: str) -> Closed:
         raise RuntimeError(f"wrk printed no result: {said.strip() or 'nothing at all'}")
     found = json.loads(lines[-1])
     pairs = [(int(microseconds), int(count)) for microseconds, count in found["latencies"]]
-    return Closed(found["requests"], found["microseconds"] / 1e6, found["status_errors"], found["broken"], pairs)
+    counts = found["requests"], found["microseconds"] / 1e6, found["status_errors"], found["broken"]
+    return Closed(*counts, pairs, found["answered"])
 
 
 def percentile(pairs: Sequence[tuple[float, int]], percent: float) -> float:

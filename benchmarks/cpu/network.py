@@ -3,6 +3,7 @@
 import importlib
 import math
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ import model.crossvit
 from benchmarks.gpu.pytorch import timm_network
 from model.crossvit import CrossAttention, CrossViT
 from model.spec import variant_named
+
+Network = TypeVar("Network", bound=nn.Module)
 
 TIMM = "timm's module"
 OWN = "this project's module, written as timm's is"
@@ -31,7 +34,7 @@ def peer_network(variant: str, side: int) -> tuple[nn.Module, str]:
     return as_timm(network), OWN
 
 
-def as_timm(network: CrossViT) -> CrossViT:
+def as_timm(network: Network) -> Network:
     """`network` without what this project saves: keys and values are computed, images resized by `interpolate`."""
     model.crossvit.resize = _interpolate  # type: ignore[attr-defined]
     for module in network.modules():

@@ -1,7 +1,20 @@
 -- For wrk: posts the files named as arguments in turn, each a whole multipart body. Prints the round as one line of JSON.
 -- wrk -t1 -s post.lua URL -- BOUNDARY FILE...
 
-local requests, turn = {}, 0
+local ffi = require("ffi")
+ffi.cdef("struct timeval { long s; long us; }; int gettimeofday(struct timeval *now, void *zone);")
+
+local now, requests, turn, began, sender = ffi.new("struct timeval"), {}, 0, nil, nil
+answered = {} -- global: what setup's thread can be asked for
+
+local function milliseconds()
+  ffi.C.gettimeofday(now, nil)
+  return tonumber(now.s) * 1000 + tonumber(now.us) / 1000
+end
+
+function setup(thread)
+  sender = thread
+end
 
 function init(args)
   local headers = { ["Content-Type"] = "multipart/form-data; boundary=" .. args[1] }
@@ -13,8 +26,15 @@ function init(args)
 end
 
 function request()
+  began = began or milliseconds()
   turn = turn % #requests + 1
   return requests[turn]
+end
+
+function response(status)
+  if status == 200 then
+    answered[#answered + 1] = string.format("%.1f", milliseconds() - began)
+  end
 end
 
 function done(summary, latency)
@@ -25,7 +45,7 @@ function done(summary, latency)
   end
   local wrong = summary.errors
   io.write(string.format(
-    '{"requests":%d,"microseconds":%d,"status_errors":%d,"broken":%d,"latencies":[%s]}\n',
+    '{"requests":%d,"microseconds":%d,"status_errors":%d,"broken":%d,"latencies":[%s],"answered":[%s]}\n',
     summary.requests, summary.duration, wrong.status, wrong.connect + wrong.read + wrong.write + wrong.timeout,
-    table.concat(found, ",")))
+    table.concat(found, ","), table.concat(sender:get("answered"), ",")))
 end

@@ -13,7 +13,7 @@ from benchmarks.cpu.load import BOUNDARY, Closed, Load, load_of, multipart, pars
 
 SAID = (
     "Running 1s test\n"
-    '{"requests":20,"microseconds":2000000,"status_errors":4,"broken":1,"latencies":[[1000,15],[9000,5]]}\n'
+    '{"requests":20,"microseconds":2000000,"status_errors":4,"broken":1,"latencies":[[1000,15],[9000,5]],"answered":[250,500.5]}\n'
     "Requests/sec: 10\n"
 )
 
@@ -59,11 +59,22 @@ def test_a_form_has_the_photograph_in_the_field_that_the_service_wants() -> None
 
 def test_what_wrk_says_is_read_and_answers_that_were_no_answer_are_no_throughput() -> None:
     found = parsed(SAID)
-    assert found == Closed(20, 2.0, 4, 1, [(1000, 15), (9000, 5)])
-    assert found.rate == 8
+    assert found == Closed(20, 2.0, 4, 1, [(1000, 15), (9000, 5)], [250, 500.5])
     assert found.errors == 5
     with pytest.raises(RuntimeError, match="unable to connect"):
         parsed("unable to connect to 127.0.0.1")
+
+
+def test_throughput_is_that_between_the_first_batch_and_the_last() -> None:
+    batches = [1000.0, 1001.0, 2000.0, 2001.0, 3000.0, 3001.0]
+    assert Closed(6, 3.9, 0, 0, [], batches).rate == pytest.approx(2.0)
+    one_by_one = [100.0, 200.0, 300.0]
+    assert Closed(3, 0.39, 0, 0, [], one_by_one).rate == pytest.approx(10.0)
+
+
+def test_a_round_that_saw_one_batch_or_none_counts_over_all_its_time() -> None:
+    assert Closed(2, 4.0, 0, 0, [], [1000.0, 1001.0]).rate == 0.5
+    assert Closed(0, 4.0, 0, 0).rate == 0
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 1), (75, 1), (76, 9), (99, 9)])
