@@ -18,7 +18,7 @@ from benchmarks.overload import flood
 BOUNDARY = "crossvit-benchmark"
 PATH = "/classify"
 NO_WRK = "the closed loop needs wrk, and there is none: install it with apt install wrk (or brew install wrk)"
-TOGETHER = 20.0  # milliseconds: answers of one batch come within that
+TOGETHER = 20.0  # milliseconds between answers of one batch, at most
 ANSWER_SECONDS = 120  # the longest that an answer may take
 SCRIPT = Path(__file__).with_name("post.lua")
 
@@ -33,6 +33,7 @@ class Closed:
     milliseconds from the start to each answer with status 200, in order.
     """
 
+    clients: int
     requests: int
     seconds: float
     status_errors: int
@@ -42,15 +43,16 @@ class Closed:
 
     @property
     def rate(self) -> float:
-        """Good answers a second, from the first to the last: before the first and after the last none was whole.
+        """Good answers a second, from the first batch of them to the last: at its ends a round has half a batch.
 
-        Those that come with the first, being of its batch, do not count, and time begins with the last of them.
+        The first batch ends with the first gap, or when each client may have had an answer.
         """
         if not self.answered:
             return 0.0
-        first = sum(answered <= self.answered[0] + TOGETHER for answered in self.answered)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(self.answered)]
+        first = 1 + sum(1 for _ in itertools.takewhile(lambda gap: gap <= TOGETHER, gaps[: self.clients - 1]))
         if first == len(self.answered):
-            return first / self.seconds  # a single batch, too short a round for more
+            return first / self.seconds  # a single batch: the round was too short to see more
         return 1000 * (len(self.answered) - first) / (self.answered[-1] - self.answered[first - 1])
 
     @property
@@ -79,7 +81,7 @@ class Load:
         command = [_wrk(), "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", f"--timeout={ANSWER_SECONDS}s"]
         command += ["-s", str(SCRIPT), url + PATH, "--", BOUNDARY, *self._bodies(field)]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return parsed(said)
+        return parsed(said, clients)
 
     def fixed(self, port: int, field: str, rate: float, seconds: float) -> Fixed:
         """A round of `rate` requests a second, all of them waited for."""
@@ -114,7 +116,7 @@ def multipart(field: str, photo: bytes) -> bytes:
     return head.encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
-def parsed(said: str) -> Closed:
+def parsed(said: str, clients: int) -> Closed:
     """What post.lua printed, among what wrk itself prints."""
     lines = [line for line in said.splitlines() if line.startswith("{")]
     if not lines:
@@ -122,7 +124,7 @@ def parsed(said: str) -> Closed:
     found = json.loads(lines[-1])
     pairs = [(int(microseconds), int(count)) for microseconds, count in found["latencies"]]
     counts = found["requests"], found["microseconds"] / 1e6, found["status_errors"], found["broken"]
-    return Closed(*counts, pairs, found["answered"])
+    return Closed(clients, *counts, pairs, found["answered"])
 
 
 def percentile(pairs: Sequence[tuple[float, int]], percent: float) -> float:

@@ -58,23 +58,27 @@ def test_a_form_has_the_photograph_in_the_field_that_the_service_wants() -> None
 
 
 def test_what_wrk_says_is_read_and_answers_that_were_no_answer_are_no_throughput() -> None:
-    found = parsed(SAID)
-    assert found == Closed(20, 2.0, 4, 1, [(1000, 15), (9000, 5)], [250, 500.5])
+    found = parsed(SAID, 2)
+    assert found == Closed(2, 20, 2.0, 4, 1, [(1000, 15), (9000, 5)], [250, 500.5])
     assert found.errors == 5
     with pytest.raises(RuntimeError, match="unable to connect"):
-        parsed("unable to connect to 127.0.0.1")
+        parsed("unable to connect to 127.0.0.1", 2)
 
 
 def test_throughput_is_that_between_the_first_batch_and_the_last() -> None:
     batches = [1000.0, 1001.0, 2000.0, 2001.0, 3000.0, 3001.0]
-    assert Closed(6, 3.9, 0, 0, [], batches).rate == pytest.approx(2.0)
+    assert Closed(4, 6, 3.9, 0, 0, [], batches).rate == pytest.approx(2.0)
+    smeared = [1000.0, 1019.0, 1030.0, 1045.0, 2000.0, 2030.0, 2031.0, 2045.0]
+    assert Closed(4, 8, 3.9, 0, 0, [], smeared).rate == pytest.approx(4.0)
     one_by_one = [100.0, 200.0, 300.0]
-    assert Closed(3, 0.39, 0, 0, [], one_by_one).rate == pytest.approx(10.0)
+    assert Closed(1, 3, 0.39, 0, 0, [], one_by_one).rate == pytest.approx(10.0)
+    fast = [float(answered) for answered in range(0, 1000, 5)]
+    assert Closed(16, 200, 1.0, 0, 0, [], fast).rate == pytest.approx(200.0)
 
 
 def test_a_round_that_saw_one_batch_or_none_counts_over_all_its_time() -> None:
-    assert Closed(2, 4.0, 0, 0, [], [1000.0, 1001.0]).rate == 0.5
-    assert Closed(0, 4.0, 0, 0).rate == 0
+    assert Closed(2, 2, 4.0, 0, 0, [], [1000.0, 1001.0]).rate == 0.5
+    assert Closed(2, 0, 4.0, 0, 0).rate == 0
 
 
 @pytest.mark.parametrize(("percent", "value"), [(50, 1), (75, 1), (76, 9), (99, 9)])
@@ -93,4 +97,4 @@ def test_without_wrk_one_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 
 
 def test_results_survive_json() -> None:
-    assert json.loads(json.dumps(parsed(SAID).latencies)) == [[1000, 15], [9000, 5]]
+    assert json.loads(json.dumps(parsed(SAID, 2).latencies)) == [[1000, 15], [9000, 5]]

@@ -41,10 +41,13 @@ def report() -> CpuReport:
     section = Section("crossvit_tiny", 224, 224, 1.56, [1, 8], "untrained", entries=[eager, broken, ours])
     plain, mine = Service("plain"), Service("ours", resident_mb=500.0, proportional_mb=400.0)
     plain.closed = {
-        16: [Closed(2, 2.0, 0, 0, [(200_000, 2)], [0, 200]), Closed(2, 2.0, 0, 0, [(100_000, 2)], [0, 100])]
+        16: [Closed(1, 2, 2.0, 0, 0, [(200_000, 2)], [0, 200]), Closed(1, 2, 2.0, 0, 0, [(100_000, 2)], [0, 100])]
     }
     mine.closed = {
-        16: [Closed(9, 2.0, 0, 0, [(30_000, 60)], [0, 50]), Closed(9, 2.0, 0, 1, [(30_000, 59), (90_000, 1)], [0, 50])]
+        16: [
+            Closed(1, 9, 2.0, 0, 0, [(30_000, 60)], [0, 50]),
+            Closed(1, 9, 2.0, 0, 1, [(30_000, 59), (90_000, 1)], [0, 50]),
+        ]
     }
     mine.fixed = {"0.5": [Fixed(15.0, [0.02, 0.03, 0.04], 1)]}
     lit = Service("litserve-pytorch", error="litserve is not installed")
