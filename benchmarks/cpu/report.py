@@ -135,7 +135,7 @@ def _closed_cells(section: ServiceSection, service: Service, clients: int) -> li
         theirs = others[base].rates(clients) if base in others else []
         cells.append(_spread(ratios(service.rates(clients), theirs)))
     pairs = [(microseconds / 1000, count) for round_ in rounds for microseconds, count in round_.latencies]
-    return [*cells, *(f"{percentile(pairs, percent):.0f}" for percent in (50, 99))]
+    return [*cells, *(f"{percentile(pairs, percent):.0f}" if pairs else "" for percent in (50, 99))]
 
 
 def _fixed_cells(service: Service, share: float) -> list[str]:
