@@ -5,6 +5,7 @@ WEIGHTS ?= auto
 LABELS ?=
 TORCH_INDEX ?=
 GPU ?=
+PHOTOS ?= export/data/photos
 
 BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
@@ -12,7 +13,7 @@ ENGINES := $(if $(GPU),gpu,cpu)
 EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,otel,dev
 INSTALLED := .venv/.installed-$(ENGINES)
 
-.PHONY: serve test check audit format clean
+.PHONY: serve test check audit bench bench-full format clean
 
 serve: $(INSTALLED)
 	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16,--quantize int8) --out $(BUNDLE) --if-changed
@@ -31,6 +32,13 @@ check: $(INSTALLED)
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[audit]'
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+bench: BENCH := --out docs/bench --readme README.md
+bench-full: BENCH := --full --out docs/bench/full
+bench bench-full: $(INSTALLED)
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	for name in crossvit_18_dagger crossvit_9_dagger; do $(BIN)/python export/to_onnx.py --variant $$name --weights "$(WEIGHTS)" --quantize int8 --out artifacts/$$name --if-changed || exit 1; done
+	$(BIN)/python -m benchmarks.cpu --photos "$(PHOTOS)" $(BENCH) --command "make $@$(if $(filter-out export/data/photos,$(PHOTOS)), PHOTOS=…)"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format

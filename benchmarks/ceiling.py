@@ -7,12 +7,14 @@ that rate would give if the network were nothing but such products. An upper bou
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks.machine import line as machine
 from benchmarks.networks import gmacs
-from benchmarks.service import machine
 from model.crossvit import CrossViT
 from model.spec import patch_grids, variant_named
 
@@ -27,18 +29,30 @@ def main() -> None:
         image_gmacs = gmacs(CrossViT(variant), 224)
     print(f"{variant.name} at 224: {image_gmacs:.2f} GMAC an image; {machine()}\n")
     print("| precision | GFLOP/s, median | GFLOP/s, best | images/s at best |\n|---|---|---|---|")
-    for dtype in (torch.float32, torch.bfloat16):
-        rates = [2e-9 * rows * dim * 3 * dim / seconds for seconds in timings(rows, dim, 3 * dim, dtype)]
+    for name, product in products(rows, dim, 3 * dim).items():
+        rates = [2e-9 * rows * dim * 3 * dim / seconds for seconds in timings(product)]
         best = max(rates)
-        print(f"| {dtype} | {statistics.median(rates):.0f} | {best:.0f} | {best / 2 / image_gmacs:.1f} |")
+        print(f"| {name} | {statistics.median(rates):.0f} | {best:.0f} | {best / 2 / image_gmacs:.1f} |")
 
 
-def timings(rows: int, columns: int, out: int, dtype: torch.dtype) -> list[float]:
-    x, weight = torch.randn(rows, columns).to(dtype), torch.randn(out, columns).to(dtype)
+def products(rows: int, columns: int, out: int) -> dict[str, Callable[[], object]]:
+    """The product (rows, columns) by (columns, out) in each precision: the sums of int8 are int32."""
+    x, weight = torch.randn(rows, columns), torch.randn(out, columns)
+    x8, weight8 = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in (x.shape, (columns, out)))
+    sums = torch.empty(rows, out, dtype=torch.int32)
+    return {
+        "f32": partial(F.linear, x, weight),
+        "bf16": partial(F.linear, x.bfloat16(), weight.bfloat16()),
+        # oneDNN's product alone: no runtime's quantising and scaling is in it.
+        "int8": partial(torch._int_mm, x8, weight8, out=sums),
+    }
+
+
+def timings(product: Callable[[], object]) -> list[float]:
     seconds = []
     for _ in range(100):
         started = time.perf_counter()
-        F.linear(x, weight)
+        product()
         seconds.append(time.perf_counter() - started)
     return seconds[10:]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.engines.bitmap import Gpu
 from app.engines.jpeg import JpegDecoder
 from app.image import decode
-from benchmarks.service import machine
+from benchmarks.machine import line as machine
 from model.spec import PREPROCESSING, Preprocessing
 
 MAX_PIXELS = 50_000_000

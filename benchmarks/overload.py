@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks.service import machine, resident_mb, running
+from benchmarks.machine import line as machine
+from benchmarks.server import resident_mb, running
 
 HEAD = "POST /classify HTTP/1.1\r\nHost: service\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
 PROBE = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"

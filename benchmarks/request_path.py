@@ -29,7 +29,8 @@ from app.form import Form
 from app.image import decode, scans
 from app.model import top
 from app.schemas import Classification
-from benchmarks.service import machine, running
+from benchmarks.machine import line as machine
+from benchmarks.server import running
 from model.spec import PREPROCESSING
 from tests.app.workers import children
 

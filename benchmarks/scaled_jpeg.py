@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.image import decode
-from benchmarks.service import machine
+from benchmarks.machine import line as machine
 from model.spec import Preprocessing
 
 MAX_PIXELS = 50_000_000

@@ -23,7 +23,8 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from benchmarks.service import machine, running
+from benchmarks.machine import line as machine
+from benchmarks.server import running
 
 Request = Callable[[httpx.AsyncClient], Awaitable[str]]
 

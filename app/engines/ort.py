@@ -9,7 +9,7 @@ from app.cpus import allowed_cpus, usable_cpus
 from app.engines.curve import known_seconds, least_seconds, worthwhile_batch
 from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph, Store
 
-_SIZES = (1, 4, 8)  # of batches that are measured
+_SIZES: tuple[int, ...] = (1, 4, 8)  # of batches that are measured
 
 
 class OnnxRuntime:

@@ -30,7 +30,7 @@ from PIL.PngImagePlugin import PngInfo
 from app.decoders import Decoders
 from app.errors import BadImage, NotAnImage, TooLarge
 from app.image import FORMATS, Pixels
-from benchmarks.service import resident_mb
+from benchmarks.server import resident_mb
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children

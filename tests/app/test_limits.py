@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.overload import probing
-from benchmarks.service import resident_mb
+from benchmarks.server import resident_mb
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
 from tests.conftest import Server, running

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks.overload import capacity, centile, flood, probing, requests_of
-from benchmarks.service import resident_mb
+from benchmarks.server import resident_mb
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
 from tests.conftest import Server, StartServer, running

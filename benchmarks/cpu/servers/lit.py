@@ -1,0 +1,81 @@
+"""LitServe with batches of 8: `python -m benchmarks.cpu.servers.lit pytorch|onnxruntime BUNDLE PORT`.
+
+As its documentation has it: one worker, images decoded by the worker, requests collected for up to BATCH_SECONDS.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import litserve
+import numpy as np
+from fastapi import UploadFile
+from numpy.typing import NDArray
+
+from benchmarks.cpu.servers.preprocess import pixels_of
+
+BATCH = 8
+BATCH_SECONDS = 0.02  # a small part of what a batch takes
+
+Pixels = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+class Classify(litserve.LitAPI):
+    """What both runtimes share; `setup` makes `self.logits` of a batch of pixels."""
+
+    def __init__(self, bundle: Path) -> None:
+        super().__init__(max_batch_size=BATCH, batch_timeout=BATCH_SECONDS, api_path="/classify")
+        self.bundle = bundle
+
+    def decode_request(self, request: UploadFile) -> Pixels:
+        return pixels_of(request.file.read())
+
+    def batch(self, inputs: list[Pixels]) -> Pixels:
+        return np.stack(inputs)
+
+    def unbatch(self, output: Scores) -> list[Scores]:
+        return list(output)
+
+    def encode_response(self, output: Scores) -> list[tuple[int, float]]:
+        best = np.argsort(-output)[:5]
+        scores = np.exp(output - output.max())
+        scores /= scores.sum()
+        return [(int(index), float(scores[index])) for index in best]
+
+
+class PyTorch(Classify):
+    def setup(self, device: str) -> None:
+        import torch
+
+        from benchmarks.cpu.network import peer_network
+        from benchmarks.gpu.pytorch import Pixels as Network
+
+        self.network = Network(peer_network(self.bundle.name, 224)[0], torch.float32).to(device)
+
+    def predict(self, pixels: Pixels) -> Scores:
+        import torch
+
+        with torch.inference_mode():
+            logits: Scores = self.network(torch.from_numpy(pixels)).numpy()
+        return logits
+
+
+class OnnxRuntime(Classify):
+    def setup(self, device: str) -> None:
+        import onnxruntime
+
+        del device
+        self.session = onnxruntime.InferenceSession(self.bundle / "model.onnx", providers=["CPUExecutionProvider"])
+
+    def predict(self, pixels: Pixels) -> Scores:
+        logits: Scores = self.session.run(["logits"], {"image": pixels})[0]
+        return logits
+
+
+APIS: dict[str, Any] = {"pytorch": PyTorch, "onnxruntime": OnnxRuntime}
+
+if __name__ == "__main__":
+    # At 64 clients the last in the queue waits for longer than the default of 30 s on a slow machine.
+    server = litserve.LitServer(APIS[sys.argv[1]](Path(sys.argv[2])), accelerator="cpu", timeout=120)
+    server.run(host="127.0.0.1", port=int(sys.argv[3]), log_level="warning", generate_client_file=False)

@@ -1,0 +1,17 @@
+"""A photograph as CrossViT's paper has it, in the way that is common: the shorter side to 256, then the centre."""
+
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def pixels_of(body: bytes) -> NDArray[np.uint8]:
+    """RGB (224, 224, 3)."""
+    image = Image.open(BytesIO(body)).convert("RGB")
+    width, height = image.size
+    short = min(width, height)
+    image = image.resize((256 * width // short, 256 * height // short), Image.Resampling.BICUBIC)
+    left, top = (image.width - 224) // 2, (image.height - 224) // 2
+    return np.array(image.crop((left, top, left + 224, top + 224)))
