@@ -10,10 +10,6 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
-from limits import parse
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import MovingWindowRateLimiter
-
 from app.errors import BadParameter, Forbidden, RateLimited, Unauthorized
 
 log = logging.getLogger(__name__)
@@ -96,6 +92,11 @@ class RateLimit:
     """At most so many requests of one key in a moving window, such as "100/minute"; BadParameter if it is not that."""
 
     def __init__(self, limit: str) -> None:
+        # Here, since most services have no limit, and it takes a tenth of a second of each start.
+        from limits import parse
+        from limits.aio.storage import MemoryStorage
+        from limits.aio.strategies import MovingWindowRateLimiter
+
         try:
             self._item = parse(limit)
         except ValueError as err:

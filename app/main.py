@@ -112,13 +112,17 @@ def _service(settings: Settings) -> Service:
 
 
 async def _load(service: Service, on_failure: Callable[[], None] | None) -> None:
+    decoders = asyncio.create_task(service.decoders.start())  # beside the engines: a start is quicker so
     try:
-        await service.decoders.start()
         await service.repository.load_all()
+        await decoders
     except (LoadFailed, NotReady) as err:
         log.error("%s", err)
         if on_failure:
             on_failure()
+    finally:
+        decoders.cancel()
+        await asyncio.gather(decoders, return_exceptions=True)
 
 
 def _states(repository: Repository) -> Iterator[ModelState]:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -34,10 +35,14 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine that is loaded and gives the golden logits, and why others that might have been taken were not."""
+    """An engine that is loaded and gives the golden logits, and why others that might have been taken were not.
+
+    `image_seconds` is what one of the golden images took.
+    """
 
     engine: Engine
     refused: dict[str, str]
+    image_seconds: float
 
 
 def choose(
@@ -70,7 +75,7 @@ def choose(
                 raise
             raise search.failure(engine) from err
         if found is not None:
-            return Choice(found, search.refused)
+            return Choice(found, search.refused, search.image_seconds[found.name, found.precision])
     raise search.failure(engine)
 
 
@@ -93,6 +98,7 @@ class _Search:
         self._reasons = {name: [reason] for name, reason in skip.items()}
         self._skip = skip
         self._absent: dict[str, str] = {}  # why there are no candidates where none was to be expected
+        self.image_seconds: dict[tuple[str, str], float] = {}
         self._ran: set[str] = set()
         self._tried = 0
         self._error: ServiceError | None = None
@@ -181,7 +187,11 @@ class _Search:
         self._on_try(engine.name)
         try:
             engine.load(self._side)
-            wrong = fault(self._golden, engine.run(self._golden.images), engine.precision)
+            began = time.perf_counter()
+            answers = engine.run(self._golden.images)
+            seconds = time.perf_counter() - began
+            self.image_seconds[engine.name, engine.precision] = seconds / len(self._golden.images)
+            wrong = fault(self._golden, answers, engine.precision)
             if wrong:
                 raise WrongAnswers(f"{engine.name} {engine.precision} gives wrong answers: {wrong}")
         except Exception as err:  # whatever the engine's library raises: the next one may do

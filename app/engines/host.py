@@ -67,7 +67,8 @@ class Host:
         images: NDArray[np.uint8],
         logits: NDArray[np.float32],
     ) -> tuple[Values, Arrays]:
-        """Choose the engine, see app.engines.choice: its name, precision and batch, and what was refused.
+        """Choose the engine, see app.engines.choice: its name, precision and batch, what was refused, and the
+        seconds of an image.
 
         Where nothing else is preferred, that is what was found the best at an earlier start.
         """
@@ -85,7 +86,10 @@ class Host:
         self._engine = choice.engine
         if self._store and self._engine.name in ON_CPU and not choice.refused:
             self._store.write_json(remembered, [self._engine.name, self._engine.precision])
-        return [self._engine.name, self._engine.precision, self._engine.batch, choice.refused], []
+        return [
+            *(self._engine.name, self._engine.precision, self._engine.batch),
+            *(choice.refused, choice.image_seconds),
+        ], []
 
     def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:
         """Let `run` take JPEGs too; why that cannot be, or None."""

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openvino
@@ -48,11 +49,12 @@ class OpenVino:
         if side in self._sides:
             return
         cpus = usable_cpus()
-        alone = self._compiled(side, 1, "LATENCY", cpus)
-        together = None
+        models = [("LATENCY", 1)]
         if cpus > 1:  # two images a core are 6 % faster than one on two cores; on many, one each fills them sooner
-            together = self._compiled(side, 2 if cpus <= _FEW_CPUS else 1, "THROUGHPUT", cpus)
-        loaded = _Side(alone, together)
+            models.append(("THROUGHPUT", 2 if cpus <= _FEW_CPUS else 1))
+        with ThreadPoolExecutor(len(models)) as threads:  # compiling, or reading what was compiled, keeps one core busy
+            compiled = threads.map(lambda model: self._compiled(side, *model, cpus=cpus), models)
+        loaded = _Side(*compiled)
         loaded.cut_by(known_seconds(self._store, f"openvino-{self.precision}-{side}-seconds", loaded.measured))
         self._sides[side] = loaded
         self.batch = worthwhile_batch({images: loaded.seconds(images) for images in range(1, _LARGEST + 1)})
@@ -64,7 +66,7 @@ class OpenVino:
         self._sides.clear()
         self._blobs.clear()
 
-    def _compiled(self, side: int, images: int, hint: str, cpus: int) -> openvino.CompiledModel:
+    def _compiled(self, side: int, hint: str, images: int, *, cpus: int) -> openvino.CompiledModel:
         options: dict[str, object] = {
             "PERFORMANCE_HINT": hint,
             "INFERENCE_NUM_THREADS": cpus,
@@ -89,7 +91,7 @@ class OpenVino:
 class _Side:
     """Runs images of one side; `cut_by` must have said how long each of its buckets takes."""
 
-    def __init__(self, alone: openvino.CompiledModel, together: openvino.CompiledModel | None) -> None:
+    def __init__(self, alone: openvino.CompiledModel, together: openvino.CompiledModel | None = None) -> None:
         self._alone = alone.create_infer_request()
         self._shape = tuple(alone.input(0).shape)[1:]
         self._classes = alone.output(0).shape[1]

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -104,29 +103,33 @@ def _start(
     )
     try:
         asked = [wish.engine, wish.precision, wish.prefer, skip]
-        (name, precision, batch, refused), _ = worker.call(
+        (name, precision, batch, refused, image_seconds), _ = worker.call(
             "start", asked, [golden.images, golden.logits], seconds=seconds
         )
         no_jpegs = None
-        try:
-            if wish.jpegs is not None:
-                steps = bundle.manifest.preprocessing[resolution]
-                sizes = [steps.resize, steps.crop, wish.jpegs]
-                (no_jpegs,), _ = worker.call("decode_jpegs", sizes, [], seconds=seconds)
-            began = time.perf_counter()  # after that: a decoder that fails may leave a GPU on which nothing runs
-            tray.array(*golden.images.shape)[...] = golden.images
-            worker.call("run", [golden.images.shape], [], seconds=seconds)
-            image_seconds = (time.perf_counter() - began) / len(golden.images)
-        except (WorkerDied, WorkerHung, WorkerFailed) as err:
-            if wish.jpegs is None:
-                raise
-            log.warning("%s at %d: the engine failed when JPEGs were tried: %s", bundle.name, resolution, err)
-            last_line = str(err).strip().rpartition("\n")[2]
-            raise _JpegsFailed(no_jpegs or f"the engine's process failed when it was tried: {last_line}") from err
+        if wish.jpegs is not None:
+            no_jpegs = _try_jpegs(worker, bundle, resolution, wish.jpegs, tray, seconds)
     except BaseException:
         worker.kill()
         raise
     return Started(name, precision, batch, refused, image_seconds, no_jpegs)
+
+
+def _try_jpegs(
+    worker: Worker, bundle: Bundle, resolution: int, max_pixels: int, tray: Tray, seconds: float
+) -> str | None:
+    """Why the engine cannot decode JPEGs too, or None. Raises _JpegsFailed if it runs nothing any more after that."""
+    steps, golden = bundle.manifest.preprocessing[resolution], bundle.golden(resolution)
+    reason: str | None = None
+    try:
+        (reason,), _ = worker.call("decode_jpegs", [steps.resize, steps.crop, max_pixels], [], seconds=seconds)
+        tray.array(*golden.images.shape)[...] = golden.images
+        worker.call("run", [golden.images.shape], [], seconds=seconds)
+    except (WorkerDied, WorkerHung, WorkerFailed) as err:
+        log.warning("%s at %d: the engine failed when JPEGs were tried: %s", bundle.name, resolution, err)
+        last_line = str(err).strip().rpartition("\n")[2]
+        raise _JpegsFailed(reason or f"the engine's process failed when it was tried: {last_line}") from err
+    return reason
 
 
 class _Trail:
