@@ -23,7 +23,8 @@ from app.jpeg import plain
 from app.metrics import ModelMetrics
 from app.span import Span
 
-_BATCHES = 8  # that may wait
+_BATCHES = 8  # that may wait,
+_IMAGES = 64  # or so many images if that is more
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Model:
     Each resolution has an engine in a process of its own, the default one from the start, others from their first
     request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
     A call has up to `max_batch` images, or as many as the engine is best at; `max_queue` may wait, or eight batches of
-    the default resolution's: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go to the engine as they
-    are, if it can decode them; the others to the decoders. Every method that does work takes a `deadline` (on the clock
-    of time.perf_counter) and raises TooLate when it passes.
+    the default resolution's and no less than 64: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go
+    to the engine as they are, if it can decode them; the others to the decoders. Every method that does work takes a
+    `deadline` (on the clock of time.perf_counter) and raises TooLate when it passes.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Model:
     @property
     def capacity(self) -> int:
         """How many images may wait."""
-        return self._max_queue or _BATCHES * self.batch()
+        return self._max_queue or max(_IMAGES, _BATCHES * self.batch())
 
     @property
     def refused(self) -> list[tuple[str, int, str]]:

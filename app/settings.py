@@ -61,7 +61,8 @@ class Settings(BaseSettings):
         int, Field(ge=0, le=1024, description="images in one engine call, at most; 0 for what the engine is best at")
     ] = 0
     max_queue: Annotated[
-        int, Field(ge=0, description="images that may wait for one model, more are refused (429); 0 for eight batches")
+        int,
+        Field(ge=0, description="images that may wait for one model, more get 429; 0 for eight batches, or 64"),
     ] = 0
     max_images: Annotated[int, Field(ge=1, description="images in one request, at most")] = 32
     request_seconds: Annotated[Seconds, Field(description="longest time for an answer; clients may ask for less")] = 60

@@ -45,7 +45,7 @@ def plot_services(sections: Sequence[ServiceSection], path: Path) -> None:
             points = _points(service)
             if not points:
                 continue
-            ours = service.name == "ours"
+            ours = service.name.startswith("ours")
             colour = OURS if ours else next(colours)
             title = PEERS[service.name].title
             axes.plot(

@@ -42,6 +42,12 @@ PEERS = {
         "LitServe + ONNX Runtime f32", "benchmarks.cpu.servers.lit", ("onnxruntime",), "request", needs="litserve"
     ),
     "ours": Peer("this service", "app", ("serve", "--log-level", "warning"), ready="/readyz"),
+    "ours-int8": Peer(
+        "this service, --precision int8",
+        "app",
+        ("serve", "--log-level", "warning", "--precision", "int8"),
+        ready="/readyz",
+    ),
 }
 
 
@@ -176,7 +182,7 @@ def _noting(service: Service, server: Server, measure: Callable[[], None]) -> No
 
 def _capacity(section: ServiceSection) -> float:
     """What this service answers a second, at the number of clients where that is most; 0 if it did not run."""
-    ours = [service for service in section.services if service.name == "ours"]
+    ours = [service for service in section.services if service.name.startswith("ours")]
     return max((median(rates) for service in ours for c in section.clients if (rates := service.rates(c))), default=0.0)
 
 

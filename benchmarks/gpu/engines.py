@@ -72,6 +72,7 @@ def files_of(bundle: Bundle, resolution: int) -> Files:
         [Plan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
         bundle.plans.unfit.get(resolution, []),
         bundle.plan_command(resolution),
+        bundle.agreement(resolution),
     )
 
 
