@@ -1,11 +1,12 @@
 """The settings: the one place that reads the environment and the command line of `crossvit serve`."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+
+from app.cpus import usable_cpus
 
 
 def _split(value: object) -> object:
@@ -77,7 +78,7 @@ class Settings(BaseSettings):
         256_000_000
     )
     max_pixels: Annotated[int, Field(ge=1, description="largest image, width times height")] = 50_000_000
-    decoders: Annotated[int, Field(ge=0, description="processes that decode; 0 for one a core")] = 0
+    decoders: Annotated[int, Field(ge=0, description="processes that decode; 0 for one a usable CPU")] = 0
     decode_seconds: Annotated[Seconds, Field(description="longest decoding of an image (422)")] = 5
     decode_bytes: Annotated[int, Field(ge=1, description="memory that decoding an image may take (422)")] = 1 << 30
 
@@ -146,8 +147,7 @@ class Settings(BaseSettings):
     @property
     def decoder_count(self) -> int:
         """How many processes decode."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return self.decoders or cores or 1
+        return self.decoders or usable_cpus()
 
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":

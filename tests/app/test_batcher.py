@@ -72,6 +72,31 @@ def test_a_batch_has_one_key_and_the_oldest_goes_first() -> None:
     asyncio.run(main())
 
 
+def test_a_flood_at_one_resolution_holds_up_another_by_no_more_than_was_there_before() -> None:
+    served: list[int] = []
+
+    async def run(key: int, items: list[int]) -> Sequence[int]:
+        served.extend([key] * len(items))
+        await asyncio.sleep(0.001)
+        return items
+
+    async def main() -> None:
+        async with batching(run, limit=4) as batcher:
+
+            async def flood() -> None:
+                while 480 not in served and len(served) < 1000:
+                    await submit(batcher, 0)
+
+            clients = [asyncio.create_task(flood()) for _ in range(16)]
+            await until(lambda: len(served) > 20)
+            before = len(served)
+            await submit(batcher, 0, key=480)
+            await asyncio.gather(*clients)
+            assert served.index(480) - before <= 16 + 4
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_request_never_reaches_the_engine() -> None:
     async def main() -> None:
         engine = Engine()
