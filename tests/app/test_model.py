@@ -18,6 +18,7 @@ from app.decoders import Decoders
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
 from app.metrics import Metrics
 from app.model import Answer, Model, top
+from app.tray import Tray
 from tests.app.engines import fakes
 from tests.app.pictures import encoded, scene
 from tests.app.planned import put_plan
@@ -25,7 +26,6 @@ from tests.app.waiting import until
 from tests.app.workers import children
 
 PNG = encoded(scene(300, 280))
-from app.tray import Tray
 
 
 def test_scores_are_the_softmax_of_the_logits_best_first() -> None:
