@@ -179,7 +179,7 @@ class LiveEngine:
 
     def _run(self, images: Images | Sequence[Pixels], bodies: Sequence[bytes]) -> tuple[Outputs, list[int]]:
         assert self._worker is not None
-        side = images[0].shape[0] if len(images) else 0
+        side = images[0].shape[0] if len(images) else self._bundle.manifest.preprocessing[self._resolution].crop
         shape = (len(images), side, side, 3)
         for place, image in zip(self._tray.array(*shape), images, strict=True):
             place[...] = image

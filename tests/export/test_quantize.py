@@ -19,7 +19,7 @@ SIDES = (224, 408)
 @pytest.fixture(scope="module")
 def int8(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "model.int8.onnx"
-    ir.save(quantized(bundle / "model.onnx", [view[None] for view in crops(Preprocessing(256, 224), 2)]), path)
+    ir.save(quantized(bundle / "model.onnx", [view[None] for view in crops(Preprocessing(256, 224), 12)]), path)
     return path
 
 

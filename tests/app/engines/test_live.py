@@ -266,7 +266,7 @@ def test_a_gpu_that_does_not_come_back_leaves_the_model_to_what_else_there_is(
             with pytest.raises(EngineFailed):
                 await engine.run(rule.images(224))
             await assert_right(engine)
-            assert (engine.name, engine.precision, engine.batch) == ("onnxruntime", "f32", 1)
+            assert (engine.name, engine.precision) == ("onnxruntime", "f32")
             assert engine.refused["tensorrt"].startswith("it could not be started again: ")
             gpu.does(tensorrt="works")  # now the one that runs is started again
             os.kill(pid(), signal.SIGKILL)
