@@ -30,6 +30,7 @@ _GPU_PRECISIONS = ("fp16",)  # that none of those has
 TIERS: tuple[tuple[str, ...], ...] = ((PLANNED,), ("onnxruntime-cuda",), ON_CPU)
 AUTO = "auto"
 LEAST_AGREEMENT = 0.995  # with float32's best class, for a precision on the CPU to be chosen by itself
+EIGHT_BITS = "int8"
 _LONGEST_REASON = 300
 
 
@@ -136,6 +137,10 @@ class _Search:
         reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items())
         if self._tried:
             return NoEngine(f"none of the engines here can run this model for {asked} ({reasons}); the log says why")
+        if self._precision.startswith(EIGHT_BITS) and EIGHT_BITS not in self._files.graphs:
+            return NoEngine(
+                f"no engine here for {asked}: the bundle has no graph in 8 bits; export it again with --quantize int8"
+            )
         if engine != AUTO:
             return NoEngine(f"no engine here for {asked}: {self.refused.get(engine) or self._absent[engine]}")
         advice = "install one with pip install 'crossvit[cpu]', or choose a precision that this machine has"

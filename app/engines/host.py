@@ -84,7 +84,7 @@ class Host:
             on_try=lambda tried: _tell(self._trail, tried),
         )
         self._engine = choice.engine
-        if self._store and self._engine.name in ON_CPU and not choice.refused:
+        if self._store and self._engine.name in ON_CPU and not choice.refused.keys() & set(ON_CPU):
             self._store.write_json(remembered, [self._engine.name, self._engine.precision])
         return [
             *(self._engine.name, self._engine.precision, self._engine.batch),

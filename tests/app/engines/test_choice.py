@@ -47,6 +47,12 @@ def test_a_precision_that_no_engine_has_is_refused(bundle: Path) -> None:
         choose(files(bundle), open_bundle(bundle).golden(224), precision="int4")
 
 
+def test_eight_bits_that_the_bundle_lacks_are_an_error_that_says_how_to_get_them(bundle: Path) -> None:
+    for precision in ("int8", "int8-bf16"):
+        with pytest.raises(NoEngine, match="the bundle has no graph in 8 bits; export it again with --quantize int8"):
+            choose(files(bundle), open_bundle(bundle).golden(224), precision=precision)
+
+
 NOTHING = Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32))
 NO_FILES = Files({}, agreement={"bf16": 1.0, "fp16": 0.995})
 
