@@ -4,6 +4,7 @@ VARIANT ?= crossvit_18_dagger
 WEIGHTS ?= auto
 LABELS ?=
 TORCH_INDEX ?=
+QUANTIZE ?= int8
 GPU ?=
 PHOTOS ?= export/data/photos
 
@@ -16,7 +17,7 @@ INSTALLED := .venv/.installed-$(ENGINES)
 .PHONY: serve test check audit bench bench-full format clean
 
 serve: $(INSTALLED)
-	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16,--quantize int8) --out $(BUNDLE) --if-changed
+	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16,$(if $(QUANTIZE),--quantize $(QUANTIZE))) --out $(BUNDLE) --if-changed
 	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 

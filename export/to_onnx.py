@@ -101,7 +101,7 @@ def export(
     weights = find(choice, variant, _say)
     header = _header(variant, preprocessing)
     wanted = _has(out, precisions, calibrated_on, chosen=calibration is not None)
-    if if_changed and wanted and _stays(out, header, weights, choice, labels):
+    if if_changed and _stays(out, header, weights, choice, labels, wanted=wanted):
         return
     if int8:
         require()
@@ -187,8 +187,10 @@ def _has(out: Path, precisions: Sequence[str], calibrated_on: str | None, *, cho
     return not chosen or quantization.get("photographs_sha256") == calibrated_on
 
 
-def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None) -> bool:
-    """Whether the bundle at `out` is whole and was made from the same by the same versions.
+def _stays(
+    out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None, *, wanted: bool
+) -> bool:
+    """Whether the bundle at `out` is whole, has what is `wanted` and was made from the same by the same versions.
 
     Trained weights stay where "auto" finds none now: WeightsUnavailable if what was asked for has changed meanwhile.
     """
@@ -196,7 +198,7 @@ def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, lab
     if standing is None:
         return False
     same = _is_same(out, standing, header, labels)
-    if same and standing["weights"]["id"] == weights.id and standing.get("built_with") == _built_with():
+    if same and wanted and standing["weights"]["id"] == weights.id and standing.get("built_with") == _built_with():
         _say(f"{out} is up to date")
         return True
     if choice == "auto" and weights.id == UNTRAINED and _is_trained(standing, header):
@@ -205,7 +207,8 @@ def _stays(out: Path, header: dict[str, Any], weights: Weights, choice: str, lab
                 f"{out} was made from trained weights which are not to be had now, so it cannot be made anew with what "
                 "has changed since; give them with --weights, or remove the folder"
             )
-        _say(f"{out} stays as it is: it has trained weights, and none are to be had now")
+        lacking = "" if wanted else "; so it cannot get the graphs either that it lacks of those asked for"
+        _say(f"{out} stays as it is: it has trained weights, and none are to be had now{lacking}")
         return True
     return False
 

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import time
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from app.engines.engine import Refused
 
 _DIGEST = hashlib.sha256().digest_size
 _MOST_KEYS = 8  # folders of one kind; the least recently used go
+_PARTIAL = ".partial-"
+_ABANDONED = 3600  # seconds
 
 
 def private_folder(what: str, *names: str) -> Path:
@@ -26,6 +30,7 @@ def private_folder(what: str, *names: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crossvit")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check(folder)
         for name in names:
             folder /= name
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -38,14 +43,16 @@ def private_folder(what: str, *names: str) -> Path:
 class Cache:
     """Files by their names, in a folder for what is known by `key`; another key has another folder.
 
-    A file is there whole or not at all, and one that is damaged counts as none. Refused as private_folder does.
+    A file is there whole or not at all; one that is damaged counts as none, and one that cannot be written is not
+    kept. Refused as private_folder does.
     """
 
     def __init__(self, key: Mapping[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self._folder = private_folder("compiled models", "compiled", digest[:32])
-        os.utime(self._folder)
-        self._prune()
+        with suppress(OSError):  # what cannot be tidied can still be read
+            self._prune()
+            os.utime(self._folder)
 
     def read(self, name: str) -> NDArray[np.uint8] | None:
         """The file's content, mapped: what is changed in it stays in this process. None if there is none."""
@@ -58,13 +65,15 @@ class Cache:
 
     def write(self, name: str, content: bytes) -> None:
         """Keep `content` under `name`, if that can be."""
+        partial = self._folder / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            with partial.open("xb") as file:
                 file.write(content)
                 file.write(hashlib.sha256(content).digest())
-            Path(file.name).replace(self._folder / name)
-        except OSError:  # a full disk, say; what lies there half goes with the folder
-            Path(file.name).unlink(missing_ok=True)
+            partial.replace(self._folder / name)
+        except OSError:  # a full disk, a folder that was removed meanwhile
+            with suppress(OSError):
+                partial.unlink()
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote, or None."""
@@ -74,7 +83,17 @@ class Cache:
     def write_json(self, name: str, value: object) -> None:
         self.write(name, json.dumps(value).encode())
 
+    def drop(self, pattern: str, but: str) -> None:
+        """Remove the files whose names are like `pattern`, but for those that begin with `but`."""
+        with suppress(OSError):
+            for file in self._folder.glob(pattern):
+                if not file.name.startswith(but):
+                    file.unlink()
+
     def _prune(self) -> None:
+        for partial in self._folder.glob(f"{_PARTIAL}*"):  # of processes that were killed
+            if time.time() - partial.stat().st_mtime > _ABANDONED:
+                partial.unlink()
         used = sorted(self._folder.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
         for folder in used[_MOST_KEYS:]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,7 @@
 import importlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +52,14 @@ def choose(
     engine: str = AUTO,
     precision: str = AUTO,
     *,
-    prefer: tuple[str, str] | None = None,
+    prefer: Sequence[tuple[str, str]] = (),
     skip: Mapping[str, str] | None = None,
     on_try: Callable[[str], None] = lambda _: None,
 ) -> Choice:
     """The engine for `files` at the golden images' side, loaded, of those that `engine` and `precision` leave.
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
-    CPU, so each candidate of a tier runs a few batches; but one whose name and precision are those in `prefer` is
+    CPU, so each candidate of a tier runs a few batches; but the first whose name and precision are in `prefer` is
     taken if it works. All must give the golden logits. On the CPU, a precision that is not asked for by name must also
     have float32's best classes for photographs, as the bundle has it. `skip` has engines that are refused beforehand,
     with the reason.
@@ -86,7 +86,7 @@ class _Search:
         files: Files,
         golden: Golden,
         precision: str,
-        prefer: tuple[str, str] | None,
+        prefer: Sequence[tuple[str, str]],
         skip: Mapping[str, str],
         on_try: Callable[[str], None],
     ) -> None:
@@ -112,7 +112,7 @@ class _Search:
     def best(self, tier: Iterable[str]) -> Engine | None:
         """The engine to take of `tier`, if one works; the others are let go, each before the next is loaded."""
         candidates = [candidate for name in tier for candidate in self._candidates(name)]
-        for preferred in [one for one in candidates if (one.name, one.precision) == self._prefer]:
+        for preferred in [one for pair in self._prefer for one in candidates if (one.name, one.precision) == pair]:
             candidates.remove(preferred)
             if self._works(preferred):
                 return preferred

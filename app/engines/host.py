@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from app.worker import Arrays, Values
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
+
+_HERE = Path(__file__).parent
 
 
 class Host:
@@ -44,7 +47,7 @@ class Host:
         trail: int,
         tray: int,
     ) -> None:
-        self._store = _store({precision: digest for precision, (_, digest) in graphs.items()}, agreement)
+        self._store = _store({precision: digest for precision, (_, digest) in graphs.items()})
         self._files = Files(
             {precision: partial(_graph, file, digest) for precision, (file, digest) in graphs.items()},
             [_plan(Passport.model_validate_json(passport), file) for passport, file in plans],
@@ -70,22 +73,27 @@ class Host:
         """Choose the engine, see app.engines.choice: its name, precision and batch, what was refused, and the
         seconds of an image.
 
-        Where nothing else is preferred, that is what was found the best at an earlier start.
+        After what is preferred, that is what was found the best at an earlier start.
         """
-        remembered = f"choice-{images.shape[1]}-{engine}-{precision}"
-        prefer = prefer or (self._store and self._store.read_json(remembered)) or ("", "")
+        side = images.shape[1]
+        name = f"choice-{side}-{engine}-{precision}"
+        remembered = self._store and self._store.read_json(name)
         choice = choose(
             self._files,
             Golden(images, logits),
             engine,
             precision,
-            prefer=(prefer[0], prefer[1]),
+            prefer=[(pair[0], pair[1]) for pair in (prefer, remembered) if pair],
             skip=skip,
             on_try=lambda tried: _tell(self._trail, tried),
         )
         self._engine = choice.engine
-        if self._store and self._engine.name in ON_CPU and not choice.refused.keys() & set(ON_CPU):
-            self._store.write_json(remembered, [self._engine.name, self._engine.precision])
+        found = [self._engine.name, self._engine.precision]
+        if self._store and self._engine.name in ON_CPU and found not in (prefer, remembered):
+            if not choice.refused.keys() & set(ON_CPU):
+                self._store.write_json(name, found)
+            # What else was tried is not compiled for later.
+            self._store.drop(f"*-{side}-compiled-*", but=f"{self._engine.name}-{self._engine.precision}-{side}-")
         return [
             *(self._engine.name, self._engine.precision, self._engine.batch),
             *(choice.refused, choice.image_seconds),
@@ -119,11 +127,11 @@ class Host:
         return [*decoded], [np.concatenate(outputs, axis=1) if outputs else np.empty((len(OUTPUTS), 0, 0), np.float32)]
 
 
-def _store(graphs: Mapping[str, str], agreement: Mapping[str, float]) -> Cache | None:
+def _store(graphs: Mapping[str, str]) -> Cache | None:
     """For what is compiled from these graphs on this CPU with these versions; None where there is no place for it."""
     key = {
         "graphs": graphs,
-        "agreement": agreement,
+        "code": [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(_HERE.glob("o[rv]*.py"))],
         "cpu": cpu_model(),
         "cpus": [usable_cpus(), allowed_cpus()],
         "versions": {package: _version(package) for package in ("crossvit", "openvino", "onnxruntime")},

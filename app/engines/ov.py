@@ -57,7 +57,9 @@ class OpenVino:
         loaded = _Side(*compiled)
         loaded.cut_by(known_seconds(self._store, f"openvino-{self.precision}-{side}-seconds", loaded.measured))
         self._sides[side] = loaded
-        self.batch = worthwhile_batch({images: loaded.seconds(images) for images in range(1, _LARGEST + 1)})
+        self.batch = worthwhile_batch(
+            {images: loaded.seconds(images) for images in range(1, max(_LARGEST, loaded.bucket) + 1)}
+        )
 
     def run(self, images: Images) -> Outputs:
         return self._sides[images.shape[1]].run(images)
@@ -74,7 +76,7 @@ class OpenVino:
         }
         if cpus < allowed_cpus():
             options["ENABLE_CPU_PINNING"] = False  # a quota is of no CPUs in particular: others would pin to the same
-        name = f"openvino-{self.precision}-{images}x{side}"
+        name = f"openvino-{self.precision}-{side}-compiled-{images}-{hint}"
         blob = None if self._store is None else self._store.read(name)
         if blob is not None:
             self._blobs.append(blob)
@@ -95,34 +97,34 @@ class _Side:
         self._alone = alone.create_infer_request()
         self._shape = tuple(alone.input(0).shape)[1:]
         self._classes = alone.output(0).shape[1]
-        self._each, self._bucket = 0, 1
+        self._each, self.bucket = 0, 1
         if together is not None:
             streams = together.get_property("NUM_STREAMS")
             self._each = together.input(0).shape[0]
-            self._bucket = streams * self._each
+            self.bucket = streams * self._each
             self._queue = openvino.AsyncInferQueue(together, _QUEUED * streams)
             self._queue.set_callback(_copy)
 
     def measured(self) -> dict[int, float]:
         """How long one image takes, and as many as fill the streams; each is run at least once."""
-        images = np.zeros((self._bucket, *self._shape), np.uint8)
-        outputs = self._empty(self._bucket)
+        images = np.zeros((self.bucket, *self._shape), np.uint8)
+        outputs = self._empty(self.bucket)
         seconds = {1: least_seconds(lambda: self._run_alone(images[:1], outputs))}
-        if self._bucket > 1:
-            seconds[self._bucket] = least_seconds(lambda: self._run_together(images, outputs))
+        if self.bucket > 1:
+            seconds[self.bucket] = least_seconds(lambda: self._run_together(images, outputs))
         return seconds
 
     def cut_by(self, seconds: Mapping[int, float]) -> None:
-        self._bucket_seconds = seconds
-        self._buckets = Buckets(seconds)
+        self._known_seconds = seconds
+        self.buckets = Buckets(seconds)
 
     def seconds(self, count: int) -> float:
         """How long so many images take."""
-        return sum(self._bucket_seconds[piece.bucket] for piece in self._buckets.pieces(count))
+        return sum(self._known_seconds[piece.bucket] for piece in self.buckets.pieces(count))
 
     def run(self, images: Images) -> Outputs:
         outputs = self._empty(len(images))
-        together = sum(piece.count for piece in self._buckets.pieces(len(images)) if piece.bucket > 1)
+        together = sum(piece.count for piece in self.buckets.pieces(len(images)) if piece.bucket > 1)
         if together:
             self._run_together(images[:together], outputs)
         for index in range(together, len(images)):
@@ -142,6 +144,7 @@ class _Side:
             missing = self._each - len(rows)
             if missing:
                 rows = np.concatenate([rows, np.zeros((missing, *self._shape), np.uint8)])
+            # The queue holds what it runs; a padded copy, the last of all, lives until wait_all in `rows`.
             self._queue.start_async([_tensor(rows)], outputs[:, start : start + self._each])
         self._queue.wait_all()
 

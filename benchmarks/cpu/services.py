@@ -109,8 +109,7 @@ def contest(bundle: Path, variant: str, names: Sequence[str], rules: Rules, load
                 server.pause()
         playing = [service for service in section.services if service.name in servers]
         for service in playing:
-            with _its_turn(servers[service.name]) as server:
-                load.closed(server.url, PEERS[service.name].field, 8, WARM_UP)
+            _warm_up(service, servers[service.name], load)
         for number in range(rules.rounds):
             for clients in rules.clients:
                 for service in _rotated(playing, number):
@@ -152,6 +151,10 @@ def _its_turn(server: Server) -> Iterator[Server]:
         server.pause()
 
 
+def _warm_up(service: Service, server: Server, load: Load) -> None:
+    _noting(service, server, lambda: load.closed(server.url, PEERS[service.name].field, 8, WARM_UP))
+
+
 def _closed(service: Service, server: Server, clients: int, seconds: float, load: Load) -> None:
     def measure() -> None:
         found = load.closed(server.url, PEERS[service.name].field, clients, seconds)
@@ -168,7 +171,7 @@ def _fixed(service: Service, server: Server, share: float, rate: float, seconds:
     _noting(service, server, measure)
 
 
-def _noting(service: Service, server: Server, measure: Callable[[], None]) -> None:
+def _noting(service: Service, server: Server, measure: Callable[[], object]) -> None:
     """Measure, unless the service has failed before; a failure is written down."""
     if service.error is not None:
         return

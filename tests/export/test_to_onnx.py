@@ -167,6 +167,14 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_nor_to_get_a_graph_that_is_lacking(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (copied / "manifest.json").read_bytes()
+    assert export(copied, "--if-changed", "--quantize", "int8") == 0
+    assert "trained weights, and none are to be had now; so it cannot get the graphs" in capsys.readouterr().out
+    assert (copied / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize("change", ["labels", "resolutions", "damage"])
 def test_trained_weights_that_are_gone_cannot_be_exported_with_changes(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str

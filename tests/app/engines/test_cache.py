@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,34 @@ def test_what_is_changed_in_memory_does_not_reach_the_file() -> None:
     assert again.tobytes() == b"code"
 
 
+def test_a_folder_that_is_removed_meanwhile_is_no_error(home: Path) -> None:
+    cache = Cache({})
+    (folder,) = home.iterdir()
+    folder.rmdir()
+    cache.write("model", b"code")
+    cache.drop("*", but="")
+    assert cache.read("model") is None
+
+
+def test_what_was_tried_in_vain_is_dropped(home: Path) -> None:
+    cache = Cache({})
+    for name in ("a-int8-224-compiled-1", "a-f32-224-compiled-1", "a-f32-384-compiled-1", "choice"):
+        cache.write(name, b"x")
+    cache.drop("*-224-compiled-*", but="a-int8-224-")
+    (folder,) = home.iterdir()
+    assert sorted(file.name for file in folder.iterdir()) == ["a-f32-384-compiled-1", "a-int8-224-compiled-1", "choice"]
+
+
+def test_what_a_killed_process_left_goes_after_an_hour(home: Path) -> None:
+    Cache({}).write("model", b"x")
+    (folder,) = home.iterdir()
+    for name, age in ((".partial-old", 4000), (".partial-new", 10)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    Cache({})
+    assert sorted(file.name for file in folder.iterdir()) == [".partial-new", "model"]
+
+
 def test_a_full_disk_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Cache({})
 
@@ -73,6 +102,10 @@ def test_the_folders_used_last_stay(home: Path) -> None:
 
 def test_nobody_else_may_write_there(home: Path) -> None:
     Cache({})
+    home.parent.chmod(0o777)
+    with pytest.raises(Refused, match="open to others"):
+        Cache({})
+    home.parent.chmod(0o700)
     home.chmod(0o777)
     with pytest.raises(Refused, match="open to others"):
         Cache({})

@@ -336,13 +336,13 @@ def test_one_that_fails_only_in_its_trial_is_passed_over_and_closed(gpu: SimpleN
 
 
 def test_the_preferred_one_is_taken_untried_unless_a_higher_tier_serves(gpu: SimpleNamespace) -> None:
-    assert choose(NO_FILES, NOTHING, prefer=("tensorrt", "fp16")).engine.precision == "fp16"
-    assert choose(NO_FILES, NOTHING, prefer=("onnxruntime", "f32")).engine.name == "tensorrt"
+    assert choose(NO_FILES, NOTHING, prefer=[("tensorrt", "fp16")]).engine.precision == "fp16"
+    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "f32")]).engine.name == "tensorrt"
     gpu.plans = gpu.cuda = lambda *_: iter(())
     gpu.cpu = lambda *_: iter([Fake("bf16", "onnxruntime"), Fake("f32", "onnxruntime")])
-    assert choose(NO_FILES, NOTHING, prefer=("onnxruntime", "bf16")).engine.precision == "bf16"
+    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "bf16")]).engine.precision == "bf16"
     gpu.cpu = lambda *_: iter([Fake("f32", "onnxruntime")])
-    assert choose(NO_FILES, NOTHING, prefer=("onnxruntime", "bf16")).engine.precision == "f32"
+    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "bf16")]).engine.precision == "f32"
 
 
 @pytest.mark.usefixtures("gpu")
