@@ -50,6 +50,7 @@ class Cache:
     def __init__(self, key: Mapping[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self._folder = private_folder("compiled models", "compiled", digest[:32])
+        self.written = 0  # bytes, by this object
         with suppress(OSError):  # what cannot be tidied can still be read
             self._prune()
             os.utime(self._folder)
@@ -71,6 +72,7 @@ class Cache:
                 file.write(content)
                 file.write(hashlib.sha256(content).digest())
             partial.replace(self._folder / name)
+            self.written += len(content)
         except OSError:  # a full disk, a folder that was removed meanwhile
             with suppress(OSError):
                 partial.unlink()

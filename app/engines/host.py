@@ -26,6 +26,7 @@ from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
 
+_COMPILED = 1 << 20  # bytes that are kept; notes take fewer
 _HERE = Path(__file__).parent
 
 
@@ -71,7 +72,7 @@ class Host:
         logits: NDArray[np.float32],
     ) -> tuple[Values, Arrays]:
         """Choose the engine, see app.engines.choice: its name, precision and batch, what was refused, and the
-        seconds of an image.
+        seconds of an image; and whether something was compiled, for which a next process would have no need.
 
         After what is preferred, that is what was found the best at an earlier start.
         """
@@ -94,9 +95,10 @@ class Host:
                 self._store.write_json(name, found)
             # What else was tried is not compiled for later.
             self._store.drop(f"*-{side}-compiled-*", but=f"{self._engine.name}-{self._engine.precision}-{side}-")
+        compiled = self._store is not None and self._store.written > _COMPILED
         return [
             *(self._engine.name, self._engine.precision, self._engine.batch),
-            *(choice.refused, choice.image_seconds),
+            *(choice.refused, choice.image_seconds, compiled),
         ], []
 
     def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:

@@ -52,11 +52,15 @@ def start(
     """
     skip = dict(wish.skip)
     gave_up: str | None = None
+    afresh = False
     while True:
         with _Trail() as trail:
             try:
-                started = _start(bundle, resolution, wish, skip, trail, tray, seconds, on_spawn)
+                started = _start(bundle, resolution, wish, skip, trail, tray, seconds, on_spawn, afresh=afresh)
                 return replace(started, no_jpegs=gave_up or started.no_jpegs)
+            except _Compiled:
+                # A process that reads what was compiled takes two thirds of the memory of the one that compiled it.
+                afresh = True
             except _JpegsFailed as err:
                 gave_up = str(err)
                 wish = replace(wish, jpegs=None)
@@ -66,6 +70,10 @@ def start(
                     raise
                 lost = isinstance(err, DeviceLost)
                 skip[tried] = str(err) if lost else f"its process failed while it was started: {err}"
+
+
+class _Compiled(Exception):
+    """The engine works, in a process that has compiled it for the next ones."""
 
 
 class _JpegsFailed(Exception):
@@ -81,6 +89,8 @@ def _start(
     tray: Tray,
     seconds: float,
     on_spawn: Callable[[Worker], None],
+    *,
+    afresh: bool,
 ) -> Started:
     golden = bundle.golden(resolution)
     plans = bundle.plans.fit.get(resolution, [])
@@ -103,9 +113,11 @@ def _start(
     )
     try:
         asked = [wish.engine, wish.precision, wish.prefer, skip]
-        (name, precision, batch, refused, image_seconds), _ = worker.call(
+        (name, precision, batch, refused, image_seconds, compiled), _ = worker.call(
             "start", asked, [golden.images, golden.logits], seconds=seconds
         )
+        if compiled and not afresh:
+            raise _Compiled
         no_jpegs = None
         if wish.jpegs is not None:
             no_jpegs = _try_jpegs(worker, bundle, resolution, wish.jpegs, tray, seconds)
