@@ -1,26 +1,25 @@
-"""The command line: `crossvit serve | classify | bench | export | models`."""
+"""The command line: `crossvit serve | classify | bench | export | models`.
+
+Each command imports what it alone needs: a service is ready the sooner for it.
+"""
 
 import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 from rich.table import Column, Table
 
-from app import logs
-from app.bench.command import bench
-from app.bulk import classify_files, image_files, offline
-from app.bundle import Bundle, is_bundle, open_bundle
 from app.console import clear_errors, error, notes, print_table
 from app.errors import BadBundle
-from app.main import create_app
 from app.report import Format, report
-from app.server import Server
-from app.settings import Settings
 from model.spec import RESOLUTIONS, VARIANTS
+
+if TYPE_CHECKING:
+    from app.bundle import Bundle
+    from app.settings import Settings
 
 main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,6 +35,11 @@ def crossvit() -> None:
 @main.command(context_settings=_HANDED_ON)
 def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
+    from app import logs
+    from app.main import create_app
+    from app.server import Server
+    from app.settings import Settings
+
     with clear_errors():
         settings = Settings.from_command_line(context.args)
         logs.configure(settings.log_level, settings.log_format)
@@ -59,6 +63,10 @@ def classify(
     output: Annotated[Format, typer.Option("--format", help="how to print the answers")] = Format.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
+    from app.bulk import image_files
+    from app.bundle import open_bundle
+    from app.settings import Settings
+
     with clear_errors():
         settings = Settings(bundle=bundle) if bundle else Settings()
         opened = open_bundle(settings.bundle)
@@ -72,7 +80,12 @@ def classify(
     raise typer.Exit(1 if broken else 0)
 
 
-main.command()(bench)
+@main.command(context_settings=_HANDED_ON)
+def bench(context: typer.Context) -> None:
+    """Measure a running server, or a bundle's engine: throughput, percentiles, and where the time goes."""
+    from app.bench.command import main as measure
+
+    measure(context.args, prog_name=context.command_path)
 
 
 @main.command(context_settings=_HANDED_ON)
@@ -86,6 +99,8 @@ def models(
     folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
 ) -> None:
     """List the variants of CrossViT, and the bundles that were made of them."""
+    from app.bundle import is_bundle
+
     table = Table(
         Column("variant", no_wrap=True),
         "parameters",
@@ -108,9 +123,13 @@ def models(
 
 
 async def _classify(
-    bundle: Bundle, settings: Settings, files: list[Path], top_k: int, resolution: int | None, output: Format
+    bundle: "Bundle", settings: "Settings", files: list[Path], top_k: int, resolution: int | None, output: Format
 ) -> int:
     """Print the answers; the number of files that have none."""
+    from rich.progress import Progress
+
+    from app.bulk import classify_files, offline
+
     broken = 0
     async with offline(bundle, settings) as model:
         model.resolution(resolution)
@@ -126,6 +145,8 @@ async def _classify(
 
 
 def _bundle_at(folder: Path) -> str:
+    from app.bundle import open_bundle
+
     try:
         bundle = open_bundle(folder)
     except BadBundle as err:

@@ -101,7 +101,8 @@ class Decoders:
                 on_spawn=self._spawned,
             )
         except (WorkerDied, WorkerHung, WorkerFailed, OSError) as err:
-            log.exception("no decoder can be started")
+            if not self._closed:
+                log.exception("no decoder can be started")
             raise NotReady("no decoder could be started", retry_after=5) from err
         self._mine.worker = worker
         return worker

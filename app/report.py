@@ -5,13 +5,15 @@ import json
 import sys
 from enum import StrEnum
 from io import TextIOWrapper
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from app.bulk import Outcome
 from app.console import print_table
+
+if TYPE_CHECKING:
+    from app.bulk import Outcome
 
 
 class Format(StrEnum):
@@ -23,7 +25,7 @@ class Format(StrEnum):
 class Report(Protocol):
     """Takes outcomes one by one; `close` after the last."""
 
-    def add(self, outcome: Outcome) -> None: ...
+    def add(self, outcome: "Outcome") -> None: ...
 
     def close(self) -> None: ...
 
@@ -36,7 +38,7 @@ def report(output: Format) -> Report:
     return reports[output]()
 
 
-def rows(outcome: Outcome) -> list[dict[str, object]]:
+def rows(outcome: "Outcome") -> list[dict[str, object]]:
     """The classes of `outcome`, one a row; none if there is an error."""
     return [
         {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
@@ -45,7 +47,7 @@ def rows(outcome: Outcome) -> list[dict[str, object]]:
 
 
 class JsonLines:
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: "Outcome") -> None:
         result = {"error": outcome.error} if outcome.error else {"predictions": rows(outcome)}
         print(json.dumps({"path": str(outcome.path), **result}, ensure_ascii=False), flush=True)
 
@@ -59,7 +61,7 @@ class Csv:
         self._writer = csv.DictWriter(sys.stdout, fields)
         self._writer.writeheader()
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: "Outcome") -> None:
         for row in rows(outcome) or [{"error": outcome.error}]:
             self._writer.writerow({"path": outcome.path, **row})
 
@@ -71,7 +73,7 @@ class TableReport:
     def __init__(self) -> None:
         self._table = Table(Column("file", overflow="fold"), "score", "label", "index", "wnid")
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: "Outcome") -> None:
         name = escape(str(outcome.path))
         for row in rows(outcome):
             label, index, wnid = escape(str(row["label"])), str(row["index"]), str(row["wnid"] or "")

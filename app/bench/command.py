@@ -21,10 +21,13 @@ from app.settings import Settings
 
 T = TypeVar("T", int, float)
 
+main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
 _CLIENTS, _BATCHES = "1,4,16", "1,2,4,8"
 _STOPPED = 130  # the exit code of what Ctrl-C has ended
 
 
+@main.command()
 def bench(
     images: Annotated[
         list[Path] | None,

@@ -2,7 +2,7 @@
 
 Contestants are alive at once and called in interleaved rounds, so that the machine's drift hits all alike. What was
 found is written to --out: results.json (each round, as it comes), table.md, engines.png and services.png; with --readme
-the table goes between the markers of that file too. It reports, and asserts nothing.
+a summary goes between the markers of that file too. It reports, and asserts nothing.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.cpu import engines, services
 from benchmarks.cpu.load import Load, load_of
 from benchmarks.cpu.plots import plot_engines, plot_services
 from benchmarks.cpu.readme import update
-from benchmarks.cpu.report import CpuReport, markdown
+from benchmarks.cpu.report import CpuReport, markdown, summary
 from benchmarks.gpu.player import say
 
 ROOT = Path(__file__).parents[2]
@@ -36,14 +36,22 @@ class Preset:
     `more_clients` are those of the second network and what follows.
     """
 
+    contestants: Sequence[str]
     engines: engines.Rules
     services: services.Rules
     more_clients: Sequence[int]
     resolutions: tuple[int, ...]
 
 
-QUICK = Preset(engines.Rules(3, 0.6, [1, 8], [8]), services.Rules(2, 4.0, [1, 4, 16, 64], [0.5], 1), [1, 16], (224,))
+QUICK = Preset(
+    [name for name in engines.KINDS if name != "ours-f32"],
+    engines.Rules(3, 0.6, [1, 8], [8]),
+    services.Rules(2, 3.0, [1, 4, 16, 64], [0.5], 1, once=(64,)),
+    [1, 16],
+    (224,),
+)
 FULL = Preset(
+    list(engines.KINDS),
     engines.Rules(9, 3.0, [1, 8, 32], [1, 8, 32]),
     services.Rules(5, 15.0, [1, 4, 16, 64], [0.2, 0.5, 0.8], 3),
     [1, 4, 16, 64],
@@ -71,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     text = _written(report, args.out)
     if args.readme is not None:
-        update(args.readme, f"{text}\n{_pictures(report, args.out, args.readme)}")
+        update(args.readme, f"{summary(report)}\n{_pictures(report, args.out, args.readme)}")
     print(text)
     return 0
 
@@ -124,7 +132,13 @@ def _written(report: CpuReport, out: Path) -> str:
 def _pictures(report: CpuReport, out: Path, readme: Path) -> str:
     folder = os.path.relpath(out, readme.parent)
     names = [name for name, there in (("engines", report.sections), ("services", report.services)) if there]
-    return "\n".join(f"![{name}]({folder}/{name}.png)" for name in names)
+    lines = [f"![{name}]({folder}/{name}.png)" for name in names]
+    return "\n".join(
+        [
+            *lines,
+            f"\nEvery batch size and number of clients, latency and memory: [{folder}/table.md]({folder}/table.md).",
+        ]
+    )
 
 
 def _facts(args: argparse.Namespace, photos: int) -> dict[str, object]:
@@ -149,8 +163,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundles", type=Path, default=ROOT / "artifacts", help="folder of bundles (artifacts)")
     parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME", help="bundles in that folder")
     parser.add_argument("--resolutions", nargs="+", type=int, help="of the engines (224; with --full 384 too)")
-    parser.add_argument("--engines", nargs="*", choices=engines.KINDS, default=list(engines.KINDS), metavar="NAME",
-                        help=f"of {', '.join(engines.KINDS)}")  # fmt: skip
+    parser.add_argument("--engines", nargs="*", choices=engines.KINDS, metavar="NAME",
+                        help=f"of {', '.join(engines.KINDS)} (without --full all but ours-f32)")  # fmt: skip
     parser.add_argument("--services", nargs="*", choices=services.PEERS, default=list(services.PEERS), metavar="NAME",
                         help=f"of {', '.join(services.PEERS)}")  # fmt: skip
     parser.add_argument("--batches", nargs="+", type=int, help="of the engines")
@@ -158,11 +172,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of engines and services alike")
     parser.add_argument("--seconds", type=float, help="of a round, of engines and services alike")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench", help="folder of what is written")
-    parser.add_argument("--readme", type=Path, help="put the table between this file's markers too")
+    parser.add_argument("--readme", type=Path, help="put a summary between this file's markers too")
     parser.add_argument("--command", help="what the report gives as its command (make bench)")
     args = parser.parse_args(argv)
     args.argv = sys.argv[1:] if argv is None else list(argv)
     preset = FULL if args.full else QUICK
+    args.engines = list(preset.contestants) if args.engines is None else args.engines
     args.resolutions = args.resolutions or list(preset.resolutions)
     args.engine_rules = engines.Rules(
         args.rounds or preset.engines.rounds,
@@ -176,6 +191,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         sorted(set(args.clients or preset.services.clients)),
         preset.services.shares,
         min(args.rounds or preset.services.fixed_rounds, preset.services.fixed_rounds),
+        () if args.rounds else preset.services.once,
     )
     args.more_clients = args.service_rules.clients if args.clients else preset.more_clients
     return args

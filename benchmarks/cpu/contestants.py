@@ -55,9 +55,6 @@ class OnnxRuntime(Contestant):
         logits: Logits = self._session.run(["logits"], {"image": images})[0]
         return logits
 
-    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        raise NotImplementedError("profile it as part of this project's engine: python -m benchmarks.gpu --profile")
-
 
 class OpenVino(Contestant):
     """The bundle's float32 graph compiled for the CPU with default options, batch and side left dynamic."""
@@ -72,9 +69,6 @@ class OpenVino(Contestant):
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._compiled({"image": images})["logits"].copy()
         return logits
-
-    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        raise NotImplementedError("profile it as part of this project's engine: python -m benchmarks.gpu --profile")
 
 
 class Engine(Ours):

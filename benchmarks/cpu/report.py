@@ -41,10 +41,65 @@ def markdown(report: CpuReport) -> str:
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
+def summary(report: CpuReport) -> str:
+    """What a reader wants first: engines at one batch and services at one number of clients, all networks abreast."""
+    parts = [f"{machine.described(report.facts)}; {report.facts['began']}, `{report.facts['command']}`."]
+    if report.sections:
+        parts.append(_engine_summary(report.sections))
+    if report.services:
+        parts.append(_service_summary(report.services))
+    return "\n\n".join(parts) + "\n"
+
+
+def _engine_summary(sections: Sequence[Section]) -> str:
+    batch = _usual({batch for section in sections for batch in section.batches}, 8)
+    columns = [f"engine alone, batch {batch}"]
+    columns += [f"{section.variant} at {section.resolution}: images/s (times eager)" for section in sections]
+    rows = [
+        [
+            _emphasised(KINDS[name].title, name == "ours"),
+            *(_abreast(_rates(section, name, batch), _rates(section, "eager", batch)) for section in sections),
+        ]
+        for name in dict.fromkeys(entry.contestant for section in sections for entry in section.entries)
+    ]
+    return _table(columns, rows)
+
+
+def _service_summary(sections: Sequence[ServiceSection]) -> str:
+    clients = _usual(set.intersection(*(set(section.clients) for section in sections)), 16)
+    columns = [f"service over HTTP, {clients} clients"]
+    columns += [f"{section.variant}: requests/s (times LitServe + PyTorch)" for section in sections]
+    rows = []
+    for name in dict.fromkeys(service.name for section in sections for service in section.services):
+        row = [_emphasised(PEERS[name].title, name == "ours")]
+        for section in sections:
+            rates = {service.name: service.rates(clients) for service in section.services}
+            row.append(_abreast(rates.get(name, []), rates.get("litserve-pytorch", [])))
+        rows.append(row)
+    return _table(columns, rows)
+
+
+def _usual(found: set[int], wanted: int) -> int:
+    return min(found, key=lambda number: abs(number - wanted))
+
+
+def _rates(section: Section, name: str, batch: int) -> list[float]:
+    return [rate for entry in section.entries if entry.contestant == name for rate in entry.rates(batch)]
+
+
+def _abreast(own: Sequence[float], other: Sequence[float]) -> str:
+    found = ratios(own, other)
+    return _number(own) + (f" ({median(found):.2f})" if found else "")
+
+
+def _emphasised(text: str, important: bool) -> str:
+    return f"**{text}**" if important else text
+
+
 def engine_table(sections: Sequence[Section]) -> str:
     """Medians of the rounds; ratios at the batch that is named, with the least and the largest of the rounds."""
     batches = sorted({batch for section in sections for batch in section.batches})
-    ratio_batch = min(batches, key=lambda batch: abs(batch - 8))
+    ratio_batch = _usual(set(batches), 8)
     columns = [
         *("network", "side", "engine"),
         *(f"images/s at batch {batch}" for batch in batches),
@@ -117,7 +172,7 @@ def _engine_name(entry: Entry) -> str:
     title = KINDS[entry.contestant].title
     chosen = [str(entry.facts[fact]) for fact in ("engine", "precision") if fact in entry.facts]
     title += f" ({' '.join(chosen)})" if chosen else ""
-    return f"**{title}**" if entry.contestant == "ours" else title
+    return _emphasised(title, entry.contestant == "ours")
 
 
 def _source(report: CpuReport) -> str:

@@ -55,7 +55,7 @@ PEERS = {
 class Rules:
     """Rounds, the seconds of one, clients of the closed loop, and shares of this service's rate for the fixed one.
 
-    `fixed_rounds` of those at a fixed rate.
+    `fixed_rounds` of those at a fixed rate. Of the numbers of clients, those in `once` have a single round.
     """
 
     rounds: int
@@ -63,6 +63,7 @@ class Rules:
     clients: Sequence[int]
     shares: Sequence[float]
     fixed_rounds: int
+    once: Sequence[int] = ()
 
 
 @dataclass
@@ -111,7 +112,7 @@ def contest(bundle: Path, variant: str, names: Sequence[str], rules: Rules, load
         for service in playing:
             _warm_up(service, servers[service.name], load)
         for number in range(rules.rounds):
-            for clients in rules.clients:
+            for clients in rules.clients if number == 0 else [c for c in rules.clients if c not in rules.once]:
                 for service in _rotated(playing, number):
                     _closed(service, servers[service.name], clients, rules.seconds, load)
         capacity = _capacity(section)

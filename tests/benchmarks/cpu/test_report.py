@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.cpu.load import Closed, Fixed
 from benchmarks.cpu.plots import plot_engines, plot_services
-from benchmarks.cpu.report import CpuReport, closed_table, engine_table, fixed_table, markdown, memory_table
+from benchmarks.cpu.report import CpuReport, closed_table, engine_table, fixed_table, markdown, memory_table, summary
 from benchmarks.cpu.services import Service, ServiceSection
 from benchmarks.gpu.results import Entry, Round, Section
 
@@ -92,3 +92,15 @@ def test_figures_are_drawn_of_what_there_is(report: CpuReport, tmp_path: Path) -
     plot_services(report.services, tmp_path / "services.png")
     for file in tmp_path.iterdir():
         assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_summary_has_the_networks_abreast(report: CpuReport) -> None:
+    head, engines, services = summary(report).strip().split("\n\n")
+    assert "commit abc" in head
+    _, broken, ours = cells(engines)
+    column = "crossvit_tiny at 224: images/s (times eager)"
+    assert ours["engine alone, batch 8"] == "**this project's engine, precision auto**"
+    assert ours[column] == "32.0 (6.00)"  # 4 and 8 times
+    assert broken[column] == ""
+    column = "crossvit_tiny: requests/s (times LitServe + PyTorch)"
+    assert [row[column] for row in cells(services)] == ["7.5", "", "20.0"]
