@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
@@ -195,27 +196,27 @@ def _golden(raw: bytes, manifest: Manifest, path: Path) -> dict[int, Golden]:
 
 
 def _open_graphs(path: Path, manifest: Manifest) -> dict[str, int]:
+    names = {precision: name for precision, name in GRAPHS.items() if name in manifest.files or name == MODEL}
+    graphs = {}
     with ExitStack() as opened:
-        graphs = {}
-        for precision, name in GRAPHS.items():
-            if name in manifest.files or name == MODEL:
-                graphs[precision] = _open_graph(path, name, manifest)
-                opened.callback(os.close, graphs[precision])
+        for precision, name in names.items():
+            try:
+                graphs[precision] = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as err:
+                raise _not_described(path, name) from err
+            opened.callback(os.close, graphs[precision])
+        with ThreadPoolExecutor(len(graphs)) as threads:
+            digests = threads.map(_digest, graphs.values())
+        for name, digest in zip(names.values(), digests, strict=True):
+            if digest != manifest.files.get(name):
+                raise _not_described(path, name)
         opened.pop_all()
     return graphs
 
 
-def _open_graph(path: Path, name: str, manifest: Manifest) -> int:
-    try:
-        file = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as err:
-        raise _not_described(path, name) from err
+def _digest(file: int) -> str:
     with os.fdopen(file, "rb", closefd=False) as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    if digest != manifest.files.get(name):
-        os.close(file)
-        raise _not_described(path, name)
-    return file
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _passports(plans: Plans) -> object:

@@ -35,13 +35,16 @@ def crossvit() -> None:
 @main.command(context_settings=_HANDED_ON)
 def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
-    from app import logs
-    from app.main import create_app
-    from app.server import Server
     from app.settings import Settings
 
     with clear_errors():
         settings = Settings.from_command_line(context.args)
+        _start_processes(settings)  # which import on other cores what they need, while this one does
+
+        from app import logs
+        from app.main import create_app
+        from app.server import Server
+
         logs.configure(settings.log_level, settings.log_format)
         failed = False
 
@@ -120,6 +123,15 @@ def models(
     for path in others:
         table.add_row("", "", "", "", "", "", _bundle_at(path))
     print_table(table)
+
+
+def _start_processes(settings: "Settings") -> None:
+    from app.worker import spare
+
+    role = f"engine {settings.default_model or settings.bundle.name}"
+    spare(role, "app.engines.host", "app.engines.ov", keep_environment=True)
+    for _ in range(settings.decoder_count):
+        spare("decoder", "app.decoder")
 
 
 async def _classify(

@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _LENGTH = struct.Struct("!I")
 _LONGEST_HEAD = 16 << 20
 _LARGEST_ARRAY = 1 << 32
+_MOST_FILES = 250  # that one message can carry
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
 
 
@@ -61,8 +63,9 @@ class Limits:
 class Worker:
     """Starts a process that holds `factory(*values)`, `factory` being "module:name". Blocking; one call at a time.
 
-    Raises as `call` does if the object cannot be made within `seconds`. `on_spawn` is told of the worker before that,
-    so that somebody else can kill it meanwhile.
+    Open `files` are given to the process; the object is told the numbers that they have there, last of its arguments,
+    if there are any. Raises as `call` does if the object cannot be made within `seconds`. `on_spawn` is told of the
+    worker before that, so that somebody else can kill it meanwhile.
     """
 
     def __init__(
@@ -73,30 +76,17 @@ class Worker:
         *,
         seconds: float,
         limits: Limits | None = None,
-        pass_fds: Sequence[int] = (),
+        files: Sequence[int] = (),
         keep_environment: bool = False,
         on_spawn: Callable[["Worker"], None] = lambda _: None,
     ) -> None:
-        ours, theirs = socket.socketpair()
         self._role = role
-        self._socket = ours
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if (keep_environment and not name.startswith("CROSSVIT_")) or name in _INHERITED
-        }
-        with theirs:
-            # -P: a folder that happens to be called app where the service was started is not ours.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "app.worker", str(theirs.fileno()), role],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *pass_fds],
-                env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-                start_new_session=True,  # a Ctrl-C in the terminal is for the service
-            )
+        spare = _taken(factory.partition(":")[0], keep_environment)
+        self._process, self._socket = spare or _spawn(role, [], keep_environment)
         self._closing = threading.Lock()
         try:
             on_spawn(self)
+            self._give(files, seconds)
             self.call(factory, list(values), [], seconds=seconds, limits=asdict(limits or Limits()))
         except BaseException:
             self.kill()
@@ -143,10 +133,58 @@ class Worker:
             self._process.wait()
             self._socket.close()
 
+    def _give(self, files: Sequence[int], seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        try:
+            socket.send_fds(self._socket, [b"\0"], files)
+        except OSError as err:
+            raise WorkerDied(self._how_it_ended()) from err
+
     def _how_it_ended(self) -> str:
         self.kill()
         code = self._process.returncode
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+def spare(role: str, module: str, *more: str, keep_environment: bool = False) -> None:
+    """Start a process that imports these modules meanwhile. The next Worker whose factory is in `module` has it."""
+    _spares.append((module, keep_environment, _spawn(role, [module, *more], keep_environment)))
+
+
+_Process = tuple[subprocess.Popen[bytes], socket.socket]
+_spares: list[tuple[str, bool, _Process]] = []
+_choosing = threading.Lock()
+
+
+def _taken(module: str, keep_environment: bool) -> _Process | None:
+    with _choosing:
+        for found in list(_spares):
+            if found[:2] == (module, keep_environment):
+                _spares.remove(found)
+                process, connection = found[2]
+                if process.poll() is None:
+                    return found[2]
+                connection.close()
+    return None
+
+
+def _spawn(role: str, modules: list[str], keep_environment: bool) -> _Process:
+    ours, theirs = socket.socketpair()
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if (keep_environment and not name.startswith("CROSSVIT_")) or name in _INHERITED
+    }
+    with theirs:
+        # -P: a folder that happens to be called app where the service was started is not ours.
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "app.worker", str(theirs.fileno()), role, *modules],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # a Ctrl-C in the terminal is for the service
+        )
+    return process, ours
 
 
 class _Channel:
@@ -203,7 +241,12 @@ def main() -> None:
     """The worker's side: make the object, then answer until the service hangs up."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # meant for the service, which ends its workers itself
-    channel = _Channel(socket.socket(fileno=int(sys.argv[1])))
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    for module in sys.argv[3:]:
+        with suppress(Exception):  # who needs it will say so
+            importlib.import_module(module)
+    _, files, _, _ = socket.recv_fds(connection, 1, _MOST_FILES)
+    channel = _Channel(connection)
     records: list[tuple[int, str]] = []
     handler = logging.Handler(logging.INFO)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -220,7 +263,7 @@ def main() -> None:
         try:
             if target is None:
                 module, _, name = head["method"].partition(":")
-                target = getattr(importlib.import_module(module), name)(*head["values"])
+                target = getattr(importlib.import_module(module), name)(*head["values"], *([files] if files else []))
                 _cap(Limits(**head["limits"]))
                 reply = {"values": []}
             else:

@@ -68,11 +68,18 @@ class Server:
     log: Path
 
     def wait_until_ready(self, seconds: float = 60) -> None:
+        self._wait_for("/readyz", seconds)
+
+    def wait_until_alive(self) -> None:
+        """Until it answers; it may go on loading."""
+        self._wait_for("/livez", 20)
+
+    def _wait_for(self, path: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                if httpx.get(f"{self.url}{path}").status_code == 200:
                     return
             except httpx.TransportError:
                 pass  # not listening yet

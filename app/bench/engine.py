@@ -54,7 +54,7 @@ class EngineReport:
 
 
 def decoded(
-    bundle: Bundle, images: Mapping[str, bytes], resolution: int, max_pixels: int
+    bundle: Bundle, images: Mapping[str, bytes], resolution: int, max_pixels: int, *, scaled_jpeg: bool
 ) -> tuple[list[Pixels], Decoding]:
     """The pixels of all images, and what decoding them took; ServiceError names the one that is no good."""
     pixels: list[Pixels] = []
@@ -62,7 +62,7 @@ def decoded(
     for name, body in cycle(images.items()):
         before = time.perf_counter()
         try:
-            seen = decode(body, bundle.manifest.preprocessing[resolution], max_pixels)
+            seen = decode(body, bundle.manifest.preprocessing[resolution], max_pixels, scaled_jpeg=scaled_jpeg)
         except ServiceError as err:
             raise BadParameter(f"{name}: {err}") from err
         spent.append(time.perf_counter() - before)
@@ -87,7 +87,7 @@ async def measure_engine(
 
     Raises as LiveEngine does, and BadParameter for an image that cannot be decoded.
     """
-    pixels, decoding = decoded(bundle, images, resolution, settings.max_pixels)
+    pixels, decoding = decoded(bundle, images, resolution, settings.max_pixels, scaled_jpeg=settings.scaled_jpeg)
     engine = LiveEngine(
         bundle,
         resolution,

@@ -33,31 +33,38 @@ _HERE = Path(__file__).parent
 class Host:
     """Runs what is in files that are open.
 
-    `graphs` has the file and the sha256 of each graph by its precision, `plans` the passport as JSON and the file of
-    each plan; `agreement`, `unfit` and `command` are those of app.engines.engine.Files. The names of engines that are
-    tried are written to the open file `trail`. Images to run lie on the tray in the open file `tray`.
+    `graphs` has the sha256 of each graph by its precision, `plans` the passport of each plan as JSON; `agreement`,
+    `unfit` and `command` are those of app.engines.engine.Files. The open `files` are those of the graphs and of the
+    plans in that order, one to which the names of engines that are tried are written, and that of the tray on which
+    images to run lie.
     """
 
     def __init__(
         self,
-        graphs: Mapping[str, tuple[int, str]],
-        plans: Sequence[tuple[str, int]],
+        graphs: Mapping[str, str],
+        plans: Sequence[str],
         unfit: Sequence[str],
         command: str,
         agreement: Mapping[str, float],
-        trail: int,
-        tray: int,
+        files: Sequence[int],
     ) -> None:
-        self._store = _store({precision: digest for precision, (_, digest) in graphs.items()})
+        *contents, self._trail, tray = files
+        of_graphs, of_plans = contents[: len(graphs)], contents[len(graphs) :]
+        self._store = _store(graphs)
         self._files = Files(
-            {precision: partial(_graph, file, digest) for precision, (file, digest) in graphs.items()},
-            [_plan(Passport.model_validate_json(passport), file) for passport, file in plans],
+            {
+                precision: partial(_graph, file, digest)
+                for (precision, digest), file in zip(graphs.items(), of_graphs, strict=True)
+            },
+            [
+                _plan(Passport.model_validate_json(passport), file)
+                for passport, file in zip(plans, of_plans, strict=True)
+            ],
             unfit,
             command,
             agreement,
             self._store,
         )
-        self._trail = trail
         self._tray = Tray(tray)
         self._engine: Engine | None = None
         self._jpegs: jpeg.JpegDecoder | None = None

@@ -286,7 +286,7 @@ def test_an_engine_that_can_takes_the_images_where_they_are(bundle: Path, tmp_pa
         pytest.skip("needs g++, which compiles the GPU's kernels for the CPU")
     gpu = KernelOnCpu(kernels)
     tray = Tray()
-    host = Host({}, [], [], "", {}, 0, tray.file)
+    host = Host({}, [], [], "", {}, [0, tray.file])
     engine = OnGpu(gpu, (bundle / "model.onnx").read_bytes)
     engine.load(224)
     host._engine, host._jpegs = engine, JpegDecoder(gpu, STEPS, 10**6)

@@ -105,10 +105,7 @@ def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
         idle = connect(server)
         time.sleep(0.2)
     else:
-        deadline = time.monotonic() + 20
-        while not children(server.process.pid, "engine"):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        server.wait_until_alive()
     started = time.monotonic()
     server.process.send_signal(number)
     assert server.process.wait(20) == 0
@@ -121,9 +118,8 @@ def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
 
 def test_a_worker_that_hangs_at_its_start_does_not_hold_up_the_end(bundle: Path, start_server: StartServer) -> None:
     server = start_server("--bundle", str(bundle), *ENGINE)
-    deadline = time.monotonic() + 20
-    while not (engines := children(server.process.pid, "engine")):
-        assert time.monotonic() < deadline
+    server.wait_until_alive()
+    engines = children(server.process.pid, "engine")
     os.kill(engines[0], signal.SIGSTOP)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 0

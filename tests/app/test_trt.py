@@ -728,8 +728,8 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     offer(gpu, monkeypatch)
     (tmp_path / "plan").write_bytes(content)
     with (tmp_path / "plan").open("rb") as plan, (tmp_path / "trail").open("wb") as trail:
-        passports = [(passport().model_dump_json(), plan.fileno())]
-        host = Host({}, passports, (), "python build_it.py", {}, trail.fileno(), 0)
+        files = [plan.fileno(), trail.fileno(), 0]
+        host = Host({}, [passport().model_dump_json()], (), "python build_it.py", {}, files)
         images = pictures(3)
         with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its passport describes"):
             host.start("tensorrt", "auto", None, {}, images, network(images))

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.errors import BadImage
-from app.worker import Limits, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.worker import Limits, Worker, WorkerDied, WorkerFailed, WorkerHung, spare
 from tests.app.workers import children
 
 TARGET = "tests.app.workers:Target"
@@ -102,6 +102,46 @@ def test_a_sealed_one_opens_neither_files_nor_sockets(worker: Worker) -> None:
     sealed = Worker("target", TARGET, ["it"], seconds=30, limits=Limits(sealed=True))
     assert sealed.call("reach_out", [], [], seconds=5)[0] == []
     sealed.kill()
+
+
+def test_open_files_are_given_to_it(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        files.append(os.open(tmp_path / name, os.O_RDONLY))
+        (tmp_path / name).unlink()
+    worker = Worker("reader", "tests.app.workers:Reader", files=files, seconds=30)
+    for file in files:
+        os.close(file)
+    assert worker.call("read", [], [], seconds=5)[0] == ["a", "b"]
+    worker.kill()
+
+
+def test_a_spare_process_is_had_by_the_next_worker_of_its_module() -> None:
+    spare("target", "tests.app.workers", "no.such.module")
+    (pid,) = children(os.getpid(), "target")
+    workers = [
+        Worker("other", "collections:UserList", seconds=30),
+        Worker("target", TARGET, ["it"], seconds=30, keep_environment=True),
+        Worker("target", TARGET, ["it"], seconds=30),
+        Worker("target", TARGET, ["it"], seconds=30),
+    ]
+    assert [worker.pid == pid for worker in workers] == [False, False, True, False]
+    assert workers[2].call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    for worker in workers:
+        worker.kill()
+
+
+def test_a_spare_process_that_has_died_is_not_had() -> None:
+    spare("target", "tests.app.workers")
+    (pid,) = children(os.getpid(), "target")
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker = Worker("target", TARGET, ["it"], seconds=30)
+    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    worker.kill()
 
 
 def test_keys_in_the_environment_stay_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:

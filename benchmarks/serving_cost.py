@@ -1,0 +1,158 @@
+"""What serving adds to decoding and inference: `python -m benchmarks.serving_cost PHOTOS --bundle BUNDLE`.
+
+In interleaved rounds: the engine alone, with one image a call and with as many as the service gives it; decoding
+alone, on one core; the service with one client, and with many, under wrk. One client's answer takes longer than
+decoding and an engine call by what serving adds. With many, the service gives a share of what the same cores would if
+they did nothing but decode and run the engine. Prints Markdown, and reports only.
+"""
+
+import argparse
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from app.bundle import Bundle, open_bundle
+from app.cpus import usable_cpus
+from app.engines.engine import Images
+from app.engines.live import LiveEngine
+from app.image import decode
+from benchmarks.cpu.load import Load, load_of, percentile
+from benchmarks.machine import line as machine
+from benchmarks.server import Server, running
+from model.spec import Preprocessing
+
+MOST_PIXELS = 1 << 28
+
+
+@dataclass
+class Round:
+    """Seconds of an image in the engine alone (one a call, and in its batches) and of decoding it, and of an answer to
+    one client; answers a second to many.
+    """
+
+    alone: float
+    batched: float
+    decode: float
+    answer: float
+    rate: float
+
+    @property
+    def added(self) -> float:
+        return self.answer - self.decode - self.alone
+
+    @property
+    def share(self) -> float:
+        return self.rate * (self.batched + self.decode / usable_cpus())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", type=Path, help="folder of JPEGs")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--clients", type=int, default=16, help="the many")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5, help="of each part of a round")
+    args = parser.parse_args()
+    files = [path for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
+    if not files:
+        sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
+    photos = [file.read_bytes() for file in files]
+    command = [sys.executable, "-m", "app", "serve", "--bundle", str(args.bundle), "--precision", args.precision]
+    with running([*command, "--log-level", "warning", "--port"]) as server, load_of(photos) as load:
+        server.pause()
+        bundle = open_bundle(args.bundle)
+        rounds, what = asyncio.run(_rounds(bundle, photos, server, load, args))
+    print(f"{what}, {len(photos)} photographs; {machine()}\n")
+    print(f"Medians of {args.rounds} rounds of {args.seconds:g} s each, and the least and the largest.\n")
+    columns = {
+        "engine alone, one image, ms": [1000 * round_.alone for round_ in rounds],
+        "engine alone, images/s": [1 / round_.batched for round_ in rounds],
+        "decoding on one core, ms": [1000 * round_.decode for round_ in rounds],
+        "one client, ms": [1000 * round_.answer for round_ in rounds],
+        "added, ms": [1000 * round_.added for round_ in rounds],
+        f"{args.clients} clients, answers/s": [round_.rate for round_ in rounds],
+        "% of what the cores could": [100 * round_.share for round_ in rounds],
+    }
+    print(f"| {' | '.join(columns)} |\n|{len(columns) * '---|'}")
+    cells = [f"{median(column):.1f} ({min(column):.1f} to {max(column):.1f})" for column in columns.values()]
+    print(f"| {' | '.join(cells)} |")
+
+
+async def _rounds(
+    bundle: Bundle, photos: list[bytes], server: Server, load: Load, args: argparse.Namespace
+) -> tuple[list[Round], str]:
+    resolution = bundle.manifest.default_resolution
+    steps = bundle.manifest.preprocessing[resolution]
+    engine = LiveEngine(bundle, resolution, engine="auto", precision=args.precision, run_seconds=60, load_seconds=300)
+    await engine.start()
+    try:
+        pixels = [decode(photo, steps, MOST_PIXELS) for photo in photos]
+        batch = np.stack(list(itertools.islice(itertools.cycle(pixels), engine.batch)))
+        with _its_turn(server):  # warms up
+            load.closed(server.url, "file", args.clients, 2)
+        rounds = [await _round(engine, batch, photos, steps, server, load, args) for _ in range(args.rounds)]
+    finally:
+        await engine.close()
+    return rounds, f"{bundle.name} at {resolution} in {engine.precision}, batches of up to {engine.batch}"
+
+
+async def _round(
+    engine: LiveEngine,
+    batch: Images,
+    photos: list[bytes],
+    steps: Preprocessing,
+    server: Server,
+    load: Load,
+    args: argparse.Namespace,
+) -> Round:
+    alone = await _calls(engine, batch[:1], args.seconds)
+    batched = await _calls(engine, batch, args.seconds)
+    decoding = []
+    for photo in photos:
+        started = time.perf_counter()
+        decode(photo, steps, MOST_PIXELS)
+        decoding.append(time.perf_counter() - started)
+    with _its_turn(server):
+        one = load.closed(server.url, "file", 1, args.seconds)
+    with _its_turn(server):
+        many = load.closed(server.url, "file", args.clients, args.seconds)
+    return Round(
+        median(alone),
+        sum(batched) / len(batched) / len(batch),
+        sum(decoding) / len(decoding),
+        percentile(one.latencies, 50) / 1e6,
+        many.rate,
+    )
+
+
+async def _calls(engine: LiveEngine, images: Images, seconds: float) -> list[float]:
+    await engine.run(images)  # the first one after another size is not like the others
+    found = []
+    end = time.perf_counter() + seconds
+    while (started := time.perf_counter()) < end:
+        await engine.run(images)
+        found.append(time.perf_counter() - started)
+    return found
+
+
+@contextmanager
+def _its_turn(server: Server) -> Iterator[None]:
+    server.resume()
+    try:
+        yield
+        server.wait_until_quiet()
+    finally:
+        server.pause()
+
+
+if __name__ == "__main__":
+    main()
