@@ -59,6 +59,18 @@ def bundle(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+@pytest.fixture(scope="session")
+def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a checkpoint of three classes, at 224 alone, with labels and preprocessing of its own."""
+    folder = tmp_path_factory.mktemp("fine-tuned")
+    weights = rule.checkpoint(folder, TINY, classes=3)
+    (folder / "labels.txt").write_text("cat\ndog\nfish\n")
+    options = ["--weights", str(weights), "--labels", str(folder / "labels.txt"), "--out", str(folder / "pets")]
+    options += ["--resolutions", "224", "--preprocess", "224:274/240"]
+    assert to_onnx(["--variant", TINY.name, *options]) == 0
+    return folder / "pets"
+
+
 @dataclass
 class Server:
     """A running `crossvit serve`."""

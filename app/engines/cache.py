@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import time
@@ -40,6 +41,19 @@ def private_folder(what: str, *names: str) -> Path:
     return folder
 
 
+class Kept:
+    """A file's content, mapped: what is changed in it stays in this process."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._mapped = mapped
+        self.content: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)[:-_DIGEST]
+
+    def release(self) -> None:
+        """Give its memory back. What of it is read later comes from the file again, without what was changed."""
+        with suppress(AttributeError, OSError):  # a system that has no such advice
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
 class Cache:
     """Files by their names, in a folder for what is known by `key`; another key has another folder.
 
@@ -55,14 +69,15 @@ class Cache:
             self._prune()
             os.utime(self._folder)
 
-    def read(self, name: str) -> NDArray[np.uint8] | None:
-        """The file's content, mapped: what is changed in it stays in this process. None if there is none."""
+    def read(self, name: str) -> Kept | None:
+        """The file called `name`, or None if there is none."""
         try:
-            file = np.asarray(np.memmap(self._folder / name, np.uint8, "c"))
+            with (self._folder / name).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError):  # ValueError: it is empty
             return None
-        content, digest = file[:-_DIGEST], file[-_DIGEST:]
-        return content if hashlib.sha256(content.data).digest() == digest.tobytes() else None
+        kept = Kept(mapped)
+        return kept if hashlib.sha256(kept.content.data).digest() == mapped[-_DIGEST:] else None
 
     def write(self, name: str, content: bytes) -> None:
         """Keep `content` under `name`, if that can be."""
@@ -79,8 +94,8 @@ class Cache:
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote, or None."""
-        content = self.read(name)
-        return None if content is None else json.loads(content.tobytes())
+        kept = self.read(name)
+        return None if kept is None else json.loads(kept.content.tobytes())
 
     def write_json(self, name: str, value: object) -> None:
         self.write(name, json.dumps(value).encode())

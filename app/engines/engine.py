@@ -21,10 +21,18 @@ ReadGraph = Callable[[], bytes]  # the ONNX graph; called at each load, BadBundl
 OUTPUTS = ("logits", "logits_small", "logits_large")
 
 
+class Kept(Protocol):
+    """A file of a Store; app.engines.cache.Kept is one."""
+
+    content: NDArray[np.uint8]
+
+    def release(self) -> None: ...
+
+
 class Store(Protocol):
     """Keeps what an engine compiled or measured for a later start; app.engines.cache.Cache is one."""
 
-    def read(self, name: str) -> NDArray[np.uint8] | None: ...
+    def read(self, name: str) -> Kept | None: ...
     def write(self, name: str, content: bytes) -> None: ...
     def read_json(self, name: str) -> Any: ...
     def write_json(self, name: str, value: object) -> None: ...

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from app.cpus import allowed_cpus, usable_cpus
 from app.engines.buckets import Buckets
 from app.engines.curve import known_seconds, least_seconds, worthwhile_batch
-from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph, Store
+from app.engines.engine import OUTPUTS, Files, Images, Kept, Outputs, ReadGraph, Store
 from app.engines.ov_graph import without_identities
 
 _core = openvino.Core()
@@ -43,7 +43,7 @@ class OpenVino:
         self._graph = graph
         self._store = store
         self._sides: dict[int, _Side] = {}
-        self._blobs: list[NDArray[np.uint8]] = []  # that models which were not compiled here read their weights from
+        self._kept: list[Kept] = []  # what models that were not compiled here may read their weights from
 
     def load(self, side: int) -> None:
         if side in self._sides:
@@ -57,6 +57,8 @@ class OpenVino:
         loaded = _Side(*compiled)
         loaded.cut_by(known_seconds(self._store, f"openvino-{self.precision}-{side}-seconds", loaded.measured))
         self._sides[side] = loaded
+        for kept in self._kept:
+            kept.release()  # the models have arranged nearly all of it anew, and change nothing in it
         self.batch = worthwhile_batch(
             {images: loaded.seconds(images) for images in range(1, max(_LARGEST, loaded.bucket) + 1)}
         )
@@ -66,7 +68,7 @@ class OpenVino:
 
     def close(self) -> None:
         self._sides.clear()
-        self._blobs.clear()
+        self._kept.clear()
 
     def _compiled(self, side: int, hint: str, images: int, *, cpus: int) -> openvino.CompiledModel:
         options: dict[str, object] = {
@@ -77,10 +79,10 @@ class OpenVino:
         if cpus < allowed_cpus():
             options["ENABLE_CPU_PINNING"] = False  # a quota is of no CPUs in particular: others would pin to the same
         name = f"openvino-{self.precision}-{side}-compiled-{images}-{hint}"
-        blob = None if self._store is None else self._store.read(name)
-        if blob is not None:
-            self._blobs.append(blob)
-            return _core.import_model(openvino.Tensor(blob, shared_memory=True), "CPU", options)
+        kept = None if self._store is None else self._store.read(name)
+        if kept is not None:
+            self._kept.append(kept)
+            return _core.import_model(openvino.Tensor(kept.content, shared_memory=True), "CPU", options)
         model = _core.read_model(self._graph())
         model.reshape({"image": [images, side, side, 3]})
         without_identities(model)

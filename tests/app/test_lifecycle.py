@@ -266,7 +266,7 @@ def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: P
     async def main(url: str) -> Counter[str]:
         async with clients(url) as answers:
             await until(lambda: answers.total() > 20)
-            for number in (2, 3, 4, 5):
+            for number in (2, 3):
                 old = servers[number % 2]
                 old.process.send_signal(signal.SIGTERM)
                 assert await asyncio.to_thread(old.process.wait, 40) == 0
@@ -283,4 +283,4 @@ def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: P
         with nginx(tmp_path, ports) as url:
             answers = asyncio.run(main(url))
     assert answers.keys() == {"200"}
-    assert answers.total() > 100
+    assert answers.total() > 60

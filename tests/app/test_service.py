@@ -29,7 +29,7 @@ from tests import rule
 from tests.app.engines import fakes
 from tests.app.pictures import encoded, scene
 from tests.app.planned import put_plan
-from tests.conftest import TINY, Server, StartServer
+from tests.conftest import Server, StartServer
 
 GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
@@ -372,14 +372,8 @@ def test_what_was_refused_is_in_models_metrics_and_once_in_the_log(
     assert "warning" in line
 
 
-def test_a_model_of_few_classes_answers_with_all_of_them(tmp_path: Path, start_server: StartServer) -> None:
-    from export.to_onnx import main as to_onnx
-
-    weights = rule.checkpoint(tmp_path, TINY, classes=3)
-    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
-    options = ["--labels", str(tmp_path / "labels.txt"), "--out", str(tmp_path / "b"), "--resolutions", "224"]
-    assert to_onnx(["--variant", TINY.name, "--weights", str(weights), *options]) == 0
-    server = start_server("--bundle", str(tmp_path / "b"), "--engine", "onnxruntime")
+def test_a_model_of_few_classes_answers_with_all_of_them(fine_tuned: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(fine_tuned), "--engine", "onnxruntime")
     server.wait_until_ready()
     predictions = httpx.post(f"{server.url}/classify", files={"file": JPEG}).json()["predictions"]
     assert {prediction["label"] for prediction in predictions} == {"cat", "dog", "fish"}

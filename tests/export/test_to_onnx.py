@@ -16,7 +16,6 @@ from export.bundle import NotABundle, sha256
 from export.graph import OUTPUTS, Served
 from export.proof import pictures, references, worst_differences
 from model.crossvit import CrossViT
-from model.spec import VARIANTS
 from model.weights import WeightsUnavailable
 from tests import rule
 from tests.conftest import TINY
@@ -231,15 +230,8 @@ def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: l
     assert message in capsys.readouterr().err
 
 
-def test_a_fine_tuned_checkpoint_with_its_own_labels_and_preprocessing(tmp_path: Path) -> None:
-    variant = VARIANTS["crossvit_9_dagger"]
-    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
-    weights = rule.checkpoint(tmp_path, variant, classes=3)
-    out = tmp_path / "b"
-    options = ["--weights", str(weights), "--labels", str(tmp_path / "labels.txt"), "--out", str(out)]
-    options += ["--resolutions", "224", "--preprocess", "224:274/240"]
-    assert to_onnx.main(["--variant", variant.name, *options]) == 0
-    manifest = json.loads((out / "manifest.json").read_text())
+def test_a_fine_tuned_checkpoint_with_its_own_labels_and_preprocessing(fine_tuned: Path) -> None:
+    manifest = json.loads((fine_tuned / "manifest.json").read_text())
     assert manifest["classes"] == 3
     assert manifest["preprocessing"] == {"224": {"resize": 274, "crop": 240}}
-    assert [label["label"] for label in json.loads((out / "labels.json").read_text())] == ["cat", "dog", "fish"]
+    assert [label["label"] for label in json.loads((fine_tuned / "labels.json").read_text())] == ["cat", "dog", "fish"]

@@ -148,19 +148,25 @@ def test_a_download_that_is_not_what_the_hub_named_is_refused(hub: Hub, find_wit
         find_with("auto", hub.url)
 
 
-@pytest.fixture(params=["refuses", "is silent"])
-def dead_hub(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "refuses":
-        yield f"http://127.0.0.1:{free_port()}"
-        return
+@pytest.fixture
+def dead_hub() -> str:
+    """Where nobody listens."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def silent_hub() -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_auto_without_a_hub_ends_untrained_within_five_seconds(dead_hub: str, find_with: FindWith) -> None:
-    found = find_with("auto", dead_hub)
+@pytest.mark.parametrize("kind", ["dead_hub", "silent_hub"])
+def test_auto_without_a_hub_ends_untrained_within_five_seconds(
+    kind: str, request: pytest.FixtureRequest, find_with: FindWith
+) -> None:
+    found = find_with("auto", request.getfixturevalue(kind))
     assert found.id == UNTRAINED
     assert found.seconds < 5
     assert "not to be had from the Hugging Face hub" in found.said[0]

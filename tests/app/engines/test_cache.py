@@ -20,7 +20,9 @@ def test_what_is_written_is_there_at_the_next_start_of_the_same_and_of_no_other(
     again, other = Cache({"graph": "a"}), Cache({"graph": "b"})
     found = again.read("model")
     assert found is not None
-    assert found.tobytes() == b"code"
+    assert found.content.tobytes() == b"code"
+    found.release()
+    assert found.content.tobytes() == b"code"
     assert again.read_json("seconds") == {"1": 0.5}
     assert other.read("model") is None
     assert other.read_json("seconds") is None
@@ -42,10 +44,12 @@ def test_what_is_changed_in_memory_does_not_reach_the_file() -> None:
     cache.write("model", b"code")
     found = cache.read("model")
     assert found is not None
-    found[0] = 0
+    found.content[0] = 0
     again = cache.read("model")
     assert again is not None
-    assert again.tobytes() == b"code"
+    assert again.content.tobytes() == b"code"
+    found.release()
+    assert found.content.tobytes() == b"code"
 
 
 def test_a_folder_that_is_removed_meanwhile_is_no_error(home: Path) -> None:
