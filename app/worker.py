@@ -37,6 +37,7 @@ _LENGTH = struct.Struct("!I")
 _LONGEST_HEAD = 16 << 20
 _LARGEST_ARRAY = 1 << 32
 _MOST_FILES = 250  # that one message can carry
+_MOST_PIECES = 100  # in one call
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
 
 
@@ -197,11 +198,15 @@ class _Channel:
     def send(self, head: dict[str, Any], arrays: Arrays) -> None:
         shapes = [[array.dtype.str, list(array.shape)] for array in arrays]
         encoded = json.dumps(head | {"arrays": shapes}).encode()
-        self._in_time()
-        self._socket.sendall(_LENGTH.pack(len(encoded)) + encoded)
-        for array in filter(np.size, arrays):
+        pieces = [memoryview(_LENGTH.pack(len(encoded)) + encoded)]
+        pieces += [np.ascontiguousarray(array).data.cast("B") for array in filter(np.size, arrays)]
+        while pieces:  # all at once, so that the other side wakes once
             self._in_time()
-            self._socket.sendall(np.ascontiguousarray(array).data.cast("B"))
+            sent = self._socket.sendmsg(pieces[:_MOST_PIECES])
+            while pieces and sent >= len(pieces[0]):
+                sent -= len(pieces.pop(0))
+            if sent:
+                pieces[0] = pieces[0][sent:]
 
     def receive(self) -> tuple[dict[str, Any], Arrays]:
         """EOFError where the other side has ended, ValueError and its like for what is no message."""

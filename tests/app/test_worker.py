@@ -48,6 +48,13 @@ def test_megabytes_go_through(worker: Worker) -> None:
     assert np.array_equal(array, back)
 
 
+def test_many_arrays_go_through(worker: Worker) -> None:
+    arrays = [np.full(number % 7 * 1000, number, np.uint16) for number in range(300)]
+    _, back = worker.call("echo", [0], [*arrays], seconds=10)
+    assert all(map(np.array_equal, arrays, back))
+    assert len(back) == 300
+
+
 def test_a_service_error_is_raised_here_and_the_worker_goes_on(worker: Worker) -> None:
     with pytest.raises(BadImage, match="not this one"):
         worker.call("refuse", [], [], seconds=5)
