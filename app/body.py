@@ -37,6 +37,8 @@ class Bodies:
             return False
         oldest.evicted = True
         oldest.timeout.reschedule(0)
+        self.held -= oldest.received  # now, or others would be ended for the same need before this one has gone
+        oldest.received = 0
         self.arriving.remove(oldest)
         return True
 
