@@ -22,7 +22,7 @@ serve: $(INSTALLED)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check

@@ -28,8 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = folder.name
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, and say so."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and say so. Of two processes, one runs what mostly waits."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder = item.path.parent
+            group = "service" if folder == Path(__file__).parent / "app" else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
     if not _gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
