@@ -86,7 +86,7 @@ class Report:
         if path is None:
             return
         beside = path.with_name(f"{path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(asdict(self), indent=1))
+        beside.write_text(json.dumps(asdict(self)))
         beside.replace(path)
 
 
