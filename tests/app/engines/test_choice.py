@@ -106,6 +106,28 @@ def test_the_fastest_wins_whatever_the_cpu_promises() -> None:
 
 
 @pytest.mark.usefixtures("fakes")
+def test_a_machine_that_is_busy_for_a_while_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, run = Fake.load, Fake.run
+    busy_until = 0.0
+
+    def load_busily(self: Fake, side: int) -> None:
+        nonlocal busy_until
+        load(self, side)
+        if self.precision == "f32":
+            busy_until = time.monotonic() + 0.25
+
+    def run_slowly(self: Fake, images: NDArray[np.uint8]) -> Outputs:
+        if time.monotonic() < busy_until:
+            time.sleep(4 * self.seconds[self.precision])
+        return run(self, images)
+
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.02, "f32": 0.01})
+    monkeypatch.setattr(Fake, "load", load_busily)
+    monkeypatch.setattr(Fake, "run", run_slowly)
+    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+
+
+@pytest.mark.usefixtures("fakes")
 @pytest.mark.parametrize(
     ("agreement", "why"),
     [({"bf16": 0.99}, "it has float32's best class for 99.0% of photographs"), ({}, "it was not compared")],

@@ -1,0 +1,85 @@
+"""Starting, and memory: `python -m benchmarks.starting PHOTOS --bundle BUNDLE --precision int8 f32`.
+
+A first start compiles; then, in turns, services start again from what was kept, timed from the command to the first 200
+of /readyz. Then one for each resolution, which answers photographs for 16 clients: the memory of all its processes, and
+of the engine of that resolution. Prints Markdown, and reports only.
+"""
+
+import argparse
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+
+import httpx
+
+from app.bundle import open_bundle
+from benchmarks.machine import line as machine
+from benchmarks.server import Server, proportional_mb, resident_mb, running
+from tests.app.workers import children
+
+CLIENTS = 16
+IMAGES = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("photos", type=Path, help="folder of JPEGs")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--precision", nargs="+", default=["auto"])
+    parser.add_argument("--starts", type=int, default=6)
+    args = parser.parse_args()
+    photos = [path.read_bytes() for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
+    if not photos:
+        sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
+    bundle = open_bundle(args.bundle)
+    print(f"{bundle.name}, {args.starts} starts of each in turns; {machine()}\n")
+    seconds: dict[str, list[float]] = {precision: [] for precision in args.precision}
+    for precision in args.precision:
+        seconds_to_start(args.bundle, precision)  # compiles
+    for _ in range(args.starts):
+        for precision, found in seconds.items():
+            found.append(seconds_to_start(args.bundle, precision))
+    print("| precision | ready after, s: median (least to most) |\n|---|---|")
+    for precision, found in seconds.items():
+        print(f"| {precision} | {median(found):.2f} ({min(found):.2f} to {max(found):.2f}) |")
+    print("\n| precision | resolution | all processes, MB | of it this engine's | shared memory counted in each, MB |")
+    print("|---|---|---|---|---|")
+    for precision in args.precision:
+        for resolution in bundle.resolutions:
+            preload = [] if resolution == bundle.manifest.default_resolution else ["--preload", str(resolution)]
+            with service(args.bundle, precision, *preload):
+                pass  # compiles
+            with service(args.bundle, precision, *preload) as server:
+                answer(server, photos, resolution)
+                engine = max(children(server.pid, "engine"))  # the last to start
+                total, own, each = (f(pid) for f, pid in ((proportional_mb, server.pid), (proportional_mb, engine),
+                                                          (resident_mb, server.pid)))  # fmt: skip
+                print(f"| {precision} | {resolution} | {total:.0f} | {own:.0f} | {each:.0f} |")
+
+
+def service(bundle: Path, precision: str, *options: str) -> AbstractContextManager[Server]:
+    command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), "--precision", precision]
+    return running([*command, "--log-level", "warning", *options, "--port"])
+
+
+def seconds_to_start(bundle: Path, precision: str) -> float:
+    started = time.perf_counter()
+    with service(bundle, precision):
+        return time.perf_counter() - started
+
+
+def answer(server: Server, photos: list[bytes], resolution: int) -> None:
+    def post(photo: bytes) -> None:
+        url = f"{server.url}/classify?resolution={resolution}"
+        httpx.post(url, files={"file": photo}, timeout=120).raise_for_status()
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(post, islice(cycle(photos), IMAGES)))
+
+
+if __name__ == "__main__":
+    main()
