@@ -35,7 +35,7 @@ def closed_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 def assert_finds_nothing(server: Server, *options: str) -> None:
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json", *options]
-    limits = ["--seed", "1", "--max-examples", "8", "--phases", "examples,coverage,fuzzing"]
+    limits = ["--seed", "1", "--request-timeout", "60", "--max-examples", "8", "--phases", "examples,coverage,fuzzing"]
     done = subprocess.run(
         [*command, *limits],
         cwd=ROOT,

@@ -124,9 +124,17 @@ def test_open_files_are_given_to_it(tmp_path: Path) -> None:
     worker.kill()
 
 
+def spared(*more: str) -> int:
+    """The process of a new spare for `TARGET`."""
+    spare("target", TARGET.partition(":")[0], *more)
+    deadline = time.monotonic() + 5
+    while not (found := children(os.getpid(), "target")):  # what it runs is not to be seen at once
+        assert time.monotonic() < deadline
+    return found[0]
+
+
 def test_a_spare_process_is_had_by_the_next_worker_of_its_module() -> None:
-    spare("target", "tests.app.workers", "no.such.module")
-    (pid,) = children(os.getpid(), "target")
+    pid = spared("no.such.module")
     workers = [
         Worker("other", "collections:UserList", seconds=30),
         Worker("target", TARGET, ["it"], seconds=30, keep_environment=True),
@@ -140,8 +148,7 @@ def test_a_spare_process_is_had_by_the_next_worker_of_its_module() -> None:
 
 
 def test_a_spare_process_that_has_died_is_not_had() -> None:
-    spare("target", "tests.app.workers")
-    (pid,) = children(os.getpid(), "target")
+    pid = spared()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
     while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z" and time.monotonic() < deadline:
