@@ -32,11 +32,12 @@ class Bodies:
 
         False if `body` is the oldest itself.
         """
-        oldest = self.arriving[0]
+        oldest = next(iter(self.arriving), body)
         if oldest is body or oldest.timeout is None:
             return False
-        oldest.evicted = True
-        oldest.timeout.reschedule(0)
+        if not oldest.timeout.expired():  # or else it ends by itself
+            oldest.evicted = True
+            oldest.timeout.reschedule(0)
         self.held -= oldest.received  # now, or others would be ended for the same need before this one has gone
         oldest.received = 0
         self.arriving.remove(oldest)
@@ -92,6 +93,8 @@ class Body:
         if declared.isdecimal() and int(declared) > self._limits.max_bytes:
             raise too_large
         async for chunk in self._request.stream():
+            if self.evicted:  # with this chunk on its way
+                raise TimeoutError
             self.received += len(chunk)
             self._limits.held += len(chunk)
             if self.received > self._limits.max_bytes:

@@ -128,8 +128,9 @@ def models(
 def _start_processes(settings: "Settings") -> None:
     from app.worker import spare
 
+    libraries = {"auto": ["app.engines.ov"], "openvino": ["app.engines.ov"], "onnxruntime": ["app.engines.ort"]}
     role = f"engine {settings.default_model or settings.bundle.name}"
-    spare(role, "app.engines.host", "app.engines.ov", keep_environment=True)
+    spare(role, "app.engines.host", *libraries.get(settings.engine, []), keep_environment=True)
     for _ in range(settings.decoder_count):
         spare("decoder", "app.decoder")
 

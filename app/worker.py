@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _LENGTH = struct.Struct("!I")
 _LONGEST_HEAD = 16 << 20
 _LARGEST_ARRAY = 1 << 32
+_IMPORT_SECONDS = 30.0  # that a spare may take
 _MOST_FILES = 250  # that one message can carry
 _MOST_PIECES = 100  # in one call
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
@@ -87,6 +88,10 @@ class Worker:
         self._closing = threading.Lock()
         try:
             on_spawn(self)
+            if spare is not None and not self._has_imported(min(seconds, _IMPORT_SECONDS)):
+                self.kill()  # what it imports ends it, or never ends; another one imports nothing before it has to
+                self._process, self._socket = _spawn(role, [], keep_environment)
+                on_spawn(self)
             self._give(files, seconds)
             self.call(factory, list(values), [], seconds=seconds, limits=asdict(limits or Limits()))
         except BaseException:
@@ -134,6 +139,13 @@ class Worker:
             self._process.wait()
             self._socket.close()
 
+    def _has_imported(self, seconds: float) -> bool:
+        self._socket.settimeout(seconds)
+        try:
+            return bool(self._socket.recv(1))
+        except OSError:
+            return False
+
     def _give(self, files: Sequence[int], seconds: float) -> None:
         self._socket.settimeout(seconds)
         try:
@@ -159,13 +171,10 @@ _choosing = threading.Lock()
 
 def _taken(module: str, keep_environment: bool) -> _Process | None:
     with _choosing:
-        for found in list(_spares):
+        for found in _spares:
             if found[:2] == (module, keep_environment):
                 _spares.remove(found)
-                process, connection = found[2]
-                if process.poll() is None:
-                    return found[2]
-                connection.close()
+                return found[2]
     return None
 
 
@@ -250,6 +259,8 @@ def main() -> None:
     for module in sys.argv[3:]:
         with suppress(Exception):  # who needs it will say so
             importlib.import_module(module)
+    if sys.argv[3:]:
+        connection.send(b"\0")
     _, files, _, _ = socket.recv_fds(connection, 1, _MOST_FILES)
     channel = _Channel(connection)
     records: list[tuple[int, str]] = []

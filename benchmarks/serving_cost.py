@@ -1,9 +1,9 @@
 """What serving adds to decoding and inference: `python -m benchmarks.serving_cost PHOTOS --bundle BUNDLE`.
 
-In interleaved rounds: the engine alone, with one image a call and with as many as the service gives it; decoding
-alone, on one core; the service with one client, and with many, under wrk. One client's answer takes longer than
-decoding and an engine call by what serving adds. With many, the service gives a share of what the same cores would if
-they did nothing but decode and run the engine. Prints Markdown, and reports only.
+In interleaved rounds: the engine alone in its process, with the way there and back, with one image a call and with as
+many as the service gives it; decoding alone, on one core; the service with one client, and with many, under wrk. One
+client's answer takes longer than decoding and an engine call by what serving adds. With many, the service gives a share
+of what the same cores would if they did nothing but decode and run the engine. Prints Markdown, and reports only.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from app.bundle import Bundle, open_bundle
 from app.cpus import usable_cpus
 from app.engines.engine import Images
 from app.engines.live import LiveEngine
+from app.errors import BadBundle
 from app.image import decode
 from benchmarks.cpu.load import Load, load_of, percentile
 from benchmarks.machine import line as machine
@@ -34,13 +35,14 @@ MOST_PIXELS = 1 << 28
 
 @dataclass
 class Round:
-    """Seconds of an image in the engine alone (one a call, and in its batches) and of decoding it, and of an answer to
-    one client; answers a second to many.
+    """Seconds: medians of an engine call with one image, of decoding one, and of an answer to one client; means of an
+    image in the engine's batches and of decoding one. Answers a second to many clients.
     """
 
     alone: float
     batched: float
     decode: float
+    decode_mean: float
     answer: float
     rate: float
 
@@ -50,7 +52,7 @@ class Round:
 
     @property
     def share(self) -> float:
-        return self.rate * (self.batched + self.decode / usable_cpus())
+        return self.rate * (self.batched + self.decode_mean / usable_cpus())
 
 
 def main() -> None:
@@ -66,10 +68,13 @@ def main() -> None:
     if not files:
         sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
     photos = [file.read_bytes() for file in files]
+    try:
+        bundle = open_bundle(args.bundle)
+    except BadBundle as err:
+        sys.exit(f"error: {err}")
     command = [sys.executable, "-m", "app", "serve", "--bundle", str(args.bundle), "--precision", args.precision]
     with running([*command, "--log-level", "warning", "--port"]) as server, load_of(photos) as load:
         server.pause()
-        bundle = open_bundle(args.bundle)
         rounds, what = asyncio.run(_rounds(bundle, photos, server, load, args))
     print(f"{what}, {len(photos)} photographs; {machine()}\n")
     print(f"Medians of {args.rounds} rounds of {args.seconds:g} s each, and the least and the largest.\n")
@@ -116,9 +121,12 @@ async def _round(
 ) -> Round:
     alone = await _calls(engine, batch[:1], args.seconds)
     batched = await _calls(engine, batch, args.seconds)
-    decoding = []
-    for photo in photos:
+    decoding: list[float] = []
+    end = time.perf_counter() + args.seconds / 2
+    for photo in itertools.cycle(photos):
         started = time.perf_counter()
+        if started > end and len(decoding) % len(photos) == 0:
+            break
         decode(photo, steps, MOST_PIXELS)
         decoding.append(time.perf_counter() - started)
     with _its_turn(server):
@@ -128,6 +136,7 @@ async def _round(
     return Round(
         median(alone),
         sum(batched) / len(batched) / len(batch),
+        median(decoding),
         sum(decoding) / len(decoding),
         percentile(one.latencies, 50) / 1e6,
         many.rate,

@@ -17,6 +17,7 @@ from statistics import median
 import httpx
 
 from app.bundle import open_bundle
+from app.errors import BadBundle
 from benchmarks.machine import line as machine
 from benchmarks.server import Server, proportional_mb, resident_mb, running
 from tests.app.workers import children
@@ -35,7 +36,10 @@ def main() -> None:
     photos = [path.read_bytes() for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not photos:
         sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
-    bundle = open_bundle(args.bundle)
+    try:
+        bundle = open_bundle(args.bundle)
+    except BadBundle as err:
+        sys.exit(f"error: {err}")
     print(f"{bundle.name}, {args.starts} starts of each in turns; {machine()}\n")
     seconds: dict[str, list[float]] = {precision: [] for precision in args.precision}
     for precision in args.precision:

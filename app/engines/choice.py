@@ -111,7 +111,7 @@ class _Search:
         return {name: "; ".join(why) for name, why in self._reasons.items() if name not in self._ran}
 
     def best(self, tier: Iterable[str]) -> Engine | None:
-        """The engine to take of `tier`, if one works; the others are let go, each before the next is loaded."""
+        """The engine to take of `tier`, if one works; the others are let go. Two are loaded at a time."""
         candidates = [candidate for name in tier for candidate in self._candidates(name)]
         for preferred in [one for pair in self._prefer for one in candidates if (one.name, one.precision) == pair]:
             candidates.remove(preferred)

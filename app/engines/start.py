@@ -93,9 +93,10 @@ def _start(
     afresh: bool,
 ) -> Started:
     golden = bundle.golden(resolution)
+    which = "" if resolution == bundle.manifest.default_resolution else f" {resolution}"
     plans = bundle.plans.fit.get(resolution, [])
     worker = Worker(
-        f"engine {bundle.name} {resolution}",
+        f"engine {bundle.name}{which}",
         "app.engines.host:Host",
         [
             {precision: bundle.graph_sha256(precision) for precision in bundle.graphs},

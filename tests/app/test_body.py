@@ -42,6 +42,47 @@ def test_one_stalled_body_is_ended_where_one_is_enough() -> None:
     asyncio.run(main())
 
 
+def test_a_body_that_ends_by_itself_is_no_fault_of_others() -> None:
+    """Its time is over, but it has not come to know that."""
+
+    async def main() -> None:
+        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=0.05)
+        stalled = asyncio.create_task(sent(bodies, [bytes(90)], whole=False))
+        await asyncio.sleep(0.01)
+        timeout = bodies.arriving[0].timeout
+        assert timeout is not None
+        while not timeout.expired():  # noqa: ASYNC110, it stays so for one round of the loop
+            await asyncio.sleep(0)
+        assert not stalled.done()
+        assert await sent(bodies, [b"12345"] * 3) == b"12345" * 3
+        with pytest.raises(SlowClient, match="was not there within"):
+            await stalled
+        assert bodies.held == 0
+
+    asyncio.run(main())
+
+
+def test_what_an_ended_body_still_receives_counts_no_more() -> None:
+    async def main() -> None:
+        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
+
+        async def receive() -> Message:
+            await asyncio.sleep(0)
+            return {"type": "http.request", "body": bytes(30), "more_body": True}
+
+        with bodies.holding(Request({"type": "http", "headers": []}, receive)) as body:
+            reading = asyncio.create_task(body.whole())
+            while not body.received:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            body.evicted = True
+            with pytest.raises(SlowClient, match="make room"):
+                await reading
+            assert body.received == 30
+        assert bodies.held == 0
+
+    asyncio.run(main())
+
+
 def test_the_oldest_itself_is_refused() -> None:
     async def main() -> None:
         bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)

@@ -239,7 +239,7 @@ def test_each_resolution_has_what_serves_it_best(bundle: Path, tmp_path: Path, m
             assert "there is no plan for 384" in reason
             assert (await classify(model, resolution=384)).resolution == 384
             gpu.does(cuda="works")
-            os.kill(children(os.getpid(), "engine b 224")[0], signal.SIGKILL)
+            os.kill(children(os.getpid(), "engine b")[0], signal.SIGKILL)
             with pytest.raises(EngineFailed):
                 await classify(model)
             await until(lambda: model.fault is None)

@@ -158,6 +158,22 @@ def test_a_spare_process_that_has_died_is_not_had() -> None:
     worker.kill()
 
 
+@pytest.mark.parametrize("what", ["import os; os.abort()", "import time; time.sleep(60)"])
+def test_a_spare_process_that_its_imports_end_or_hold_up_is_not_had(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_library.py").write_text(what)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}")
+    monkeypatch.setattr("app.worker._IMPORT_SECONDS", 2.0)
+    pid = spared("bad_library")
+    spawned: list[int] = []
+    worker = Worker("target", TARGET, ["it"], seconds=30, on_spawn=lambda worker: spawned.append(worker.pid))
+    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    assert spawned == [pid, worker.pid]
+    assert children(os.getpid(), "target") == [worker.pid]
+    worker.kill()
+
+
 def test_keys_in_the_environment_stay_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSVIT_API_KEYS", "secret-key")
     monkeypatch.setenv("OTHER", "1")
