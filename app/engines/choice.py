@@ -228,6 +228,7 @@ class _Search:
 
     def _image_seconds(self, engine: Engine) -> float:
         images = np.zeros((engine.batch, self._side, self._side, 3), np.uint8)
+        engine.run(images)  # threads of the engine before, which wait for more work for a while, keep cores busy
         began = time.perf_counter()
         engine.run(images)
         return (time.perf_counter() - began) / len(images)
