@@ -83,12 +83,12 @@ class Worker:
         on_spawn: Callable[["Worker"], None] = lambda _: None,
     ) -> None:
         self._role = role
-        spare = _taken(factory.partition(":")[0], keep_environment)
-        self._process, self._socket = spare or _spawn(role, [], keep_environment)
+        waiting = _taken(factory.partition(":")[0], keep_environment)
+        self._process, self._socket = waiting or _spawn(role, [], keep_environment)
         self._closing = threading.Lock()
         try:
             on_spawn(self)
-            if spare is not None and not self._has_imported(min(seconds, _IMPORT_SECONDS)):
+            if waiting is not None and not self._has_imported(min(seconds, _IMPORT_SECONDS)):
                 self.kill()  # what it imports ends it, or never ends; another one imports nothing before it has to
                 self._process, self._socket = _spawn(role, [], keep_environment)
                 on_spawn(self)
@@ -259,9 +259,12 @@ def main() -> None:
     for module in sys.argv[3:]:
         with suppress(Exception):  # who needs it will say so
             importlib.import_module(module)
-    if sys.argv[3:]:
-        connection.send(b"\0")
-    _, files, _, _ = socket.recv_fds(connection, 1, _MOST_FILES)
+    try:
+        if sys.argv[3:]:
+            connection.send(b"\0")
+        _, files, _, _ = socket.recv_fds(connection, 1, _MOST_FILES)
+    except OSError:
+        return  # the service has ended, and had no need of this process
     channel = _Channel(connection)
     records: list[tuple[int, str]] = []
     handler = logging.Handler(logging.INFO)

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from benchmarks.server import resident_mb, running
 
 HEAD = "POST /classify HTTP/1.1\r\nHost: service\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--max-queue", type=int, default=64)
     args = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
+    photos = photographs(args.photos)
     requests = requests_of(photos)
     options = ["--log-level", "warning", "--max-queue", str(args.max_queue), "--bundle", str(args.bundle), "--port"]
     with running([sys.executable, "-m", "app", "serve", *options]) as server:

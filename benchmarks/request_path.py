@@ -30,6 +30,7 @@ from app.image import decode, scans
 from app.model import top
 from app.schemas import Classification
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from benchmarks.server import running
 from model.spec import PREPROCESSING
 from tests.app.workers import children
@@ -48,9 +49,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--seconds", type=float, default=10)
     args = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
-    if not photos:
-        sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
+    photos = photographs(args.photos)
     print(f"{args.bundle.name}, {len(photos)} photographs; {machine()}\n")
     print("Medians in ms; the processor time is the mean.\n")
     names = [

@@ -9,7 +9,6 @@ enlarged: frames of that kind are evidence for times only. Prints Markdown, and 
 
 import argparse
 import statistics
-import sys
 import time
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 
 from app.image import decode
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from model.spec import Preprocessing
 
 MAX_PIXELS = 50_000_000
@@ -36,10 +36,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=224)
     options = parser.parse_args()
     steps = Preprocessing(options.resize, options.crop)
-    files = sorted(path for path in options.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    bodies = [path.read_bytes() for path in files]
-    if not bodies:
-        sys.exit(f"no *.jpg or *.jpeg in {options.photos}")
+    bodies = photographs(options.photos)
     full, scaled = (np.stack([pixels(body, steps, scaled=scaled) for body in bodies]) for scaled in (False, True))
     smaller = [index for index in range(len(bodies)) if not np.array_equal(full[index], scaled[index])]
     print(f"Resize {steps.resize}, crop {steps.crop}; {machine()}\n")

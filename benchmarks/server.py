@@ -35,6 +35,16 @@ class Server:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let it run, and have done with its work before the next one's turn."""
+        self.resume()
+        try:
+            yield
+        finally:
+            self.wait_until_quiet()
+            self.pause()
+
     def wait_until_quiet(self, seconds: float = 60) -> bool:
         """Until it works no more on what clients that have left had asked for; whether that was within `seconds`."""
         deadline = time.monotonic() + seconds

@@ -11,8 +11,6 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,6 +25,7 @@ from app.errors import BadBundle
 from app.image import decode
 from benchmarks.cpu.load import Load, load_of, percentile
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from benchmarks.server import Server, running
 from model.spec import Preprocessing
 
@@ -64,10 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5, help="of each part of a round")
     args = parser.parse_args()
-    files = [path for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
-    if not files:
-        sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
-    photos = [file.read_bytes() for file in files]
+    photos = photographs(args.photos)
     try:
         bundle = open_bundle(args.bundle)
     except BadBundle as err:
@@ -102,7 +98,7 @@ async def _rounds(
     try:
         pixels = [decode(photo, steps, MOST_PIXELS) for photo in photos]
         batch = np.stack(list(itertools.islice(itertools.cycle(pixels), engine.batch)))
-        with _its_turn(server):  # warms up
+        with server.turn():  # warms up
             load.closed(server.url, "file", args.clients, 2)
         rounds = [await _round(engine, batch, photos, steps, server, load, args) for _ in range(args.rounds)]
     finally:
@@ -129,9 +125,9 @@ async def _round(
             break
         decode(photo, steps, MOST_PIXELS)
         decoding.append(time.perf_counter() - started)
-    with _its_turn(server):
+    with server.turn():
         one = load.closed(server.url, "file", 1, args.seconds)
-    with _its_turn(server):
+    with server.turn():
         many = load.closed(server.url, "file", args.clients, args.seconds)
     return Round(
         median(alone),
@@ -151,16 +147,6 @@ async def _calls(engine: LiveEngine, images: Images, seconds: float) -> list[flo
         await engine.run(images)
         found.append(time.perf_counter() - started)
     return found
-
-
-@contextmanager
-def _its_turn(server: Server) -> Iterator[None]:
-    server.resume()
-    try:
-        yield
-        server.wait_until_quiet()
-    finally:
-        server.pause()
 
 
 if __name__ == "__main__":

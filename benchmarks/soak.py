@@ -24,6 +24,7 @@ import httpx
 from PIL import Image
 
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from benchmarks.server import running
 
 Request = Callable[[httpx.AsyncClient], Awaitable[str]]
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--clients", type=int, default=12)
     args = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
+    photos = photographs(args.photos)
     options = ["--log-level", "error", "--grace-seconds", "0", "--bundle", str(args.bundle), "--port"]
     with running([sys.executable, "-m", "app", "serve", *options]) as server:
         name = json.loads((args.bundle / "manifest.json").read_text())["variant"]

@@ -19,6 +19,7 @@ import httpx
 from app.bundle import open_bundle
 from app.errors import BadBundle
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from benchmarks.server import Server, proportional_mb, resident_mb, running
 from tests.app.workers import children
 
@@ -33,9 +34,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["auto"])
     parser.add_argument("--starts", type=int, default=6)
     args = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(args.photos.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
-    if not photos:
-        sys.exit(f"no *.jpg or *.jpeg in {args.photos}")
+    photos = photographs(args.photos)
     try:
         bundle = open_bundle(args.bundle)
     except BadBundle as err:

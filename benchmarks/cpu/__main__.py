@@ -24,6 +24,7 @@ from benchmarks.cpu.plots import plot_engines, plot_services
 from benchmarks.cpu.readme import update
 from benchmarks.cpu.report import CpuReport, markdown, summary
 from benchmarks.gpu.player import say
+from benchmarks.photographs import photographs
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = ["crossvit_18_dagger", "crossvit_9_dagger"]
@@ -63,14 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     # Contestants import this package too, wherever they are started.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    files = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        print(f"error: no JPEG files in {args.photos}", file=sys.stderr)
-        return 1
+    photos = photographs(args.photos)
     try:
         bundles = [args.bundles / name for name in args.networks]
-        report = CpuReport(_facts(args, len(files)))
-        _measure(args, bundles, [file.read_bytes() for file in files], report)
+        report = CpuReport(_facts(args, len(photos)))
+        _measure(args, bundles, photos, report)
     except (BadBundle, OSError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1

@@ -2,8 +2,8 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -141,17 +141,6 @@ def _started(stack: ExitStack, bundle: Path, service: Service) -> Server | None:
     return server
 
 
-@contextmanager
-def _its_turn(server: Server) -> Iterator[Server]:
-    """Let `server` run, and have done with its work before the next one's turn."""
-    server.resume()
-    try:
-        yield server
-    finally:
-        server.wait_until_quiet()
-        server.pause()
-
-
 def _warm_up(service: Service, server: Server, load: Load) -> None:
     _noting(service, server, lambda: load.closed(server.url, PEERS[service.name].field, 8, WARM_UP))
 
@@ -176,7 +165,7 @@ def _noting(service: Service, server: Server, measure: Callable[[], object]) -> 
     """Measure, unless the service has failed before; a failure is written down."""
     if service.error is not None:
         return
-    with _its_turn(server):
+    with server.turn():
         try:
             measure()
         except Exception as err:  # of the load's process, say: the other services go on

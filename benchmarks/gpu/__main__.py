@@ -24,6 +24,7 @@ from benchmarks.gpu.machine import ROOT, machine
 from benchmarks.gpu.player import CONTESTANTS, say
 from benchmarks.gpu.profiles import profile_table
 from benchmarks.gpu.results import Report, header, row
+from benchmarks.photographs import files_in
 from model.spec import RESOLUTIONS, VARIANTS
 
 
@@ -32,10 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     # Workers import this package too, wherever they are started.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    files = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))[: args.images]
-    if not files:
-        print(f"error: no JPEG files in {args.photos}", file=sys.stderr)
-        return 1
+    files = files_in(args.photos)[: args.images]
     rules = Rules(
         device=args.device,
         rounds=args.rounds,

@@ -401,4 +401,5 @@ def test_a_port_in_use_ends_the_service_before_its_engine_loads(bundle: Path) ->
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "address already in use" in done.stderr.lower()
+    assert "Traceback" not in done.stderr  # neither the service's nor that of a process that it had no need of
     assert "images/s" not in done.stderr
