@@ -14,10 +14,10 @@ ENGINES := $(if $(GPU),gpu,cpu)
 EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,otel,dev
 INSTALLED := .venv/.installed-$(ENGINES)
 
-.PHONY: serve test check audit bench bench-full format clean
+.PHONY: serve test check audit lock sbom bench bench-full format clean
 
 serve: $(INSTALLED)
-	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" $(if $(LABELS),--labels "$(LABELS)") $(if $(GPU),--precision fp16,$(if $(QUANTIZE),--quantize $(QUANTIZE))) --out $(BUNDLE) --if-changed
+	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
 	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
@@ -29,10 +29,26 @@ check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*.Dockerfile
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[audit]'
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# What the images install, of constraints.txt, with hashes. PyTorch is left to the image: see docker/cpu.Dockerfile.
+LOCK = echo torch | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt --excludes /dev/stdin
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[images]'
+	$(LOCK) --output-file docker/locks/build.txt --group image-build
+	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra otel pyproject.toml
+	$(LOCK) --output-file docker/locks/cpu-export.txt --extra cpu --extra otel --extra export --extra quantize pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu-common.txt --extra otel --extra export pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra export --extra gpu --extra nvimgcodec pyproject.toml
+
+sbom: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[images]'
+	mkdir -p artifacts/sbom
+	for name in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file artifacts/sbom/$$name.cdx.json docker/locks/$$name.txt || exit 1; done
 
 bench: BENCH := --out docs/bench --readme README.md
 bench-full: BENCH := --full --out docs/bench/full

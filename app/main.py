@@ -93,6 +93,8 @@ def _service(settings: Settings) -> Service:
             (settings.admin_keys, settings.admin_keys_file),
         )
     )
+    if not keys:
+        log.info("no API keys are set: whoever reaches the port may classify")
     metrics = Metrics(lambda: _states(repository))
     decoders = make_decoders(settings, lambda reason: metrics.decoder_restarts.labels(reason).inc())
 

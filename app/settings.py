@@ -22,6 +22,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="CROSSVIT_",
+        env_ignore_empty=True,  # what compose files write where nothing is set
         cli_prog_name="crossvit serve",
         cli_kebab_case=True,
         cli_avoid_json=True,

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             preprocessing=_preprocessing(args.resolutions, args.preprocess),
             precisions=args.precision,
             photos=args.images,
-            int8=args.quantize is not None,
+            int8=args.quantize == INT8,
             calibration=args.calibration,
             if_changed=args.if_changed,
         )
@@ -246,7 +246,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         help="auto (local cache, else Hugging Face hub, else shipped, else untrained), hub, untrained, or a checkpoint",
     )
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="class names, a line each or JSON (ImageNet-1k's)")
+    parser.add_argument(
+        "--labels", type=_file, metavar="FILE", help="class names, a line each or JSON (ImageNet-1k's, also if empty)"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (artifacts/VARIANT)")
     parser.add_argument(
         "--resolutions",
@@ -275,19 +277,26 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--images", type=Path, metavar="FOLDER", help="photographs to measure them on (some ship with the project)"
     )
     parser.add_argument(
-        "--quantize", choices=[INT8], help="a graph for CPUs beside the float32 one, that OpenVINO runs in 8 bits"
+        "--quantize",
+        choices=[INT8, ""],
+        metavar=INT8,
+        help="a graph for CPUs beside the float32 one, that OpenVINO runs in 8 bits; none if empty",
     )
     parser.add_argument(
         "--calibration", type=Path, metavar="FOLDER", help="photographs to calibrate it on; one's own are better"
     )
     parser.add_argument("--if-changed", action="store_true", help="leave a bundle that was made from the same")
     args = parser.parse_args(argv)
-    if args.calibration is not None and args.quantize is None:
+    if args.calibration is not None and args.quantize != INT8:
         parser.error("--calibration is for --quantize int8")
     for resolution, _ in args.preprocess:
         if resolution not in args.resolutions:
             parser.error(f"--preprocess: {resolution} is not among --resolutions")
     return args
+
+
+def _file(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
 def _steps(text: str) -> tuple[int, Preprocessing]:

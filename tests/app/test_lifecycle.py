@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
+import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -21,13 +21,14 @@ from tests.app.test_limits import connect, head
 from tests.app.waiting import until
 from tests.app.workers import children
 from tests.conftest import Server, StartServer, free_port, running
+from tests.nginx import AVAILABLE, Nginx, nginx
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 
 
 @asynccontextmanager
-async def clients(url: str, count: int = 6) -> AsyncIterator[Counter[str]]:
+async def clients(url: str, count: int = 6, trust: ssl.SSLContext | bool = True) -> AsyncIterator[Counter[str]]:
     """Clients that ask without a pause; how often which answer came, or which error."""
     answers: Counter[str] = Counter()
     going = True
@@ -40,7 +41,7 @@ async def clients(url: str, count: int = 6) -> AsyncIterator[Counter[str]]:
             except httpx.HTTPError as err:
                 answers[repr(err)] += 1
 
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=60, verify=trust) as client:
         tasks = [asyncio.create_task(ask(client)) for _ in range(count)]
         try:
             yield answers
@@ -222,40 +223,7 @@ def test_models_are_replaced_under_load_without_a_lost_request(
     assert len(children(server.process.pid, "engine")) == 1  # those of the old models have ended
 
 
-@contextmanager
-def nginx(folder: Path, ports: list[int]) -> Iterator[str]:
-    """nginx with the documented configuration before the two ports."""
-    port = free_port()
-    conf = (Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf").read_text()
-    for written, real in (("127.0.0.1:8001", f"127.0.0.1:{ports[0]}"), ("127.0.0.1:8002", f"127.0.0.1:{ports[1]}")):
-        assert written in conf
-        conf = conf.replace(written, real)
-    places = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    conf = conf.replace("listen 8000;", f"listen 127.0.0.1:{port};").replace(
-        "http {", f"http {{ access_log off; {places}"
-    )
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(f"daemon off; {user} pid {folder}/pid; error_log {folder}/log;\n{conf}")
-    process = subprocess.Popen(
-        [str(shutil.which("nginx")), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "log")]
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/livez")
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+@pytest.mark.skipif(not AVAILABLE, reason="nginx or openssl is not installed")
 def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
 
@@ -263,8 +231,8 @@ def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: P
         options = ["--bundle", str(bundle), *ENGINE, "--grace-seconds", "1"]
         return stack.enter_context(running(tmp_path / f"{number}.log", *options, port=port))
 
-    async def main(url: str) -> Counter[str]:
-        async with clients(url) as answers:
+    async def main(proxy: Nginx) -> Counter[str]:
+        async with clients(proxy.url, trust=proxy.trust) as answers:
             await until(lambda: answers.total() > 20)
             for number in (2, 3):
                 old = servers[number % 2]
@@ -280,7 +248,8 @@ def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: P
         servers = [start(number, port) for number, port in enumerate(ports)]
         for server in servers:
             server.wait_until_ready()
-        with nginx(tmp_path, ports) as url:
-            answers = asyncio.run(main(url))
+        with nginx(tmp_path, ports) as proxy:
+            assert httpx.get(f"{proxy.plain}/x").headers["Location"] == "https://127.0.0.1/x"
+            answers = asyncio.run(main(proxy))
     assert answers.keys() == {"200"}
     assert answers.total() > 60

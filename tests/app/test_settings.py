@@ -13,6 +13,12 @@ def test_the_environment_and_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     assert (settings.port, settings.max_batch, settings.bundle) == (9000, 32, Path("b"))
 
 
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PORT", "API_KEYS_FILE", "PRELOAD"):
+        monkeypatch.setenv(f"CROSSVIT_{name}", "")
+    assert Settings() == Settings.model_construct()
+
+
 @pytest.mark.parametrize("written", ["224,384", "224 384", "[224, 384]"])
 def test_a_list_is_written_with_commas(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
     monkeypatch.setenv("CROSSVIT_PRELOAD", written)

@@ -1,0 +1,122 @@
+"""A container engine and its compose, whichever this machine has: Docker, or Podman with podman-compose.
+
+Podman is told what a machine without a Docker daemon needs: to build in a chroot, in Docker's format (which has health
+checks), with this machine's way to package indexes.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BASE = "docker.io/library/python:3.11-slim-bookworm"
+
+
+@functools.cache
+def engine() -> str:
+    """docker or podman, whichever can run the images' base here; "" if neither can."""
+    for name, compose in (("docker", ["docker", "compose", "version"]), ("podman", ["podman-compose", "version"])):
+        probe = [name, "run", "--rm", BASE, "python3", "-c", "print('runs')"]
+        if shutil.which(name) and _works(compose) and _works(probe):
+            return name
+    return ""
+
+
+def _works(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def run(*arguments: str, seconds: float = 60) -> str:
+    """What the engine prints."""
+    return _output([engine(), *arguments], ROOT, {}, seconds)
+
+
+def build(file: str, target: str, tag: str, context: Path = ROOT) -> None:
+    """Build a target of docker/`file`."""
+    command = [engine(), "build", *_build_options(), "--file", f"docker/{file}", "--target", target, "--tag", tag, "."]
+    _output(command, context, {}, 900)
+
+
+def exists(image: str) -> bool:
+    return _works([engine(), "image", "inspect", image])
+
+
+def available(image: str) -> bool:
+    """Whether `image` is here, or can be pulled."""
+    return exists(image) or _works([engine(), "pull", "--quiet", image])
+
+
+def inspect_image(image: str, what: str) -> str:
+    """Of an image, a field in Go's notation."""
+    return run("image", "inspect", "--format", f"{{{{{what}}}}}", image).strip()
+
+
+def size_mb(image: str) -> float:
+    return int(inspect_image(image, ".Size")) / 1e6
+
+
+class Compose:
+    """The compose file in `folder`, under a project name of its own, with settings in `environment`."""
+
+    def __init__(self, folder: Path, project: str, environment: dict[str, str]) -> None:
+        self._folder = folder
+        self._project = project
+        self.environment = environment
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://127.0.0.1:{self.environment['PORT']}"
+
+    def __call__(self, *arguments: str, seconds: float = 120) -> str:
+        """`docker compose ARGUMENTS`; what it prints."""
+        command = ["docker", "compose"] if engine() == "docker" else ["podman-compose"]
+        return _output([*command, "--project-name", self._project, *arguments], self._folder, self.environment, seconds)
+
+    def container(self, service: str) -> str:
+        """The id of the container of `service`, running or not."""
+        labels = {"project": self._project, "service": service}
+        filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        return run("ps", "--all", "--quiet", *filters).split()[0]
+
+    def inspect(self, service: str, what: str) -> str:
+        """Of its container, a field in Go's notation."""
+        return run("inspect", "--format", f"{{{{{what}}}}}", self.container(service)).strip()
+
+    def execute(self, service: str, *command: str) -> str:
+        return run("exec", self.container(service), *command).strip()
+
+    def logs(self, service: str) -> str:
+        command = [engine(), "logs", self.container(service)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout + done.stderr
+
+
+def _build_options() -> list[str]:
+    if engine() == "docker":
+        return []
+    options = ["--isolation", "chroot", "--network", "host", "--format", "docker"]
+    options += ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
+    wheels = os.environ.get("PIP_FIND_LINKS")
+    if wheels and Path(wheels).is_dir():  # such as a PyTorch for CPUs that lies on disk
+        options += ["--volume", f"{wheels}:{wheels}:ro", "--env", f"PIP_FIND_LINKS={wheels}"]
+    return options
+
+
+def _output(command: list[str], folder: Path, environment: dict[str, str], seconds: float) -> str:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout

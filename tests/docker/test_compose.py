@@ -1,0 +1,95 @@
+"""`docker compose up`, from an export to a stop; the tests build on each other in the order in which they stand."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.docker.containers import BASE, Compose, inspect_image, run, size_mb
+from tests.end_to_end import (
+    PHOTOS,
+    check_bad_images,
+    check_overload,
+    check_photographs,
+    check_stop,
+    wait_until_ready,
+)
+
+MOST_MB = 450  # over the base image
+LIMIT = 1 << 30  # bytes, MEMORY in conftest.py
+
+INSIDE = (Path(__file__).parent / "inside.py").read_text()
+
+
+def test_the_image_is_small_and_has_neither_pytorch_nor_pip(images: dict[str, str]) -> None:
+    serve = images["crossvit-cpu"]
+    assert size_mb(serve) - size_mb(BASE) < MOST_MB
+    listing = run("run", "--rm", "--entrypoint", "python", serve, "-c", "help('modules')", seconds=120)
+    names = set(listing.split())
+    assert {"app", "model", "openvino", "onnxruntime"} <= names
+    assert not {"torch", "onnx", "pip", "setuptools", "nncf"} & names
+    assert inspect_image(serve, ".Config.User") == "10001:10001"
+    labels = json.loads(inspect_image(serve, "json .Config.Labels"))
+    assert {"title", "licenses", "version", "revision"} <= {name.rpartition(".")[2] for name in labels}
+
+
+def test_compose_up_exports_and_serves(service: Compose, bundle: Path) -> None:
+    check_photographs(service.url, bundle)
+    check_bad_images(service.url)
+
+
+def test_it_runs_without_rights_or_a_shell(service: Compose) -> None:
+    found = json.loads(service.execute("api", "python", "-c", INSIDE))
+    assert (found["user"], found["capabilities"], found["no_new_privileges"]) == (10001, 0, 1)
+    assert found["writable"] == ["/cache"]
+    with pytest.raises(AssertionError):
+        service.execute("api", "sh", "-c", "true")
+
+
+def test_the_health_check_sees_readiness(service: Compose) -> None:
+    healthy = json.loads(service.inspect("api", "json .Config.Healthcheck"))["Test"]
+    assert healthy[0] == "CMD"
+    assert '"ready"' in service.execute("api", *healthy[1:])
+    with pytest.raises(AssertionError, match="no answer"):  # where nothing listens
+        run("run", "--rm", "--entrypoint", healthy[1], service.inspect("api", ".Config.Image"), *healthy[2:])
+
+
+def test_overload_is_refused_within_the_limits_of_the_container(service: Compose) -> None:
+    check_overload(service.url)
+    found = json.loads(service.execute("api", "python", "-c", INSIDE))
+    assert found["usable_cpus"] == 1
+    assert found["roles"] == ["decoder", "engine"]
+    *others, busiest = found["engine_ticks"]
+    assert busiest > 0.6 * (busiest + sum(others))  # one thread does the work, as one CPU may be used
+    assert int(service.inspect("api", ".HostConfig.Memory")) == LIMIT
+    assert found["peak_memory"] < LIMIT
+    assert service.inspect("api", ".State.OOMKilled") == "false"
+
+
+def test_a_stop_loses_nothing_and_the_next_start_is_warm(service: Compose) -> None:
+    tried = service.logs("api").count("images/s at")
+    assert tried > 0
+    check_stop(service.url, lambda: service("stop", "api"))
+    assert service.inspect("api", ".State.ExitCode") == "0"
+    service("start", "api")
+    wait_until_ready(service.url)
+    assert service.logs("api").count("images/s at") == tried  # nothing was compiled or tried again
+    assert httpx.post(f"{service.url}/classify", files={"file": PHOTOS[0].read_bytes()}, timeout=30).status_code == 200
+
+
+def test_keys_are_secrets(service: Compose, project: Path) -> None:
+    (project / "keys.txt").write_text("someone:long-enough-a-key\n")
+    service.environment["API_KEYS_FILE"] = "./keys.txt"
+    try:
+        service("up", "--detach", "--force-recreate", "--no-deps", "api")
+        wait_until_ready(service.url)
+        body = {"file": PHOTOS[0].read_bytes()}
+        headers = {"Authorization": "Bearer long-enough-a-key"}
+        assert httpx.post(f"{service.url}/classify", files=body).status_code == 401
+        assert httpx.post(f"{service.url}/classify", files=body, headers=headers, timeout=30).status_code == 200
+        assert "long-enough" not in service.inspect("api", "json .Config.Env")
+    finally:
+        del service.environment["API_KEYS_FILE"]
+        service("up", "--detach", "--force-recreate", "--no-deps", "api")
+        wait_until_ready(service.url)
