@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from filelock import FileLock
 
 from export.to_onnx import main as to_onnx
 from model.spec import VARIANTS
@@ -50,30 +51,57 @@ def _gpu() -> bool:
     return bool(error == runtime.cudaError_t.cudaSuccess and count > 0)
 
 
+Shared = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """Makes a folder of some name once for all processes of this run: the first one to ask fills it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = root / f"shared-{name}"
+        with FileLock(root / f"{folder.name}.lock"):
+            if not folder.exists():
+                partial = tmp_path_factory.mktemp(name)
+                fill(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(shared: Shared) -> Path:
     """A checkpoint of crossvit_tiny, whose logits are known."""
-    return rule.checkpoint(tmp_path_factory.mktemp("weights"), TINY)
+    return shared("weights", lambda folder: rule.checkpoint(folder, TINY)) / f"{TINY.name}.safetensors"
 
 
 @pytest.fixture(scope="session")
-def bundle(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tiny_weights: Path, shared: Shared) -> Path:
     """The bundle of `tiny_weights`."""
-    out = tmp_path_factory.mktemp("artifacts") / TINY.name
-    assert to_onnx(["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out)]) == 0
-    return out
+
+    def export(folder: Path) -> None:
+        out = folder / TINY.name
+        assert to_onnx(["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out)]) == 0
+
+    return shared("artifacts", export) / TINY.name
 
 
 @pytest.fixture(scope="session")
-def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fine_tuned(shared: Shared) -> Path:
     """The bundle of a checkpoint of three classes, at 224 alone, with labels and preprocessing of its own."""
-    folder = tmp_path_factory.mktemp("fine-tuned")
-    weights = rule.checkpoint(folder, TINY, classes=3)
-    (folder / "labels.txt").write_text("cat\ndog\nfish\n")
-    options = ["--weights", str(weights), "--labels", str(folder / "labels.txt"), "--out", str(folder / "pets")]
-    options += ["--resolutions", "224", "--preprocess", "224:274/240"]
-    assert to_onnx(["--variant", TINY.name, *options]) == 0
-    return folder / "pets"
+
+    def export(folder: Path) -> None:
+        weights = rule.checkpoint(folder, TINY, classes=3)
+        (folder / "labels.txt").write_text("cat\ndog\nfish\n")
+        options = ["--weights", str(weights), "--labels", str(folder / "labels.txt"), "--out", str(folder / "pets")]
+        options += ["--resolutions", "224", "--preprocess", "224:274/240"]
+        assert to_onnx(["--variant", TINY.name, *options]) == 0
+
+    return shared("fine-tuned", export) / "pets"
 
 
 @dataclass

@@ -68,6 +68,10 @@ class Compose:
         self._project = project
         self.environment = environment
 
+    def beside(self, suffix: str, environment: dict[str, str]) -> "Compose":
+        """Another project of the same file."""
+        return Compose(self._folder, f"{self._project}-{suffix}", self.environment | environment)
+
     @property
     def url(self) -> str:
         """Where the service answers."""
