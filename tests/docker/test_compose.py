@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.docker.containers import BASE, Compose, inspect_image, run, size_mb
+from tests.docker.containers import BASE, Compose, build, inspect_image, run, size_mb
 from tests.end_to_end import (
     PHOTOS,
     check_bad_images,
@@ -32,6 +32,15 @@ def test_the_image_is_small_and_has_neither_pytorch_nor_pip(images: dict[str, st
     assert inspect_image(serve, ".Config.User") == "10001:10001"
     labels = json.loads(inspect_image(serve, "json .Config.Labels"))
     assert {"title", "licenses", "version", "revision"} <= {name.rpartition(".")[2] for name in labels}
+
+
+@pytest.mark.usefixtures("images")  # else there is nothing to build with
+def test_the_image_for_gpus_builds_up_to_nvidias_packages() -> None:
+    """Those are gigabytes, and TensorRT's come from another index: the rest is what can be built anywhere."""
+    build("gpu.Dockerfile", "project", "crossvit-test-gpu-project")
+    build("gpu.Dockerfile", "common", "crossvit-test-gpu-common")
+    code = "import fastapi, onnx, onnxscript, opentelemetry.sdk, wheel_stub"
+    run("run", "--rm", "--entrypoint", "python", "crossvit-test-gpu-common", "-c", code)
 
 
 def test_compose_up_exports_and_serves(service: Compose, bundle: Path) -> None:

@@ -1,0 +1,76 @@
+"""What the images are made of, without making them."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.docker.containers import ROOT
+
+LOCKS = sorted((ROOT / "docker" / "locks").glob("*.txt"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = {
+    "cpu.txt": ["cpu", "otel"],
+    "cpu-export.txt": ["cpu", "otel", "export", "quantize"],
+    "gpu-common.txt": ["otel", "export"],
+    "gpu.txt": ["otel", "export", "gpu", "nvimgcodec"],
+}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {normal(match[0]) for text in requirements if (match := re.match(r"[\w.-]+", text))}
+
+
+def locked(lock: Path) -> dict[str, str]:
+    """The versions in a lock."""
+    return {normal(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_has_the_versions_of_the_constraints_and_hashes(lock: Path) -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = {normal(name): version for name, version in pinned.items()}
+    elsewhere = re.findall(r"^([\w.-]+)==\S+ ; .*(?:win32|emscripten)", lock.read_text(), re.MULTILINE)
+    for name, version in locked(lock).items():
+        assert pins.get(name) == version or name in elsewhere
+    requirements = re.split(r"\n(?=\w)", lock.read_text().strip())
+    assert all("--hash=sha256:" in requirement for requirement in requirements)
+
+
+@pytest.mark.parametrize("lock", [lock for lock in LOCKS if lock.name in EXTRAS], ids=lambda lock: lock.name)
+def test_a_lock_has_all_that_the_project_needs_there_but_pytorch(lock: Path) -> None:
+    project = PROJECT["project"]
+    wanted = names(project["dependencies"])
+    for extra in EXTRAS[lock.name]:
+        wanted |= names(project["optional-dependencies"][extra])
+    assert wanted - {"torch"} <= locked(lock).keys()
+    assert "torch" not in locked(lock)
+
+
+def test_the_images_are_of_this_version() -> None:
+    for file in (ROOT / "docker").glob("*.Dockerfile"):
+        assert f'image.version="{PROJECT["project"]["version"]}"' in file.read_text()
+
+
+def test_compose_names_targets_and_files_that_are_there() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    targets = re.findall(r"^FROM .* AS (\w+)$", (ROOT / "docker" / "cpu.Dockerfile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"^ +target: (\w+)$", compose, re.MULTILINE)) == {"export", "serve"} <= set(targets)
+    for path in re.findall(r"^ +(?:- |dockerfile: )\.?/?(docker/[\w./-]+)", compose, re.MULTILINE):
+        assert (ROOT / path).exists()
+
+
+def test_the_guide_lists_every_variable_of_the_compose_file_with_its_default() -> None:
+    guide = (ROOT / "docs" / "deployment.md").read_text()
+    compose = (ROOT / "docker-compose.yml").read_text()
+    variables = dict(re.findall(r"\$\{([A-Z_]+)(?::?[-+]([^${}]*))?", compose))
+    assert {"VARIANT", "PORT", "MEMORY"} <= variables.keys()
+    for name, default in variables.items():
+        rows = [line for line in guide.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        assert rows, name
+        assert default.startswith("/") or default in rows[0]
