@@ -73,4 +73,4 @@ def test_the_guide_lists_every_variable_of_the_compose_file_with_its_default() -
     for name, default in variables.items():
         rows = [line for line in guide.splitlines() if line.startswith("|") and f"`{name}`" in line]
         assert rows, name
-        assert default.startswith("/") or default in rows[0]
+        assert default.startswith(("/", "docker/")) or default in rows[0]
