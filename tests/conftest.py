@@ -20,6 +20,7 @@ from model.spec import VARIANTS
 from tests import rule
 
 TINY = VARIANTS["crossvit_tiny"]
+_GROUPS = {"app": "service", "docker": "containers"}  # by folder: each runs in one process
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,11 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, and say so. Of two processes, one runs what mostly waits."""
+    """Skip what needs a GPU where there is none, and say so. What mostly waits is for one process, containers too."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
-            folder = item.path.parent
-            group = "service" if folder == Path(__file__).parent / "app" else str(item.path)
+            group = _GROUPS.get(item.path.parent.relative_to(Path(__file__).parent).as_posix(), str(item.path))
             item.add_marker(pytest.mark.xdist_group(group))
     if not _gpu():
         for item in items:

@@ -24,13 +24,6 @@ CROSSVIT_GRACE_SECONDS={GRACE_SECONDS}
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has all that needs containers; without an engine it is skipped."""
-    for item in items:
-        if "images" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("containers"))
-
-
 @pytest.fixture(scope="session")
 def images() -> dict[str, str]:
     """Names of the images, by those that the compose file has."""
