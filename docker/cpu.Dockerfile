@@ -28,12 +28,11 @@ COPY docker/locks/cpu.txt .
 RUN pip install --no-deps --require-hashes -r cpu.txt
 
 FROM serving AS exporting
-ARG TORCH_INDEX=
-COPY constraints.txt .
-# PyTorch alone has no hashes here: its builds for CPUs come from an index of their own.
-RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch
-COPY docker/locks/cpu-export.txt .
+COPY docker/locks/cpu-export.txt constraints.txt ./
 RUN pip install --no-deps --require-hashes -r cpu-export.txt
+# PyTorch has no hashes here: its builds for CPUs come from an index of their own.
+ARG TORCH_INDEX=
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch
 
 FROM exporting AS export
 COPY --from=project /project /opt/crossvit
