@@ -22,7 +22,7 @@ serve: $(INSTALLED)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check

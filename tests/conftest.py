@@ -14,13 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 from filelock import FileLock
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from export.to_onnx import main as to_onnx
 from model.spec import VARIANTS
 from tests import rule
 
 TINY = VARIANTS["crossvit_tiny"]
-_GROUPS = {"app": "service", "docker": "containers"}  # by folder: each runs in one process
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,16 +31,25 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = folder.name
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, and say so. What mostly waits is for one process, containers too."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = _GROUPS.get(item.path.parent.relative_to(Path(__file__).parent).as_posix(), str(item.path))
-            item.add_marker(pytest.mark.xdist_group(group))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none, and say so."""
     if not _gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+class _Folders(LoadScopeScheduling):
+    """Of several processes, one has all that mostly waits, and one all that needs containers; else files stay whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        folder = file.rpartition("/")[0]
+        return folder if folder in ("tests/app", "tests/docker") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return _Folders(config, log)
 
 
 def _gpu() -> bool:
