@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY, free_port
-from tests.docker.containers import BASE, ROOT, Compose, available, build, engine, exists
+from tests.docker.containers import BASE, ROOT, Compose, available, build, engine
 from tests.end_to_end import GRACE_SECONDS, MAX_QUEUE, wait_until_ready
 
 PROMETHEUS = "docker.io/prom/prometheus"
@@ -29,21 +29,14 @@ def images() -> dict[str, str]:
     """Names of the images, by those that the compose file has."""
     if not engine():
         pytest.skip(f"neither docker nor podman runs {BASE} here")
-    build("cpu.Dockerfile", "export", "crossvit-test-export")
-    build("cpu.Dockerfile", "serve", "crossvit-test-cpu")
-    return {"crossvit-export": "crossvit-test-export", "crossvit-cpu": "crossvit-test-cpu"}
+    return {f"crossvit-{name}": build(name) for name in ("export", "cpu")}
 
 
 def _prometheus() -> str:
     """The image of Prometheus that the compose file names; Debian's package stands in where it cannot be had."""
     compose = (ROOT / "docker-compose.yml").read_text()
     (named,) = (line.split()[1] for line in compose.splitlines() if PROMETHEUS in line)
-    if available(named):
-        return named
-    name = "crossvit-test-prometheus"
-    if not exists(name):
-        build("../tests/docker/prometheus.Dockerfile", "prometheus", name)
-    return name
+    return named if available(named) else build("prometheus")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
+PREFIX = "localhost/crossvit-test-"  # whoever works here may have images of their own
+TARGETS = {  # by the images' names
+    "export": ("cpu.Dockerfile", "export"),
+    "cpu": ("cpu.Dockerfile", "serve"),
+    "gpu-project": ("gpu.Dockerfile", "project"),
+    "gpu-common": ("gpu.Dockerfile", "common"),
+    "prometheus": ("../tests/docker/prometheus.Dockerfile", "prometheus"),
+}
 
 
 @functools.cache
@@ -36,19 +44,17 @@ def run(*arguments: str, seconds: float = 60) -> str:
     return _output([engine(), *arguments], ROOT, {}, seconds)
 
 
-def build(file: str, target: str, tag: str, context: Path = ROOT) -> None:
-    """Build a target of docker/`file`."""
-    command = [engine(), "build", *_build_options(), "--file", f"docker/{file}", "--target", target, "--tag", tag, "."]
-    _output(command, context, {}, 900)
-
-
-def exists(image: str) -> bool:
-    return _works([engine(), "image", "inspect", image])
+def build(name: str) -> str:
+    """Build the image of this name in TARGETS, if it is not there from the same; its tag."""
+    file, target = TARGETS[name]
+    command = [engine(), "build", *_build_options(), "--file", f"docker/{file}", "--target", target]
+    _output([*command, "--tag", PREFIX + name, "."], ROOT, {}, 900)
+    return PREFIX + name
 
 
 def available(image: str) -> bool:
     """Whether `image` is here, or can be pulled."""
-    return exists(image) or _works([engine(), "pull", "--quiet", image])
+    return _works([engine(), "image", "inspect", image]) or _works([engine(), "pull", "--quiet", image])
 
 
 def inspect_image(image: str, what: str) -> str:
@@ -124,3 +130,8 @@ def _output(command: list[str], folder: Path, environment: dict[str, str], secon
     )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+if __name__ == "__main__":  # before the tests, as CI does while the machine is not busy yet
+    for name in TARGETS:
+        print(build(name), flush=True)

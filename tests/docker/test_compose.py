@@ -37,10 +37,9 @@ def test_the_image_is_small_and_has_neither_pytorch_nor_pip(images: dict[str, st
 @pytest.mark.usefixtures("images")  # else there is nothing to build with
 def test_the_image_for_gpus_builds_up_to_nvidias_packages() -> None:
     """Those are gigabytes, and TensorRT's come from another index: the rest is what can be built anywhere."""
-    build("gpu.Dockerfile", "project", "crossvit-test-gpu-project")
-    build("gpu.Dockerfile", "common", "crossvit-test-gpu-common")
+    build("gpu-project")
     code = "import fastapi, onnx, onnxscript, opentelemetry.sdk, wheel_stub"
-    run("run", "--rm", "--entrypoint", "python", "crossvit-test-gpu-common", "-c", code)
+    run("run", "--rm", "--entrypoint", "python", build("gpu-common"), "-c", code)
 
 
 def test_compose_up_exports_and_serves(service: Compose, bundle: Path) -> None:
