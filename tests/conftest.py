@@ -48,6 +48,7 @@ class _Folders(LoadScopeScheduling):
         return folder if folder in ("tests/app", "tests/docker") else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     return _Folders(config, log)
 

@@ -108,9 +108,12 @@ class Compose:
 
 
 def _build_options() -> list[str]:
+    options = []
+    if index := os.environ.get("TORCH_INDEX"):
+        options += ["--build-arg", f"TORCH_INDEX={index}"]
     if engine() == "docker":
-        return []
-    options = ["--isolation", "chroot", "--network", "host", "--format", "docker"]
+        return options
+    options += ["--isolation", "chroot", "--network", "host", "--format", "docker"]
     options += ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
     wheels = os.environ.get("PIP_FIND_LINKS")
     if wheels and Path(wheels).is_dir():  # such as a PyTorch for CPUs that lies on disk
