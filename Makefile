@@ -30,6 +30,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraints constraints.txt --all-extras pyproject.toml >/dev/null  # with PyTorch for CUDA
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[audit]'
@@ -38,7 +39,6 @@ audit: $(INSTALLED)
 # What the images install, of constraints.txt, with hashes. PyTorch is left to the image: see docker/cpu.Dockerfile.
 LOCK = echo torch | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt --excludes /dev/stdin
 lock: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[images]'
 	$(LOCK) --output-file docker/locks/build.txt --group image-build
 	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra otel pyproject.toml
 	$(LOCK) --output-file docker/locks/cpu-export.txt --extra cpu --extra otel --extra export --extra quantize pyproject.toml
@@ -46,7 +46,7 @@ lock: $(INSTALLED)
 	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra export --extra gpu --extra nvimgcodec pyproject.toml
 
 sbom: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[images]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[sbom]'
 	mkdir -p artifacts/sbom
 	for name in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file artifacts/sbom/$$name.cdx.json docker/locks/$$name.txt || exit 1; done
 
