@@ -54,7 +54,7 @@ FROM python AS serve
 ARG REVISION=unknown
 COPY --from=served /opt/crossvit /opt/crossvit
 COPY --from=project /project /opt/crossvit
-COPY docker/health.py /opt/crossvit/
+COPY --chmod=0644 docker/health.py /opt/crossvit/
 LABEL org.opencontainers.image.title="CrossViT" \
       org.opencontainers.image.description="CrossViT image classification over HTTP, on a CPU" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -114,9 +114,9 @@ def check_stop(url: str, stop: Callable[[], object]) -> None:
     """`stop`, which returns when the service has ended, loses no request that was made in its time of grace."""
     stopping = threading.Thread(target=stop)
     with asking(url) as answers:
-        _until(lambda: answers.total() > 4)
+        until(lambda: answers.total() > 4)
         stopping.start()
-        _until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
         before = answers.total()
         time.sleep(GRACE_SECONDS / 2)
     assert answers.keys() == {"200"}, answers
@@ -136,10 +136,11 @@ def wait_until_ready(url: str, seconds: float = 120) -> None:
         except httpx.TransportError:
             return False
 
-    _until(ready, seconds)
+    until(ready, seconds)
 
 
-def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Return when `condition` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

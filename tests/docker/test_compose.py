@@ -13,6 +13,7 @@ from tests.end_to_end import (
     check_overload,
     check_photographs,
     check_stop,
+    until,
     wait_until_ready,
 )
 
@@ -73,6 +74,13 @@ def test_overload_is_refused_within_the_limits_of_the_container(service: Compose
     assert int(service.inspect("api", ".HostConfig.Memory")) == LIMIT
     assert found["peak_memory"] < LIMIT
     assert service.inspect("api", ".State.OOMKilled") == "false"
+
+
+def test_what_is_exported_meanwhile_is_read_again_on_request(service: Compose) -> None:
+    assert "is up to date" in service("run", "--rm", "export")
+    service.execute("api", "python", "-c", "import os, signal; os.kill(1, signal.SIGHUP)")
+    until(lambda: "reading the models on disk again" in service.logs("api"))
+    wait_until_ready(service.url)
 
 
 def test_a_stop_loses_nothing_and_the_next_start_is_warm(service: Compose) -> None:
