@@ -146,9 +146,10 @@ def probing(port: int) -> Iterator[list[float]]:
 
 def _probe(port: int, connection: Connection) -> None:
     async def main() -> None:
-        client, seconds = Client(port), []
+        client = Client(port)
+        seconds: list[float] = []
         connection.send("ready")
-        while not connection.poll():
+        while not (seconds and connection.poll()):  # once at least
             started = time.perf_counter()
             status, _ = await client.ask(PROBE)
             seconds.append(time.perf_counter() - started if status == 200 else 999.0)
