@@ -41,6 +41,14 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
+def stochastic_depth(residual: Tensor, rate: float) -> Tensor:
+    """`residual` (B, N, C), left out for a share `rate` of the images, the others' scaled up. Huang et al. 2016."""
+    if rate == 0:
+        return residual
+    kept = torch.empty(len(residual), 1, 1, device=residual.device).bernoulli_(1 - rate) / (1 - rate)
+    return residual * kept.to(residual.dtype)
+
+
 class Mlp(nn.Module):
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -56,14 +64,18 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.drop_path = 0.0  # how often a residual is left out of a training image's way
         self.norm1 = layer_norm(dim)
         self.attn = Attention(dim, heads)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, mlp_ratio * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self._kept(self.attn(self.norm1(x)))
+        return x + self._kept(self.mlp(self.norm2(x)))
+
+    def _kept(self, residual: Tensor) -> Tensor:
+        return stochastic_depth(residual, self.drop_path) if self.training else residual
 
 
 class CrossAttention(nn.Module):
@@ -99,11 +111,13 @@ class CrossAttentionBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        self.drop_path = 0.0
         self.norm1 = layer_norm(dim)
         self.attn = CrossAttention(dim, heads)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, :1] + self.attn(self.norm1(x))
+        residual = self.attn(self.norm1(x))
+        return x[:, :1] + (stochastic_depth(residual, self.drop_path) if self.training else residual)
 
 
 def projection(dim: int, out: int) -> nn.Sequential:

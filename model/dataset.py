@@ -1,0 +1,132 @@
+"""Labelled images on disk, read in place: folders, zip files, WebDataset's tar files; imports no torch.
+
+In a folder or a zip file an image's class is the name of the folder that it lies in, as in torchvision's ImageFolder:
+`<class>/<image>`, at any depth. In a tar file it is what `<key>.cls` beside `<key>.jpg` says, as in WebDataset.
+"""
+
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+class BadDataset(ValueError):
+    """Files that hold no labelled images; the message says what was seen."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: the file that it lies in, its name there, and its class. `span` is its place in a tar file, in bytes."""
+
+    source: Path
+    name: str
+    category: str
+    span: tuple[int, int] | None = None
+
+
+class Dataset:
+    """The images in `paths`, in the order of their names; `read` gives an image's bytes, from any process and thread.
+
+    Raises BadDataset where there are none, or a file cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.items = [item for path in paths for item in _items(path)]
+        self.items.sort(key=lambda item: (item.category, item.name))  # whatever way they are spread over files
+        self.categories = sorted({item.category for item in self.items})
+        self._open = threading.local()
+        if not self.items:
+            raise BadDataset(f"no images ({', '.join(SUFFIXES)}) in folders named for their class in {_list(paths)}")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__ |= state
+        self._open = threading.local()
+
+    def indices(self, categories: Sequence[str]) -> list[int]:
+        """Each image's place in `categories`; BadDataset names a class that is not there."""
+        places = {category: place for place, category in enumerate(categories)}
+        unknown = [category for category in self.categories if category not in places]
+        if unknown:
+            raise BadDataset(
+                f"{len(unknown)} classes are unknown, such as {unknown[0]!r}; known are {categories[0]!r}, …"
+            )
+        return [places[item.category] for item in self.items]
+
+    def read(self, index: int) -> bytes:
+        """The bytes of image `index`; BadDataset if they cannot be had."""
+        item = self.items[index]
+        try:
+            if item.span is not None:
+                with item.source.open("rb") as file:
+                    return os.pread(file.fileno(), item.span[1], item.span[0])
+            if item.source.is_dir():
+                return (item.source / item.name).read_bytes()
+            return self._zip(item.source).read(item.name)
+        except (OSError, zipfile.BadZipFile) as err:
+            raise BadDataset(f"cannot read {item.name} in {item.source}: {err}") from err
+
+    def _zip(self, path: Path) -> zipfile.ZipFile:
+        """The open file, one a thread; a process that was forked opens its own: position is shared otherwise."""
+        if getattr(self._open, "pid", None) != os.getpid():
+            self._open.pid, self._open.files = os.getpid(), {}
+        files: dict[Path, zipfile.ZipFile] = self._open.files
+        if path not in files:
+            files[path] = zipfile.ZipFile(path)
+        return files[path]
+
+
+def _items(path: Path) -> Iterable[Item]:
+    try:
+        if path.is_dir():
+            names = (PurePosixPath(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+            return _by_folder(path, names)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _by_folder(path, map(PurePosixPath, archive.namelist()))
+        if path.is_file() and tarfile.is_tarfile(path):
+            return list(_by_key(path))
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as err:
+        raise BadDataset(f"cannot read {path}: {err}") from err
+    raise BadDataset(f"{path} is no folder, zip file or tar file" if path.exists() else f"there is no {path}")
+
+
+def _by_folder(source: Path, names: Iterable[PurePosixPath]) -> list[Item]:
+    return [
+        Item(source, str(name), name.parent.name)
+        for name in names
+        if name.suffix.lower() in SUFFIXES and name.parent.name and not name.name.startswith(".")
+    ]
+
+
+def _by_key(source: Path) -> Iterator[Item]:
+    """The samples of a tar file, files with a common key being next to each other."""
+    images: dict[str, tuple[str, tuple[int, int]]] = {}
+    classes: dict[str, str] = {}
+    with tarfile.open(source, "r:") as archive:
+        for member in archive:
+            folder, _, name = member.name.rpartition("/")
+            key, _, extension = name.partition(".")
+            key = f"{folder}/{key}"
+            if f".{extension.lower()}" in SUFFIXES:
+                images[key] = member.name, (member.offset_data, member.size)
+            elif extension == "cls" and (file := archive.extractfile(member)) is not None:
+                classes[key] = file.read().decode().strip()
+    for key, (name, span) in images.items():
+        if key not in classes:
+            raise BadDataset(f"{source}: {name} has no class: {name.partition('.')[0]}.cls is missing")
+        yield Item(source, name, classes[key], span)
+
+
+def _list(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths)) or "nothing"
