@@ -21,7 +21,7 @@ class BadDataset(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One image: the file that it lies in, its name there, and its class. `span` is its place in a tar file, in bytes."""
+    """One image: the file it lies in, its name there, and its class. `span` is its place in a tar file, in bytes."""
 
     source: Path
     name: str

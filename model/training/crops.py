@@ -15,8 +15,8 @@ def random_boxes(sizes: Tensor, least_area: float, generator: torch.Generator) -
     """Boxes (B, 4) for images of `sizes` (B, 2), rows (height, width) in pixels, as Inception's crops are drawn.
 
     A row is (top, left, height, width) in shares of the image. The area is uniform between `least_area` and all of
-    the image, the aspect ratio log-uniform between 3/4 and 4/3; the first of ten draws that fits counts, and the largest
-    central box of an allowed ratio where none does. Source: torchvision's RandomResizedCrop, Szegedy et al. 2014.
+    the image, the aspect ratio log-uniform between 3/4 and 4/3; the first of ten draws that fits counts, and the
+    largest central box of an allowed ratio where none does. Source: torchvision's RandomResizedCrop, Szegedy et al. 2014.
     """
     count = len(sizes)
     height, width = sizes.float().T.unsqueeze(-1)  # each (B, 1)
