@@ -2,18 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TypedDict
 
+from model.labels import IMAGENET, Label
 from model.spec import IMAGENET_CLASSES
-
-# WordNet's identifier and first lemma of each class, in the order of ImageNet-1k's indices.
-IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
-
-
-class Label(TypedDict):
-    index: int
-    wnid: str | None
-    label: str
 
 
 class BadLabels(ValueError):

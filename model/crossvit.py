@@ -5,6 +5,7 @@ N a branch's tokens with CLS, C its width, H the heads and D the width of a head
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +130,7 @@ class MultiScaleEncoder(nn.Module):
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
+        self.depth = variant.depth
         dims, other_dims = variant.dims, variant.dims[::-1]
         self.blocks = nn.ModuleList(
             nn.Sequential(*(Block(dim, variant.heads, variant.mlp_ratio) for _ in range(depth)))
@@ -142,6 +144,16 @@ class MultiScaleEncoder(nn.Module):
         small, large = self.blocks[SMALL](small), self.blocks[LARGE](large)
         # Both ways read the tokens as they were before fusion.
         return self._fuse(SMALL, small, large), self._fuse(LARGE, large, small)
+
+    def drop_paths(self, rates: Sequence[float]) -> None:
+        """Stochastic depth: the rates of L's blocks; S's one has the first, the fusion the last."""
+        for module in self.modules():
+            if isinstance(module, CrossAttentionBlock):
+                module.drop_path = rates[-1]
+        for branch in self.blocks.children():
+            for block, rate in zip(branch.children(), rates, strict=False):
+                assert isinstance(block, Block)
+                block.drop_path = rate
 
     def _fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
         cls = self.projs[branch](own[:, :1])  # (B, 1, C of the other)
@@ -203,6 +215,17 @@ class CrossViT(nn.Module):
         self.apply(_initialise)
         for embedding in (*self.pos_embed, *self.cls_token):
             nn.init.trunc_normal_(embedding, std=0.02)
+
+    def drop_paths(self, rate: float) -> None:
+        """Stochastic depth for training, as the released code has it.
+
+        It rises from block to block of L, from 0 to `rate`; S and the fusion go along.
+        """
+        encoders = [encoder for encoder in self.blocks if isinstance(encoder, MultiScaleEncoder)]
+        depth = encoders[0].depth
+        rates = torch.linspace(0, rate, depth * len(encoders)).tolist()
+        for number, encoder in enumerate(encoders):
+            encoder.drop_paths(rates[number * depth : (number + 1) * depth])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of normalised images (B, 3, side, side): the mean of both branches' logits."""

@@ -12,11 +12,11 @@ from model.spec import VARIANTS, patch_grids
 from model.training.recipe import Recipe
 
 
-def starting_network(recipe: Recipe, classes: int, weights: Path | None) -> CrossViT:
+def starting_network(recipe: Recipe, classes: int, weights: Path | None = None, *, keep_head: bool = True) -> CrossViT:
     """A network with a head of `classes` and the position embeddings of `recipe.side`, for training.
 
-    From `weights` comes all that fits: position embeddings are interpolated (bicubic, the CLS row kept apart), a head
-    of other than `classes` outputs is begun anew. Raises model.checkpoint.BadCheckpoint.
+    From `weights` comes all that fits: position embeddings are interpolated (bicubic, the CLS row kept apart). The head
+    is begun anew if it has other than `classes` outputs, or is not to be kept. Raises model.checkpoint.BadCheckpoint.
     """
     variant = VARIANTS[recipe.variant]
     torch.manual_seed(recipe.seed)
@@ -25,10 +25,10 @@ def starting_network(recipe: Recipe, classes: int, weights: Path | None) -> Cros
     else:
         network = load_network(weights, variant)
         regrid(network, recipe.side)
-        if network.classes != classes:
+        if network.classes != classes or not keep_head:
             fresh = CrossViT(variant, classes, recipe.side)
             network.head, network.classes = fresh.head, classes
-    set_drop_path(network, recipe.drop_path)
+    network.drop_paths(recipe.drop_path)
     return network.train()
 
 
@@ -42,16 +42,3 @@ def regrid(network: CrossViT, side: int) -> None:
             network.pos_embed[branch] = nn.Parameter(
                 torch.cat((table[:, :1], maps.flatten(2).transpose(1, 2)), dim=1).contiguous()
             )
-
-
-def set_drop_path(network: CrossViT, rate: float) -> None:
-    """Stochastic depth as the released code has it: it rises over L's blocks, S and the fusion go along."""
-    rates = torch.linspace(0, rate, sum(len(encoder.blocks[1]) for encoder in network.blocks)).tolist()
-    for encoder in network.blocks:
-        depth = len(encoder.blocks[1])
-        own, rates = rates[:depth], rates[depth:]
-        for branch in encoder.blocks:
-            for block, share in zip(branch, own, strict=False):
-                block.drop_path = share
-        for fusion in encoder.fusion:
-            fusion.drop_path = own[-1]

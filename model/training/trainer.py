@@ -1,15 +1,13 @@
-"""The training loop: every step is a function of the recipe and its number, so that a run can go on after a kill."""
+"""The training loop. A step follows from the recipe, the data and its number alone, so that a kill changes nothing."""
 
-import csv
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,138 +15,169 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD
-from model.training.images import Resident
+from model.training.augment import Mixture, erase, mix, rand_augment
+from model.training.crops import View
+from model.training.group import Group
+from model.training.images import Batch, Images
+from model.training.journal import Journal, Row
 from model.training.optimizers import Optimizers
+from model.training.order import Order, all_in_order, chance
 from model.training.recipe import Recipe, learning_rate
 
 CHECKPOINT = "checkpoint.pt"
-_COLUMNS = ("step", "epoch", "learning_rate", "loss", "gradient", "images_per_second")
-_VALIDATION_COLUMNS = ("step", "epoch", "loss", "top1", "top5")
+_TOP = 5
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How a run is carried out, which changes its speed and not what it is."""
+    """How a run is carried out, which changes how fast it is, not what is learnt (but for the last digits)."""
 
-    device: torch.device
+    chunk: int = 256  # images that go through the network at once
     bf16: bool = False
     compiled: bool = False
-    micro_batch: int = 256
     checkpoint_seconds: float = 120
     log_steps: int = 10
 
 
 class Trainer:
-    """A run in `folder`: the network, its optimisers and its moving average, and how far they have come."""
+    """A run in `folder`: the network, its optimisers, the average of its weights, and how far they have come.
+
+    It goes on from the checkpoint in the folder, if there is one.
+    """
 
     def __init__(
-        self, network: CrossViT, recipe: Recipe, images: Resident, folder: Path, ways: Ways, validation: Resident | None
+        self, network: CrossViT, recipe: Recipe, images: Images, folder: Path, group: Group, ways: Ways
     ) -> None:
-        self.recipe, self._images, self._folder, self._ways, self._validation = recipe, images, folder, ways, validation
-        self.network = network.to(ways.device)
-        self._forward = torch.compile(self.network) if ways.compiled else self.network
-        self._optimizers = Optimizers(self.network, recipe)
-        self._average = (
-            AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
-        )
-        self.steps_an_epoch = max(len(images) // recipe.batch, 1)
-        self.steps = max(round(recipe.epochs * self.steps_an_epoch), 1)
+        self._recipe, self._images, self._folder, self._group, self._ways = recipe, images, folder, group, ways
+        self._network = network.to(group.device)
+        shared = group.shared(self._network)
+        self._forward = torch.compile(shared) if ways.compiled else shared
+        self._shared = shared
+        self._optimizers = Optimizers(self._network, recipe)
+        average = get_ema_multi_avg_fn(recipe.ema)
+        self._average = AveragedModel(self._network, multi_avg_fn=average) if recipe.ema else None
+        self._order = Order(len(images), recipe.batch, recipe.repeats, recipe.seed, ways.chunk, group.rank, group.ranks)
+        self.steps = max(round(recipe.epochs * self._order.steps_an_epoch), 1)
         self.step = 0
-        mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (IMAGENET_MEAN, IMAGENET_STD))
-        self._mean, self._std = mean.to(ways.device), std.to(ways.device)
+        mean, std = (
+            torch.tensor(values, device=group.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        self._mean, self._std = mean, std
+        self._resume()
 
     @property
-    def averaged(self) -> CrossViT:
-        """The network to keep: the moving average of the weights where there is one."""
-        return self._average.module if self._average is not None else self.network
+    def result(self) -> CrossViT:
+        """The network to keep: with the average of the weights, if there is one."""
+        network = self._average.module if self._average is not None else self._network
+        assert isinstance(network, CrossViT)
+        return network
 
-    def run(self, tell: Callable[[dict[str, float]], None]) -> None:
-        """Train to the end, from the checkpoint in the folder if there is one; `tell` is given each row of the log."""
-        self._resume()
-        log = _Table(self._folder / "training.csv", _COLUMNS, self.step)
-        checks = _Table(self._folder / "validation.csv", _VALIDATION_COLUMNS, self.step)
+    def run(self, validation: Images | None, tell: Callable[[str, Row], None]) -> None:
+        """Train to the end, with `validation` after every epoch; `tell` is given each row of the journal."""
+        journal = Journal(self._folder, self.step) if self._group.first else None
+        view = View(self._recipe.side, self._recipe.least_area)
+        batches = self._images.batches(self._order.chunks(self.step, self.steps), view)
         saved = noted = time.monotonic()
         losses: list[Tensor] = []
         while self.step < self.steps:
-            loss, length = self._train(self.step)
+            loss, gradient = self._train(batches)
             losses.append(loss)
             self.step += 1
-            epoch = self.step / self.steps_an_epoch
             last = self.step == self.steps
-            if self.step % self._ways.log_steps == 0 or last:
-                now = time.monotonic()
-                row = {
-                    "step": self.step,
-                    "epoch": epoch,
-                    "learning_rate": self._learning_rate(self.step - 1),
-                    "loss": torch.stack(losses).mean().item(),
-                    "gradient": length.item(),
-                    "images_per_second": len(losses) * self.recipe.batch / (now - noted),
-                }
-                log.add(row)
-                tell(row)
-                losses.clear()
-                noted = now
-            if self._validation is not None and (last or self.step % self.steps_an_epoch == 0):
-                row = {"step": self.step, "epoch": epoch} | self.validate(self._validation)
-                checks.add(row)
-                tell(row)
+            if last or self.step % self._ways.log_steps == 0:
+                row = self._row(losses, gradient, time.monotonic() - noted)
+                if journal is not None:
+                    journal.trained(row)
+                    tell("training", row)
+                losses, noted = [], time.monotonic()
+            if validation is not None and (last or self.step % self._order.steps_an_epoch == 0):
+                row = {"step": self.step, "epoch": self._epoch} | self.validate(validation)
+                if journal is not None:
+                    journal.validated(row)
+                    tell("validation", row)
                 noted = time.monotonic()
+            # Between two rows: what a row says is the same whether or not the run was killed.
             if last or (not losses and time.monotonic() - saved > self._ways.checkpoint_seconds):
                 self._save()
                 saved = time.monotonic()
+        if journal is not None:
+            journal.draw()
+            journal.close()
 
-    def validate(self, images: Resident) -> dict[str, float]:
-        """Loss and accuracy of the averaged weights on `images`."""
-        network = self.averaged.eval()
-        loss, top1, top5 = 0.0, 0, 0
+    def validate(self, images: Images) -> Row:
+        """Loss and shares of right classes of the network to keep, over `images`."""
+        network = self.result.eval()
+        chunks = all_in_order(len(images), self._ways.chunk, self._group.rank, self._group.ranks)
+        sums = torch.zeros(4, dtype=torch.float64, device=self._group.device)
         with torch.inference_mode():
-            for pixels, targets in images.central_crops(self.recipe.side, self._ways.micro_batch):
+            for pixels, targets in images.batches(chunks, View(self._recipe.side)):
                 with self._autocast():
-                    logits = network(self._normalised(pixels)).float()
-                loss += F.cross_entropy(logits, targets, reduction="sum").item()
-                hits = logits.topk(5).indices == targets.unsqueeze(1)
-                top1, top5 = top1 + int(hits[:, 0].sum()), top5 + int(hits.sum())
+                    logits = network(self._normalised(pixels / 255)).float()
+                loss = F.cross_entropy(logits, targets, reduction="sum")
+                hits = logits.topk(min(_TOP, logits.shape[1])).indices == targets.unsqueeze(1)
+                sums += torch.stack((loss, hits[:, 0].sum(), hits.sum(), torch.tensor(len(hits)).to(loss.device)))
         network.train()
-        count = len(images)
-        return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count}
+        loss_sum, top1, top5, count = self._group.sum(sums).tolist()
+        return {"loss": loss_sum / count, "top1": top1 / count, "top5": top5 / count}
 
-    def _train(self, step: int) -> tuple[Tensor, Tensor]:
-        recipe = self.recipe
-        epoch, place = divmod(step, self.steps_an_epoch)
-        order = torch.randperm(len(self._images), generator=_generator(recipe.seed, epoch))
-        chance = _generator(recipe.seed, epoch, place)
-        torch.manual_seed(chance.initial_seed())
-        chosen = order[place * recipe.batch : (place + 1) * recipe.batch]
-        total = torch.zeros((), device=self._ways.device)
-        for indices in chosen.split(self._ways.micro_batch):
-            pixels, targets = self._images.random_crops(indices, recipe.side, recipe.least_area, chance)
-            with self._autocast():
-                logits = self._forward(self._normalised(pixels))
-            loss = F.cross_entropy(
-                logits.float(), targets, label_smoothing=recipe.label_smoothing, reduction="sum"
-            ) / len(chosen)
-            loss.backward()
+    def _train(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
+        """A step; the mean loss of this process' images, and the gradient's length."""
+        total = torch.zeros((), device=self._group.device)
+        parts = self._order.chunks_a_step
+        for part, (pixels, targets) in enumerate(islice(batches, parts)):
+            torch.manual_seed(chance(self._recipe.seed, self.step, part, self._group.rank, 1))
+            mixture = self._augmented(pixels / 255, targets)
+            with self._group.alone(self._shared, last=part == parts - 1):
+                with self._autocast():
+                    logits = self._forward(mixture.images)
+                loss = mixture.loss(logits.float(), self._recipe.label_smoothing)
+                loss = loss * self._group.ranks / self._recipe.batch
+                loss.backward()
             total += loss.detach()
-        length = self._optimizers.step(self._learning_rate(step), recipe.clip)
+        gradient = self._optimizers.step(self._learning_rate(self.step), self._recipe.clip)
         if self._average is not None:
-            self._average.update_parameters(self.network)
-        return total, length
+            self._average.update_parameters(self._network)
+        return total, gradient
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return (pixels - self._mean) / self._std
+    def _augmented(self, images: Tensor, targets: Tensor) -> Mixture:
+        if self._recipe.rand_augment:
+            images = rand_augment(images, self._recipe.rand_augment)
+        images = self._normalised(images)
+        if self._recipe.erasing:
+            images = erase(images, self._recipe.erasing)
+        return mix(images, targets, self._recipe.mixup, self._recipe.cutmix)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self._mean) / self._std
+
+    def _row(self, losses: list[Tensor], gradient: Tensor, seconds: float) -> Row:
+        loss = self._group.sum(torch.stack(losses).mean()).item() / self._group.ranks
+        return {
+            "step": self.step,
+            "epoch": self._epoch,
+            "learning_rate": self._learning_rate(self.step - 1),
+            "loss": loss,
+            "gradient": gradient.item(),
+            "images_per_second": len(losses) * self._recipe.batch / seconds,
+        }
+
+    @property
+    def _epoch(self) -> float:
+        return self.step / self._order.steps_an_epoch
 
     def _learning_rate(self, step: int) -> float:
-        return learning_rate(self.recipe, step, self.steps, self.steps_an_epoch)
+        return learning_rate(self._recipe, step, self.steps, self._order.steps_an_epoch)
 
-    def _autocast(self) -> Any:
-        return torch.autocast(self._ways.device.type, torch.bfloat16) if self._ways.bf16 else nullcontext()
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self._group.device.type, torch.bfloat16) if self._ways.bf16 else nullcontext()
 
     def _save(self) -> None:
         """Written beside its place and exchanged for the old one in one step: there is always a whole one."""
+        if not self._group.first:
+            return
         state = {
             "step": self.step,
-            "network": self.network.state_dict(),
+            "network": self._network.state_dict(),
             "optimizers": self._optimizers.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
         }
@@ -164,34 +193,9 @@ class Trainer:
         path = self._folder / CHECKPOINT
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self._ways.device, weights_only=True)
+        state = torch.load(path, map_location=self._group.device, weights_only=True)
         self.step = state["step"]
-        self.network.load_state_dict(state["network"])
+        self._network.load_state_dict(state["network"])
         self._optimizers.load_state_dict(state["optimizers"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-
-
-class _Table:
-    """A CSV file that rows are added to; those after `step`, of steps that are done again, go."""
-
-    def __init__(self, path: Path, columns: tuple[str, ...], step: int) -> None:
-        rows = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self._file = path.open("w", newline="")
-        self._writer = csv.DictWriter(self._file, columns)
-        self._writer.writeheader()
-        self._writer.writerows(rows)
-        self._file.flush()
-
-    def add(self, row: dict[str, float]) -> None:
-        self._writer.writerow(row)
-        self._file.flush()
-
-
-def _generator(*numbers: int) -> torch.Generator:
-    """Chance that depends on `numbers` alone."""
-    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed))

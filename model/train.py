@@ -1,0 +1,202 @@
+"""Images to weights: `python model/train.py DATA --variant crossvit_9_dagger --out runs/mine`.
+
+The folder then has model.safetensors with its labels and recipe, as export/to_onnx.py --weights takes them. The same
+command again goes on where a run was stopped. docs/training.md says more.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from model.checkpoint import BadCheckpoint
+from model.dataset import BadDataset, Dataset
+from model.labels import labels_of, recipe_beside
+from model.spec import VARIANTS
+from model.training.group import Group
+from model.training.images import FromFiles, Images, InMemory
+from model.training.journal import Row
+from model.training.recipe import PRESETS, Recipe
+from model.training.result import WEIGHTS, same_classes, write_json, write_weights
+from model.training.start import starting_network
+from model.training.trainer import Trainer, Ways
+from model.weights import Weights, WeightsUnavailable, find
+
+_NONE = "none"
+
+
+class OtherRun(Exception):
+    """The folder has a run of another recipe; the message says what differs."""
+
+
+class Arguments(Recipe, BaseSettings):
+    """Train a CrossViT, or fine-tune one, on images in folders (or zip or tar files) named for their class."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="crossvit train", cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True
+    )
+
+    data: Annotated[CliPositionalArg[list[Path]], Field(description="folders, zip files or WebDataset's tar files")]
+    out: Annotated[Path, Field(description="folder of the run; what was begun there goes on")]
+    validation: Annotated[list[Path], Field(description="images to measure accuracy on after every epoch")] = []
+    preset: Annotated[
+        Literal[tuple(PRESETS)],  # type: ignore[valid-type]
+        Field(description="where the options of the recipe start from"),
+    ] = "paper"
+    weights: Annotated[
+        str, Field(description="to start from: a checkpoint, hub or shipped; the classes may be others")
+    ] = _NONE
+    half: Annotated[bool, Field(description="store the weights in half precision")] = False
+
+    # How it is carried out
+    in_memory: Annotated[
+        int, Field(ge=0, description="keep all images on the device as squares of so many pixels; 0 reads files")
+    ] = 0
+    workers: Annotated[int, Field(ge=0, description="processes that read files")] = len(os.sched_getaffinity(0))
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto is a GPU where there is one")] = "auto"
+    bf16: Annotated[bool, Field(description="matrix products in bfloat16: for GPUs, and CPUs with AMX")] = False
+    compiled: Annotated[bool, Field(description="torch.compile the network")] = False
+    chunk: Annotated[int, Field(ge=1, description="images that go through the network at once")] = 256
+    checkpoint_seconds: Annotated[float, Field(ge=0, description="what a kill costs at most")] = 120
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return PRESETS.get(values.get("preset", "paper"), {}) | values
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        args = CliApp.run(Arguments, cli_args=sys.argv[1:] if arguments is None else arguments)
+        train(args)
+    except ValidationError as err:
+        first = err.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
+        return _failed(f"{option}{first['msg']}", 2)
+    except (BadDataset, BadCheckpoint, WeightsUnavailable, OtherRun, OSError) as err:
+        return _failed(str(err), 1)
+    except KeyboardInterrupt:
+        return _failed("interrupted; the same command goes on from the last checkpoint", 130)
+    return 0
+
+
+def train(args: Arguments) -> None:
+    """Train as `args` say, and write the weights. Raises what its parts do, and OtherRun."""
+    recipe = args.recipe
+    data = Dataset(args.data)
+    checks = Dataset(args.validation) if args.validation else None
+    labels = labels_of(data.categories)
+    weights = None if args.weights == _NONE else find(args.weights, VARIANTS[recipe.variant], _say)
+    start = weights.path if weights else None
+    network = starting_network(recipe, len(labels), start, keep_head=start is not None and same_classes(start, labels))
+    group = Group.join(args.device)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        if group.first:
+            _begin(recipe_beside(args.out / WEIGHTS), recipe, data, weights)
+        with _bar("decoding", len(data) + len(checks or []), shown=group.first and args.in_memory > 0) as advance:
+            images = _images(args, data, data.categories, group, advance)
+            validation = _images(args, checks, data.categories, group, advance) if checks else None
+        ways = Ways(args.chunk, args.bf16, args.compiled, args.checkpoint_seconds)
+        trainer = Trainer(network, recipe, images, args.out, group, ways)
+        if group.first:
+            _say(
+                f"{recipe.variant}: {len(data)} images, {len(labels)} classes, {trainer.steps} steps on {group.device}"
+            )
+        with _bar("training", trainer.steps, shown=group.first) as advance:
+            advance(trainer.step)
+            trainer.run(validation, _teller(trainer, advance))
+        if group.first:
+            write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
+            write_weights(args.out / WEIGHTS, trainer.result, half=args.half)
+            _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
+    finally:
+        group.leave()
+
+
+def _images(
+    args: Arguments, data: Dataset, categories: list[str], group: Group, advance: Callable[[int], None]
+) -> Images:
+    targets = data.indices(categories)
+    if args.in_memory:
+        return InMemory(data, targets, args.in_memory, group.device, advance)
+    return FromFiles(data, targets, group.device, args.workers)
+
+
+def _begin(path: Path, recipe: Recipe, data: Dataset, weights: Weights | None) -> None:
+    """Write down what the run is, or check that the one in the folder is the same."""
+    run = {
+        "recipe": recipe.model_dump(),
+        "data": {"images": len(data), "classes": len(data.categories)},
+        "started_from": {"id": weights.id, "source": weights.source} if weights else None,
+        "versions": {package: version(package) for package in ("crossvit", "torch", "kornia", "pillow")},
+    }
+    if not path.is_file():
+        write_json(path, run)
+        return
+    standing = json.loads(path.read_text(encoding="utf-8"))
+    differences = list(_differences(standing, run | {"versions": standing.get("versions")}))
+    if differences:
+        raise OtherRun(f"{path.parent} has another run: {'; '.join(differences)}. Choose another --out, or remove it")
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key), new.get(key), str(key))
+    elif old != new:
+        yield f"{name} was {old}, now {new}"
+
+
+def _teller(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str, Row], None]:
+    done = trainer.step
+
+    def tell(kind: str, row: Row) -> None:
+        nonlocal done
+        if kind == "training":
+            advance(trainer.step - done)
+            done = trainer.step
+        _say(f"{kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+
+    return tell
+
+
+@contextmanager
+def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=notes, transient=True, disable=not (shown and notes.is_terminal)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _export_command(args: Arguments) -> str:
+    weights, bundle = args.out / WEIGHTS, Path("artifacts") / args.out.name
+    return f"python export/to_onnx.py --variant {args.variant} --weights {weights} --out {bundle}"
+
+
+def _say(line: str) -> None:
+    notes.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _failed(message: str, code: int) -> int:
+    notes.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+notes = Console(stderr=True)
+
+if __name__ == "__main__":
+    sys.exit(main())

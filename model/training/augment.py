@@ -1,0 +1,161 @@
+"""DeiT's augmentation of a batch, on the network's device: RandAugment, random erasing, mixup and cutmix.
+
+Chance is PyTorch's own, which the caller has seeded. Pixels are from 0 to 1.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from kornia import enhance
+from torch import Tensor
+
+_LEVELS = 10  # a magnitude of 10 is all that an operation has
+_SPREAD = 0.5  # of magnitudes
+_OPERATIONS = 2  # for each image, each of them
+_APPLIED = 0.5  # of the time
+_ERASED_AREA = (0.02, 1 / 3)
+_ERASED_RATIO = 0.3
+
+Operation = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W), strength (B,) from 0 to 1, to images
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images whose class is `share` the first and the rest the second of `targets`, each (B,)."""
+
+    images: Tensor
+    targets: tuple[Tensor, Tensor]
+    share: float
+
+    def loss(self, logits: Tensor, label_smoothing: float) -> Tensor:
+        """The sum of the images' cross-entropies, of `logits` (B, classes)."""
+        one, other = (
+            F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+            for targets in self.targets
+        )
+        return self.share * one + (1 - self.share) * other
+
+
+def rand_augment(images: Tensor, magnitude: float) -> Tensor:
+    """Two operations, each left out half of the time, for each image. Cubuk et al. 2019, as timm has it.
+
+    The set is timm's "increasing" one, where a larger magnitude always changes more; `magnitude` is of 10, with a
+    normal spread of 0.5.
+    """
+    images = images.clone()
+    for _ in range(_OPERATIONS):
+        chosen = torch.randint(len(OPERATIONS), (len(images),))
+        chosen[torch.rand(len(images)) >= _APPLIED] = -1
+        strength = (torch.randn(len(images)) * _SPREAD + magnitude).clamp(0, _LEVELS) / _LEVELS
+        for number, operation in enumerate(OPERATIONS):
+            indices = (chosen == number).nonzero().squeeze(1)
+            if len(indices):
+                here = indices.to(images.device)
+                images[here] = operation(images[here], strength[indices].to(images.device)).clamp(0, 1)
+    return images
+
+
+def erase(images: Tensor, share: float) -> Tensor:
+    """A rectangle of noise in a `share` of the normalised `images`, 2 % to a third of them large. Zhong et al. 2017."""
+    count, _, height, width = images.shape
+    area = torch.empty(count).uniform_(*_ERASED_AREA)
+    ratio = torch.empty(count).uniform_(math.log(_ERASED_RATIO), -math.log(_ERASED_RATIO)).exp()
+    lengths = torch.stack(((area * ratio).sqrt(), (area / ratio).sqrt()), dim=1).clamp(max=1)
+    lengths[torch.rand(count) >= share] = 0
+    inside = rectangles(lengths, height, width).to(images.device)
+    return torch.where(inside, torch.randn_like(images), images)
+
+
+def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> Mixture:
+    """Each image mixed with its counterpart from the batch's other end, by mixup or cutmix, each half of the time.
+
+    `mixup` and `cutmix` are the alphas of the share's beta distribution, 0 for never. Zhang et al. 2017; Yun et al.
+    2019.
+    """
+    ways = [(alpha, blend) for alpha, blend in ((mixup, _blended), (cutmix, _pasted)) if alpha > 0]
+    if not ways:
+        return Mixture(images, (targets, targets), 1.0)
+    alpha, blend = ways[int(torch.randint(len(ways), ()))]
+    share = torch.distributions.Beta(alpha, alpha).sample().item()
+    mixed, share = blend(images, images.flip(0), share)
+    return Mixture(mixed, (targets, targets.flip(0)), share)
+
+
+def rectangles(lengths: Tensor, height: int, width: int) -> Tensor:
+    """What lies in a rectangle at a random place: `lengths` (B, 2) in shares of the image, to bool (B, 1, H, W)."""
+    size = lengths * torch.tensor([height, width])
+    start = torch.rand(len(lengths), 2) * (torch.tensor([height, width]) - size)
+    rows, columns = (
+        (torch.arange(length) + 0.5 >= start[:, axis, None])
+        & (torch.arange(length) + 0.5 < (start + size)[:, axis, None])
+        for axis, length in enumerate((height, width))
+    )
+    return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
+
+
+def _blended(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
+    return share * images + (1 - share) * others, share
+
+
+def _pasted(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
+    """A rectangle of the others, the same for all; the share is what is left of the images."""
+    inside = rectangles(torch.full((1, 2), math.sqrt(1 - share)), *images.shape[2:]).to(images.device)
+    return torch.where(inside, others, images), 1 - inside.float().mean().item()
+
+
+def _warped(matrix: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> Operation:
+    """An affine operation: `matrix` gives the six numbers of the map from 0 and the signed strength, each (B,)."""
+
+    def operation(images: Tensor, strength: Tensor) -> Tensor:
+        strength = _signed(strength)
+        numbers = torch.stack(matrix(torch.zeros_like(strength), strength), dim=1).view(-1, 2, 3)
+        grid = F.affine_grid(numbers, list(images.shape), align_corners=False)
+        grey = images.mean(dim=(2, 3), keepdim=True)  # what comes in from outside
+        return F.grid_sample(images - grey, grid, align_corners=False) + grey
+
+    return operation
+
+
+def _blend(towards: Callable[[Tensor, Tensor], Tensor]) -> Operation:
+    """An operation of Pillow's ImageEnhance, with a factor of up to 0.9 under or over 1."""
+    return lambda images, strength: towards(images, 1 + 0.9 * _signed(strength))
+
+
+def _signed(strength: Tensor) -> Tensor:
+    return torch.where(torch.rand(len(strength)).to(strength.device) < 0.5, -strength, strength)
+
+
+def _rotation(zero: Tensor, strength: Tensor) -> tuple[Tensor, ...]:
+    angle = math.radians(30) * strength
+    return angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero
+
+
+def _autocontrast(images: Tensor, _: Tensor) -> Tensor:
+    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    return torch.where(high > low, (images - low) / (high - low).clamp(min=1e-6), images)
+
+
+def _solarize_add(images: Tensor, strength: Tensor) -> Tensor:
+    return torch.where(images < 0.5, images + 110 / 255 * strength.view(-1, 1, 1, 1), images)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    _autocontrast,
+    lambda images, _: enhance.equalize(images),
+    lambda images, _: 1 - images,
+    _warped(_rotation),
+    lambda images, strength: enhance.posterize(images, 4 - (4 * strength).int()),
+    lambda images, strength: torch.where(images < 1 - strength.view(-1, 1, 1, 1), images, 1 - images),  # solarize
+    _solarize_add,
+    _blend(enhance.adjust_saturation_with_gray_subtraction),
+    _blend(enhance.adjust_contrast_with_mean_subtraction),
+    _blend(lambda images, factor: images * factor.view(-1, 1, 1, 1)),
+    _blend(enhance.sharpness),
+    _warped(lambda zero, s: (zero + 1, 0.3 * s, zero, zero, zero + 1, zero)),
+    _warped(lambda zero, s: (zero + 1, zero, zero, 0.3 * s, zero + 1, zero)),
+    _warped(lambda zero, s: (zero + 1, zero, 0.9 * s, zero, zero + 1, zero)),  # 0.45 of the width, which is 2 long
+    _warped(lambda zero, s: (zero + 1, zero, zero, zero, zero + 1, 0.9 * s)),
+)

@@ -1,0 +1,56 @@
+"""The processes of a run: one, or those that torchrun started, each with a GPU of its own."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process and how many there are; sums over all of them."""
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+    @classmethod
+    def join(cls, device: str) -> "Group":
+        """The group that the environment names, as torchrun sets it; `device` is "auto", "cpu" or "cuda"."""
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if "RANK" not in os.environ:
+            return cls(torch.device(kind))
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        own = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            torch.cuda.set_device(own)
+        return cls(own, dist.get_rank(), dist.get_world_size())
+
+    def leave(self) -> None:
+        if self.ranks > 1:
+            dist.destroy_process_group()
+
+    def shared(self, network: nn.Module) -> nn.Module:
+        """`network` with gradients that are the mean of all processes'."""
+        return DistributedDataParallel(network) if self.ranks > 1 else network
+
+    def alone(self, network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients stay with each process until the `last` part of a step."""
+        if isinstance(network, DistributedDataParallel) and not last:
+            return network.no_sync()
+        return nullcontext()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.ranks > 1:
+            dist.all_reduce(values)
+        return values
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0

@@ -1,0 +1,97 @@
+"""What a run leaves to be read: two CSV files, TensorBoard's events and a plot."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TRAINING, VALIDATION, PLOT, EVENTS = "training.csv", "validation.csv", "curves.png", "tensorboard"
+_COLUMNS = {
+    TRAINING: ("step", "epoch", "learning_rate", "loss", "gradient", "images_per_second"),
+    VALIDATION: ("step", "epoch", "loss", "top1", "top5"),
+}
+
+Row = dict[str, float]
+
+
+class Journal:
+    """The journal of the run in `folder`, taken up after `step`: what it says of later ones is done again, and goes."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder
+        self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
+        for name, columns in _COLUMNS.items():
+            rows = [row for row in read(folder / name) if row["step"] <= step]
+            with (folder / name).open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(_text(row) for row in rows)
+
+    def trained(self, row: Row) -> None:
+        """Add what was seen over some steps."""
+        self._add(TRAINING, row)
+
+    def validated(self, row: Row) -> None:
+        """Add what validation said, and draw the curves."""
+        self._add(VALIDATION, row)
+        self.draw()
+
+    def draw(self) -> None:
+        draw(self._folder)
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _add(self, name: str, row: Row) -> None:
+        with (self._folder / name).open("a", newline="") as file:
+            csv.DictWriter(file, _COLUMNS[name]).writerow(_text(row))
+        kind = name.partition(".")[0]
+        for column in _COLUMNS[name][2:]:
+            self._events.add_scalar(f"{kind}/{column}", row[column], int(row["step"]))
+        self._events.flush()
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a journal's file; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        whole = [row for row in csv.DictReader(file) if None not in row.values()]  # a kill may have cut the last
+        return [{name: float(value) for name, value in row.items()} for row in whole]
+
+
+def draw(folder: Path) -> None:
+    """Plot loss and accuracy over epochs, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    training, validation = read(folder / TRAINING), read(folder / VALIDATION)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    _line(loss, training, "loss", "training")
+    _line(loss, validation, "loss", "validation")
+    for name in ("top1", "top5"):
+        _line(accuracy, validation, name, name)
+    for axes, title in ((loss, "loss"), (accuracy, "validation accuracy")):
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(folder / PLOT, dpi=110)
+
+
+def _line(axes: Any, rows: Sequence[Row], name: str, label: str) -> None:
+    if rows:
+        axes.plot(
+            [row["epoch"] for row in rows],
+            [row[name] for row in rows],
+            label=label,
+            marker="." if len(rows) < 40 else "",
+        )
+
+
+def _text(row: Row) -> dict[str, str]:
+    return {name: f"{value:.8g}" for name, value in row.items()}
