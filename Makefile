@@ -1,6 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8000
-VARIANT ?= crossvit_18_dagger
+VARIANT ?= crossvit_9_dagger
 WEIGHTS ?= auto
 LABELS ?=
 TORCH_INDEX ?=

@@ -243,7 +243,7 @@ def _read(path: Path, name: str) -> bytes:
     except OSError as err:
         raise BadBundle(
             f"no bundle at {path} ({name}: {err.strerror}); "
-            "make one with: python export/to_onnx.py --variant crossvit_18_dagger"
+            "make one with: python export/to_onnx.py --variant crossvit_9_dagger"
         ) from err
 
 

@@ -56,9 +56,7 @@ class Repository:
         self._closed = False
         names = list(self._found())
         if not names:
-            raise BadBundle(
-                f"no bundle at {path}; make one with: python export/to_onnx.py --variant crossvit_18_dagger"
-            )
+            raise BadBundle(f"no bundle at {path}; make one with: python export/to_onnx.py --variant crossvit_9_dagger")
         if default is None and len(names) > 1:
             raise BadBundle(f"there are several models at {path}; choose one with --default-model: {', '.join(names)}")
         if default is not None and default not in names:

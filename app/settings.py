@@ -31,7 +31,7 @@ class Settings(BaseSettings):
 
     # What is served, and by what
     bundle: Annotated[Path, Field(description="folder that export/to_onnx.py wrote, or a folder of such folders")] = (
-        Path("artifacts/crossvit_18_dagger")
+        Path("artifacts/crossvit_9_dagger")
     )
     default_model: Annotated[str | None, Field(description="the model for requests that name none, of several")] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"

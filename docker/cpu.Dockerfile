@@ -42,7 +42,7 @@ WORKDIR /tmp
 ENTRYPOINT ["crossvit", "export"]
 
 FROM export AS bundle
-ARG VARIANT=crossvit_18_dagger
+ARG VARIANT=crossvit_9_dagger
 ARG WEIGHTS=auto
 ARG QUANTIZE=int8
 RUN crossvit export --variant "${VARIANT}" --weights "${WEIGHTS}" --quantize "${QUANTIZE}" --out "/bundles/${VARIANT}"

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from export.quantize import NotInstalled, require
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
-from model.weights import UNTRAINED, Weights, WeightsUnavailable, find
+from model.weights import SHIPPED_SOURCE, UNTRAINED, Weights, WeightsUnavailable, find
 
 TOLERANCE = 1e-5
 _ERRORS = (
@@ -109,7 +109,7 @@ def export(
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
     network = weights.network(variant)
-    names = labels_for(labels, network.classes)
+    names = labels_for(labels or weights.labels, network.classes)
     native = _native_resolution(network)
     if native != variant.resolution:
         _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
@@ -192,23 +192,27 @@ def _stays(
 ) -> bool:
     """Whether the bundle at `out` is whole, has what is `wanted` and was made from the same by the same versions.
 
-    Trained weights stay where "auto" finds none now: WeightsUnavailable if what was asked for has changed meanwhile.
+    Better weights stay where "auto" finds none such now: WeightsUnavailable if what was asked for has changed since.
     """
     standing = read_manifest(out)
     if standing is None:
         return False
-    same = _is_same(out, standing, header, labels)
-    if same and wanted and standing["weights"]["id"] == weights.id and standing.get("built_with") == _built_with():
+    made_from = standing.get("weights")
+    if not isinstance(made_from, dict) or "id" not in made_from:
+        return False
+    same_weights = made_from["id"] == weights.id
+    same = _is_same(out, standing, header, labels or (weights.labels if same_weights else None))
+    if same and wanted and same_weights and standing.get("built_with") == _built_with():
         _say(f"{out} is up to date")
         return True
-    if choice == "auto" and weights.id == UNTRAINED and _is_trained(standing, header):
+    if choice == "auto" and standing.get("variant") == header["variant"] and _worth(made_from) > _worth(vars(weights)):
         if not same:
             raise WeightsUnavailable(
-                f"{out} was made from trained weights which are not to be had now, so it cannot be made anew with what "
+                f"{out} was made from better weights which are not to be had now, so it cannot be made anew with what "
                 "has changed since; give them with --weights, or remove the folder"
             )
         lacking = "" if wanted else "; so it cannot get the graphs either that it lacks of those asked for"
-        _say(f"{out} stays as it is: it has trained weights, and none are to be had now{lacking}")
+        _say(f"{out} stays as it is: it has better weights than are to be had now{lacking}")
         return True
     return False
 
@@ -217,7 +221,6 @@ def _is_same(out: Path, standing: dict[str, Any], header: dict[str, Any], labels
     try:
         return (
             all(standing[key] == value for key, value in header.items())
-            and "id" in standing["weights"]
             and json.loads((out / LABELS).read_text()) == labels_for(labels, standing["classes"])
             and all(sha256(out / name) == digest for name, digest in standing["files"].items())
         )
@@ -225,9 +228,9 @@ def _is_same(out: Path, standing: dict[str, Any], header: dict[str, Any], labels
         return False  # damaged, or of another format
 
 
-def _is_trained(standing: dict[str, Any], header: dict[str, Any]) -> bool:
-    weights = standing.get("weights")
-    return standing.get("variant") == header["variant"] and isinstance(weights, dict) and weights.get("id") != UNTRAINED
+def _worth(weights: Mapping[str, Any]) -> int:
+    """How good weights are: random ones, those that ship with the project, all others."""
+    return 0 if weights.get("id") == UNTRAINED else 1 if weights.get("source") == SHIPPED_SOURCE else 2
 
 
 def _native_resolution(network: CrossViT) -> int:
@@ -244,10 +247,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         default="auto",
-        help="auto (local cache, else Hugging Face hub, else shipped, else untrained), hub, untrained, or a checkpoint",
+        help="auto (local cache, else Hugging Face hub, else shipped, else untrained), one of these, or a checkpoint",
     )
     parser.add_argument(
-        "--labels", type=_file, metavar="FILE", help="class names, a line each or JSON (ImageNet-1k's, also if empty)"
+        "--labels",
+        type=_file,
+        metavar="FILE",
+        help="class names, a line each or JSON (those beside the weights, else ImageNet-1k's)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (artifacts/VARIANT)")
     parser.add_argument(

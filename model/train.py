@@ -66,7 +66,8 @@ class Arguments(Recipe, BaseSettings):
     bf16: Annotated[bool, Field(description="matrix products in bfloat16: for GPUs, and CPUs with AMX")] = False
     compiled: Annotated[bool, Field(description="torch.compile the network")] = False
     chunk: Annotated[int, Field(ge=1, description="images that go through the network at once")] = 256
-    checkpoint_seconds: Annotated[float, Field(ge=0, description="what a kill costs at most")] = 120
+    checkpoint_seconds: Annotated[float, Field(ge=0, description="what a kill costs at most, and some steps")] = 120
+    log_steps: Annotated[int, Field(ge=1, description="steps in a row of the log")] = 10
 
     @model_validator(mode="before")
     @classmethod
@@ -110,7 +111,7 @@ def train(args: Arguments) -> None:
         with _bar("decoding", len(data) + len(checks or []), shown=group.first and args.in_memory > 0) as advance:
             images = _images(args, data, data.categories, group, advance)
             validation = _images(args, checks, data.categories, group, advance) if checks else None
-        ways = Ways(args.chunk, args.bf16, args.compiled, args.checkpoint_seconds)
+        ways = Ways(args.chunk, args.bf16, args.compiled, args.checkpoint_seconds, args.log_steps)
         trainer = Trainer(network, recipe, images, args.out, group, ways)
         if group.first:
             _say(

@@ -14,12 +14,16 @@ import torch
 
 from model.checkpoint import BadCheckpoint, load_network
 from model.crossvit import CrossViT
+from model.labels import labels_beside
 from model.spec import IMAGENET_CLASSES, Variant
 
 T = TypeVar("T")
 
-UNTRAINED = "untrained"
-SHIPPED = Path(__file__).parent / "shipped"
+UNTRAINED, HUB, SHIPPED = "untrained", "hub", "shipped"
+SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+SHIPPED_SOURCE = (
+    "shipped with the project: trained on 200 of ImageNet's classes, 64 x 64 pixels (model/shipped/README.md)"
+)
 HUB_FILE = "model.safetensors"
 HUB_SECONDS = 4.5  # until the hub counts as unreachable
 
@@ -41,6 +45,11 @@ class Weights:
         with path.open("rb") as file:
             return cls(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", source, path)
 
+    @property
+    def labels(self) -> Path | None:
+        """The file that names the classes, if it is beside the checkpoint."""
+        return labels_beside(self.path) if self.path is not None else None
+
     def network(self, variant: Variant, classes: int = IMAGENET_CLASSES) -> CrossViT:
         """`variant` with these weights; `classes` is for untrained ones, others bring their own number.
 
@@ -54,7 +63,7 @@ class Weights:
 
 
 def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
-    """The weights that `choice` names: "auto", "hub", "untrained", or the path of a checkpoint.
+    """The weights that `choice` names: "auto", "hub", "shipped", "untrained", or the path of a checkpoint.
 
     "auto" takes the first that is to be had: the hub's files cached on this machine, the hub, the weights that ship
     with the project, untrained ones; `say` is told why a better one was passed over. The others raise
@@ -62,24 +71,34 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
     """
     if choice == UNTRAINED:
         return Weights(UNTRAINED, "random initial weights", None)
-    if choice == "hub":
+    if choice == HUB:
         return _cached(variant) or _download(variant)
+    if choice == SHIPPED:
+        return _shipped(variant)
     if choice != "auto":
         return _file(Path(choice).expanduser())
     try:
         return _cached(variant) or _download(variant)
     except WeightsUnavailable as err:
         say(f"note: {err}. Going on without.")
-    shipped = SHIPPED / f"{variant.name}.safetensors"
-    if shipped.is_file():
-        return Weights.of(shipped, "shipped with the project")
-    return find(UNTRAINED, variant, say)
+    try:
+        return _shipped(variant)
+    except WeightsUnavailable:
+        return find(UNTRAINED, variant, say)
 
 
 def _file(path: Path) -> Weights:
     if not path.is_file():
-        raise WeightsUnavailable(f"no weights at {path}; give a file, or one of auto, hub, untrained")
+        raise WeightsUnavailable(f"no weights at {path}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
     return Weights.of(path, path.name)
+
+
+def _shipped(variant: Variant) -> Weights:
+    path = SHIPPED_FOLDER / f"{variant.name}.safetensors"
+    if not path.is_file():
+        there = ", ".join(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.safetensors")))
+        raise WeightsUnavailable(f"no weights of {variant.name} ship with the project, but of {there or 'no network'}")
+    return Weights.of(path, SHIPPED_SOURCE)
 
 
 def _cached(variant: Variant) -> Weights | None:

@@ -51,8 +51,8 @@ class Recipe(BaseModel):
 
 _PLAIN = {"rand_augment": 0, "erasing": 0, "mixup": 0, "cutmix": 0, "repeats": 1, "drop_path": 0}
 
-# What each has other than the defaults. Fine-tuning at a higher resolution is DeiT's, for the paper's 30 epochs; transfer
-# to other classes is the paper's.
+# What each has other than the defaults. Fine-tuning, at a higher resolution, is DeiT's, for the paper's 30 epochs;
+# transfer to other classes is the paper's.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "finetune": {"epochs": 30, "batch": 512, "lr": 5e-6, "final_lr": 1e-6, "warmup_epochs": 5, "weight_decay": 1e-8},

@@ -162,14 +162,14 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
     if versions == "newer":
         monkeypatch.setattr(to_onnx, "_built_with", dict)
     assert export(copied, "--if-changed") == 0
-    assert "stays as it is: it has trained weights" in capsys.readouterr().out
+    assert "stays as it is: it has better weights" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_nor_to_get_a_graph_that_is_lacking(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copied / "manifest.json").read_bytes()
     assert export(copied, "--if-changed", "--quantize", "int8") == 0
-    assert "trained weights, and none are to be had now; so it cannot get the graphs" in capsys.readouterr().out
+    assert "better weights than are to be had now; so it cannot get the graphs" in capsys.readouterr().out
     assert (copied / "manifest.json").read_bytes() == before
 
 

@@ -91,7 +91,7 @@ import json, sys, time
 from pathlib import Path
 from model import weights
 from model.spec import VARIANTS
-weights.SHIPPED = Path(sys.argv[2])
+weights.SHIPPED_FOLDER = Path(sys.argv[2])
 said = []
 started = time.monotonic()
 try:
@@ -176,7 +176,7 @@ def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: Fi
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
     found = find_with("auto", dead_hub)
-    assert (found.id, found.source) == (f"sha256:{SHA256}", "shipped with the project")
+    assert (found.id, found.source) == (f"sha256:{SHA256}", weights.SHIPPED_SOURCE)
 
 
 def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:

@@ -1,0 +1,95 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.training.augment import OPERATIONS, Mixture, erase, mix, rand_augment, rectangles
+from tests.model.training.made import stripes
+
+_WHATEVER_THE_STRENGTH = 3  # autocontrast, equalising and inverting
+
+
+@pytest.fixture
+def images() -> Tensor:
+    made = [torch.tensor(list(stripes(n % 3, n).tobytes())).view(32, 32, 3) for n in range(24)]
+    return torch.stack(made).permute(0, 3, 1, 2) / 255
+
+
+@pytest.mark.parametrize("number", range(len(OPERATIONS)))
+def test_operations_change_images_within_their_range(images: Tensor, number: int) -> None:
+    torch.manual_seed(0)
+    changed = OPERATIONS[number](images, torch.full((24,), 0.9)).clamp(0, 1)
+    assert changed.shape == images.shape
+    assert changed.isfinite().all()
+    assert ((changed - images).abs().mean(dim=(1, 2, 3)) > 0.002).all()
+
+
+@pytest.mark.parametrize("number", range(_WHATEVER_THE_STRENGTH, len(OPERATIONS)))
+def test_operations_change_more_with_more_strength(images: Tensor, number: int) -> None:
+    changes = []
+    for strength in (0.05, 0.95):
+        torch.manual_seed(0)
+        changed = OPERATIONS[number](images, torch.full((24,), strength)).clamp(0, 1)
+        changes.append((changed - images).abs().mean())
+    assert changes[0] < changes[1]
+
+
+def test_each_image_has_operations_of_its_own_and_a_quarter_none(images: Tensor) -> None:
+    torch.manual_seed(0)
+    many = images[:1].expand(400, -1, -1, -1)
+    changed = rand_augment(many, 9)
+    untouched = (changed == many).flatten(1).all(dim=1).float().mean()
+    assert 0.18 < untouched < 0.34
+    assert len({image.numpy().tobytes() for image in changed}) > 200
+    torch.manual_seed(0)
+    assert torch.equal(changed, rand_augment(many, 9))
+
+
+def test_erasing_covers_a_share_of_the_images_with_noise() -> None:
+    torch.manual_seed(0)
+    erased = erase(torch.zeros(1000, 3, 32, 32), 0.25) != 0
+    covered = erased.float().mean(dim=(1, 2, 3))
+    touched = covered > 0
+    assert 0.2 < touched.float().mean() < 0.3
+    assert covered.max() <= 0.42  # a third, and what reaches into a pixel
+    assert 0.12 < covered[touched].mean() < 0.22
+
+
+def test_rectangles_are_as_long_as_they_shall_be_and_lie_anywhere() -> None:
+    torch.manual_seed(0)
+    inside = rectangles(torch.tensor([[0.5, 0.25]]).expand(200, 2), 32, 64)
+    assert inside.shape == (200, 1, 32, 64)
+    assert set(inside.any(dim=3).sum(dim=2).flatten().tolist()) <= {16}
+    assert set(inside.any(dim=2).sum(dim=2).flatten().tolist()) <= {16}
+    assert inside.any(dim=0).float().mean() > 0.99  # corners are seldom met
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0), (0, 1.0), (0.8, 1.0)])
+def test_the_loss_of_a_mixture_is_that_of_soft_targets(mixup: float, cutmix: float) -> None:
+    torch.manual_seed(1)
+    images, targets, logits = torch.rand(6, 3, 32, 32), torch.arange(6) % 4, torch.randn(6, 4)
+    mixture = mix(images, targets, mixup, cutmix)
+    hard = F.one_hot(targets, 4).float()
+    soft = mixture.share * hard + (1 - mixture.share) * hard.flip(0)
+    expected = F.cross_entropy(logits, soft, label_smoothing=0.1, reduction="sum")
+    assert mixture.loss(logits, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cutmix_gives_the_share_that_is_seen() -> None:
+    torch.manual_seed(0)
+    for _ in range(20):
+        mixture = mix(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 32, 32), torch.arange(2), 0, 1.0)
+        assert mixture.images[1].mean().item() == pytest.approx(mixture.share, abs=1e-5)
+
+
+def test_mixup_gives_the_share_that_is_seen() -> None:
+    torch.manual_seed(0)
+    mixture = mix(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 8, 8), torch.arange(2), 0.8, 0)
+    assert 0 < mixture.share < 1
+    assert mixture.images[1].mean().item() == pytest.approx(mixture.share)
+
+
+def test_without_mixup_and_cutmix_images_stay() -> None:
+    images, targets = torch.rand(2, 3, 8, 8), torch.arange(2)
+    mixture = mix(images, targets, 0, 0)
+    assert mixture == Mixture(images, (targets, targets), 1.0)

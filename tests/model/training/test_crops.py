@@ -1,0 +1,68 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.image import decode
+from model.spec import PREPROCESSING
+from model.training.crops import View, central_boxes, random_boxes, resized
+from tests.model.training.made import stripes
+
+
+@pytest.mark.parametrize("side", [32, 64, 224])
+def test_crops_are_resized_as_pillow_does(side: int) -> None:
+    images = torch.randint(0, 256, (8, 3, 64, 48), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    sizes = torch.tensor([[64.0, 48.0]]).expand(8, 2)
+    boxes = random_boxes(sizes, 0.08, torch.Generator().manual_seed(1))
+    seen = resized(images, boxes, side).permute(0, 2, 3, 1).numpy().astype(int)
+    for image, (top, left, height, width), ours in zip(images, boxes.tolist(), seen, strict=True):
+        area = (left * 48, top * 64, (left + width) * 48, (top + height) * 64)
+        whole = Image.fromarray(image.permute(1, 2, 0).numpy())
+        pillows = np.asarray(whole.resize((side, side), Image.Resampling.BICUBIC, box=area)).astype(int)
+        assert abs(ours - pillows).max() <= 1
+
+
+def test_random_boxes_lie_inside_with_the_areas_and_ratios_of_inceptions() -> None:
+    sizes = torch.tensor([[300.0, 400.0]]).expand(4000, 2)
+    top, left, height, width = random_boxes(sizes, 0.08, torch.Generator().manual_seed(0)).T
+    for start, length in ((top, height), (left, width)):
+        assert start.min() >= 0
+        assert (start + length).max() <= 1 + 1e-6
+    area, ratio = height * width, width * 400 / (height * 300)
+    assert area.min() >= 0.08 - 1e-6
+    assert ratio.min() >= 3 / 4 - 1e-4
+    assert ratio.max() <= 4 / 3 + 1e-4
+    assert ratio.log().mean().abs() < 0.02
+    assert 0.48 < area.mean() < 0.54  # uniform from 0.08 to 1, less what did not fit
+
+
+def test_of_a_very_long_image_the_centre_is_taken() -> None:
+    box = random_boxes(torch.tensor([[10.0, 1000.0]]), 0.5, torch.Generator().manual_seed(0))[0].tolist()
+    assert box == pytest.approx([0, (1 - 4 / 300) / 2, 1, 4 / 300])
+
+
+@pytest.mark.parametrize("resolution", [224, 384])
+@pytest.mark.parametrize("size", [(64, 64), (500, 375), (300, 451)])
+def test_the_centre_is_what_the_service_sees(size: tuple[int, int], resolution: int) -> None:
+    image = stripes(2, 0, size)
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    served = decode(buffer.getvalue(), PREPROCESSING[resolution], 10**7).astype(int)
+    boxes = central_boxes(torch.tensor([[size[1], size[0]]]), resolution)
+    ours = resized(torch.tensor(np.asarray(image)).permute(2, 0, 1).unsqueeze(0), boxes, resolution)
+    # The service rounds the resized image's sides and the crop's place to pixels.
+    assert abs(ours[0].permute(1, 2, 0).numpy().astype(int) - served).mean() < 1.5
+
+
+def test_a_view_follows_from_its_seed_and_mirrors_half_of_the_images() -> None:
+    sizes = torch.tensor([[64.0, 64.0]]).expand(1000, 2)
+    boxes, mirrored = View(64, 0.25).boxes(sizes, 7)
+    again, mirrored_again = View(64, 0.25).boxes(sizes, 7)
+    other, _ = View(64, 0.25).boxes(sizes, 8)
+    assert torch.equal(boxes, again)
+    assert torch.equal(mirrored, mirrored_again)
+    assert not torch.equal(boxes, other)
+    assert 400 < mirrored.sum() < 600
+    assert not View(64).boxes(sizes, 7)[1].any()
