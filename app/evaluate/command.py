@@ -36,7 +36,9 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="DATA", help="folders or zip files of <class>/<image>, or WebDataset's tar files"),
     ],
-    bundle: Annotated[Path | None, typer.Option(help="the bundle, whose engine is asked without a server")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="the bundle whose engine is asked; as `crossvit serve` has it if left out")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
     precision: Annotated[str | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
     scaled_jpeg: Annotated[bool | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
@@ -148,8 +150,11 @@ def _drawing(plot: Path | None) -> Callable[[Report], None]:
         raise BadParameter("--plot needs matplotlib: pip install matplotlib") from err
 
     def draw(report: Report) -> None:
-        if report.figures is not None:
-            reliability(report.figures, str(report.model), plot)
+        try:
+            if report.figures is not None:
+                reliability(report.figures, str(report.model), plot)
+        except OSError as err:
+            raise BadParameter(f"{plot} cannot be written: {err.strerror}") from err
 
     return draw
 
