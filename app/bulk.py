@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from app.bundle import Bundle, Label
 from app.errors import ServiceError
@@ -13,6 +14,8 @@ from app.metrics import Metrics
 from app.model import Model
 from app.settings import Settings
 from app.wiring import make_decoders, make_model
+
+T = TypeVar("T")
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
@@ -48,17 +51,27 @@ async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[Model]:
             await model.close()
 
 
-async def classify_files(
+def classify_files(
     model: Model, paths: Iterable[Path], top_k: int, resolution: int | None, in_flight: int
 ) -> AsyncIterator[Outcome]:
     """The outcome of each path, in order, with up to `in_flight` files under way so that batches fill up."""
-    under_way: deque[asyncio.Task[Outcome]] = deque()
-    for path in paths:
-        under_way.append(asyncio.create_task(_classify(model, path, top_k, resolution)))
-        if len(under_way) == in_flight:
+    return in_order((_classify(model, path, top_k, resolution) for path in paths), in_flight)
+
+
+async def in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
+    """The results of `work`, in order, with up to `in_flight` under way; closing it cancels those."""
+    under_way: deque[asyncio.Task[T]] = deque()
+    try:
+        for each in work:
+            under_way.append(asyncio.create_task(each))
+            if len(under_way) == in_flight:
+                yield await under_way.popleft()
+        while under_way:
             yield await under_way.popleft()
-    while under_way:
-        yield await under_way.popleft()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
 
 async def _classify(model: Model, path: Path, top_k: int, resolution: int | None) -> Outcome:

@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | classify | bench | export | models`.
+"""The command line: `crossvit serve | classify | evaluate | bench | export | models`.
 
 Each command imports what it alone needs: a service is ready the sooner for it.
 """
@@ -81,6 +81,14 @@ def classify(
             raise typer.Exit(1)
         broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
     raise typer.Exit(1 if broken else 0)
+
+
+@main.command(context_settings=_HANDED_ON)
+def evaluate(context: typer.Context) -> None:
+    """Measure the accuracy of a bundle, or of a running server, on labelled images."""
+    from app.evaluate.command import main as measure
+
+    measure(context.args, prog_name=context.command_path)
 
 
 @main.command(context_settings=_HANDED_ON)

@@ -3,15 +3,18 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from app.errors import ServiceError
+from app.errors import BadParameter, ServiceError
 
 notes = Console(stderr=True, soft_wrap=True)
+
+STOPPED = 130  # the exit code of what Ctrl-C has ended
 
 
 def error(message: object) -> None:
@@ -22,6 +25,19 @@ def error(message: object) -> None:
 def print_table(table: Table) -> None:
     """Print `table` on standard output, as wide as it needs to be where that is no terminal."""
     Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+def take_any_name() -> None:
+    """Let names of files that are no UTF-8 be printed on standard output."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def absent(needed: str, **options: object) -> None:
+    """BadParameter if one of `options` is given, which go with the option `needed`."""
+    for name, value in options.items():
+        if value is not None:
+            raise BadParameter(f"--{name.replace('_', '-')} goes with {needed}")
 
 
 @contextmanager

@@ -4,13 +4,12 @@ import csv
 import json
 import sys
 from enum import StrEnum
-from io import TextIOWrapper
 from typing import TYPE_CHECKING, Protocol
 
 from rich.markup import escape
 from rich.table import Column, Table
 
-from app.console import print_table
+from app.console import print_table, take_any_name
 
 if TYPE_CHECKING:
     from app.bulk import Outcome
@@ -32,8 +31,7 @@ class Report(Protocol):
 
 def report(output: Format) -> Report:
     """A report on standard output."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+    take_any_name()
     reports: dict[Format, type[Report]] = {Format.TABLE: TableReport, Format.JSONL: JsonLines, Format.CSV: Csv}
     return reports[output]()
 

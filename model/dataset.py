@@ -1,18 +1,23 @@
 """Labelled images on disk, read in place: folders, zip files, WebDataset's tar files; imports no torch.
 
 In a folder or a zip file an image's class is the name of the folder that it lies in, as in torchvision's ImageFolder:
-`<class>/<image>`, at any depth. In a tar file it is what `<key>.cls` beside `<key>.jpg` says, as in WebDataset.
+`<class>/<image>`, at any depth; what lies beside the folders of classes, or is hidden, is passed over. In a tar file it
+is what `<key>.cls` beside `<key>.jpg` says, as in WebDataset.
 """
 
 import os
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+# Besides OSError, what reading a member of a zip file raises: damaged, of another method, with a password, cut off.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
 
 
 class BadDataset(ValueError):
@@ -73,7 +78,7 @@ class Dataset:
             if item.source.is_dir():
                 return (item.source / item.name).read_bytes()
             return self._zip(item.source).read(item.name)
-        except (OSError, zipfile.BadZipFile) as err:
+        except (OSError, *_UNREADABLE) as err:
             raise BadDataset(f"cannot read {item.name} in {item.source}: {err}") from err
 
     def _zip(self, path: Path) -> zipfile.ZipFile:
@@ -89,23 +94,28 @@ class Dataset:
 def _items(path: Path) -> Iterable[Item]:
     try:
         if path.is_dir():
-            names = (PurePosixPath(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
             return _by_folder(path, names)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                return _by_folder(path, map(PurePosixPath, archive.namelist()))
+                return _by_folder(path, (name for name in archive.namelist() if not name.endswith("/")))
         if path.is_file() and tarfile.is_tarfile(path):
             return list(_by_key(path))
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as err:
+    except tarfile.TarError as err:
+        raise BadDataset(f"cannot read {path}: {err}; a tar file must be whole and not compressed") from err
+    except (OSError, zipfile.BadZipFile) as err:
         raise BadDataset(f"cannot read {path}: {err}") from err
     raise BadDataset(f"{path} is no folder, zip file or tar file" if path.exists() else f"there is no {path}")
 
 
-def _by_folder(source: Path, names: Iterable[PurePosixPath]) -> list[Item]:
+def _by_folder(source: Path, names: Iterable[str]) -> list[Item]:
+    """`names` stay as they are written: a zip file finds `./tench/1.jpg` under that name alone."""
     return [
-        Item(source, str(name), name.parent.name)
-        for name in names
-        if name.suffix.lower() in SUFFIXES and name.parent.name and not name.name.startswith(".")
+        Item(source, name, path.parent.name)
+        for name, path in ((name, PurePosixPath(name)) for name in names)
+        if path.suffix.lower() in SUFFIXES
+        and path.parent.name
+        and not any(part.startswith(".") for part in path.parts)  # thumbnails, .ipynb_checkpoints
     ]
 
 
@@ -115,16 +125,16 @@ def _by_key(source: Path) -> Iterator[Item]:
     classes: dict[str, str] = {}
     with tarfile.open(source, "r:") as archive:
         for member in archive:
-            folder, _, name = member.name.rpartition("/")
+            folder, slash, name = member.name.rpartition("/")
             key, _, extension = name.partition(".")
-            key = f"{folder}/{key}"
+            key = f"{folder}{slash}{key}"
             if f".{extension.lower()}" in SUFFIXES:
                 images[key] = member.name, (member.offset_data, member.size)
             elif extension == "cls" and (file := archive.extractfile(member)) is not None:
-                classes[key] = file.read().decode().strip()
+                classes[key] = file.read().decode(errors="replace").strip()
     for key, (name, span) in images.items():
-        if key not in classes:
-            raise BadDataset(f"{source}: {name} has no class: {name.partition('.')[0]}.cls is missing")
+        if not classes.get(key):
+            raise BadDataset(f"{source}: {name} has no class: {key}.cls is missing or empty")
         yield Item(source, name, classes[key], span)
 
 

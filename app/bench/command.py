@@ -15,7 +15,7 @@ from app.bench.load import Load
 from app.bench.report import Format, Report, print_report
 from app.bench.server import ServerReport, measure_server
 from app.bundle import open_bundle
-from app.console import clear_errors, error, notes
+from app.console import STOPPED, absent, clear_errors, error, notes
 from app.errors import BadParameter
 from app.settings import Settings
 
@@ -24,7 +24,6 @@ T = TypeVar("T", int, float)
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _CLIENTS, _BATCHES = "1,4,16", "1,2,4,8"
-_STOPPED = 130  # the exit code of what Ctrl-C has ended
 
 
 @main.command()
@@ -62,22 +61,22 @@ def bench(
             raise BadParameter("say what to measure: either --url or --bundle")
         report: Report
         if url is not None:
-            _absent("--bundle", batch=batch, engine=engine, precision=precision)
+            absent("--bundle", batch=batch, engine=engine, precision=precision)
             files = _files(images)
             asked = {"model": model, "resolution": resolution, "seconds": seconds, "warmup": warmup}
             report = _measured_server(url, api_key, _loads(clients, rate), files, asked)
         else:
-            _absent("--url", clients=clients, rate=rate, model=model)
+            absent("--url", clients=clients, rate=rate, model=model)
             given: dict[str, Any] = {"bundle": bundle, "engine": engine, "precision": precision}
             settings = Settings(**{name: value for name, value in given.items() if value is not None})
             sizes = _numbers("--batch", batch or _BATCHES, int)
             report = _measured_engine(settings, sizes, _files(images), resolution, seconds, warmup)
     if not report.rows:
         notes.print("stopped before anything was measured", style="yellow")
-        raise typer.Exit(_STOPPED)
+        raise typer.Exit(STOPPED)
     print_report(report, output)
     if report.interrupted:
-        raise typer.Exit(_STOPPED)
+        raise typer.Exit(STOPPED)
     if isinstance(report, ServerReport) and not any(row.latency_ms for row in report.rows):
         error(f"no request was answered with 200; the last: {report.rows[-1].problem}")
         raise typer.Exit(1)
@@ -99,7 +98,7 @@ def _measured_server(
         error(f"{url}: {err}")
         raise typer.Exit(1) from err
     except KeyboardInterrupt:
-        raise typer.Exit(_STOPPED) from None
+        raise typer.Exit(STOPPED) from None
 
 
 def _measured_engine(
@@ -122,15 +121,9 @@ def _measured_engine(
             measure_engine(bundle, settings, files, sizes, resolution=resolution, seconds=seconds, warmup=warmup)
         )
     except KeyboardInterrupt:
-        raise typer.Exit(_STOPPED) from None
+        raise typer.Exit(STOPPED) from None
     finally:
         bundle.close()
-
-
-def _absent(needed: str, **options: object) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise BadParameter(f"--{name} goes with {needed}")
 
 
 def _files(paths: Sequence[Path] | None) -> dict[str, bytes]:

@@ -23,8 +23,11 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Answer:
+    """`retry_after`, in seconds, where the server says so."""
+
     status: int
     body: bytes
+    retry_after: int | None = None
 
 
 class Connection(asyncio.Protocol):
@@ -35,13 +38,14 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
+        self._retry_after: int | None = None
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     async def ask(self, request: bytes) -> Answer:
         """The answer to `request`, headers and body as they are sent. Raises NoAnswer."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
-        self._body = []
+        self._body, self._retry_after = [], None
         self._transport.write(request)
         try:
             return await self._answer
@@ -68,13 +72,18 @@ class Connection(asyncio.Protocol):
             self._fail("what came back is not HTTP")
             self.close()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after" and value.isdigit():
+            self._retry_after = int(value)
+
     def on_body(self, part: bytes) -> None:
         self._body.append(part)
 
     def on_message_complete(self) -> None:
         assert self._transport is not None
         if not self._answer.done():
-            self._answer.set_result(Answer(self._parser.get_status_code(), b"".join(self._body)))
+            answer = Answer(self._parser.get_status_code(), b"".join(self._body), self._retry_after)
+            self._answer.set_result(answer)
         # A server that answers before it has read everything may not read the rest either.
         if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
             self.close()
@@ -94,7 +103,7 @@ class Client:
     def __init__(self, url: str, key: str | None = None, *, connections: int = 256, seconds: float = 120) -> None:
         self._at = _split(url)
         self.url = self._at.geturl()
-        self._headers = f"Host: {self._at.netloc}\r\nUser-Agent: crossvit-bench\r\nAccept: application/json\r\n"
+        self._headers = f"Host: {self._at.netloc}\r\nUser-Agent: crossvit\r\nAccept: application/json\r\n"
         if key is not None:
             if not (key.isascii() and key.isprintable()):
                 raise BadParameter("the API key has characters that cannot be sent in a header")

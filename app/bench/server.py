@@ -49,11 +49,11 @@ async def measure_server(
 
     Raises NoAnswer if it cannot be reached, is no CrossViT service or takes none of the images; the message says why.
     """
-    served = await _served(client, model)
+    described = await served(client, model)
     asked = {name: value for name, value in (("model", model), ("resolution", resolution)) if value is not None}
     path = f"/classify?{urlencode(asked)}"
     requests = [client.post(path, image) for image in images]
-    report = _described(client.url, served, resolution, await _first(client, requests), len(images))
+    report = _described(client.url, described, resolution, await _first(client, requests), len(images))
     following = cycle(requests)
     try:
         for load in loads:
@@ -69,7 +69,8 @@ async def measure_server(
     return report
 
 
-async def _served(client: Client, name: str | None) -> ServedModel:
+async def served(client: Client, name: str | None) -> ServedModel:
+    """The model `name` of a server, or its default one; NoAnswer or BadParameter if there is none."""
     answer = await client.ask(client.get("/models"))
     if answer.status != 200:
         raise NoAnswer(problem(answer))

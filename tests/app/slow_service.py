@@ -10,6 +10,7 @@ from typing import Any
 
 KEY = "secret-of-this-test"
 DECODE, QUEUE, INFERENCE, TOTAL = 4.0, 1.0, 10.0, 16.0
+RETRY_AFTER = 7
 
 MODEL = {"name": "slow", "default": True, "state": "READY", "reason": "", "engine": "openvino", "precision": "f32"}
 FALLBACK = {"engine": "tensorrt", "resolution": 224, "reason": "no plan"}
@@ -75,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Transfer-Encoding", "chunked")
+        if status in (429, 503):
+            self.send_header("Retry-After", str(RETRY_AFTER))
         self.end_headers()
         with suppress(ConnectionError):  # the client has stopped
             self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))

@@ -1,0 +1,139 @@
+import multiprocessing
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from model.dataset import BadDataset, Dataset
+
+BODIES = {
+    "n01/b.JPEG": b"the second",
+    "n01/a.jpg": b"the first",
+    "n02/c.png": b"the third " * 1000,
+}
+ORDER = ["n01/a.jpg", "n01/b.JPEG", "n02/c.png"]
+
+
+def folder(path: Path, bodies: Mapping[str, bytes] = BODIES) -> Path:
+    for name, body in bodies.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(body)
+    return path
+
+
+def zipped(path: Path, bodies: Mapping[str, bytes] = BODIES, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, body in bodies.items():
+            archive.writestr(name, body)
+    return path
+
+
+def tarred(path: Path, files: Mapping[str, bytes], mode: str = "w:") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, body in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, BytesIO(body))
+    return path
+
+
+def seen(data: Dataset) -> list[tuple[str, str, bytes]]:
+    return [(item.name, item.category, data.read(index)) for index, item in enumerate(data.items)]
+
+
+EXPECTED = [(name, name.partition("/")[0], BODIES[name]) for name in ORDER]
+
+
+def test_a_folder_of_folders_in_the_order_of_names(tmp_path: Path) -> None:
+    folder(tmp_path, BODIES | {"n01/notes.txt": b"", "top.jpg": b"", "n01/.hidden.jpg": b"", "n01/.thumbs/a.jpg": b""})
+    data = Dataset([tmp_path])
+    assert seen(data) == EXPECTED
+    assert (len(data), data.categories) == (3, ["n01", "n02"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_zip_file(tmp_path: Path, method: int) -> None:
+    bodies = {"n03/": b"", "folder.jpg/": b"", "__MACOSX/n01/._a.jpg": b""} | BODIES
+    assert seen(Dataset([zipped(tmp_path / "x.zip", bodies, method)])) == EXPECTED
+
+
+def test_a_zip_file_whose_names_are_not_plain(tmp_path: Path) -> None:
+    data = Dataset([zipped(tmp_path / "x.zip", {f"./val//{name}": body for name, body in BODIES.items()})])
+    assert [(category, body) for _, category, body in seen(data)] == [parts[1:] for parts in EXPECTED]
+
+
+def test_a_tar_file_of_webdataset(tmp_path: Path) -> None:
+    files = {
+        "./s/01.cls": b"7\n",
+        "./s/01.jpg": b"one",
+        "./s/00.jpg": b"zero",
+        "./s/00.json": b"{}",
+        "./s/00.cls": b"3",
+    }
+    data = Dataset([tarred(tmp_path / "x.tar", files)])
+    assert seen(data) == [("./s/00.jpg", "3", b"zero"), ("./s/01.jpg", "7", b"one")]
+
+
+def test_the_order_is_that_of_names_however_they_are_spread(tmp_path: Path) -> None:
+    parts = [zipped(tmp_path / f"{name[4]}.zip", {name: BODIES[name]}) for name in ORDER]
+    for paths in (parts, parts[::-1], [parts[1], folder(tmp_path / "f", dict([*BODIES.items()][1:]))]):
+        assert seen(Dataset(paths)) == EXPECTED
+
+
+def test_threads_read_side_by_side(tmp_path: Path) -> None:
+    bodies = {f"n01/{number}.png": bytes([number]) * 50_000 for number in range(40)}
+    data = Dataset([zipped(tmp_path / "x.zip", bodies, zipfile.ZIP_DEFLATED)])
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(data.read, range(len(data))))
+    assert read == [bodies[item.name] for item in data.items]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_other_processes_read_a_zip_file_that_is_open_here(tmp_path: Path, start: str) -> None:
+    data = Dataset([zipped(tmp_path / "x.zip")])
+    assert data.read(0) == BODIES[ORDER[0]]  # which opens it
+    with multiprocessing.get_context(start).Pool(1) as pool:
+        assert pool.map(data.read, [2, 1]) == [BODIES[ORDER[2]], BODIES[ORDER[1]]]
+    assert seen(pickle.loads(pickle.dumps(data))) == EXPECTED  # noqa: S301
+
+
+def test_indices_are_places_in_a_list_of_classes(tmp_path: Path) -> None:
+    data = Dataset([folder(tmp_path)])
+    assert data.indices(["n02", "n00", "n01"]) == [2, 2, 0]
+    with pytest.raises(BadDataset, match=r"1 classes are unknown, such as 'n02'; known are 'n01'"):
+        data.indices(["n01"])
+
+
+def test_files_without_labelled_images_are_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no archive")
+    (tmp_path / "a.jpg").write_bytes(b"an image without a class")
+    pair = {"d/1.jpg": b"x", "d/1.cls": b"0"}
+    for path, message in [
+        (tmp_path, r"no images \(.jpg, .*\) in folders named for their class in /"),
+        (tmp_path / "nowhere", "there is no /.*/nowhere"),
+        (tmp_path / "notes.txt", "notes.txt is no folder, zip file or tar file"),
+        (tarred(tmp_path / "x.tar", {"d/1.jpg": b"x"}), "x.tar: d/1.jpg has no class: d/1.cls is missing"),
+        (tarred(tmp_path / "y.tar", {"1.jpg": b"x", "1.cls": b" "}), "1.jpg has no class: 1.cls is missing or empty"),
+        (tarred(tmp_path / "x.tar.gz", pair, "w:gz"), "x.tar.gz: .*; a tar file must be whole and not compressed"),
+    ]:
+        with pytest.raises(BadDataset, match=message):
+            Dataset([path])
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    data = Dataset(
+        [folder(tmp_path / "f"), zipped(tmp_path / "x.zip", {"n00/z.jpg": b"z" * 5000}, zipfile.ZIP_DEFLATED)]
+    )
+    (tmp_path / "f" / ORDER[0]).unlink()
+    damaged = bytearray((tmp_path / "x.zip").read_bytes())
+    damaged[40:50] = b"\xff" * 10
+    (tmp_path / "x.zip").write_bytes(damaged)
+    for index, name in enumerate(["n00/z.jpg in /.*x.zip", "n01/a.jpg in /"]):
+        with pytest.raises(BadDataset, match=f"cannot read {name}"):
+            data.read(index)
