@@ -56,7 +56,7 @@ def test_a_run_that_is_killed_again_and_again_has_the_same_curve(data: Path, who
     assert all(torch.equal(one[tensor], other[tensor]) for tensor in one)
 
 
-def test_two_processes_learn_as_one_does(data: Path, tmp_path: Path) -> None:
+def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     """Of an image whose views are all alike, two processes with half a step each see what one sees."""
     still = tmp_path / "still"
     for name in made.CLASSES:
@@ -90,9 +90,7 @@ def test_the_exporter_takes_the_weights_with_their_labels(whole: Path, tmp_path:
     ]
 
 
-def test_the_same_command_again_has_nothing_left_to_do(
-    data: Path, whole: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_same_command_again_has_nothing_left_to_do(data: Path, whole: Path) -> None:
     before = (whole / TRAINING).read_text()
     assert main([str(data), "--validation", str(data), "--out", str(whole), *RECIPE, *WAYS]) == 0
     assert (whole / TRAINING).read_text() == before

@@ -61,7 +61,7 @@ def test_rectangles_are_as_long_as_they_shall_be_and_lie_anywhere() -> None:
     assert inside.shape == (200, 1, 32, 64)
     assert set(inside.any(dim=3).sum(dim=2).flatten().tolist()) <= {16}
     assert set(inside.any(dim=2).sum(dim=2).flatten().tolist()) <= {16}
-    assert inside.any(dim=0).float().mean() > 0.99  # corners are seldom met
+    assert inside.any(dim=0).float().mean() > 0.95  # corners are seldom met
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0), (0, 1.0), (0.8, 1.0)])

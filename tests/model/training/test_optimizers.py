@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ def test_a_run_that_is_taken_up_steps_as_if_it_had_not_been_left(optimizer: str)
         first.step(0.01, clip=1)
     taken_up.load_state_dict(left.state_dict())
     second = Optimizers(taken_up, recipe(optimizer))
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))
     for trained, optimizers in ((left, first), (taken_up, second)):
         _gradients(trained)
         optimizers.step(0.02, clip=1)

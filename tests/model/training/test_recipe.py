@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from pydantic import ValidationError
 
@@ -11,7 +13,7 @@ def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
     assert rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55)
     assert 0.1 < rates[-1] < 0.101
-    assert all(before > after for before, after in zip(rates[10:], rates[11:], strict=False))
+    assert all(before > after for before, after in pairwise(rates[10:]))
 
 
 def test_a_warm_up_longer_than_the_run_is_cut_short() -> None:
