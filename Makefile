@@ -11,7 +11,7 @@ PHOTOS ?= export/data/photos
 BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
 ENGINES := $(if $(GPU),gpu,cpu)
-EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,otel,dev
+EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,train,otel,dev
 INSTALLED := .venv/.installed-$(ENGINES)
 
 .PHONY: serve test check audit lock sbom bench bench-full format clean

@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | classify | evaluate | bench | export | models`.
+"""The command line: `crossvit serve | classify | evaluate | bench | export | train | models`.
 
 Each command imports what it alone needs: a service is ready the sooner for it.
 """
@@ -103,6 +103,12 @@ def bench(context: typer.Context) -> None:
 def export(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
     os.execv(sys.executable, [sys.executable, "-m", "export.to_onnx", *context.args])  # noqa: S606
+
+
+@main.command(context_settings=_HANDED_ON)
+def train(context: typer.Context) -> None:
+    """Train a network, or fine-tune one, on your own images (model/train.py)."""
+    os.execv(sys.executable, [sys.executable, "-m", "model.train", *context.args])  # noqa: S606
 
 
 @main.command()

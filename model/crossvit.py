@@ -92,6 +92,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.wq = nn.Linear(dim, dim)
         self.wk = nn.Linear(dim, dim)
+        self.wk.bias.requires_grad_(False)  # it cancels: there is nothing to learn
         self.wv = nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 

@@ -86,7 +86,7 @@ def test_the_exporter_takes_the_weights_with_their_labels(whole: Path, tmp_path:
     bundle = open_bundle(out)
     bundle.close()
     assert [(label.wnid, label.label) for label in bundle.labels] == [
-        *(("n01443537", "goldfish"), (None, "lying"), (None, "upright")),
+        *((None, "lying"), ("n01443537", "goldfish"), (None, "upright")),
     ]
 
 

@@ -33,28 +33,34 @@ def test_at_another_resolution_a_checkpoint_answers_as_before(weights: Path, sid
 
 def test_the_head_stays_unless_the_classes_are_others(weights: Path) -> None:
     recipe = Recipe(variant=TINY.name, side=64)
-    old = load_network(weights, TINY).head[0].weight
-    assert torch.equal(starting_network(recipe, 3, weights).head[0].weight, old)
-    assert not torch.equal(starting_network(recipe, 3, weights, keep_head=False).head[0].weight, old)
-    other = starting_network(recipe, 7, weights)
-    assert other.head[1].weight.shape[0] == other.classes == 7
-    assert torch.equal(other.norm[0].weight, load_network(weights, TINY).norm[0].weight)
+    old = load_network(weights, TINY).state_dict()
+    kept, fresh, other = (
+        starting_network(recipe, classes, weights, keep_head=keep).state_dict()
+        for classes, keep in ((3, True), (3, False), (7, True))
+    )
+    assert all(torch.equal(kept[name], old[name]) for name in old)
+    assert [name for name in old if not torch.equal(fresh[name], old[name])] == ["head.0.weight", "head.1.weight"]
+    assert other["head.1.weight"].shape[0] == 7
+    assert torch.equal(other["norm.0.weight"], old["norm.0.weight"])
 
 
 def test_a_new_network_follows_from_the_seed() -> None:
     one, same, other = (starting_network(Recipe(variant=TINY.name, side=64, seed=seed), 3) for seed in (1, 1, 2))
-    assert torch.equal(one.head[0].weight, same.head[0].weight)
-    assert not torch.equal(one.head[0].weight, other.head[0].weight)
+    first, again, second = (network.state_dict()["head.0.weight"] for network in (one, same, other))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
     assert one.training
 
 
 def test_stochastic_depth_rises_over_the_blocks_of_l() -> None:
     network = starting_network(Recipe(variant=TINY.name, side=64, drop_path=0.22), 3)
-    rates = [[block.drop_path for block in encoder.blocks[1]] for encoder in network.blocks]
-    assert [rate for encoder in rates for rate in encoder] == pytest.approx([0.02 * n for n in range(12)], abs=1e-6)
-    for own, encoder in zip(rates, network.blocks, strict=True):
-        assert encoder.blocks[0][0].drop_path == own[0]
-        assert [fusion.drop_path for fusion in encoder.fusion] == [own[-1]] * 2
+    rates = {name: module.drop_path for name, module in network.named_modules() if hasattr(module, "drop_path")}
+    large = [rates[f"blocks.{encoder}.blocks.1.{block}"] for encoder in range(3) for block in range(4)]
+    assert large == pytest.approx([0.02 * number for number in range(12)], abs=1e-6)
+    for encoder in range(3):
+        own = large[4 * encoder : 4 * encoder + 4]
+        assert rates[f"blocks.{encoder}.blocks.0.0"] == own[0]
+        assert rates[f"blocks.{encoder}.fusion.0"] == rates[f"blocks.{encoder}.fusion.1"] == own[-1]
 
 
 def test_half_precision_halves_the_file_and_hardly_moves_the_answers(weights: Path, tmp_path: Path) -> None:

@@ -1,0 +1,247 @@
+"""What precision, resolution and preprocessing cost in accuracy: `python -m benchmarks.accuracy DATA --bundle BUNDLE`.
+
+A row is a run of `crossvit evaluate`, whose command it names, on all images of DATA. PyTorch (with `--weights`, which
+the bundle was made from) and the graphs in half precision, which serve on GPUs, run here over the same pixels.
+`--other` is a bundle of the same weights with the released code's preprocessing. Rows are kept in OUT/results.json as
+they come: a run that is stopped goes on there. With `--write` a Markdown file gets the table; reports only.
+"""
+
+import argparse
+import csv
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.bundle import Bundle, Label, open_bundle
+from app.engines.engine import OUTPUTS
+from app.evaluate.engines import seen
+from app.evaluate.run import sample
+from app.evaluate.tally import Tally
+from app.evaluate.truth import match
+from app.image import decode
+from benchmarks.cpu.readme import update
+from benchmarks.machine import line as machine
+from benchmarks.server import running
+from export.graph import INPUT, Served
+from model.checkpoint import load_network
+from model.dataset import Dataset
+from model.spec import VARIANTS
+
+REFERENCE = "PyTorch, float32"
+BATCH = 16
+MAX_PIXELS = 50_000_000
+ENLARGED = 1024  # pixels along the shorter side: twice 512, from where on a JPEG is decoded smaller
+URL, LARGE = "http://127.0.0.1:8000", "enlarged.zip"  # as a row's command names what there is under another name
+
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (B, side, side, 3) to logits (outputs, B, classes)
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: the command that gives it, or what runs here at the bundle's own resolution."""
+
+    name: str
+    command: list[str]
+    infer: Callable[[], Infer] | None = None
+
+
+def main() -> None:
+    args = _arguments()
+    bundle = open_bundle(args.bundle)
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = Results(args.out / "results.json", f"{bundle.hash}, {args.data}, {args.limit}")
+    for row in rows(args, bundle):
+        if row.name not in results.rows:
+            print(f"{row.name} …", file=sys.stderr, flush=True)
+            results.add(row.name, _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args))
+    text = f"{results.machine}\n\n{table(results.rows)}"
+    print(text)
+    if args.write:
+        update(args.write, text)
+
+
+def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
+    evaluate = ["crossvit", "evaluate"]
+    data = [*evaluate, *map(str, args.data)]
+    own = [*data, "--bundle", str(args.bundle)]
+    large = [*evaluate, LARGE, "--bundle", str(args.bundle)]
+    f32 = ["--engine", "openvino", "--precision", "f32"]
+    yield Row(REFERENCE, [], lambda: _pytorch(args.weights, bundle))
+    yield Row("ONNX Runtime, float32", [*own, "--engine", "onnxruntime", "--precision", "f32"])
+    yield Row("OpenVINO, float32", [*own, *f32, "--plot", str(args.out / "reliability.png")])
+    for precision in ("bf16", "int8", "int8-bf16"):
+        if precision == "bf16" or "int8" in bundle.graphs:
+            yield Row(f"OpenVINO, {precision}", [*own, "--engine", "openvino", "--precision", precision])
+    for precision in ("fp16", "bf16"):
+        if precision in bundle.graphs:
+            yield Row(f"the graph in {precision}", [], partial(_graph, args.bundle, precision))
+    yield Row("over HTTP, as `crossvit serve` chooses", [*data, "--url", URL])
+    if args.other:
+        yield Row("resize 274, crop 240", [*data, "--bundle", str(args.other), *f32])
+    yield Row(f"enlarged to {ENLARGED} pixels", [*large, *f32])
+    yield Row("the same with `--scaled-jpeg`", [*large, *f32, "--scaled-jpeg"])
+    for resolution in bundle.resolutions[1:]:
+        yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
+
+
+def _by_command(row: Row, args: argparse.Namespace) -> Report:
+    """The report of the row's command, and the best class of every image."""
+    command = [*row.command, *(["--limit", str(args.limit)] if args.limit else [])]
+    with ExitStack() as stack:
+        real = {"crossvit": str(Path(sys.executable).with_name("crossvit"))}
+        if URL in command:
+            real[URL] = stack.enter_context(
+                running([real["crossvit"], "serve", "--bundle", str(args.bundle), "--port"])
+            ).url
+        if LARGE in command:
+            real[LARGE] = stack.enter_context(_enlarged(args))
+        answers = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".csv")).name
+        done = subprocess.run(
+            [*(real.get(word, word) for word in command), "--format", "json", "--answers", answers],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        with Path(answers).open(newline="", encoding="utf-8") as file:
+            best = {_key(line["truth"], line["name"]): int(line["index"]) for line in csv.DictReader(file)}
+    report: Report = json.loads(done.stdout)
+    return report | {"best": best, "command": shlex.join(command)}
+
+
+def _by_hand(infer: Infer, args: argparse.Namespace, bundle: Bundle) -> Report:
+    data = Dataset(args.data)
+    truths = match(data.categories, bundle.labels)
+    steps = bundle.manifest.preprocessing[bundle.manifest.default_resolution]
+    indices = sample(len(data), args.limit)
+    tally, best, started = Tally(), {}, time.monotonic()
+    for place in range(0, len(indices), BATCH):
+        part = indices[place : place + BATCH]
+        logits = infer(np.stack([decode(data.read(index), steps, MAX_PIXELS) for index in part]))
+        for number, index in enumerate(part):
+            item = data.items[index]
+            found = seen(logits[:, number], truths[item.category], bundle.labels)
+            tally.add(item.category, found)
+            best[_key(item.category, item.name)] = found.best.index
+    figures = tally.figures()
+    assert figures is not None
+    plain = json.loads(json.dumps(asdict(figures), default=Label.model_dump))
+    return {"figures": plain, "best": best, "images_per_second": len(indices) / (time.monotonic() - started)}
+
+
+def _pytorch(weights: Path, bundle: Bundle) -> Infer:
+    served = Served(load_network(weights, VARIANTS[bundle.manifest.variant]))
+
+    def infer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = torch.stack(served(torch.from_numpy(images))).numpy()
+            return logits
+
+    return infer
+
+
+def _graph(bundle: Path, precision: str) -> Infer:
+    session = onnxruntime.InferenceSession(bundle / f"model.{precision}.onnx", providers=["CPUExecutionProvider"])
+    return lambda images: np.stack(session.run(list(OUTPUTS), {INPUT: images}))
+
+
+@contextmanager
+def _enlarged(args: argparse.Namespace) -> Iterator[str]:
+    """The data as JPEGs that are large enough to be decoded smaller."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / LARGE
+        data = Dataset(args.data)
+        with zipfile.ZipFile(path, "w") as archive:
+            for index in sample(len(data), args.limit):
+                item = data.items[index]
+                archive.writestr(_key(item.category, item.name), _enlarge(data.read(index)))
+        yield str(path)
+
+
+def _enlarge(body: bytes) -> bytes:
+    buffer = BytesIO()
+    with Image.open(BytesIO(body)) as image:
+        times = ENLARGED / min(image.size)
+        size = round(image.width * times), round(image.height * times)
+        image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _key(category: str, name: str) -> str:
+    return f"{category}/{Path(name).stem}.jpg"
+
+
+class Results:
+    """Rows by their name, kept in a file; those `of` another bundle or other data are let go."""
+
+    def __init__(self, path: Path, of: str) -> None:
+        self._path, self._of = path, of
+        self.machine = machine()
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.rows: dict[str, Report] = kept["rows"] if kept.get("of") == of else {}
+
+    def add(self, name: str, report: Report) -> None:
+        self.rows[name] = report
+        content = {"of": self._of, "machine": self.machine, "rows": self.rows}
+        self._path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def table(results: dict[str, Report]) -> str:
+    """Markdown: each row's accuracy, of the branches too, and how often it has PyTorch's best class."""
+    reference = results.get(REFERENCE, {}).get("best", {})
+    head = ["", "top-1", "top-5", "ECE", "NLL", "S alone", "L alone", "PyTorch's best class"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    commands = []
+    for name, report in results.items():
+        figures, best = report["figures"], report["best"]
+        branches = [_percent(figures["branches"].get(branch, {}).get("top1")) for branch in OUTPUTS[1:]]
+        same = sum(reference.get(key) == index for key, index in best.items()) / len(best) if reference else None
+        nll = "" if figures["nll"] is None else f"{figures['nll']:.4f}"
+        shares = [_percent(figures["top1"]), _percent(figures["top5"]), f"{figures['ece']:.4f}", nll]
+        lines.append(_line([name, *shares, *branches, _percent(same)]))
+        if report.get("command"):
+            commands.append(f"{report['command']}  # {name}")
+    return "\n".join([*lines, "", "```", *commands, "```", ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, nargs="+", help="folders, zip files or WebDataset's tar files")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="what the bundle was made from")
+    parser.add_argument("--other", type=Path, help="a bundle of the same, exported with --preprocess 224:274/240")
+    parser.add_argument("--limit", type=int, help="so many images")
+    parser.add_argument("--out", type=Path, default=Path("artifacts/accuracy"))
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="Markdown with the markers of benchmarks/cpu/readme.py"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
