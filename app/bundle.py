@@ -38,10 +38,11 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class Weights(BaseModel):
-    """`id` is "sha256:…" of the checkpoint file, or "untrained"."""
+    """`id` is "sha256:…" of the checkpoint file, or "untrained"; `caution` is what its users must know."""
 
     id: Annotated[str, Field(pattern=r"^(untrained|sha256:[0-9a-f]{64})$")]
     source: str
+    caution: str | None = None
 
 
 def _possible(steps: Preprocessing) -> Preprocessing:
@@ -140,9 +141,10 @@ class Bundle:
 
     @property
     def warning(self) -> str | None:
-        """What whoever starts this bundle must be told, if its answers mean nothing."""
-        if self.manifest.weights.id != UNTRAINED:
-            return None
+        """What whoever starts this bundle must be told: that its answers mean nothing, or little."""
+        weights = self.manifest.weights
+        if weights.id != UNTRAINED:
+            return f"{self.name}: {weights.caution}" if weights.caution else None
         return (
             f"UNTRAINED WEIGHTS: {self.name} has random weights, its answers mean nothing. "
             f"Export it with trained ones: python export/to_onnx.py --variant {self.manifest.variant} "

@@ -272,6 +272,7 @@ def _answered_by(model: Model, resolution: int) -> AnsweredBy:
         engine=engine,
         precision=precision,
         weights=model.bundle.manifest.weights.id,
+        weights_source=model.bundle.manifest.weights.source,
     )
 
 

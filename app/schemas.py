@@ -43,6 +43,7 @@ class AnsweredBy(BaseModel):
     engine: str
     precision: str
     weights: Annotated[str, Field(description='"sha256:…" of the checkpoint, or "untrained"')]
+    weights_source: Annotated[str, Field(description="where the checkpoint came from, and what it is")]
 
 
 class Timing(BaseModel):

@@ -106,6 +106,8 @@ def export(
     if int8:
         require()
     _say(f"{variant.name}: weights {weights.id}, {weights.source}")
+    if weights.caution:
+        _say(f"WARNING: {weights.caution}")
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
     network = weights.network(variant)
@@ -136,7 +138,12 @@ def export(
         agreement = agreements(folder, answers, _say) if int8 else {}
         written = (MODEL, LABELS, GOLDEN, *map(file_name, halves), *([file_name(INT8)] if int8 else []))
         manifest = header | {
-            "weights": {"id": weights.id, "source": weights.source, "resolution": native},
+            "weights": {
+                "id": weights.id,
+                "source": weights.source,
+                "resolution": native,
+                "caution": weights.caution,
+            },
             "classes": len(names),
             "built_with": _built_with(),
             "files": {name: sha256(folder / name) for name in written},

@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 UNTRAINED, HUB, SHIPPED = "untrained", "hub", "shipped"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
-SHIPPED_SOURCE = (
-    "shipped with the project: trained on 200 of ImageNet's classes, 64 x 64 pixels (model/shipped/README.md)"
+SHIPPED_SOURCE = "shipped with the project"
+SHIPPED_CAUTION = (
+    "THE WEIGHTS THAT SHIP WITH THE PROJECT, for trying it out: they know 200 of ImageNet's 1000 classes, learnt from "
+    "pictures of 64 x 64 pixels, and are often wrong (model/shipped/README.md). Give better ones with --weights"
 )
 HUB_FILE = "model.safetensors"
 HUB_SECONDS = 4.5  # until the hub counts as unreachable
@@ -34,11 +36,15 @@ class WeightsUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were found. `id` is what responses show: "sha256:…" of the file, or "untrained"."""
+    """Weights that were found. `id` is what responses show: "sha256:…" of the file, or "untrained".
+
+    `caution` is what whoever serves them must know.
+    """
 
     id: str
     source: str
     path: Path | None
+    caution: str | None = None
 
     @classmethod
     def of(cls, path: Path, source: str) -> "Weights":
@@ -83,7 +89,8 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
         say(f"note: {err}. Going on without.")
     try:
         return _shipped(variant)
-    except WeightsUnavailable:
+    except WeightsUnavailable as err:
+        say(f"note: {err}. Going on without.")
         return find(UNTRAINED, variant, say)
 
 
@@ -98,7 +105,7 @@ def _shipped(variant: Variant) -> Weights:
     if not path.is_file():
         there = ", ".join(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.safetensors")))
         raise WeightsUnavailable(f"no weights of {variant.name} ship with the project, but of {there or 'no network'}")
-    return Weights.of(path, SHIPPED_SOURCE)
+    return replace(Weights.of(path, SHIPPED_SOURCE), caution=SHIPPED_CAUTION)
 
 
 def _cached(variant: Variant) -> Weights | None:

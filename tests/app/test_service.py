@@ -67,6 +67,7 @@ def test_the_answer_has_the_documented_form(client: httpx.Client, bundle: Path) 
         "engine": "",
         "precision": "f32",
         "weights": open_bundle(bundle).manifest.weights.id,
+        "weights_source": "crossvit_tiny.safetensors",
     }
     assert answer["model"]["engine"] in ("openvino", "onnxruntime")
     timing = answer["timing_ms"]
