@@ -16,7 +16,14 @@ MODEL = {"name": "slow", "default": True, "state": "READY", "reason": "", "engin
 FALLBACK = {"engine": "tensorrt", "resolution": 224, "reason": "no plan"}
 ANSWER = {
     "predictions": [],
-    "model": {"name": "slow", "resolution": 224, "engine": "openvino", "precision": "bf16", "weights": "untrained"},
+    "model": {
+        "name": "slow",
+        "resolution": 224,
+        "engine": "openvino",
+        "precision": "bf16",
+        "weights": "untrained",
+        "weights_source": "none",
+    },
     "timing_ms": {"decode": DECODE, "queue": QUEUE, "inference": INFERENCE, "total": TOTAL},
     "request_id": "1",
 }
