@@ -4,13 +4,14 @@ The folder then has model.safetensors with its labels and recipe, as export/to_o
 command again goes on where a run was stopped. docs/training.md says more.
 """
 
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -34,8 +35,8 @@ from model.weights import Weights, WeightsUnavailable, find
 _NONE = "none"
 
 
-class OtherRun(Exception):
-    """The folder has a run of another recipe; the message says what differs."""
+class BadRun(Exception):
+    """What cannot be run so; the message says why, and what would do."""
 
 
 class Arguments(Recipe, BaseSettings):
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         first = err.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
         return _failed(f"{option}{first['msg']}", 2)
-    except (BadDataset, BadCheckpoint, WeightsUnavailable, OtherRun, OSError) as err:
+    except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, OSError) as err:
         return _failed(str(err), 1)
     except KeyboardInterrupt:
         return _failed("interrupted; the same command goes on from the last checkpoint", 130)
@@ -95,37 +96,40 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(args: Arguments) -> None:
-    """Train as `args` say, and write the weights. Raises what its parts do, and OtherRun."""
-    recipe = args.recipe
+    """Train as `args` say, and write the weights. Raises what its parts do, and BadRun."""
+    recipe, group = args.recipe, Group.join(args.device)
+    try:
+        _run(args, recipe, group)
+    finally:
+        group.leave()
+
+
+def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
+    if recipe.batch % group.ranks:
+        raise BadRun(f"a batch of {recipe.batch} cannot be shared by {group.ranks} processes: choose a multiple")
     data = Dataset(args.data)
     checks = Dataset(args.validation) if args.validation else None
     labels = labels_of(data.categories)
     weights = None if args.weights == _NONE else find(args.weights, VARIANTS[recipe.variant], _say)
     start = weights.path if weights else None
     network = starting_network(recipe, len(labels), start, keep_head=start is not None and same_classes(start, labels))
-    group = Group.join(args.device)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if group.first:
-            _begin(recipe_beside(args.out / WEIGHTS), recipe, data, weights)
-        with _bar("decoding", len(data) + len(checks or []), shown=group.first and args.in_memory > 0) as advance:
-            images = _images(args, data, data.categories, group, advance)
-            validation = _images(args, checks, data.categories, group, advance) if checks else None
-        ways = Ways(args.chunk, args.bf16, args.compiled, args.checkpoint_seconds, args.log_steps)
-        trainer = Trainer(network, recipe, images, args.out, group, ways)
-        if group.first:
-            _say(
-                f"{recipe.variant}: {len(data)} images, {len(labels)} classes, {trainer.steps} steps on {group.device}"
-            )
-        with _bar("training", trainer.steps, shown=group.first) as advance:
-            advance(trainer.step)
-            trainer.run(validation, _teller(trainer, advance))
-        if group.first:
-            write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
-            write_weights(args.out / WEIGHTS, trainer.result, half=args.half)
-            _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
-    finally:
-        group.leave()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if group.first:
+        _begin(recipe_beside(args.out / WEIGHTS), recipe, data, weights)
+    with _bar("decoding", len(data) + len(checks or []), shown=group.first and args.in_memory > 0) as advance:
+        images = _images(args, data, data.categories, group, advance)
+        validation = _images(args, checks, data.categories, group, advance) if checks else None
+    ways = Ways(args.chunk, args.bf16, args.compiled, args.checkpoint_seconds, args.log_steps)
+    trainer = Trainer(network, recipe, images, args.out, group, ways)
+    if group.first:
+        _say(f"{recipe.variant}: {len(data)} images, {len(labels)} classes, {trainer.steps} steps on {group.device}")
+    with _bar("training", trainer.steps, shown=group.first) as advance:
+        advance(trainer.step)
+        trainer.run(validation, _teller(trainer, advance))
+    if group.first:
+        write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
+        write_weights(args.out / WEIGHTS, trainer.result, half=args.half)
+        _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
 
 
 def _images(
@@ -141,7 +145,7 @@ def _begin(path: Path, recipe: Recipe, data: Dataset, weights: Weights | None) -
     """Write down what the run is, or check that the one in the folder is the same."""
     run = {
         "recipe": recipe.model_dump(),
-        "data": {"images": len(data), "classes": len(data.categories)},
+        "data": {"images": len(data), "classes": len(data.categories), "names_sha256": _names_sha256(data)},
         "started_from": {"id": weights.id, "source": weights.source} if weights else None,
         "versions": {package: version(package) for package in ("crossvit", "torch", "kornia", "pillow")},
     }
@@ -151,7 +155,12 @@ def _begin(path: Path, recipe: Recipe, data: Dataset, weights: Weights | None) -
     standing = json.loads(path.read_text(encoding="utf-8"))
     differences = list(_differences(standing, run | {"versions": standing.get("versions")}))
     if differences:
-        raise OtherRun(f"{path.parent} has another run: {'; '.join(differences)}. Choose another --out, or remove it")
+        raise BadRun(f"{path.parent} has another run: {'; '.join(differences)}. Choose another --out, or remove it")
+
+
+def _names_sha256(data: Dataset) -> str:
+    names = "\n".join(f"{item.category}/{PurePosixPath(item.name).name}" for item in data.items)
+    return hashlib.sha256(names.encode()).hexdigest()
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

@@ -22,6 +22,8 @@ class Group:
     def join(cls, device: str) -> "Group":
         """The group that the environment names, as torchrun sets it; `device` is "auto", "cpu" or "cuda"."""
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if kind == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32
         if "RANK" not in os.environ:
             return cls(torch.device(kind))
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
