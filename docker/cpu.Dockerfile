@@ -23,6 +23,9 @@ COPY export export
 COPY app app
 RUN pip install --no-build-isolation --no-deps --no-index --prefix /project .
 
+FROM project AS service
+RUN rm -rf /project/lib/python3.*/site-packages/model/shipped
+
 FROM pip AS serving
 COPY docker/locks/cpu.txt .
 RUN pip install --no-deps --require-hashes -r cpu.txt
@@ -53,7 +56,7 @@ RUN pip uninstall --yes setuptools pip
 FROM python AS serve
 ARG REVISION=unknown
 COPY --from=served /opt/crossvit /opt/crossvit
-COPY --from=project /project /opt/crossvit
+COPY --from=service /project /opt/crossvit
 COPY --chmod=0644 docker/health.py /opt/crossvit/
 LABEL org.opencontainers.image.title="CrossViT" \
       org.opencontainers.image.description="CrossViT image classification over HTTP, on a CPU" \

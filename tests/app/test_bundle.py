@@ -65,6 +65,15 @@ def test_what_the_manifest_says_is_checked(copied: Path, change: dict[str, Any],
         open_bundle(copied)
 
 
+def test_what_the_manifest_cautions_against_is_a_warning(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["weights"]["caution"] = "for trying it out"
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    opened = open_bundle(copied)
+    opened.close()
+    assert opened.warning == f"{copied.name}: for trying it out"
+
+
 def test_a_manifest_that_is_no_json_is_refused(copied: Path) -> None:
     (copied / "manifest.json").write_text("{")
     with pytest.raises(BadBundle, match="the file: Invalid JSON"):

@@ -166,6 +166,17 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
 
 
 @pytest.mark.usefixtures("no_hub")
+def test_nor_by_those_that_ship_with_the_project(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.weights.SHIPPED_FOLDER", tmp_path)
+    (tmp_path / "crossvit_tiny.safetensors").write_bytes(b"others")
+    (tmp_path / "crossvit_tiny.labels.json").write_text('["of", "others"]')
+    assert export(copied, "--if-changed") == 0
+    assert "stays as it is: it has better weights" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_hub")
 def test_nor_to_get_a_graph_that_is_lacking(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copied / "manifest.json").read_bytes()
     assert export(copied, "--if-changed", "--quantize", "int8") == 0

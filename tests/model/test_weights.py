@@ -179,6 +179,20 @@ def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: Fi
     assert (found.id, found.source) == (f"sha256:{SHA256}", weights.SHIPPED_SOURCE)
 
 
+def test_what_ships_comes_with_its_labels_and_a_caution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path)
+    (tmp_path / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
+    found = weights.find("shipped", VARIANTS["crossvit_tiny"], print)
+    assert found.labels is None
+    assert "200 of ImageNet's 1000 classes" in str(found.caution)
+    (tmp_path / "crossvit_tiny.labels.json").write_text("[]")
+    assert found.labels == tmp_path / "crossvit_tiny.labels.json"
+    with pytest.raises(
+        weights.WeightsUnavailable, match="no weights of crossvit_18 ship with the project, but of cross"
+    ):
+        weights.find("shipped", VARIANTS["crossvit_18"], print)
+
+
 def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:
     assert "the path of a checkpoint does as well" in find_with("hub", dead_hub).error
 
