@@ -36,13 +36,13 @@ from export.cpu import INT8, agreements
 from export.graph import INPUT, OUTPUTS, Served, to_onnx
 from export.half import DTYPES
 from export.int8 import add_int8, calibration_id
-from export.labels import BadLabels, labels_for
 from export.photos import NoPhotos
 from export.precision import add_precision, file_name, float32_answers
 from export.proof import BATCH, record, references, worst_differences
 from export.quantize import NotInstalled, require
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
+from model.labels import BadLabels, labels_for
 from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
 from model.weights import SHIPPED_SOURCE, UNTRAINED, Weights, WeightsUnavailable, find
 

@@ -1,8 +1,9 @@
 """Labelled images on disk, read in place: folders, zip files, WebDataset's tar files; imports no torch.
 
-In a folder or a zip file an image's class is the name of the folder that it lies in, as in torchvision's ImageFolder:
-`<class>/<image>`, at any depth; what lies beside the folders of classes, or is hidden, is passed over. In a tar file it
-is what `<key>.cls` beside `<key>.jpg` says, as in WebDataset.
+In a folder an image's class is the name of the folder directly below it, as in torchvision's ImageFolder:
+`<class>/…/<image>`; what lies beside the folders of classes, or is hidden, is passed over. The same holds in a zip
+file, which may have a folder around them all. In a tar file it is what `<key>.cls` beside `<key>.jpg` says, as in
+WebDataset.
 """
 
 import os
@@ -24,7 +25,7 @@ class BadDataset(ValueError):
     """Files that hold no labelled images; the message says what was seen."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image: the file it lies in, its name there, and its class. `span` is its place in a tar file, in bytes."""
 
@@ -43,7 +44,7 @@ class Dataset:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.items = [item for path in paths for item in _items(path)]
         self.items.sort(key=lambda item: (item.category, item.name))  # whatever way they are spread over files
-        self.categories = sorted({item.category for item in self.items})
+        self.categories = _sorted({item.category for item in self.items})
         self._open = threading.local()
         if not self.items:
             raise BadDataset(f"no images ({', '.join(SUFFIXES)}) in folders named for their class in {_list(paths)}")
@@ -94,11 +95,11 @@ class Dataset:
 def _items(path: Path) -> Iterable[Item]:
     try:
         if path.is_dir():
-            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-            return _by_folder(path, names)
+            return _by_folder(path, _names(path))
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                return _by_folder(path, (name for name in archive.namelist() if not name.endswith("/")))
+                names = [name for name in archive.namelist() if not name.endswith("/")]
+            return _by_folder(path, names, around=_around(names))
         if path.is_file() and tarfile.is_tarfile(path):
             return list(_by_key(path))
     except tarfile.TarError as err:
@@ -108,15 +109,39 @@ def _items(path: Path) -> Iterable[Item]:
     raise BadDataset(f"{path} is no folder, zip file or tar file" if path.exists() else f"there is no {path}")
 
 
-def _by_folder(source: Path, names: Iterable[str]) -> list[Item]:
-    """`names` stay as they are written: a zip file finds `./tench/1.jpg` under that name alone."""
-    return [
-        Item(source, name, path.parent.name)
-        for name, path in ((name, PurePosixPath(name)) for name in names)
-        if path.suffix.lower() in SUFFIXES
-        and path.parent.name
-        and not any(part.startswith(".") for part in path.parts)  # thumbnails, .ipynb_checkpoints
-    ]
+def _names(root: Path) -> Iterator[str]:
+    """All files below `root`, symbolic links followed."""
+    for folder, _, files in os.walk(root, followlinks=True):
+        inside = Path(folder).relative_to(root)
+        yield from (str(inside / file) for file in files)
+
+
+def _by_folder(source: Path, names: Iterable[str], around: int = 0) -> list[Item]:
+    """The images among `names`, which stay as they are written: a zip file finds `./tench/1.jpg` under that name alone.
+
+    Their class is the folder below the outermost ones, of which there are `around`.
+    """
+    return [Item(source, name, parts[around]) for name in names if len(parts := _image(name)) > around + 1]
+
+
+def _image(name: str) -> tuple[str, ...]:
+    """The folders of an image, and its own name; nothing if it is none, or is hidden."""
+    parts = PurePosixPath(name).parts
+    hidden = any(part.startswith(".") for part in parts)  # thumbnails, .ipynb_checkpoints
+    return parts if PurePosixPath(name).suffix.lower() in SUFFIXES and not hidden else ()
+
+
+def _around(names: Iterable[str]) -> int:
+    """How many folders lie around all those of classes, of which there are two at least."""
+    paths = [parts for name in names if (parts := _image(name))]
+    shared = next((depth for depth, folders in enumerate(zip(*paths, strict=False)) if len(set(folders)) > 1), 0)
+    return shared if all(len(parts) > shared + 1 for parts in paths) else 0
+
+
+def _sorted(categories: Iterable[str]) -> list[str]:
+    """By name; indices, as WebDataset has them, by number."""
+    names = sorted(categories)
+    return sorted(names, key=int) if all(name.isascii() and name.isdecimal() for name in names) else names
 
 
 def _by_key(source: Path) -> Iterator[Item]:

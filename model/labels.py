@@ -1,4 +1,4 @@
-"""What classes are called: WordNet's identifier and first lemma of each of ImageNet-1k's; imports no torch."""
+"""What classes are called: ImageNet-1k's names, those of folders, or a file's; imports no torch."""
 
 import json
 from collections.abc import Sequence
@@ -6,17 +6,41 @@ from functools import cache
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-# In the order of ImageNet-1k's indices.
+from model.spec import IMAGENET_CLASSES
+
+# WordNet's identifier and first lemma of each class, in the order of ImageNet-1k's indices.
 IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
 
 
 class Label(TypedDict):
-    """A class of a network; `imagenet_index` is its place in ImageNet-1k, if it is one of those."""
+    """A class of a network; `imagenet_index` is its place in ImageNet-1k, where that is known."""
 
     index: int
     wnid: str | None
     label: str
     imagenet_index: NotRequired[int]
+
+
+class BadLabels(ValueError):
+    """A label file that cannot be read or does not fit the head; the message says what was seen."""
+
+
+def labels_for(path: Path | None, classes: int) -> list[Label]:
+    """`classes` labels in index order, from `path` or, without one, ImageNet-1k's.
+
+    A file is one name a line, or JSON: a list of names, a list of {"label": …, "wnid": …}, or an object from index
+    to either. Raises BadLabels, also where the count is not `classes`.
+    """
+    if path is None and classes != IMAGENET_CLASSES:
+        raise BadLabels(
+            f"the head has {classes} classes, so they are not ImageNet-1k's {IMAGENET_CLASSES}: "
+            "give their names with --labels FILE"
+        )
+    path = path or IMAGENET
+    entries = _entries(path)
+    if len(entries) != classes:
+        raise BadLabels(f"{path.name} has {len(entries)} labels, but the head has {classes} classes")
+    return [_label(index, entry, path.name) for index, entry in enumerate(entries)]
 
 
 def labels_of(categories: Sequence[str]) -> list[Label]:
@@ -41,6 +65,48 @@ def labels_beside(weights: Path) -> Path | None:
 def recipe_beside(weights: Path) -> Path:
     """Where it says how a checkpoint was trained."""
     return weights.with_suffix(".recipe.json")
+
+
+def _entries(path: Path) -> list[object]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as err:
+        raise BadLabels(f"cannot read {path}: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise BadLabels(f"{path.name} is not UTF-8 text") from err
+    if path.suffix.lower() != ".json":
+        return [line.strip() for line in text.rstrip().split("\n")]
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as err:
+        raise BadLabels(f"{path.name} is not JSON: line {err.lineno}, column {err.colno}") from err
+    except RecursionError as err:
+        raise BadLabels(f"{path.name} is nested too deeply to be a list of labels") from err
+    if isinstance(content, dict):
+        missing = [index for index in range(len(content)) if str(index) not in content]
+        if missing:
+            raise BadLabels(f"{path.name} has {len(content)} labels, but none for index {missing[0]}")
+        return [content[str(index)] for index in range(len(content))]
+    if isinstance(content, list):
+        return content
+    raise BadLabels(f"{path.name} must be a list, or an object from index to name")
+
+
+def _label(index: int, entry: object, origin: str) -> Label:
+    label, wnid = (entry.get("label"), entry.get("wnid")) if isinstance(entry, dict) else (entry, None)
+    texts = [text for text in (label, wnid) if isinstance(text, str)]
+    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None) or not _is_text(texts):
+        raise BadLabels(f"{origin}: the label of index {index} is no name")
+    return Label(index=index, wnid=wnid, label=label.strip())
+
+
+def _is_text(texts: list[str]) -> bool:
+    """Whether `texts` can be written: JSON may hold half of a surrogate pair."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @cache

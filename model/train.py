@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -23,13 +23,13 @@ from model.checkpoint import BadCheckpoint
 from model.dataset import BadDataset, Dataset
 from model.labels import labels_of, recipe_beside
 from model.spec import VARIANTS
-from model.training.group import Group
+from model.training.group import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
 from model.training.journal import Row
 from model.training.recipe import PRESETS, Recipe
-from model.training.result import WEIGHTS, same_classes, write_json, write_weights
+from model.training.result import WEIGHTS, write_json
 from model.training.start import starting_network
-from model.training.trainer import Trainer, Ways
+from model.training.trainer import Diverged, Options, Trainer
 from model.weights import Weights, WeightsUnavailable, find
 
 _NONE = "none"
@@ -37,6 +37,12 @@ _NONE = "none"
 
 class BadRun(Exception):
     """What cannot be run so; the message says why, and what would do."""
+
+
+def usable_cpus(most: int) -> int:
+    """CPUs for each of the processes that torchrun has started here, up to `most`."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 class Arguments(Recipe, BaseSettings):
@@ -56,19 +62,34 @@ class Arguments(Recipe, BaseSettings):
     weights: Annotated[
         str, Field(description="to start from: a checkpoint, hub or shipped; the classes may be others")
     ] = _NONE
+    head: Annotated[
+        Literal["auto", "keep", "new"], Field(description="of those weights; auto keeps it if its classes are these")
+    ] = "auto"
     half: Annotated[bool, Field(description="store the weights in half precision")] = False
 
     # How it is carried out
     in_memory: Annotated[
         int, Field(ge=0, description="keep all images on the device as squares of so many pixels; 0 reads files")
     ] = 0
-    workers: Annotated[int, Field(ge=0, description="processes that read files")] = len(os.sched_getaffinity(0))
+    workers: Annotated[int, Field(ge=0, description="processes that read files, for each GPU")] = usable_cpus(most=16)
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto is a GPU where there is one")] = "auto"
     bf16: Annotated[bool, Field(description="matrix products in bfloat16: for GPUs, and CPUs with AMX")] = False
     compiled: Annotated[bool, Field(description="torch.compile the network")] = False
-    chunk: Annotated[int, Field(ge=1, description="images that go through the network at once")] = 256
+    micro_batch: Annotated[
+        int, Field(ge=1, description="images that go through a network at once, and are mixed with each other")
+    ] = 256
     checkpoint_seconds: Annotated[float, Field(ge=0, description="what a kill costs at most, and some steps")] = 120
     log_steps: Annotated[int, Field(ge=1, description="steps in a row of the log")] = 10
+
+    @classmethod
+    def settings_customise_sources(  # BATCH or SEED in the environment mean something else
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: object,
+        **__: object,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         first = err.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
         return _failed(f"{option}{first['msg']}", 2)
-    except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, OSError) as err:
+    except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError) as err:
         return _failed(str(err), 1)
     except KeyboardInterrupt:
         return _failed("interrupted; the same command goes on from the last checkpoint", 130)
@@ -105,31 +126,47 @@ def train(args: Arguments) -> None:
 
 
 def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
-    if recipe.batch % group.ranks:
-        raise BadRun(f"a batch of {recipe.batch} cannot be shared by {group.ranks} processes: choose a multiple")
     data = Dataset(args.data)
     checks = Dataset(args.validation) if args.validation else None
+    _check(args, data, group)
     labels = labels_of(data.categories)
     weights = None if args.weights == _NONE else find(args.weights, VARIANTS[recipe.variant], _say)
-    start = weights.path if weights else None
-    network = starting_network(recipe, len(labels), start, keep_head=start is not None and same_classes(start, labels))
-    args.out.mkdir(parents=True, exist_ok=True)
+    network, kept = starting_network(recipe, labels, weights.path if weights else None, args.head)
     if group.first:
-        _begin(recipe_beside(args.out / WEIGHTS), recipe, data, weights)
+        args.out.mkdir(parents=True, exist_ok=True)
+        _begin(recipe_beside(args.out / WEIGHTS), args, data, weights, group, kept=kept)
+        write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
+        _say(_described(recipe, data, weights, kept=kept))
     with _bar("decoding", len(data) + len(checks or []), shown=group.first and args.in_memory > 0) as advance:
         images = _images(args, data, data.categories, group, advance)
         validation = _images(args, checks, data.categories, group, advance) if checks else None
-    ways = Ways(args.chunk, args.bf16, args.compiled, args.checkpoint_seconds, args.log_steps)
-    trainer = Trainer(network, recipe, images, args.out, group, ways)
-    if group.first:
-        _say(f"{recipe.variant}: {len(data)} images, {len(labels)} classes, {trainer.steps} steps on {group.device}")
+    options = Options(*(args.micro_batch, args.bf16, args.compiled, args.half, args.checkpoint_seconds, args.log_steps))
+    trainer = Trainer(network, recipe, images, args.out, group, options)
     with _bar("training", trainer.steps, shown=group.first) as advance:
         advance(trainer.step)
         trainer.run(validation, _teller(trainer, advance))
     if group.first:
-        write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
-        write_weights(args.out / WEIGHTS, trainer.result, half=args.half)
         _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
+
+
+def _check(args: Arguments, data: Dataset, group: Group) -> None:
+    if len(data.categories) < 2:
+        raise BadRun(
+            f"all images are of one class, {data.categories[0]!r}: classes are the folders below {args.data[0]}"
+        )
+    if args.batch > len(data):
+        raise BadRun(f"a batch of {args.batch} is more than the {len(data)} images: choose a smaller --batch and --lr")
+    if args.batch % group.ranks:
+        raise BadRun(f"a batch of {args.batch} cannot be shared by {group.ranks} processes: choose a multiple")
+
+
+def _described(recipe: Recipe, data: Dataset, weights: Weights | None, *, kept: bool) -> str:
+    names = ", ".join(data.categories[:3])
+    start = f"{weights.id}, {weights.source}; {'its' if kept else 'a new'} head" if weights else "random weights"
+    return (
+        f"{recipe.variant} at {recipe.resolution}: {len(data)} images, {len(data.categories)} classes ({names}, …), "
+        f"from {start}"
+    )
 
 
 def _images(
@@ -141,12 +178,14 @@ def _images(
     return FromFiles(data, targets, group.device, args.workers)
 
 
-def _begin(path: Path, recipe: Recipe, data: Dataset, weights: Weights | None) -> None:
+def _begin(path: Path, args: Arguments, data: Dataset, weights: Weights | None, group: Group, *, kept: bool) -> None:
     """Write down what the run is, or check that the one in the folder is the same."""
     run = {
-        "recipe": recipe.model_dump(),
+        "recipe": args.recipe.model_dump(),
         "data": {"images": len(data), "classes": len(data.categories), "names_sha256": _names_sha256(data)},
-        "started_from": {"id": weights.id, "source": weights.source} if weights else None,
+        "started_from": {"id": weights.id, "source": weights.source, "head": kept} if weights else None,
+        "options": {name: getattr(args, name) for name in ("in_memory", "micro_batch", "bf16")}
+        | {"processes": group.ranks},
         "versions": {package: version(package) for package in ("crossvit", "torch", "kornia", "pillow")},
     }
     if not path.is_file():
@@ -179,7 +218,7 @@ def _teller(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str, 
         if kind == "training":
             advance(trainer.step - done)
             done = trainer.step
-        _say(f"{kind}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        _say(f"{kind}: " + ", ".join(f"{name} {value:.6g}" for name, value in row.items()))
 
     return tell
 
@@ -193,7 +232,7 @@ def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None
 
 
 def _export_command(args: Arguments) -> str:
-    weights, bundle = args.out / WEIGHTS, Path("artifacts") / args.out.name
+    weights, bundle = args.out / WEIGHTS, Path("artifacts") / args.out.resolve().name
     return f"python export/to_onnx.py --variant {args.variant} --weights {weights} --out {bundle}"
 
 

@@ -21,9 +21,9 @@ def test_the_shipped_weights_learn_digits_and_serve_them(tmp_path: Path) -> None
     data, out, bundle = tmp_path / "digits", tmp_path / "run", tmp_path / "bundle"
     run(sys.executable, "docs/examples/digits.py", str(data), "--only", "0", "1", "--each", "30")
     recipe = ["--preset", "short", "--optimizer", "adamw", "--epochs", "3", "--batch", "12", "--lr", "0.0005"]
-    recipe += ["--ema", "0", "--warmup-epochs", "0.5", "--chunk", "12", "--workers", "0"]
-    ways = ["--variant", "crossvit_9_dagger", "--weights", "shipped", "--out", str(out)]
-    run(CROSSVIT, "train", str(data / "train"), "--validation", str(data / "validation"), *ways, *recipe)
+    recipe += ["--ema-decay", "0", "--warmup-epochs", "0.5", "--micro-batch", "12", "--workers", "0"]
+    options = ["--variant", "crossvit_9_dagger", "--weights", "shipped", "--out", str(out)]
+    run(CROSSVIT, "train", str(data / "train"), "--validation", str(data / "validation"), *options, *recipe)
     weights = ["--variant", "crossvit_9_dagger", "--weights", str(out / "model.safetensors")]
     run(CROSSVIT, "export", *weights, "--resolutions", "224", "--out", str(bundle))
     images = sorted((data / "validation").rglob("*.png"))

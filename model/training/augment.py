@@ -24,11 +24,11 @@ Operation = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W), strength 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images whose class is `share` the first and the rest the second of `targets`, each (B,)."""
+    """Images whose class is `lam` the first and the rest the second of `targets`, each (B,)."""
 
     images: Tensor
     targets: tuple[Tensor, Tensor]
-    share: float
+    lam: float
 
     def loss(self, logits: Tensor, label_smoothing: float) -> Tensor:
         """The sum of the images' cross-entropies, of `logits` (B, classes)."""
@@ -36,14 +36,14 @@ class Mixture:
             F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
             for targets in self.targets
         )
-        return self.share * one + (1 - self.share) * other
+        return self.lam * one + (1 - self.lam) * other
 
 
 def rand_augment(images: Tensor, magnitude: float) -> Tensor:
-    """Two operations, each left out half of the time, for each image. Cubuk et al. 2019, as timm has it.
+    """Two operations, each left out half of the time, for each image. Cubuk et al. 2019, after timm's.
 
     The set is timm's "increasing" one, where a larger magnitude always changes more; `magnitude` is of 10, with a
-    normal spread of 0.5.
+    normal spread of 0.5. What comes in from outside an image has its mean colour.
     """
     images = images.clone()
     for _ in range(_OPERATIONS):
@@ -72,16 +72,15 @@ def erase(images: Tensor, share: float) -> Tensor:
 def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> Mixture:
     """Each image mixed with its counterpart from the batch's other end, by mixup or cutmix, each half of the time.
 
-    `mixup` and `cutmix` are the alphas of the share's beta distribution, 0 for never. Zhang et al. 2017; Yun et al.
+    `mixup` and `cutmix` are the alphas of lambda's beta distribution, 0 for never. Zhang et al. 2017; Yun et al.
     2019.
     """
-    ways = [(alpha, blend) for alpha, blend in ((mixup, _blended), (cutmix, _pasted)) if alpha > 0]
-    if not ways:
+    options = [(alpha, blend) for alpha, blend in ((mixup, _blended), (cutmix, _pasted)) if alpha > 0]
+    if not options:
         return Mixture(images, (targets, targets), 1.0)
-    alpha, blend = ways[int(torch.randint(len(ways), ()))]
-    share = torch.distributions.Beta(alpha, alpha).sample().item()
-    mixed, share = blend(images, images.flip(0), share)
-    return Mixture(mixed, (targets, targets.flip(0)), share)
+    alpha, blend = options[int(torch.randint(len(options), ()))]
+    mixed, lam = blend(images, images.flip(0), torch.distributions.Beta(alpha, alpha).sample().item())
+    return Mixture(mixed, (targets, targets.flip(0)), lam)
 
 
 def rectangles(lengths: Tensor, height: int, width: int) -> Tensor:
@@ -96,13 +95,13 @@ def rectangles(lengths: Tensor, height: int, width: int) -> Tensor:
     return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
 
-def _blended(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
-    return share * images + (1 - share) * others, share
+def _blended(images: Tensor, others: Tensor, lam: float) -> tuple[Tensor, float]:
+    return lam * images + (1 - lam) * others, lam
 
 
-def _pasted(images: Tensor, others: Tensor, share: float) -> tuple[Tensor, float]:
-    """A rectangle of the others, the same for all; the share is what is left of the images."""
-    inside = rectangles(torch.full((1, 2), math.sqrt(1 - share)), *images.shape[2:]).to(images.device)
+def _pasted(images: Tensor, others: Tensor, lam: float) -> tuple[Tensor, float]:
+    """A rectangle of the others, the same for all; the new lambda is what is left of the images."""
+    inside = rectangles(torch.full((1, 2), math.sqrt(1 - lam)), *images.shape[2:]).to(images.device)
     return torch.where(inside, others, images), 1 - inside.float().mean().item()
 
 

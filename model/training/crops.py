@@ -13,40 +13,56 @@ _RATIOS = (3 / 4, 4 / 3)
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What is left to chance of B crops, whatever the sizes of their images."""
+
+    area: Tensor  # (B, tries), shares of the image
+    ratio: Tensor  # (B, tries), width by height
+    place: Tensor  # (B, 2), from the one end to the other
+    mirrored: Tensor  # (B,)
+
+    def __getitem__(self, which: slice) -> "Draws":
+        return Draws(self.area[which], self.ratio[which], self.place[which], self.mirrored[which])
+
+
+@dataclass(frozen=True)
 class View:
-    """What is seen of images, as squares of `side` pixels: a random crop of `least_area` or more, or the centre."""
+    """What is seen of images, as squares of `side` pixels: a random crop of `min_scale` or more, or the centre."""
 
     side: int
-    least_area: float | None = None
+    min_scale: float | None = None
 
-    def boxes(self, sizes: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """A box (B, 4) for each image of `sizes`, and whether it is mirrored (B,): half of the random ones are."""
-        if self.least_area is None:
-            return central_boxes(sizes, self.side), torch.zeros(len(sizes), dtype=torch.bool)
+    def draw(self, count: int, seed: int) -> Draws:
+        """The chances of `count` crops, which follow from `seed`; half of the random ones are mirrored."""
         chance = torch.Generator().manual_seed(seed)
-        return random_boxes(sizes, self.least_area, chance), torch.rand(len(sizes), generator=chance) < 0.5
+        area = torch.empty(count, _TRIES).uniform_(self.min_scale or 1, 1, generator=chance)
+        low, high = map(math.log, _RATIOS)
+        ratio = torch.empty(count, _TRIES).uniform_(low, high, generator=chance).exp()
+        place = torch.rand(count, 2, generator=chance)
+        mirrored = torch.rand(count, generator=chance) < (0.5 if self.min_scale else 0)
+        return Draws(area, ratio, place, mirrored)
+
+    def boxes(self, sizes: Tensor, draws: Draws) -> Tensor:
+        """The boxes (B, 4) of images of `sizes` (B, 2): rows (top, left, height, width) in shares of the image."""
+        return random_boxes(sizes, draws) if self.min_scale else central_boxes(sizes, self.side)
 
 
-def random_boxes(sizes: Tensor, least_area: float, chance: torch.Generator) -> Tensor:
+def random_boxes(sizes: Tensor, draws: Draws) -> Tensor:
     """Boxes (B, 4) for images of `sizes` (B, 2), rows (height, width) in pixels, as Inception's crops are drawn.
 
-    A row is (top, left, height, width) in shares of the image. The area is uniform between `least_area` and all of
-    the image, the aspect ratio log-uniform between 3/4 and 4/3; the first of ten draws that fits counts, and the
-    largest central box of an allowed ratio where none does. Source: Szegedy et al. 2014, torchvision's
+    The area is uniform, the aspect ratio log-uniform between 3/4 and 4/3; the first of ten draws that fits counts, and
+    the largest central box of an allowed ratio where none does. Source: Szegedy et al. 2014, torchvision's
     RandomResizedCrop.
     """
-    count = len(sizes)
     height, width = sizes.float().T.unsqueeze(-1)  # each (B, 1)
-    area = torch.empty(count, _TRIES).uniform_(least_area, 1, generator=chance) * height * width
-    low, high = map(math.log, _RATIOS)
-    ratio = torch.empty(count, _TRIES).uniform_(low, high, generator=chance).exp()
-    drawn = torch.stack(((area / ratio).sqrt(), (area * ratio).sqrt()), dim=-1)  # (B, tries, 2)
+    area = draws.area * height * width
+    drawn = torch.stack(((area / draws.ratio).sqrt(), (area * draws.ratio).sqrt()), dim=-1)  # (B, tries, 2)
     fits = (drawn <= sizes.float().unsqueeze(1)).all(dim=-1)
     fitting = fits.any(dim=1, keepdim=True)
-    first = drawn[torch.arange(count), fits.int().argmax(dim=1)]
+    first = drawn[torch.arange(len(sizes)), fits.int().argmax(dim=1)]
     largest = torch.cat((torch.minimum(height, width / _RATIOS[0]), torch.minimum(width, height * _RATIOS[1])), dim=1)
     share = torch.where(fitting, first, largest) / sizes
-    place = torch.where(fitting, torch.rand(count, 2, generator=chance), 0.5)
+    place = torch.where(fitting, draws.place, 0.5)
     return torch.cat((place * (1 - share), share), dim=1)
 
 

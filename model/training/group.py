@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+class NoGPU(Exception):
+    """A GPU was asked for where PyTorch finds none."""
+
+
 @dataclass(frozen=True)
 class Group:
     """This process and how many there are; sums over all of them."""
@@ -20,7 +24,9 @@ class Group:
 
     @classmethod
     def join(cls, device: str) -> "Group":
-        """The group that the environment names, as torchrun sets it; `device` is "auto", "cpu" or "cuda"."""
+        """The group that the environment names, as torchrun sets it; `device` is "auto", "cpu" or "cuda" (NoGPU)."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise NoGPU("PyTorch finds no GPU: use --device cpu, or install its build for CUDA")
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         if kind == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32
@@ -33,14 +39,14 @@ class Group:
         return cls(own, dist.get_rank(), dist.get_world_size())
 
     def leave(self) -> None:
-        if self.ranks > 1:
+        if dist.is_initialized():
             dist.destroy_process_group()
 
     def shared(self, network: nn.Module) -> nn.Module:
         """`network` with gradients that are the mean of all processes'."""
         return DistributedDataParallel(network) if self.ranks > 1 else network
 
-    def alone(self, network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    def no_sync(self, network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Gradients stay with each process until the `last` part of a step."""
         if isinstance(network, DistributedDataParallel) and not last:
             return network.no_sync()

@@ -14,25 +14,25 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from model.dataset import BadDataset, Dataset
-from model.training.crops import View, resized
+from model.training.crops import Draws, View, resized
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, side, side) uint8, classes (B,)
 
 
 class Chunk(NamedTuple):
-    """Images that are decoded, cropped and given to the network together, with the chance that is theirs."""
+    """Images that go through the network together, and the seed of what is left to chance of them."""
 
     indices: Sequence[int]
     seed: int
 
 
 class Images(Protocol):
-    """Labelled images, on the network's device as far as batches go."""
+    """Labelled images, which come to the network's device batch by batch."""
 
     def __len__(self) -> int: ...
 
     def batches(self, chunks: Iterable[Chunk], view: View) -> Iterator[Batch]:
-        """A batch for each of `chunks`, which say all there is to be known about it."""
+        """A batch for each of `chunks`, which say all there is to be known about it. Raises BadDataset."""
 
 
 class InMemory:
@@ -46,9 +46,14 @@ class InMemory:
     ) -> None:
         images = torch.empty(len(data), 3, side, side, dtype=torch.uint8)
         self._sizes = torch.empty(len(data), 2)
+
+        def fill(index: int) -> None:
+            image = _rgb(data, index)
+            images[index] = _channels_first(image.resize((side, side), Image.Resampling.BICUBIC))
+            self._sizes[index] = torch.tensor((image.height, image.width))
+
         with ThreadPoolExecutor() as threads:
-            for index, (square, size) in enumerate(threads.map(lambda i: _square(data, i, side), range(len(data)))):
-                images[index], self._sizes[index] = _channels_first(square), torch.tensor(size)
+            for _ in threads.map(fill, range(len(data))):
                 tell(1)
         self._images, self._targets = images.to(device), torch.tensor(targets).to(device)
 
@@ -56,12 +61,13 @@ class InMemory:
         return len(self._targets)
 
     def batches(self, chunks: Iterable[Chunk], view: View) -> Iterator[Batch]:
+        device = self._images.device
         for chunk in chunks:
-            indices = torch.as_tensor(chunk.indices)
-            boxes, mirrored = view.boxes(self._sizes[indices], chunk.seed)
-            indices, mirrored = indices.to(self._images.device), mirrored.to(self._images.device)
-            images = resized(self._images[indices], boxes, view.side)
-            yield torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images), self._targets[indices]
+            indices, draws = torch.as_tensor(chunk.indices), view.draw(len(chunk.indices), chunk.seed)
+            boxes = view.boxes(self._sizes[indices], draws)
+            images = resized(self._images[indices.to(device)], boxes, view.side)
+            mirrored = draws.mirrored.to(device).view(-1, 1, 1, 1)
+            yield torch.where(mirrored, images.flip(-1), images), self._targets[indices.to(device)]
 
 
 class FromFiles:
@@ -81,35 +87,38 @@ class FromFiles:
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
         )
-        for indices, images in loader:
+        for found in loader:
+            if isinstance(found, BadDataset):
+                raise found
+            indices, images = found
             targets = self._targets[indices]
             yield images.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
 
 
-class _Cropped(TorchDataset[Batch]):
-    """What a worker process does: a chunk to its images."""
+class _Cropped(TorchDataset[Batch | BadDataset]):
+    """What a worker process does: a chunk to its images, or to an error, which raised would bring its traceback."""
 
     def __init__(self, data: Dataset, view: View) -> None:
         self._data, self._view = data, view
 
-    def __getitem__(self, chunk: Chunk) -> Batch:
-        images = [_rgb(self._data, index) for index in chunk.indices]
-        sizes = torch.tensor([(image.height, image.width) for image in images])
-        boxes, mirrored = self._view.boxes(sizes, chunk.seed)
+    def __getitem__(self, chunk: Chunk) -> Batch | BadDataset:
         side = self._view.side
-        batch = torch.empty(len(images), 3, side, side, dtype=torch.uint8)
-        for place, (image, box, mirror) in enumerate(zip(images, boxes.tolist(), mirrored.tolist(), strict=True)):
-            top, left, height, width = box
-            area = (left * image.width, top * image.height, (left + width) * image.width, (top + height) * image.height)
-            seen = image.resize((side, side), Image.Resampling.BICUBIC, box=area)
-            batch[place] = _channels_first(np.asarray(ImageOps.mirror(seen) if mirror else seen))
+        draws = self._view.draw(len(chunk.indices), chunk.seed)
+        batch = torch.empty(len(chunk.indices), 3, side, side, dtype=torch.uint8)
+        try:
+            for place, index in enumerate(chunk.indices):
+                batch[place] = _channels_first(self._crop(_rgb(self._data, index), draws[place : place + 1]))
+        except BadDataset as err:
+            return err
         return torch.as_tensor(chunk.indices), batch
 
-
-def _square(data: Dataset, index: int, side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    image = _rgb(data, index)
-    square = image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(square), (image.height, image.width)
+    def _crop(self, image: Image.Image, draws: Draws) -> Image.Image:
+        sizes = torch.tensor([[image.height, image.width]])
+        top, left, height, width = (self._view.boxes(sizes, draws)[0] * sizes[0].repeat(2)).tolist()
+        seen = image.resize(
+            (self._view.side, self._view.side), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
+        )
+        return ImageOps.mirror(seen) if draws.mirrored.item() else seen
 
 
 def _rgb(data: Dataset, index: int) -> Image.Image:
@@ -127,5 +136,6 @@ def _rgb(data: Dataset, index: int) -> Image.Image:
         raise BadDataset(f"{item.name} in {item.source} is no image that can be decoded: {err}") from err
 
 
-def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
-    return torch.tensor(pixels).permute(2, 0, 1)
+def _channels_first(image: Image.Image) -> Tensor:
+    pixels: NDArray[np.uint8] = np.array(image)
+    return torch.from_numpy(pixels).permute(2, 0, 1)

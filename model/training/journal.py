@@ -7,7 +7,7 @@ from typing import Any
 
 TRAINING, VALIDATION, PLOT, EVENTS = "training.csv", "validation.csv", "curves.png", "tensorboard"
 _COLUMNS = {
-    TRAINING: ("step", "epoch", "learning_rate", "loss", "gradient", "images_per_second"),
+    TRAINING: ("step", "epoch", "learning_rate", "loss", "grad_norm", "images_per_second"),
     VALIDATION: ("step", "epoch", "loss", "top1", "top5"),
 }
 
@@ -22,26 +22,17 @@ class Journal:
 
         self._folder = folder
         self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
-        for name, columns in _COLUMNS.items():
-            rows = [row for row in read(folder / name) if row["step"] <= step]
-            with (folder / name).open("w", newline="") as file:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(_text(row) for row in rows)
+        for name in _COLUMNS:
+            _write(folder / name, [row for row in read(folder / name) if row["step"] <= step])
 
-    def trained(self, row: Row) -> None:
-        """Add what was seen over some steps."""
-        self._add(TRAINING, row)
-
-    def validated(self, row: Row) -> None:
-        """Add what validation said, and draw the curves."""
-        self._add(VALIDATION, row)
-        self.draw()
-
-    def draw(self) -> None:
-        draw(self._folder)
+    def add(self, kind: str, row: Row) -> None:
+        """Add a row of "training" or "validation", and draw the curves after one of the latter."""
+        self._add(f"{kind}.csv", row)
+        if kind == "validation":
+            draw(self._folder)
 
     def close(self) -> None:
+        draw(self._folder)
         self._events.close()
 
     def _add(self, name: str, row: Row) -> None:
@@ -53,12 +44,22 @@ class Journal:
         self._events.flush()
 
 
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    """In one step: a kill shall not take what was there."""
+    beside = path.with_suffix(".writing")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS[path.name])
+        writer.writeheader()
+        writer.writerows(_text(row) for row in rows)
+    beside.replace(path)
+
+
 def read(path: Path) -> list[Row]:
     """The rows of a journal's file; none if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        whole = [row for row in csv.DictReader(file) if None not in row.values()]  # a kill may have cut the last
+        whole = [row for row in csv.DictReader(file) if all(row.values())]  # a kill may have cut the last
         return [{name: float(value) for name, value in row.items()} for row in whole]
 
 

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from model.crossvit import CrossViT
-from model.labels import Label, labels_beside
+from model.labels import BadLabels, Label, labels_beside, labels_for
 
 WEIGHTS = "model.safetensors"
 
@@ -30,10 +30,10 @@ def write_json(path: Path, content: Any) -> None:
     beside.replace(path)
 
 
-def same_classes(weights: Path, labels: Sequence[Label]) -> bool:
-    """Whether the labels beside `weights` are `labels`; also if there are none, as nothing speaks against it."""
-    others = labels_beside(weights)
-    if others is None:
-        return True
-    entries = json.loads(others.read_text(encoding="utf-8"))
-    return [(entry["wnid"], entry["label"]) for entry in entries] == [(each["wnid"], each["label"]) for each in labels]
+def has_classes(weights: Path, count: int, labels: Sequence[Label]) -> bool:
+    """Whether the `count` classes of a checkpoint are `labels`: those beside it, or ImageNet-1k's if it has so many."""
+    try:
+        own = labels_for(labels_beside(weights), count)
+    except BadLabels:  # nobody knows what they are
+        return False
+    return [(each["wnid"], each["label"]) for each in own] == [(each["wnid"], each["label"]) for each in labels]

@@ -1,5 +1,6 @@
 """The training loop. A step follows from the recipe, the data and its number alone, so that a kill changes nothing."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,30 +12,38 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
+from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD
 from model.training.augment import Mixture, erase, mix, rand_augment
+from model.training.average import moving_average
 from model.training.crops import View
 from model.training.group import Group
 from model.training.images import Batch, Images
 from model.training.journal import Journal, Row
 from model.training.optimizers import Optimizers
-from model.training.order import Order, all_in_order, chance
 from model.training.recipe import Recipe, learning_rate
+from model.training.result import WEIGHTS, write_weights
+from model.training.sampler import Sampler, all_in_order, derive_seed
 
 CHECKPOINT = "checkpoint.pt"
 _TOP = 5
 
 
-@dataclass(frozen=True)
-class Ways:
-    """How a run is carried out, which changes how fast it is, not what is learnt (but for the last digits)."""
+class Diverged(Exception):
+    """The loss is no number any more."""
 
-    chunk: int = 256  # images that go through the network at once
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out. `micro_batch` images go through the network at once, and are mixed with each other."""
+
+    micro_batch: int = 256
     bf16: bool = False
     compiled: bool = False
+    half: bool = False  # of the weights that are written
     checkpoint_seconds: float = 120
     log_steps: int = 10
 
@@ -42,27 +51,28 @@ class Ways:
 class Trainer:
     """A run in `folder`: the network, its optimisers, the average of its weights, and how far they have come.
 
-    It goes on from the checkpoint in the folder, if there is one.
+    It goes on from the checkpoint in the folder, if there is one; BadCheckpoint if that cannot be read.
     """
 
     def __init__(
-        self, network: CrossViT, recipe: Recipe, images: Images, folder: Path, group: Group, ways: Ways
+        self, network: CrossViT, recipe: Recipe, images: Images, folder: Path, group: Group, options: Options
     ) -> None:
-        self._recipe, self._images, self._folder, self._group, self._ways = recipe, images, folder, group, ways
+        self._recipe, self._images, self._folder, self._group, self._options = recipe, images, folder, group, options
         self._network = network.to(group.device)
-        shared = group.shared(self._network)
-        self._forward = torch.compile(shared) if ways.compiled else shared
-        self._shared = shared
+        self._shared = group.shared(self._network)
+        self._forward = torch.compile(self._shared) if options.compiled else self._shared
         self._optimizers = Optimizers(self._network, recipe)
-        average = get_ema_multi_avg_fn(recipe.ema)
-        self._average = AveragedModel(self._network, multi_avg_fn=average) if recipe.ema else None
-        self._order = Order(len(images), recipe.batch, recipe.repeats, recipe.seed, ways.chunk, group.rank, group.ranks)
-        self.steps = max(round(recipe.epochs * self._order.steps_an_epoch), 1)
+        decay = recipe.ema_decay
+        self._average = AveragedModel(self._network, multi_avg_fn=moving_average(decay)) if decay else None
+        self._sampler = Sampler(
+            *(len(images), recipe.batch, recipe.repeats, recipe.seed, options.micro_batch, group.rank, group.ranks)
+        )
+        self.steps = max(round(recipe.epochs * self._sampler.steps_an_epoch), 1)
         self.step = 0
-        mean, std = (
+        self._losses: list[Tensor] = []  # of the steps since the last row of the journal
+        self._mean, self._std = (
             torch.tensor(values, device=group.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
-        self._mean, self._std = mean, std
         self._resume()
 
     @property
@@ -73,44 +83,49 @@ class Trainer:
         return network
 
     def run(self, validation: Images | None, tell: Callable[[str, Row], None]) -> None:
-        """Train to the end, with `validation` after every epoch; `tell` is given each row of the journal."""
+        """Train to the end and write the weights; also after every epoch, with accuracy if there is `validation`.
+
+        `tell` is given each row of the journal. Raises Diverged.
+        """
         journal = Journal(self._folder, self.step) if self._group.first else None
-        view = View(self._recipe.side, self._recipe.least_area)
-        batches = self._images.batches(self._order.chunks(self.step, self.steps), view)
+
+        def note(kind: str, row: Row) -> None:
+            if journal is not None:
+                journal.add(kind, row)
+                tell(kind, row)
+
+        view = View(self._recipe.resolution, self._recipe.min_scale)
+        batches = self._images.batches(self._sampler.chunks(self.step, self.steps), view)
         saved = noted = time.monotonic()
-        losses: list[Tensor] = []
+        noted_at = self.step
         while self.step < self.steps:
-            loss, gradient = self._train(batches)
-            losses.append(loss)
+            loss, grad_norm = self._train(batches)
+            self._losses.append(loss)
             self.step += 1
             last = self.step == self.steps
-            if last or self.step % self._ways.log_steps == 0:
-                row = self._row(losses, gradient, time.monotonic() - noted)
-                if journal is not None:
-                    journal.trained(row)
-                    tell("training", row)
-                losses, noted = [], time.monotonic()
-            if validation is not None and (last or self.step % self._order.steps_an_epoch == 0):
-                row = {"step": self.step, "epoch": self._epoch} | self.validate(validation)
-                if journal is not None:
-                    journal.validated(row)
-                    tell("validation", row)
-                noted = time.monotonic()
-            # Between two rows: what a row says is the same whether or not the run was killed.
-            if last or (not losses and time.monotonic() - saved > self._ways.checkpoint_seconds):
+            if last or self.step % self._options.log_steps == 0:
+                speed = (self.step - noted_at) * self._recipe.batch / (time.monotonic() - noted)
+                note("training", self._row(grad_norm, speed))
+                noted, noted_at = time.monotonic(), self.step
+            if last or self.step % self._sampler.steps_an_epoch == 0:
+                if validation is not None:
+                    note("validation", {"step": self.step, "epoch": self._epoch} | self.validate(validation))
+                self._write()
+                noted, noted_at = time.monotonic(), self.step
+            if last or time.monotonic() - saved > self._options.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
+        self._write()
         if journal is not None:
-            journal.draw()
             journal.close()
 
     def validate(self, images: Images) -> Row:
         """Loss and shares of right classes of the network to keep, over `images`."""
         network = self.result.eval()
-        chunks = all_in_order(len(images), self._ways.chunk, self._group.rank, self._group.ranks)
+        chunks = all_in_order(len(images), self._options.micro_batch, self._group.rank, self._group.ranks)
         sums = torch.zeros(4, dtype=torch.float64, device=self._group.device)
         with torch.inference_mode():
-            for pixels, targets in images.batches(chunks, View(self._recipe.side)):
+            for pixels, targets in images.batches(chunks, View(self._recipe.resolution)):
                 with self._autocast():
                     logits = network(self._normalised(pixels / 255)).float()
                 loss = F.cross_entropy(logits, targets, reduction="sum")
@@ -121,55 +136,62 @@ class Trainer:
         return {"loss": loss_sum / count, "top1": top1 / count, "top5": top5 / count}
 
     def _train(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
-        """A step; the mean loss of this process' images, and the gradient's length."""
+        """A step; the mean loss of this process' images, and the gradient's norm."""
         total = torch.zeros((), device=self._group.device)
-        parts = self._order.chunks_a_step
+        parts = self._sampler.chunks_a_step
         for part, (pixels, targets) in enumerate(islice(batches, parts)):
-            torch.manual_seed(chance(self._recipe.seed, self.step, part, self._group.rank, 1))
+            torch.manual_seed(derive_seed(self._recipe.seed, self.step, part, self._group.rank, 1))
             mixture = self._augmented(pixels / 255, targets)
-            with self._group.alone(self._shared, last=part == parts - 1):
+            with self._group.no_sync(self._shared, last=part == parts - 1):
                 with self._autocast():
                     logits = self._forward(mixture.images)
                 loss = mixture.loss(logits.float(), self._recipe.label_smoothing)
                 loss = loss * self._group.ranks / self._recipe.batch
                 loss.backward()
             total += loss.detach()
-        gradient = self._optimizers.step(self._learning_rate(self.step), self._recipe.clip)
+        grad_norm = self._optimizers.step(self._learning_rate(self.step), self._recipe.clip_grad)
         if self._average is not None:
             self._average.update_parameters(self._network)
-        return total, gradient
+        return total, grad_norm
 
     def _augmented(self, images: Tensor, targets: Tensor) -> Mixture:
         if self._recipe.rand_augment:
             images = rand_augment(images, self._recipe.rand_augment)
         images = self._normalised(images)
-        if self._recipe.erasing:
-            images = erase(images, self._recipe.erasing)
+        if self._recipe.random_erasing:
+            images = erase(images, self._recipe.random_erasing)
         return mix(images, targets, self._recipe.mixup, self._recipe.cutmix)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
 
-    def _row(self, losses: list[Tensor], gradient: Tensor, seconds: float) -> Row:
-        loss = self._group.sum(torch.stack(losses).mean()).item() / self._group.ranks
+    def _row(self, grad_norm: Tensor, images_per_second: float) -> Row:
+        loss = self._group.sum(torch.stack(self._losses).mean()).item() / self._group.ranks
+        self._losses.clear()
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} at step {self.step}: lower --lr, or raise --warmup-epochs")
         return {
             "step": self.step,
             "epoch": self._epoch,
             "learning_rate": self._learning_rate(self.step - 1),
             "loss": loss,
-            "gradient": gradient.item(),
-            "images_per_second": len(losses) * self._recipe.batch / seconds,
+            "grad_norm": grad_norm.item(),
+            "images_per_second": images_per_second,
         }
 
     @property
     def _epoch(self) -> float:
-        return self.step / self._order.steps_an_epoch
+        return self.step / self._sampler.steps_an_epoch
 
     def _learning_rate(self, step: int) -> float:
-        return learning_rate(self._recipe, step, self.steps, self._order.steps_an_epoch)
+        return learning_rate(self._recipe, step, self.steps, self._sampler.steps_an_epoch)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self._group.device.type, torch.bfloat16) if self._ways.bf16 else nullcontext()
+        return torch.autocast(self._group.device.type, torch.bfloat16) if self._options.bf16 else nullcontext()
+
+    def _write(self) -> None:
+        if self._group.first:
+            write_weights(self._folder / WEIGHTS, self.result, half=self._options.half)
 
     def _save(self) -> None:
         """Written beside its place and exchanged for the old one in one step: there is always a whole one."""
@@ -177,6 +199,7 @@ class Trainer:
             return
         state = {
             "step": self.step,
+            "losses": self._losses,
             "network": self._network.state_dict(),
             "optimizers": self._optimizers.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
@@ -193,8 +216,11 @@ class Trainer:
         path = self._folder / CHECKPOINT
         if not path.is_file():
             return
-        state = torch.load(path, map_location=self._group.device, weights_only=True)
-        self.step = state["step"]
+        try:
+            state = torch.load(path, map_location=self._group.device, weights_only=True)
+        except Exception as err:  # from a damaged file torch raises whatever it stumbles over
+            raise BadCheckpoint(f"{path} is damaged: remove it to begin anew") from err
+        self.step, self._losses = state["step"], state["losses"]
         self._network.load_state_dict(state["network"])
         self._optimizers.load_state_dict(state["optimizers"])
         if self._average is not None:

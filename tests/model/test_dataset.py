@@ -2,7 +2,7 @@ import multiprocessing
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -65,6 +65,31 @@ def test_a_zip_file(tmp_path: Path, method: int) -> None:
 def test_a_zip_file_whose_names_are_not_plain(tmp_path: Path) -> None:
     data = Dataset([zipped(tmp_path / "x.zip", {f"./val//{name}": body for name, body in BODIES.items()})])
     assert [(category, body) for _, category, body in seen(data)] == [parts[1:] for parts in EXPECTED]
+
+
+@pytest.mark.parametrize("make", [folder, zipped])
+def test_the_class_is_the_outermost_folder(tmp_path: Path, make: Callable[..., Path]) -> None:
+    bodies = {"cat/indoor/1.jpg": b"", "cat/outdoor/2.jpg": b"", "dog/indoor/3.jpg": b"", "dog/4.jpg": b""}
+    data = Dataset([make(tmp_path / "data", bodies)])
+    assert [item.category for item in data.items] == ["cat", "cat", "dog", "dog"]
+
+
+def test_a_zip_file_of_one_class_has_that_one(tmp_path: Path) -> None:
+    assert Dataset([zipped(tmp_path / "x.zip", {"n01/images/1.jpg": b"", "n01/images/2.jpg": b""})]).categories == [
+        "n01"
+    ]
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    folder(tmp_path / "elsewhere")
+    (tmp_path / "data").mkdir()
+    for name in ("n01", "n02"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert seen(Dataset([tmp_path / "data"])) == EXPECTED
+
+
+def test_classes_that_are_indices_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    assert Dataset([folder(tmp_path, {f"{index}/a.jpg": b"" for index in range(12)})]).categories[-2:] == ["10", "11"]
 
 
 def test_a_tar_file_of_webdataset(tmp_path: Path) -> None:

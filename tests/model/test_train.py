@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from pydantic_settings import CliApp
 from safetensors.torch import load_file
 
 from export.to_onnx import main as to_onnx
-from model.train import main
+from model.train import Arguments, main
 from model.training.journal import TRAINING, VALIDATION, read
 from tests.model.training import made
 
-RECIPE = ["--variant", "crossvit_tiny", "--side", "64", "--batch", "6", "--epochs", "3", "--clip", "1"]
-RECIPE += ["--warmup-epochs", "0.5", "--ema", "0.5", "--lr", "0.0005", "--final-lr", "1e-5"]
-WAYS = ["--chunk", "3", "--workers", "0", "--log-steps", "1"]
+RECIPE = ["--variant", "crossvit_tiny", "--resolution", "64", "--batch", "6", "--epochs", "3", "--clip-grad", "1"]
+RECIPE += ["--warmup-epochs", "0.5", "--ema-decay", "0.5", "--lr", "0.0005", "--min-lr", "1e-5"]
+WAYS = ["--micro-batch", "3", "--workers", "0", "--log-steps", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +59,27 @@ def test_a_run_that_is_killed_again_and_again_has_the_same_curve(data: Path, who
 
 
 def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
-    """Of an image whose views are all alike, two processes with half a step each see what one sees."""
-    still = tmp_path / "still"
-    for name in made.CLASSES:
-        (still / name).mkdir(parents=True)
-        made.stripes(1, len(name)).resize((1, 1)).resize((32, 32)).save(still / name / "0.png")
-    recipe = [*RECIPE, "--rand-augment", "0", "--erasing", "0", "--mixup", "0", "--cutmix", "0", "--drop-path", "0"]
+    """Of images whose views are all alike, two processes with half a step each see what one sees."""
+    for number in range(6):
+        folder = tmp_path / "plain" / made.CLASSES[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (40 * number, 255 - 40 * number, 20 * number)).save(folder / f"{number}.png")
+    data, recipe = str(tmp_path / "plain"), [*RECIPE, "--repeats", "1", "--rand-augment", "0", "--random-erasing", "0"]
+    recipe += ["--mixup", "0", "--cutmix", "0", "--drop-path", "0"]
     losses = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*launch, "model/train.py", str(still), "--validation", str(still), "--out", str(out), *recipe, *WAYS]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        command = [*launch, "model/train.py", data, "--validation", data, "--out", str(out), *recipe, *WAYS]
+        done = subprocess.run(
+            [*command, "--micro-batch", "2"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, done.stderr
-        losses.append([(row["loss"], row["gradient"]) for row in read(out / TRAINING)])
+        losses.append([(row["loss"], row["grad_norm"]) for row in read(out / TRAINING)])
         assert len(read(out / VALIDATION)) == 3
     for one, other in zip(*losses, strict=True):
         assert one == pytest.approx(other, rel=2e-3)
@@ -105,10 +113,13 @@ def test_another_recipe_does_not_go_on_with_a_run(data: Path, whole: Path, capsy
     ("options", "code", "message"),
     [
         (["nowhere"], 1, "there is no nowhere"),
-        (["{data}", "--weights", "nowhere.pth"], 1, "no weights at nowhere.pth"),
-        (["{data}", "--weights", "shipped"], 1, "no weights of crossvit_tiny ship with the project"),
-        (["{data}", "--preset", "short", "--final-lr", "3"], 2, "final_lr 3 is over lr 0.002"),
-        (["{data}", "--side", "100"], 2, "--side: Input should be a multiple of 32"),
+        (["{data}", "--batch", "6", "--weights", "nowhere.pth"], 1, "no weights at nowhere.pth"),
+        (["{data}", "--batch", "6", "--weights", "shipped"], 1, "no weights of crossvit_tiny ship with the project"),
+        (["{data}", "--preset", "short", "--min-lr", "3"], 2, "min_lr 3 is over lr 0.002"),
+        (["{data}", "--epochs", "10"], 2, "warmup_epochs 30 leave nothing of 10 epochs"),
+        (["{data}"], 1, "a batch of 4096 is more than the 18 images"),
+        (["{data}", "--batch", "6", "--device", "cuda"], 1, "PyTorch finds no GPU"),
+        (["{data}", "--resolution", "100"], 2, "--resolution: Input should be a multiple of 32"),
     ],
 )
 def test_bad_input_is_named(
@@ -117,3 +128,17 @@ def test_bad_input_is_named(
     given = [option.format(data=data) for option in options]
     assert main([*given, "--variant", "crossvit_tiny", "--out", str(tmp_path / "run")]) == code
     assert message in capsys.readouterr().err
+
+
+def test_the_environment_says_nothing_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEED", "BATCH", "WEIGHTS"):
+        monkeypatch.setenv(name, "7")
+    given = CliApp.run(Arguments, cli_args=["data", "--variant", "crossvit_tiny", "--out", "run"])
+    assert (given.seed, given.batch, given.weights) == (0, 4096, "none")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = [*RECIPE, "--optimizer", "sgd", "--clip-grad", "0", "--lr", "1e9"]
+    assert main([str(data), "--out", str(tmp_path), *recipe, *WAYS]) == 1
+    assert "lower --lr, or raise --warmup-epochs" in capsys.readouterr().err
+    assert not (tmp_path / "model.safetensors").exists()

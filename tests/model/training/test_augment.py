@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from model.training.augment import OPERATIONS, Mixture, erase, mix, rand_augment, rectangles
@@ -32,6 +34,33 @@ def test_operations_change_more_with_more_strength(images: Tensor, number: int) 
         changed = OPERATIONS[number](images, torch.full((24,), strength)).clamp(0, 1)
         changes.append((changed - images).abs().mean())
     assert changes[0] < changes[1]
+
+
+def pillows(image: Image.Image) -> list[Image.Image]:
+    """What Pillow makes of an image at a strength of 0.5, of operations that have no direction."""
+    pixels = np.asarray(image).astype(int)
+    added = Image.fromarray(np.where(pixels < 128, np.minimum(pixels + 55, 255), pixels).astype(np.uint8))
+    return [
+        *(ImageOps.autocontrast(image), ImageOps.equalize(image), ImageOps.invert(image)),
+        *(ImageOps.posterize(image, 2), ImageOps.solarize(image, 128), added),
+    ]
+
+
+def enhanced(image: Image.Image) -> list[Image.Image]:
+    """The same of those with a direction, here upwards."""
+    kinds = (ImageEnhance.Color, ImageEnhance.Contrast, ImageEnhance.Brightness, ImageEnhance.Sharpness)
+    return [kind(image).enhance(1.45) for kind in kinds]
+
+
+def test_colours_change_as_pillow_changes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = stripes(2, 0, (64, 48)).filter(ImageFilter.BoxBlur(1))
+    batch = torch.tensor(np.asarray(image)).permute(2, 0, 1).unsqueeze(0) / 255
+    monkeypatch.setattr("model.training.augment._signed", lambda strength: strength)
+    for number, theirs in zip((0, 1, 2, 4, 5, 6, 7, 8, 9, 10), pillows(image) + enhanced(image), strict=True):
+        ours = OPERATIONS[number](batch, torch.tensor([0.5])).clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255
+        difference = abs(ours - np.asarray(theirs).astype(float))
+        assert difference.mean() < 1.5, number
+        assert np.quantile(difference, 0.99) < 5, number
 
 
 def test_each_image_has_operations_of_its_own_and_a_quarter_none(images: Tensor) -> None:
@@ -70,7 +99,7 @@ def test_the_loss_of_a_mixture_is_that_of_soft_targets(mixup: float, cutmix: flo
     images, targets, logits = torch.rand(6, 3, 32, 32), torch.arange(6) % 4, torch.randn(6, 4)
     mixture = mix(images, targets, mixup, cutmix)
     hard = F.one_hot(targets, 4).float()
-    soft = mixture.share * hard + (1 - mixture.share) * hard.flip(0)
+    soft = mixture.lam * hard + (1 - mixture.lam) * hard.flip(0)
     expected = F.cross_entropy(logits, soft, label_smoothing=0.1, reduction="sum")
     assert mixture.loss(logits, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -79,14 +108,14 @@ def test_cutmix_gives_the_share_that_is_seen() -> None:
     torch.manual_seed(0)
     for _ in range(20):
         mixture = mix(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 32, 32), torch.arange(2), 0, 1.0)
-        assert mixture.images[1].mean().item() == pytest.approx(mixture.share, abs=1e-5)
+        assert mixture.images[1].mean().item() == pytest.approx(mixture.lam, abs=1e-5)
 
 
 def test_mixup_gives_the_share_that_is_seen() -> None:
     torch.manual_seed(0)
     mixture = mix(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 8, 8), torch.arange(2), 0.8, 0)
-    assert 0 < mixture.share < 1
-    assert mixture.images[1].mean().item() == pytest.approx(mixture.share)
+    assert 0 < mixture.lam < 1
+    assert mixture.images[1].mean().item() == pytest.approx(mixture.lam)
 
 
 def test_without_mixup_and_cutmix_images_stay() -> None:

@@ -7,7 +7,7 @@ from model.training.recipe import PRESETS, Recipe, learning_rate
 
 
 def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
-    recipe = Recipe(variant="crossvit_tiny", lr=1.0, final_lr=0.1, warmup_epochs=2)
+    recipe = Recipe(variant="crossvit_tiny", lr=1.0, min_lr=0.1, warmup_epochs=2)
     rates = [learning_rate(recipe, step, steps=100, steps_an_epoch=5) for step in range(100)]
     assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
     assert rates[10] == 1.0
@@ -16,10 +16,15 @@ def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
     assert all(before > after for before, after in pairwise(rates[10:]))
 
 
-def test_a_warm_up_longer_than_the_run_is_cut_short() -> None:
-    recipe = Recipe(variant="crossvit_tiny", lr=1.0, final_lr=0.1, warmup_epochs=30)
-    assert learning_rate(recipe, 0, steps=1, steps_an_epoch=5) == 1.0
-    assert learning_rate(recipe, 9, steps=10, steps_an_epoch=5) == 1.0
+def test_a_warm_up_that_takes_all_epochs_is_refused() -> None:
+    with pytest.raises(ValidationError, match="warmup_epochs 30 leave nothing of 10 epochs"):
+        Recipe(variant="crossvit_tiny", epochs=10)
+
+
+def test_images_are_as_large_as_the_variant_wants_them() -> None:
+    assert Recipe(variant="crossvit_18_dagger").resolution == 224
+    assert Recipe(variant="crossvit_18_dagger_384").resolution == 384
+    assert Recipe(variant="crossvit_18_dagger_384", resolution=64).resolution == 64
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -36,5 +41,5 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_a_final_learning_rate_over_the_highest_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"final_lr 0\.2 is over lr 0\.1"):
-        Recipe(variant="crossvit_tiny", lr=0.1, final_lr=0.2)
+    with pytest.raises(ValidationError, match=r"min_lr 0\.2 is over lr 0\.1"):
+        Recipe(variant="crossvit_tiny", lr=0.1, min_lr=0.2)

@@ -3,14 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import load_network
+from model.checkpoint import BadCheckpoint, load_network
 from model.crossvit import CrossViT
+from model.labels import labels_for, labels_of
 from model.spec import VARIANTS
 from model.training.recipe import Recipe
-from model.training.result import write_weights
-from model.training.start import regrid, starting_network
+from model.training.result import has_classes, write_json, write_weights
+from model.training.start import Head, regrid, starting_network
 
 TINY = VARIANTS["crossvit_tiny"]
+NAMES = ["cat", "dog", "n01443537"]
 
 
 @pytest.fixture
@@ -18,6 +20,7 @@ def weights(tmp_path: Path) -> Path:
     torch.manual_seed(5)
     path = tmp_path / "model.safetensors"
     write_weights(path, CrossViT(TINY, classes=3, resolution=64), half=False)
+    write_json(path.with_suffix(".labels.json"), labels_of(NAMES))
     return path
 
 
@@ -31,21 +34,51 @@ def test_at_another_resolution_a_checkpoint_answers_as_before(weights: Path, sid
     assert isinstance(after.pos_embed[1], torch.nn.Parameter)
 
 
-def test_the_head_stays_unless_the_classes_are_others(weights: Path) -> None:
-    recipe = Recipe(variant=TINY.name, side=64)
+@pytest.mark.parametrize(
+    ("names", "head", "kept"),
+    [
+        (NAMES, "auto", True),
+        (["cat", "dog", "fish"], "auto", False),
+        (["cat", "dog", "fish"], "keep", True),
+        (NAMES, "new", False),
+        (["cat", "dog"], "auto", False),
+    ],
+)
+def test_the_head_stays_if_its_classes_are_the_same(weights: Path, names: list[str], head: Head, kept: bool) -> None:
     old = load_network(weights, TINY).state_dict()
-    kept, fresh, other = (
-        starting_network(recipe, classes, weights, keep_head=keep).state_dict()
-        for classes, keep in ((3, True), (3, False), (7, True))
-    )
-    assert all(torch.equal(kept[name], old[name]) for name in old)
-    assert [name for name in old if not torch.equal(fresh[name], old[name])] == ["head.0.weight", "head.1.weight"]
-    assert other["head.1.weight"].shape[0] == 7
-    assert torch.equal(other["norm.0.weight"], old["norm.0.weight"])
+    network, said = starting_network(Recipe(variant=TINY.name, resolution=64), labels_of(names), weights, head)
+    new = network.state_dict()
+    assert said == kept
+    assert network.classes == len(names) == new["head.1.weight"].shape[0]
+    assert (
+        new["head.0.weight"].shape == old["head.0.weight"].shape
+        and torch.equal(new["head.0.weight"], old["head.0.weight"])
+    ) == kept
+    assert all(torch.equal(new[name], old[name]) for name in old if not name.startswith("head."))
+
+
+def test_a_head_whose_classes_nobody_knows_is_begun_anew(weights: Path) -> None:
+    weights.with_suffix(".labels.json").unlink()
+    assert not starting_network(Recipe(variant=TINY.name, resolution=64), labels_of(NAMES), weights)[1]
+
+
+def test_a_head_of_other_classes_cannot_be_kept(weights: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"model.safetensors has 3 classes, the images 2: use --head new"):
+        starting_network(Recipe(variant=TINY.name, resolution=64), labels_of(["cat", "dog"]), weights, "keep")
+
+
+def test_imagenets_head_is_known_by_its_number_of_classes(tmp_path: Path) -> None:
+    path = tmp_path / "official.safetensors"
+    wnids = [str(label["wnid"]) for label in labels_for(None, 1000)]
+    assert has_classes(path, 1000, labels_of(wnids))
+    assert not has_classes(path, 1000, labels_of(wnids[::-1]))
+    assert not has_classes(path, 3, labels_of(NAMES))
 
 
 def test_a_new_network_follows_from_the_seed() -> None:
-    one, same, other = (starting_network(Recipe(variant=TINY.name, side=64, seed=seed), 3) for seed in (1, 1, 2))
+    one, same, other = (
+        starting_network(Recipe(variant=TINY.name, resolution=64, seed=seed), labels_of(NAMES))[0] for seed in (1, 1, 2)
+    )
     first, again, second = (network.state_dict()["head.0.weight"] for network in (one, same, other))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
@@ -53,7 +86,7 @@ def test_a_new_network_follows_from_the_seed() -> None:
 
 
 def test_stochastic_depth_rises_over_the_blocks_of_l() -> None:
-    network = starting_network(Recipe(variant=TINY.name, side=64, drop_path=0.22), 3)
+    network, _ = starting_network(Recipe(variant=TINY.name, resolution=64, drop_path=0.22), labels_of(NAMES))
     rates = {name: module.drop_path for name, module in network.named_modules() if hasattr(module, "drop_path")}
     large = [rates[f"blocks.{encoder}.blocks.1.{block}"] for encoder in range(3) for block in range(4)]
     assert large == pytest.approx([0.02 * number for number in range(12)], abs=1e-6)

@@ -3,11 +3,11 @@ from itertools import chain
 
 import pytest
 
-from model.training.order import Order, all_in_order
+from model.training.sampler import Sampler, all_in_order
 
 
 def test_an_epoch_has_every_image_once_and_no_two_epochs_are_alike() -> None:
-    order = Order(images=12, batch=4, repeats=1, seed=0, chunk=4)
+    order = Sampler(images=12, batch=4, repeats=1, seed=0, micro_batch=4)
     assert order.steps_an_epoch == 3
     epochs = [list(chain.from_iterable(c.indices for c in order.chunks(n, n + 3))) for n in (0, 3)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
@@ -16,13 +16,13 @@ def test_an_epoch_has_every_image_once_and_no_two_epochs_are_alike() -> None:
 
 @pytest.mark.parametrize("start", range(8))
 def test_what_comes_from_a_step_on_does_not_depend_on_where_one_began(start: int) -> None:
-    order = Order(images=11, batch=4, repeats=1, seed=3, chunk=3)
+    order = Sampler(images=11, batch=4, repeats=1, seed=3, micro_batch=3)
     assert list(order.chunks(0, 8))[2 * start :] == list(order.chunks(start, 8))
 
 
 def test_processes_share_every_step_and_have_chances_of_their_own() -> None:
-    parts = [Order(24, 8, 1, 0, chunk=3, rank=rank, ranks=2) for rank in (0, 1)]
-    whole = next(Order(24, 8, 1, 0, chunk=8).chunks(0, 1))
+    parts = [Sampler(24, 8, 1, 0, micro_batch=3, rank=rank, ranks=2) for rank in (0, 1)]
+    whole = next(Sampler(24, 8, 1, 0, micro_batch=8).chunks(0, 1))
     for part in parts:
         assert part.chunks_a_step == len(list(part.chunks(0, 1))) == 2
     seen = [index for part in parts for chunk in part.chunks(0, 1) for index in chunk.indices]
@@ -32,17 +32,9 @@ def test_processes_share_every_step_and_have_chances_of_their_own() -> None:
 
 
 def test_with_repeats_an_image_comes_as_often_in_a_step() -> None:
-    order = Order(images=30, batch=9, repeats=3, seed=0, chunk=9)
+    order = Sampler(images=30, batch=9, repeats=3, seed=0, micro_batch=9)
     for chunk in order.chunks(0, 3):
         assert set(Counter(chunk.indices).values()) == {3}
-
-
-def test_fewer_images_than_a_step_has_come_more_than_once() -> None:
-    order = Order(images=3, batch=8, repeats=1, seed=0, chunk=8)
-    assert order.steps_an_epoch == 1
-    counts = Counter(next(order.chunks(0, 1)).indices)
-    assert set(counts) == {0, 1, 2}
-    assert sum(counts.values()) == 8
 
 
 def test_validation_has_every_image_once_over_all_processes() -> None:

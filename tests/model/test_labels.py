@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from export.labels import BadLabels, labels_for
+from model.labels import BadLabels, labels_for
 
 
 def written(path: Path, content: object) -> Path:
