@@ -67,7 +67,7 @@ def main() -> None:
     args = _arguments()
     bundle = open_bundle(args.bundle)
     args.out.mkdir(parents=True, exist_ok=True)
-    results = Results(args.out / "results.json", f"{bundle.hash}, {args.data}, {args.limit}")
+    results = Results(args.out / "results.json", f"{bundle.hash}, {args.data}, {args.other}, {args.limit}")
     for row in rows(args, bundle):
         if row.name not in results.rows:
             print(f"{row.name} …", file=sys.stderr, flush=True)
@@ -98,8 +98,9 @@ def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
         yield Row("resize 274, crop 240", [*data, "--bundle", str(args.other), *f32])
     yield Row(f"enlarged to {ENLARGED} pixels", [*large, *f32])
     yield Row("the same with `--scaled-jpeg`", [*large, *f32, "--scaled-jpeg"])
-    for resolution in bundle.resolutions[1:]:
-        yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
+    for resolution in bundle.resolutions:
+        if resolution != bundle.manifest.default_resolution:
+            yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
 
 
 def _by_command(row: Row, args: argparse.Namespace) -> Report:

@@ -145,6 +145,7 @@ def export(
                 "caution": weights.caution,
             },
             "classes": len(names),
+            "default_resolution": native if native in preprocessing else min(preprocessing),
             "built_with": _built_with(),
             "files": {name: sha256(folder / name) for name in written},
             "parity": {
@@ -166,11 +167,9 @@ def export(
 
 def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[str, Any]:
     """What is known of a bundle before its weights are read."""
-    default = variant.resolution if variant.resolution in preprocessing else min(preprocessing)
     return {
         "format": FORMAT,
         "variant": variant.name,
-        "default_resolution": default,
         "preprocessing": {str(resolution): dataclasses.asdict(steps) for resolution, steps in preprocessing.items()},
         "input": INPUT,
         "outputs": list(OUTPUTS),
