@@ -130,6 +130,24 @@ def test_bad_input_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, category in (("left", 0), ("right", 2)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for seed in range(4):
+            made.stripes(category, seed).save(tmp_path / "data" / name / f"{seed}.png")
+    recipe = ["--variant", "crossvit_tiny", "--preset", "transfer", "--resolution", "96", "--batch", "4"]
+    recipe += ["--epochs", "1", "--warmup-epochs", "0", "--lr", "0.001"]
+    options = ["--weights", str(whole / "model.safetensors"), "--in-memory", "32", "--bf16", "--half"]
+    assert main([str(tmp_path / "data"), "--out", str(tmp_path / "run"), *recipe, *options]) == 0
+    assert "2 classes (left, right, …)" in capsys.readouterr().err
+    tensors = load_file(tmp_path / "run" / "model.safetensors")
+    assert tensors["head.0.weight"].shape[0] == 2
+    assert tensors["pos_embed.1"].shape[1] == 1 + 6 * 6
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
 def test_the_environment_says_nothing_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEED", "BATCH", "WEIGHTS"):
         monkeypatch.setenv(name, "7")
