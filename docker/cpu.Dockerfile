@@ -35,7 +35,7 @@ COPY docker/locks/cpu-export.txt constraints.txt ./
 RUN pip install --no-deps --require-hashes -r cpu-export.txt
 # PyTorch has no hashes here: its builds for CPUs come from an index of their own.
 ARG TORCH_INDEX=
-RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} torch
+RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" pip install -c constraints.txt torch
 
 FROM exporting AS export
 COPY --from=project /project /opt/crossvit
