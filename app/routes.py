@@ -303,6 +303,7 @@ def _describe(entry: Entry, default: str) -> ServedModel:
             ],
             "weights": bundle.manifest.weights.id,
             "weights_source": bundle.manifest.weights.source,
+            "warning": bundle.warning,
             "bundle": bundle.hash,
         }
     )

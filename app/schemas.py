@@ -105,6 +105,7 @@ class ServedModel(BaseModel):
     fallbacks: Annotated[list[Fallback], Field(description="what was passed over, and why")] = []
     weights: str | None = None
     weights_source: str | None = None
+    warning: Annotated[str | None, Field(description="that its answers mean nothing, or little, and why")] = None
     bundle: Annotated[str | None, Field(description="sha256 of the bundle's manifest")] = None
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 UNTRAINED, HUB, SHIPPED = "untrained", "hub", "shipped"
 SHIPPED_FOLDER = Path(__file__).parent / "shipped"
-SHIPPED_SOURCE = "shipped with the project"
+SHIPPED_SOURCE = "shipped with the project, for trying it out: 200 of ImageNet's classes, often wrong"
 SHIPPED_CAUTION = (
     "THE WEIGHTS THAT SHIP WITH THE PROJECT, for trying it out: they know 200 of ImageNet's 1000 classes, learnt from "
     "pictures of 64 x 64 pixels, and are often wrong (model/shipped/README.md). Give better ones with --weights"

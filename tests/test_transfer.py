@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import httpx
-import pytest
 
-from model.weights import SHIPPED_FOLDER
 from tests.conftest import running
 
 CROSSVIT = str(Path(sys.executable).with_name("crossvit"))
@@ -19,7 +17,6 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(not (SHIPPED_FOLDER / "crossvit_9_dagger.safetensors").exists(), reason="no weights ship yet")
 def test_the_shipped_weights_learn_digits_and_serve_them(tmp_path: Path) -> None:
     data, out, bundle = tmp_path / "digits", tmp_path / "run", tmp_path / "bundle"
     run(sys.executable, "docs/examples/digits.py", str(data), "--only", "0", "1", "--each", "30")

@@ -228,6 +228,7 @@ def test_models_says_what_is_served(client: httpx.Client, bundle: Path) -> None:
     assert model["precision"] == "f32"
     assert model["weights"] == opened.manifest.weights.id
     assert model["bundle"] == opened.hash
+    assert model["warning"] is None
 
 
 def test_the_docs_need_no_other_site(client: httpx.Client) -> None:
@@ -295,7 +296,9 @@ def test_it_lives_before_it_is_ready_and_shouts_untrained_weights(
     answer = httpx.post(f"{server.url}/classify", files={"file": JPEG}).json()
     assert answer["model"]["weights"] == "untrained"
     assert answer["model"]["engine"] == "onnxruntime"
-    assert httpx.get(f"{server.url}/models").json()["models"][0]["weights"] == "untrained"
+    (model,) = httpx.get(f"{server.url}/models").json()["models"]
+    assert model["weights"] == "untrained"
+    assert "UNTRAINED WEIGHTS" in model["warning"]
     assert "UNTRAINED WEIGHTS" in server.log.read_text()
 
 
