@@ -45,6 +45,8 @@ class _Folders(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         folder = file.rpartition("/")[0]
+        if file == "tests/test_transfer.py":  # which is long, and would come last
+            return "tests/docker"
         return folder if folder in ("tests/app", "tests/docker") else file
 
 
@@ -99,20 +101,6 @@ def bundle(tiny_weights: Path, shared: Shared) -> Path:
         assert to_onnx(["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out)]) == 0
 
     return shared("artifacts", export) / TINY.name
-
-
-@pytest.fixture(scope="session")
-def fine_tuned(shared: Shared) -> Path:
-    """The bundle of a checkpoint of three classes, at 224 alone, with labels and preprocessing of its own."""
-
-    def export(folder: Path) -> None:
-        weights = rule.checkpoint(folder, TINY, classes=3)
-        (folder / "labels.txt").write_text("cat\ndog\nfish\n")
-        options = ["--weights", str(weights), "--labels", str(folder / "labels.txt"), "--out", str(folder / "pets")]
-        options += ["--resolutions", "224", "--preprocess", "224:274/240"]
-        assert to_onnx(["--variant", TINY.name, *options]) == 0
-
-    return shared("fine-tuned", export) / "pets"
 
 
 @dataclass

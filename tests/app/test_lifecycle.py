@@ -232,7 +232,7 @@ def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: P
         return stack.enter_context(running(tmp_path / f"{number}.log", *options, port=port))
 
     async def main(proxy: Nginx) -> Counter[str]:
-        async with clients(proxy.url, trust=proxy.trust) as answers:
+        async with clients(proxy.url, count=2, trust=proxy.trust) as answers:
             await until(lambda: answers.total() > 20)
             for number in (2, 3):
                 old = servers[number % 2]

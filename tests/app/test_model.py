@@ -130,14 +130,14 @@ def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: P
 def test_a_load_that_failed_is_tried_again(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle) as model:
-            loading = asyncio.create_task(model.load(480))
-            await until(lambda: children(os.getpid(), "engine crossvit_tiny 480"))
-            os.kill(children(os.getpid(), "engine crossvit_tiny 480")[0], signal.SIGKILL)
+            loading = asyncio.create_task(model.load(384))
+            await until(lambda: children(os.getpid(), "engine crossvit_tiny 384"))
+            os.kill(children(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
             with pytest.raises(EngineFailed):
                 await loading
             assert model.loaded == [224]
-            await model.load(480)
-            assert model.loaded == [224, 480]
+            await model.load(384)
+            assert model.loaded == [224, 384]
 
     asyncio.run(main())
 

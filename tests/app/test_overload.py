@@ -189,10 +189,10 @@ def test_far_beyond_capacity_the_accepted_are_in_time_and_the_rest_is_refused(sm
     """What benchmarks/overload.py measures for a minute, for some seconds; its figures are in docs/reliability.md."""
     port = int(small.url.rpartition(":")[2])
     requests = requests_of([encoded(scene(320, 240, seed), "JPEG") for seed in range(8)])
-    rate = asyncio.run(capacity(port, requests, clients=8, seconds=2))
+    rate = asyncio.run(capacity(port, requests, clients=8, seconds=1.5))
     before = resident_mb(small.process.pid)
     with probing(port) as lively:
-        outcome = asyncio.run(flood(port, requests, rate=10 * rate, seconds=8))
+        outcome = asyncio.run(flood(port, requests, rate=10 * rate, seconds=5))
     assert outcome.counts.keys() == {200, 429}
     assert outcome.counts[200] > rate  # it went on working
     assert sum(outcome.retry_after.values()) == outcome.counts[429]

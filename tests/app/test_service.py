@@ -376,15 +376,6 @@ def test_what_was_refused_is_in_models_metrics_and_once_in_the_log(
     assert "warning" in line
 
 
-def test_a_model_of_few_classes_answers_with_all_of_them(fine_tuned: Path, start_server: StartServer) -> None:
-    server = start_server("--bundle", str(fine_tuned), "--engine", "onnxruntime")
-    server.wait_until_ready()
-    predictions = httpx.post(f"{server.url}/classify", files={"file": JPEG}).json()["predictions"]
-    assert {prediction["label"] for prediction in predictions} == {"cat", "dog", "fish"}
-    assert {prediction["wnid"] for prediction in predictions} == {None}
-    assert sum(prediction["score"] for prediction in predictions) == pytest.approx(1)
-
-
 def test_an_engine_that_cannot_start_is_not_ready_under_any_asgi_server(bundle: Path) -> None:
     settings = Settings(bundle=bundle, engine="onnxruntime", precision="bf16")
     with TestClient(create_app(settings)) as client:

@@ -9,7 +9,6 @@ import onnxruntime
 import pytest
 import torch
 
-from app.engines.ov import OpenVino
 from export import to_onnx
 from export.agreement import Disagreement
 from export.bundle import NotABundle, sha256
@@ -42,13 +41,6 @@ def test_onnx_runtime_gives_the_reference_logits(bundle: Path, side: int) -> Non
         outputs = session.run(list(OUTPUTS), {"image": rule.images(side)[:batch]})
         for actual, key in zip(outputs, ("logits", "small", "large"), strict=True):
             np.testing.assert_allclose(actual, GOLDEN[f"{key}_{side}"][:batch], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("side", rule.SIDES)
-def test_openvino_gives_the_reference_logits(bundle: Path, side: int) -> None:
-    engine = OpenVino((bundle / "model.onnx").read_bytes, "f32")
-    engine.load(side)
-    np.testing.assert_allclose(engine.run(rule.images(side))[0], GOLDEN[f"logits_{side}"], atol=1e-5, rtol=0)
 
 
 def test_the_manifest_says_what_the_bundle_is(bundle: Path, tiny_weights: Path) -> None:
@@ -239,10 +231,3 @@ def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: l
     with pytest.raises(SystemExit):
         to_onnx.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err
-
-
-def test_a_fine_tuned_checkpoint_with_its_own_labels_and_preprocessing(fine_tuned: Path) -> None:
-    manifest = json.loads((fine_tuned / "manifest.json").read_text())
-    assert manifest["classes"] == 3
-    assert manifest["preprocessing"] == {"224": {"resize": 274, "crop": 240}}
-    assert [label["label"] for label in json.loads((fine_tuned / "labels.json").read_text())] == ["cat", "dog", "fish"]

@@ -13,7 +13,6 @@ from PIL import Image
 from pydantic_settings import CliApp
 from safetensors.torch import load_file
 
-from export.to_onnx import main as to_onnx
 from model.train import Arguments, main
 from model.training.journal import TRAINING, VALIDATION, read
 from tests.model.training import made
@@ -83,19 +82,6 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
         assert len(read(out / VALIDATION)) == 3
     for one, other in zip(*losses, strict=True):
         assert one == pytest.approx(other, rel=2e-3)
-
-
-def test_the_exporter_takes_the_weights_with_their_labels(whole: Path, tmp_path: Path) -> None:
-    from app.bundle import open_bundle
-
-    weights = str(whole / "model.safetensors")
-    out = tmp_path / "bundle"
-    assert to_onnx(["--variant", "crossvit_tiny", "--weights", weights, "--resolutions", "224", "--out", str(out)]) == 0
-    bundle = open_bundle(out)
-    bundle.close()
-    assert [(label.wnid, label.label) for label in bundle.labels] == [
-        *((None, "lying"), ("n01443537", "goldfish"), (None, "upright")),
-    ]
 
 
 def test_the_same_command_again_has_nothing_left_to_do(data: Path, whole: Path) -> None:
