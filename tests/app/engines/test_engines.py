@@ -30,7 +30,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("module", [ort, ov])
-@pytest.mark.parametrize("side", rule.SIDES)
+@pytest.mark.parametrize("side", [224, 408, 480])
 def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: ModuleType, side: int) -> None:
     engine = loaded(module, bundle, side)
     for batch in (3, 1, 2) if side == 224 else (2,):
