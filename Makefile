@@ -66,5 +66,5 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'  # most is never imported
 	touch $@
