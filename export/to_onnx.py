@@ -122,8 +122,7 @@ def export(
         onnx.checker.check_model(folder / MODEL, full_check=True)
         write_json(folder / LABELS, names)
         _say("comparing ONNX Runtime with PyTorch …")
-        crops = {resolution: steps.crop for resolution, steps in preprocessing.items()}
-        expected = references(served, crops)
+        expected = references(served, preprocessing)
         worst = worst_differences(expected, folder / MODEL, TOLERANCE, _say)
         record(expected, folder / GOLDEN)
         halves = {}
