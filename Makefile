@@ -66,5 +66,6 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip  # of 2023, as Python 3.11 brings it, takes twice as long
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'  # most is never imported
 	touch $@

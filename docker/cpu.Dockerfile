@@ -12,11 +12,10 @@ RUN install -d -o 10001 -g 10001 /bundles /cache
 FROM python AS pip
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /tmp/build
-RUN python3 -m venv /opt/crossvit
+COPY docker/locks/build.txt .
+RUN python3 -m venv /opt/crossvit && pip install --require-hashes -r build.txt
 
 FROM pip AS project
-COPY docker/locks/build.txt .
-RUN pip install --require-hashes -r build.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY model model
 COPY export export
@@ -51,7 +50,7 @@ ARG QUANTIZE=int8
 RUN crossvit export --variant "${VARIANT}" --weights "${WEIGHTS}" --quantize "${QUANTIZE}" --out "/bundles/${VARIANT}"
 
 FROM serving AS served
-RUN pip uninstall --yes setuptools pip
+RUN pip uninstall --yes wheel-stub setuptools pip
 
 FROM python AS serve
 ARG REVISION=unknown

@@ -10,11 +10,10 @@ RUN install -d -o 10001 -g 10001 /bundles /cache
 FROM python AS pip
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /tmp/build
-RUN python3 -m venv /opt/crossvit
+COPY docker/locks/build.txt .
+RUN python3 -m venv /opt/crossvit && pip install --require-hashes -r build.txt
 
 FROM pip AS project
-COPY docker/locks/build.txt .
-RUN pip install --require-hashes -r build.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY model model
 COPY export export
@@ -22,8 +21,8 @@ COPY app app
 RUN pip install --no-build-isolation --no-deps --no-index --prefix /project .
 
 FROM pip AS common
-COPY docker/locks/build.txt docker/locks/gpu-common.txt ./
-RUN pip install --require-hashes -r build.txt && pip install --no-deps --require-hashes -r gpu-common.txt
+COPY docker/locks/gpu-common.txt .
+RUN pip install --no-deps --require-hashes -r gpu-common.txt
 
 # Without build isolation: TensorRT's packages fetch NVIDIA's files with the wheel-stub that is pinned in build.txt.
 FROM common AS gpu
