@@ -16,10 +16,12 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,13 @@ def main() -> None:
     bundle = open_bundle(args.bundle)
     args.out.mkdir(parents=True, exist_ok=True)
     results = Results(args.out / "results.json", f"{bundle.hash}, {args.data}, {args.other}, {args.limit}")
-    for row in rows(args, bundle):
-        if row.name not in results.rows:
-            print(f"{row.name} …", file=sys.stderr, flush=True)
-            results.add(row.name, _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args))
+    with ExitStack() as stack:
+        large = cache(lambda: stack.enter_context(_enlarged(args)))
+        for row in rows(args, bundle):
+            if row.name not in results.rows:
+                print(f"{row.name} …", file=sys.stderr, flush=True)
+                report = _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args, large)
+                results.add(row.name, report)
     text = f"{results.machine}\n\n{table(results.rows)}"
     print(text)
     if args.write:
@@ -103,8 +108,8 @@ def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
             yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
 
 
-def _by_command(row: Row, args: argparse.Namespace) -> Report:
-    """The report of the row's command, and the best class of every image."""
+def _by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) -> Report:
+    """The report of the row's command, and the best class of every image; `large` has the data enlarged."""
     command = [*row.command, *(["--limit", str(args.limit)] if args.limit else [])]
     with ExitStack() as stack:
         real = {"crossvit": str(Path(sys.executable).with_name("crossvit"))}
@@ -113,7 +118,7 @@ def _by_command(row: Row, args: argparse.Namespace) -> Report:
                 running([real["crossvit"], "serve", "--bundle", str(args.bundle), "--port"])
             ).url
         if LARGE in command:
-            real[LARGE] = stack.enter_context(_enlarged(args))
+            real[LARGE] = large()
         answers = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".csv")).name
         done = subprocess.run(
             [*(real.get(word, word) for word in command), "--format", "json", "--answers", answers],
@@ -169,10 +174,11 @@ def _enlarged(args: argparse.Namespace) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / LARGE
         data = Dataset(args.data)
-        with zipfile.ZipFile(path, "w") as archive:
-            for index in sample(len(data), args.limit):
-                item = data.items[index]
-                archive.writestr(_key(item.category, item.name), _enlarge(data.read(index)))
+        indices = sample(len(data), args.limit)
+        with zipfile.ZipFile(path, "w") as archive, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            bodies = pool.map(_enlarge, map(data.read, indices), chunksize=16)
+            for item, body in zip(map(data.items.__getitem__, indices), bodies, strict=True):
+                archive.writestr(_key(item.category, item.name), body)
         yield str(path)
 
 
