@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -77,7 +77,8 @@ def main() -> None:
                 print(f"{row.name} …", file=sys.stderr, flush=True)
                 report = _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args, large)
                 results.add(row.name, report)
-    text = f"{results.machine}\n\n{table(results.rows)}"
+    truths = match(Dataset(args.data).categories, bundle.labels)
+    text = f"{results.machine}\n\n{table(results.rows, truths)}"
     print(text)
     if args.write:
         update(args.write, text)
@@ -210,22 +211,31 @@ class Results:
         self._path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def table(results: dict[str, Report]) -> str:
-    """Markdown: each row's accuracy, of the branches too, and how often it has PyTorch's best class."""
-    reference = results.get(REFERENCE, {}).get("best", {})
-    head = ["", "top-1", "top-5", "ECE", "NLL", "S alone", "L alone", "PyTorch's best class"]
+def table(results: dict[str, Report], truths: Mapping[str, Label]) -> str:
+    """Markdown: each row's accuracy, of the branches too, and how it differs from PyTorch's answers."""
+    head = ["", "top-1", "top-5", "ECE", "NLL", "S alone", "L alone", "PyTorch's best class", "where not, right"]
     lines = [_line(head), _line(["---"] * len(head))]
     commands = []
     for name, report in results.items():
-        figures, best = report["figures"], report["best"]
+        figures = report["figures"]
         branches = [_percent(figures["branches"].get(branch, {}).get("top1")) for branch in OUTPUTS[1:]]
-        same = sum(reference.get(key) == index for key, index in best.items()) / len(best) if reference else None
         nll = "" if figures["nll"] is None else f"{figures['nll']:.4f}"
         shares = [_percent(figures["top1"]), _percent(figures["top5"]), f"{figures['ece']:.4f}", nll]
-        lines.append(_line([name, *shares, *branches, _percent(same)]))
+        lines.append(_line([name, *shares, *branches, *_compared(report, results.get(REFERENCE), truths)]))
         if report.get("command"):
             commands.append(f"{report['command']}  # {name}")
     return "\n".join([*lines, "", "```", *commands, "```", ""])
+
+
+def _compared(report: Report, reference: Report | None, truths: Mapping[str, Label]) -> list[str]:
+    """How often the best class is the reference's, and of how many of the other images either one is right."""
+    if reference is None or report is reference:
+        return ["", ""]
+    best, expected = report["best"], reference["best"]
+    others = {key: truths[key.rpartition("/")[0]].index for key in best if best[key] != expected[key]}
+    rights = [sum(found[key] == truth for key, truth in others.items()) for found in (expected, best)]
+    share = _percent(1 - len(others) / len(best))
+    return [share, f"PyTorch {rights[0]}, this {rights[1]}, of {len(others)}" if others else ""]
 
 
 def _line(cells: Sequence[str]) -> str:
