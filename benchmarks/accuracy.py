@@ -115,7 +115,7 @@ def _by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) ->
         real = {"crossvit": str(Path(sys.executable).with_name("crossvit"))}
         if URL in command:
             real[URL] = stack.enter_context(
-                running([real["crossvit"], "serve", "--bundle", str(args.bundle), "--port"])
+                running([real["crossvit"], "serve", "--log-level", "warning", "--bundle", str(args.bundle), "--port"])
             ).url
         if LARGE in command:
             real[LARGE] = large()
@@ -220,7 +220,8 @@ def table(results: dict[str, Report], truths: Mapping[str, Label]) -> str:
         branches = [_percent(figures["branches"].get(branch, {}).get("top1")) for branch in OUTPUTS[1:]]
         nll = "" if figures["nll"] is None else f"{figures['nll']:.4f}"
         shares = [_percent(figures["top1"]), _percent(figures["top5"]), f"{figures['ece']:.4f}", nll]
-        lines.append(_line([name, *shares, *branches, *_compared(report, results.get(REFERENCE), truths)]))
+        chosen = f" ({report['model']['engine']} {report['model']['precision']})" if report.get("url") else ""
+        lines.append(_line([name + chosen, *shares, *branches, *_compared(report, results.get(REFERENCE), truths)]))
         if report.get("command"):
             commands.append(f"{report['command']}  # {name}")
     return "\n".join([*lines, "", "```", *commands, "```", ""])
