@@ -78,7 +78,8 @@ def main() -> None:
                 report = _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args, large)
                 results.add(row.name, report)
     truths = match(Dataset(args.data).categories, bundle.labels)
-    text = f"{results.machine}\n\n{table(results.rows, truths)}"
+    measured = {row.name: results.rows[row.name] for row in rows(args, bundle)}
+    text = f"{results.machine}\n\n{table(measured, truths)}"
     print(text)
     if args.write:
         update(args.write, text)
