@@ -79,7 +79,7 @@ def main() -> None:
                 results.add(row.name, report)
     truths = match(Dataset(args.data).categories, bundle.labels)
     measured = {row.name: results.rows[row.name] for row in rows(args, bundle)}
-    text = f"{results.machine}\n\n{table(measured, truths)}"
+    text = f"{results.machines}\n\n{table(measured, truths)}"
     print(text)
     if args.write:
         update(args.write, text)
@@ -201,13 +201,17 @@ class Results:
 
     def __init__(self, path: Path, of: str) -> None:
         self._path, self._of = path, of
-        self.machine = machine()
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         self.rows: dict[str, Report] = kept["rows"] if kept.get("of") == of else {}
 
+    @property
+    def machines(self) -> str:
+        """What the rows were measured on, with which versions: usually one line."""
+        return "\n\n".join(dict.fromkeys(report["machine"] for report in self.rows.values()))
+
     def add(self, name: str, report: Report) -> None:
-        self.rows[name] = report
-        content = {"of": self._of, "machine": self.machine, "rows": self.rows}
+        self.rows[name] = report | {"machine": machine()}
+        content = {"of": self._of, "rows": self.rows}
         self._path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 

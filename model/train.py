@@ -4,12 +4,13 @@ The folder then has model.safetensors with its labels and recipe, as export/to_o
 command again goes on where a run was stopped. docs/training.md says more.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -22,17 +23,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from model.checkpoint import BadCheckpoint
 from model.dataset import BadDataset, Dataset
 from model.labels import labels_of, recipe_beside
-from model.spec import VARIANTS
+from model.spec import RESOLUTIONS, VARIANTS
 from model.training.group import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
 from model.training.journal import Row
 from model.training.recipe import PRESETS, Recipe
 from model.training.result import WEIGHTS, write_json
 from model.training.start import starting_network
-from model.training.trainer import Diverged, Options, Trainer
+from model.training.trainer import CHECKPOINT, Diverged, Options, Trainer
 from model.weights import Weights, WeightsUnavailable, find
 
 _NONE = "none"
+SERVED = {*RESOLUTIONS, 240, 408}  # and what the released weights were trained at
 
 
 class BadRun(Exception):
@@ -52,7 +54,10 @@ class Arguments(Recipe, BaseSettings):
         cli_prog_name="crossvit train", cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True
     )
 
-    data: Annotated[CliPositionalArg[list[Path]], Field(description="folders, zip files or WebDataset's tar files")]
+    data: Annotated[
+        CliPositionalArg[list[Path]],
+        Field(description="folders, zip files or WebDataset's tar files, without commas in their names"),
+    ]
     out: Annotated[Path, Field(description="folder of the run; what was begun there goes on")]
     validation: Annotated[list[Path], Field(description="images to measure accuracy on after every epoch")] = []
     preset: Annotated[
@@ -120,20 +125,36 @@ def train(args: Arguments) -> None:
     """Train as `args` say, and write the weights. Raises what its parts do, and BadRun."""
     recipe, group = args.recipe, Group.join(args.device)
     try:
-        _run(args, recipe, group)
+        with _alone_in(args.out) if group.first else nullcontext():
+            _run(args, recipe, group)
     finally:
         group.leave()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """The folder, made if need be; BadRun if another process trains there."""
+    if folder.exists() and not folder.is_dir():
+        raise BadRun(f"{folder} is no folder: choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with this process, however it ends
+        yield
+    except BlockingIOError as err:
+        raise BadRun(f"another process trains in {folder}: choose another --out, or wait for it") from err
+    finally:
+        os.close(opened)
 
 
 def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
     data = Dataset(args.data)
     checks = Dataset(args.validation) if args.validation else None
-    _check(args, data, group)
+    _check(args, data, checks, group)
     labels = labels_of(data.categories)
     weights = None if args.weights == _NONE else find(args.weights, VARIANTS[recipe.variant], _say)
     network, kept = starting_network(recipe, labels, weights.path if weights else None, args.head)
     if group.first:
-        args.out.mkdir(parents=True, exist_ok=True)
         _begin(recipe_beside(args.out / WEIGHTS), args, data, weights, group, kept=kept)
         write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
         _say(_described(recipe, data, weights, kept=kept))
@@ -147,9 +168,14 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
         trainer.run(validation, _teller(trainer, advance))
     if group.first:
         _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
+        if recipe.resolution not in SERVED:
+            _say(
+                f"note: it was trained at {recipe.resolution}, is served at {RESOLUTIONS[0]} and above, and is wrong "
+                f"more often there: train on elsewhere, with --weights {args.out / WEIGHTS} --resolution {RESOLUTIONS[0]}"
+            )
 
 
-def _check(args: Arguments, data: Dataset, group: Group) -> None:
+def _check(args: Arguments, data: Dataset, checks: Dataset | None, group: Group) -> None:
     if len(data.categories) < 2:
         raise BadRun(
             f"all images are of one class, {data.categories[0]!r}: classes are the folders below {args.data[0]}"
@@ -158,6 +184,8 @@ def _check(args: Arguments, data: Dataset, group: Group) -> None:
         raise BadRun(f"a batch of {args.batch} is more than the {len(data)} images: choose a smaller --batch and --lr")
     if args.batch % group.ranks:
         raise BadRun(f"a batch of {args.batch} cannot be shared by {group.ranks} processes: choose a multiple")
+    if unknown := sorted(set(checks.categories if checks else []) - set(data.categories)):
+        raise BadRun(f"--validation has {len(unknown)} classes that the other images have not, such as {unknown[0]!r}")
 
 
 def _described(recipe: Recipe, data: Dataset, weights: Weights | None, *, kept: bool) -> str:
@@ -179,16 +207,16 @@ def _images(
 
 
 def _begin(path: Path, args: Arguments, data: Dataset, weights: Weights | None, group: Group, *, kept: bool) -> None:
-    """Write down what the run is, or check that the one in the folder is the same."""
+    """Write down what the run is, or check that the one in the folder, if anything came of it, is the same."""
     run = {
         "recipe": args.recipe.model_dump(),
         "data": {"images": len(data), "classes": len(data.categories), "names_sha256": _names_sha256(data)},
         "started_from": {"id": weights.id, "source": weights.source, "head": kept} if weights else None,
-        "options": {name: getattr(args, name) for name in ("in_memory", "micro_batch", "bf16")}
+        "options": {name: getattr(args, name) for name in ("in_memory", "micro_batch", "bf16", "compiled", "half")}
         | {"processes": group.ranks},
         "versions": {package: version(package) for package in ("crossvit", "torch", "kornia", "pillow")},
     }
-    if not path.is_file():
+    if not (path.is_file() and any((path.parent / name).is_file() for name in (CHECKPOINT, WEIGHTS))):
         write_json(path, run)
         return
     standing = json.loads(path.read_text(encoding="utf-8"))
@@ -199,7 +227,7 @@ def _begin(path: Path, args: Arguments, data: Dataset, weights: Weights | None, 
 
 def _names_sha256(data: Dataset) -> str:
     names = "\n".join(f"{item.category}/{PurePosixPath(item.name).name}" for item in data.items)
-    return hashlib.sha256(names.encode()).hexdigest()
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

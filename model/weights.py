@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from model.spec import IMAGENET_CLASSES, Variant
 T = TypeVar("T")
 
 UNTRAINED, HUB, SHIPPED = "untrained", "hub", "shipped"
-SHIPPED_FOLDER = Path(__file__).parent / "shipped"
+SHIPPED_FOLDER = Path(__file__).resolve().parent / "shipped"
 SHIPPED_SOURCE = "shipped with the project, for trying it out: 200 of ImageNet's classes, often wrong"
 SHIPPED_CAUTION = (
     "THE WEIGHTS THAT SHIP WITH THE PROJECT, for trying it out: they know 200 of ImageNet's 1000 classes, learnt from "
@@ -47,9 +47,9 @@ class Weights:
     caution: str | None = None
 
     @classmethod
-    def of(cls, path: Path, source: str) -> "Weights":
+    def of(cls, path: Path, source: str, caution: str | None = None) -> "Weights":
         with path.open("rb") as file:
-            return cls(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", source, path)
+            return cls(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", source, path, caution)
 
     @property
     def labels(self) -> Path | None:
@@ -97,7 +97,8 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
 def _file(path: Path) -> Weights:
     if not path.is_file():
         raise WeightsUnavailable(f"no weights at {path}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
-    return Weights.of(path, path.name)
+    shipped = path.resolve().parent == SHIPPED_FOLDER
+    return Weights.of(path, SHIPPED_SOURCE if shipped else path.name, SHIPPED_CAUTION if shipped else None)
 
 
 def _shipped(variant: Variant) -> Weights:
@@ -105,7 +106,7 @@ def _shipped(variant: Variant) -> Weights:
     if not path.is_file():
         there = ", ".join(sorted(path.stem for path in SHIPPED_FOLDER.glob("*.safetensors")))
         raise WeightsUnavailable(f"no weights of {variant.name} ship with the project, but of {there or 'no network'}")
-    return replace(Weights.of(path, SHIPPED_SOURCE), caution=SHIPPED_CAUTION)
+    return Weights.of(path, SHIPPED_SOURCE, SHIPPED_CAUTION)
 
 
 def _cached(variant: Variant) -> Weights | None:

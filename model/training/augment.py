@@ -65,12 +65,13 @@ def erase(images: Tensor, share: float) -> Tensor:
     ratio = torch.empty(count).uniform_(math.log(_ERASED_RATIO), -math.log(_ERASED_RATIO)).exp()
     lengths = torch.stack(((area * ratio).sqrt(), (area / ratio).sqrt()), dim=1).clamp(max=1)
     lengths[torch.rand(count) >= share] = 0
-    inside = rectangles(lengths, height, width).to(images.device)
+    starts = torch.rand(count, 2) * (1 - lengths)
+    inside = rectangles(starts, lengths, height, width).to(images.device)
     return torch.where(inside, torch.randn_like(images), images)
 
 
 def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> Mixture:
-    """Each image mixed with its counterpart from the batch's other end, by mixup or cutmix, each half of the time.
+    """Each image mixed with another of the batch, by mixup or cutmix, each half of the time.
 
     `mixup` and `cutmix` are the alphas of lambda's beta distribution, 0 for never. Zhang et al. 2017; Yun et al.
     2019.
@@ -79,18 +80,17 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> Mixture
     if not options:
         return Mixture(images, (targets, targets), 1.0)
     alpha, blend = options[int(torch.randint(len(options), ()))]
-    mixed, lam = blend(images, images.flip(0), torch.distributions.Beta(alpha, alpha).sample().item())
-    return Mixture(mixed, (targets, targets.flip(0)), lam)
+    # By chance, since an image's repetitions lie side by side: mirrored, they would all meet the same other one.
+    partners = torch.randperm(len(images)).to(images.device)
+    mixed, lam = blend(images, images[partners], torch.distributions.Beta(alpha, alpha).sample().item())
+    return Mixture(mixed, (targets, targets[partners]), lam)
 
 
-def rectangles(lengths: Tensor, height: int, width: int) -> Tensor:
-    """What lies in a rectangle at a random place: `lengths` (B, 2) in shares of the image, to bool (B, 1, H, W)."""
-    size = lengths * torch.tensor([height, width])
-    start = torch.rand(len(lengths), 2) * (torch.tensor([height, width]) - size)
+def rectangles(starts: Tensor, lengths: Tensor, height: int, width: int) -> Tensor:
+    """What lies in a rectangle: `starts` and `lengths` (B, 2) in shares of the image, to bool (B, 1, H, W)."""
     rows, columns = (
-        (torch.arange(length) + 0.5 >= start[:, axis, None])
-        & (torch.arange(length) + 0.5 < (start + size)[:, axis, None])
-        for axis, length in enumerate((height, width))
+        (places >= starts[:, axis, None]) & (places < (starts + lengths)[:, axis, None])
+        for axis, places in enumerate((torch.arange(size) + 0.5) / size for size in (height, width))
     )
     return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
@@ -100,8 +100,9 @@ def _blended(images: Tensor, others: Tensor, lam: float) -> tuple[Tensor, float]
 
 
 def _pasted(images: Tensor, others: Tensor, lam: float) -> tuple[Tensor, float]:
-    """A rectangle of the others, the same for all; the new lambda is what is left of the images."""
-    inside = rectangles(torch.full((1, 2), math.sqrt(1 - lam)), *images.shape[2:]).to(images.device)
+    """A rectangle of the others, the same for all, centred anywhere; the new lambda is what is left of the images."""
+    lengths = torch.full((1, 2), math.sqrt(1 - lam))
+    inside = rectangles(torch.rand(1, 2) - lengths / 2, lengths, *images.shape[2:]).to(images.device)
     return torch.where(inside, others, images), 1 - inside.float().mean().item()
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -133,7 +133,11 @@ def _rgb(data: Dataset, index: int) -> Image.Image:
     except BadDataset:
         raise
     except Exception as err:  # decoders raise whatever their library does
-        raise BadDataset(f"{item.name} in {item.source} is no image that can be decoded: {err}") from err
+        reason = "of no known format" if isinstance(err, UnidentifiedImageError) else str(err)
+        raise BadDataset(
+            f"{item.name} in {item.source} is no image that can be decoded ({reason}); "
+            "with one that can in its place the same command goes on"
+        ) from err
 
 
 def _channels_first(image: Image.Image) -> Tensor:

@@ -1,7 +1,8 @@
 """What a run leaves for the exporter: weights, and beside them their labels and how they came to be."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,29 @@ def write_weights(path: Path, network: CrossViT, *, half: bool) -> None:
     """Write the weights of `network` to `path` in one step, in float32 or in half precision (float16)."""
     dtype = torch.float16 if half else torch.float32
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
-    beside = path.with_suffix(".writing")
-    beside.write_bytes(safetensors.torch.save(tensors))  # save_file's are for their owner's eyes alone
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_bytes(safetensors.torch.save(tensors))  # save_file's are for their owner's eyes alone
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` to `path` in one step."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which then takes the place of `path` in one step: there is always a whole one.
+
+    OSError if it cannot be written; nothing is left of it then.
+    """
     beside = path.with_suffix(".writing")
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+    try:
+        yield beside
+        beside.replace(path)
+    except (OSError, RuntimeError) as err:  # RuntimeError is what torch.save makes of a full disk
+        beside.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {err}") from err
 
 
 def has_classes(weights: Path, count: int, labels: Sequence[Label]) -> bool:

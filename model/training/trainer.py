@@ -25,7 +25,7 @@ from model.training.images import Batch, Images
 from model.training.journal import Journal, Row
 from model.training.optimizers import Optimizers
 from model.training.recipe import Recipe, learning_rate
-from model.training.result import WEIGHTS, write_weights
+from model.training.result import WEIGHTS, replacing, write_weights
 from model.training.sampler import Sampler, all_in_order, derive_seed
 
 CHECKPOINT = "checkpoint.pt"
@@ -107,12 +107,16 @@ class Trainer:
                 speed = (self.step - noted_at) * self._recipe.batch / (time.monotonic() - noted)
                 note("training", self._row(grad_norm, speed))
                 noted, noted_at = time.monotonic(), self.step
-            if last or self.step % self._sampler.steps_an_epoch == 0:
+            epoch_ends = last or self.step % self._sampler.steps_an_epoch == 0
+            due = last or time.monotonic() - saved > self._options.checkpoint_seconds
+            if epoch_ends or due:
+                self._check()
+            if epoch_ends:
                 if validation is not None:
                     note("validation", {"step": self.step, "epoch": self._epoch} | self.validate(validation))
                 self._write()
                 noted, noted_at = time.monotonic(), self.step
-            if last or time.monotonic() - saved > self._options.checkpoint_seconds:
+            if due:
                 self._save()
                 saved = time.monotonic()
         self._write()
@@ -169,7 +173,7 @@ class Trainer:
         loss = self._group.sum(torch.stack(self._losses).mean()).item() / self._group.ranks
         self._losses.clear()
         if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at step {self.step}: lower --lr, or raise --warmup-epochs")
+            raise self._diverged(f"the loss is {loss}")
         return {
             "step": self.step,
             "epoch": self._epoch,
@@ -189,12 +193,19 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self._group.device.type, torch.bfloat16) if self._options.bf16 else nullcontext()
 
+    def _check(self) -> None:
+        """Keep no weights that are no numbers: what was written before them stays."""
+        if not all(torch.isfinite(parameter).all() for parameter in self._network.parameters()):
+            raise self._diverged("weights are no numbers")
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(f"{what} at step {self.step}: in another folder, lower --lr or raise --warmup-epochs")
+
     def _write(self) -> None:
         if self._group.first:
             write_weights(self._folder / WEIGHTS, self.result, half=self._options.half)
 
     def _save(self) -> None:
-        """Written beside its place and exchanged for the old one in one step: there is always a whole one."""
         if not self._group.first:
             return
         state = {
@@ -204,13 +215,10 @@ class Trainer:
             "optimizers": self._optimizers.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
         }
-        path = self._folder / CHECKPOINT
-        beside = path.with_suffix(".writing")
-        with beside.open("wb") as file:
+        with replacing(self._folder / CHECKPOINT) as beside, beside.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
 
     def _resume(self) -> None:
         path = self._folder / CHECKPOINT

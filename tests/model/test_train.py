@@ -13,8 +13,9 @@ from PIL import Image
 from pydantic_settings import CliApp
 from safetensors.torch import load_file
 
-from model.train import Arguments, main
+from model.train import Arguments, _alone_in, main
 from model.training.journal import TRAINING, VALIDATION, read
+from model.training.result import replacing
 from tests.model.training import made
 
 RECIPE = ["--variant", "crossvit_tiny", "--resolution", "64", "--batch", "6", "--epochs", "3", "--clip-grad", "1"]
@@ -139,8 +140,50 @@ def test_the_environment_says_nothing_of_a_run(monkeypatch: pytest.MonkeyPatch) 
     assert (given.seed, given.batch, given.weights) == (0, 4096, "none")
 
 
-def test_a_loss_that_is_no_number_ends_the_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--log-steps", "100", "--checkpoint-seconds", "0"]])
+def test_a_run_that_diverges_ends_and_keeps_nothing_of_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
     recipe = [*RECIPE, "--optimizer", "sgd", "--clip-grad", "0", "--lr", "1e9"]
-    assert main([str(data), "--out", str(tmp_path), *recipe, *WAYS]) == 1
-    assert "lower --lr, or raise --warmup-epochs" in capsys.readouterr().err
-    assert not (tmp_path / "model.safetensors").exists()
+    assert main([str(data), "--out", str(tmp_path), *recipe, *WAYS, *options]) == 1
+    assert "in another folder, lower --lr or raise --warmup-epochs" in capsys.readouterr().err
+    for name in ("model.safetensors", "checkpoint.pt"):
+        if (tmp_path / name).exists():
+            tensors = torch.load(tmp_path / name)["network"] if name.endswith(".pt") else load_file(tmp_path / name)
+            assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with _alone_in(tmp_path):
+        assert main([str(data), "--out", str(tmp_path), *RECIPE, *WAYS]) == 1
+    assert "another process trains in" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([str(data), "--out", str(tmp_path / "file"), *RECIPE, *WAYS]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_what_came_to_nothing_is_begun_anew_and_any_name_will_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = made.folder(tmp_path / "data", each=2), tmp_path / "run"
+    made.stripes(0, 8).save(data / "lying" / os.fsdecode(b"caf\xe9.png"))
+    broken = data / "lying" / "broken.png"
+    broken.write_bytes(b"no image")
+    recipe = [*RECIPE, "--batch", "3", "--epochs", "1", "--warmup-epochs", "0", "--repeats", "1"]
+    assert main([str(data), "--out", str(out), *recipe, *WAYS, "--seed", "1"]) == 1
+    assert "of no known format" in capsys.readouterr().err
+    made.stripes(0, 9).save(broken)
+    assert main([str(data), "--out", str(out), *recipe, *WAYS, "--lr", "0.001"]) == 0
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise RuntimeError("unexpected pos 72955968 vs 72955856")  # torch.save's, of a real one
+
+    with (
+        pytest.raises(OSError, match=r"checkpoint.pt cannot be written: unexpected pos"),
+        replacing(tmp_path / "checkpoint.pt") as beside,
+    ):
+        full(beside)
+    assert list(tmp_path.iterdir()) == []
