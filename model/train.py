@@ -171,7 +171,7 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
         if recipe.resolution not in SERVED:
             _say(
                 f"note: it was trained at {recipe.resolution}, is served at {RESOLUTIONS[0]} and above, and is wrong "
-                f"more often there: train on elsewhere, with --weights {args.out / WEIGHTS} --resolution {RESOLUTIONS[0]}"
+                f"more often there: train on, with --weights {args.out / WEIGHTS} --resolution {RESOLUTIONS[0]}"
             )
 
 
