@@ -6,6 +6,8 @@ Each command imports what it alone needs: a service is ready the sooner for it.
 import asyncio
 import os
 import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,8 @@ main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions
 
 # These commands hand all their arguments on, --help too, to where the options are defined.
 _HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+_NETWORK = ("torch", "safetensors", "huggingface_hub")  # to load one
 
 
 @main.callback()
@@ -102,13 +106,13 @@ def bench(context: typer.Context) -> None:
 @main.command(context_settings=_HANDED_ON)
 def export(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
-    os.execv(sys.executable, [sys.executable, "-m", "export.to_onnx", *context.args])  # noqa: S606
+    _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK, "onnx", "onnxscript"))
 
 
 @main.command(context_settings=_HANDED_ON)
 def train(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
-    os.execv(sys.executable, [sys.executable, "-m", "model.train", *context.args])  # noqa: S606
+    _run_instead("model.train", context.args, extra="train", needs=(*_NETWORK, "kornia", "matplotlib", "tensorboard"))
 
 
 @main.command()
@@ -137,6 +141,15 @@ def models(
     for path in others:
         table.add_row("", "", "", "", "", "", _bundle_at(path))
     print_table(table)
+
+
+def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[str]) -> None:
+    """Run another command in this process's place; exit code 1 without what the extra installs."""
+    for package in needs:
+        if find_spec(package) is None:
+            error(f"{package} is not installed: pip install 'crossvit[{extra}]' brings what this command needs")
+            raise typer.Exit(1)
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 
 def _start_processes(settings: "Settings") -> None:

@@ -4,6 +4,7 @@ What crosses between the processes is JSON and raw arrays, nothing that runs: a 
 give wrong pixels, and no more.
 """
 
+import atexit
 import importlib
 import json
 import logging
@@ -167,6 +168,13 @@ def spare(role: str, module: str, *more: str, keep_environment: bool = False) ->
 _Process = tuple[subprocess.Popen[bytes], socket.socket]
 _spares: list[tuple[str, bool, _Process]] = []
 _choosing = threading.Lock()
+
+
+@atexit.register
+def _end_spares() -> None:
+    for _, _, (process, _) in _spares:
+        process.kill()  # it would find out by itself, but for one that hangs
+        process.wait()
 
 
 def _taken(module: str, keep_environment: bool) -> _Process | None:

@@ -94,6 +94,8 @@ def _unwrap(content: object, origin: str) -> Tensors:
         content = inner
     if not isinstance(content, dict) or not content:
         raise BadCheckpoint(f"{origin} holds no state_dict")
+    if {"network", "optimizers"} <= content.keys():
+        raise BadCheckpoint(f"{origin} is what a training run goes on from; its weights are in model.safetensors")
     tensors = {}
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):

@@ -139,10 +139,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with this process, however it ends
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with this process, however it ends
+        except BlockingIOError as err:
+            raise BadRun(f"another process trains in {folder}: choose another --out, or wait for it") from err
         yield
-    except BlockingIOError as err:
-        raise BadRun(f"another process trains in {folder}: choose another --out, or wait for it") from err
     finally:
         os.close(opened)
 

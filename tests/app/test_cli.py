@@ -7,7 +7,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import main
 from tests.app.pictures import encoded, scene
 
 
@@ -104,6 +106,14 @@ def test_models_lists_variants_and_bundles(bundle: Path) -> None:
 
 def test_export_hands_its_arguments_on() -> None:
     assert "invalid choice: 'vit'" in crossvit("export", "--variant", "vit").stderr
+
+
+@pytest.mark.parametrize("command", ["export", "train"])
+def test_what_is_not_installed_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.cli.find_spec", lambda name: None if name == "torch" else name)
+    done = CliRunner().invoke(main, [command, "--help"])
+    assert done.exit_code == 1
+    assert f"error: torch is not installed: pip install 'crossvit[{command}]'" in done.output
 
 
 def test_serve_explains_its_settings() -> None:

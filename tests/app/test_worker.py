@@ -1,6 +1,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +199,15 @@ def test_it_ends_when_the_service_has_gone(worker: Worker) -> None:
     while worker.alive and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not worker.alive
+
+
+def test_one_that_nobody_needed_ends_with_the_service_even_if_it_hangs() -> None:
+    code = (
+        "import os, signal; from app import worker; worker.spare('target', 'json'); "
+        "(_, _, (process, _)), = worker._spares; os.kill(process.pid, signal.SIGSTOP); print(process.pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
 
 
 def test_what_a_worker_logs_is_logged_here(bundle_log: pytest.LogCaptureFixture) -> None:

@@ -100,6 +100,7 @@ def test_another_recipe_does_not_go_on_with_a_run(data: Path, whole: Path, capsy
         (["nowhere"], 1, "there is no nowhere"),
         (["{data}", "--batch", "6", "--weights", "nowhere.pth"], 1, "no weights at nowhere.pth"),
         (["{data}", "--batch", "6", "--weights", "shipped"], 1, "no weights of crossvit_tiny ship with the project"),
+        (["{data}", "--batch", "6", "--weights", "{whole}/checkpoint.pt"], 1, "its weights are in model.safetensors"),
         (["{data}", "--preset", "short", "--min-lr", "3"], 2, "min_lr 3 is over lr 0.002"),
         (["{data}", "--epochs", "10"], 2, "warmup_epochs 30 leave nothing of 10 epochs"),
         (["{data}"], 1, "a batch of 4096 is more than the 18 images"),
@@ -108,9 +109,15 @@ def test_another_recipe_does_not_go_on_with_a_run(data: Path, whole: Path, capsy
     ],
 )
 def test_bad_input_is_named(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], code: int, message: str
+    data: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    message: str,
 ) -> None:
-    given = [option.format(data=data) for option in options]
+    given = [option.format(data=data, whole=whole) for option in options]
     assert main([*given, "--variant", "crossvit_tiny", "--out", str(tmp_path / "run")]) == code
     assert message in capsys.readouterr().err
 
