@@ -1,7 +1,6 @@
 """The hub is a small stand-in on loopback that speaks the hub's protocol; its client is the real one."""
 
 import hashlib
-import json
 import os
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants as hub_settings
 
 from model import weights
 from model.checkpoint import BadCheckpoint
@@ -26,6 +26,7 @@ from tests.conftest import free_port
 TINY = VARIANTS["crossvit_tiny"]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 CHECKPOINT = b"the weights of crossvit_tiny" * 1000
+PATHS = "{repo_id}/resolve/{revision}/{filename}"
 SHA256 = hashlib.sha256(CHECKPOINT).hexdigest()
 
 
@@ -76,49 +77,30 @@ def start_hub() -> Iterator[Hub]:
 
 @dataclass
 class Found:
-    """What `find` did in a process of its own, since the hub's client reads its settings when it is imported."""
+    """What `find` gave, what it said, and how long it took."""
 
-    screen: str
-    id: str
-    source: str
+    weights: Weights
     said: list[str]
-    error: str
     seconds: float
 
 
-SCRIPT = """
-import json, sys, time
-from pathlib import Path
-from model import weights
-from model.spec import VARIANTS
-weights.SHIPPED_FOLDER = Path(sys.argv[2])
-said = []
-started = time.monotonic()
-try:
-    found, error = weights.find(sys.argv[1], VARIANTS["crossvit_tiny"], said.append), ""
-except weights.WeightsUnavailable as err:
-    found, error = weights.Weights("", "", None), str(err)
-print(json.dumps([found.id, found.source, said, error, time.monotonic() - started]))
-"""
-
-
 @pytest.fixture
-def find_with(tmp_path: Path) -> Callable[[str, str], Found]:
+def find_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Found]:
+    """`find` with a hub, a cache and a folder of shipped weights of its own.
+
+    The hub's client reads its settings from the environment when it is imported, once for all tests.
+    """
+    monkeypatch.setattr(hub_settings, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path / "shipped")
+
     def run(choice: str, endpoint: str) -> Found:
-        env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
-        env.pop("HF_HUB_OFFLINE", None)
-        command = [sys.executable, "-c", SCRIPT, choice, str(tmp_path / "shipped")]
-        ours, theirs = os.openpty()  # the progress bar shows on a terminal only
-        termios.tcsetwinsize(theirs, (24, 120))
-        try:
-            done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False)
-            os.write(theirs, b"\n")
-            screen = os.read(ours, 100_000).decode()
-        finally:
-            os.close(ours)
-            os.close(theirs)
-        assert done.returncode == 0, screen
-        return Found(screen, *json.loads(done.stdout.splitlines()[-1]))
+        monkeypatch.setattr(hub_settings, "ENDPOINT", endpoint)
+        monkeypatch.setattr(hub_settings, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{PATHS}")
+        said: list[str] = []
+        started = time.monotonic()
+        found = find(choice, TINY, said.append)
+        return Found(found, said, time.monotonic() - started)
 
     return run
 
@@ -126,25 +108,45 @@ def find_with(tmp_path: Path) -> Callable[[str, str], Found]:
 FindWith = Callable[[str, str], Found]
 
 
-def test_auto_downloads_from_the_hub_with_a_progress_bar(hub: Hub, find_with: FindWith) -> None:
-    found = find_with("auto", hub.url)
-    assert found.id == f"sha256:{SHA256}"
-    assert found.source == f"Hugging Face hub, timm/crossvit_tiny_240.in1k at {REVISION}"
-    assert "model.safetensors: 100%" in found.screen
+SCRIPT = """
+from model.spec import VARIANTS
+from model.weights import find
+found = find("auto", VARIANTS["crossvit_tiny"], print)
+print(found.id, found.source, sep=", ")
+"""
+
+
+def test_auto_downloads_from_the_hub_that_the_environment_names_with_a_progress_bar(hub: Hub, tmp_path: Path) -> None:
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+    env.pop("HF_HUB_OFFLINE", None)
+    ours, theirs = os.openpty()  # the progress bar shows on a terminal only
+    termios.tcsetwinsize(theirs, (24, 120))
+    try:
+        command = [sys.executable, "-c", SCRIPT]
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False)
+        os.write(theirs, b"\n")
+        screen = os.read(ours, 100_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 0, screen
+    source = f"Hugging Face hub, timm/crossvit_tiny_240.in1k at {REVISION}"
+    assert done.stdout.decode() == f"sha256:{SHA256}, {source}\n"
+    assert "model.safetensors: 100%" in screen
 
 
 @pytest.mark.parametrize("choice", ["auto", "hub"])
 def test_a_cached_download_needs_no_hub(hub: Hub, find_with: FindWith, choice: str) -> None:
     find_with("hub", hub.url)
     again = find_with(choice, f"http://127.0.0.1:{free_port()}")
-    assert again.id == f"sha256:{SHA256}"
+    assert again.weights.id == f"sha256:{SHA256}"
     assert [path for path in hub.gets if path.endswith(".safetensors")] == hub.gets[-1:]
     assert again.said == []
 
 
 def test_a_download_that_is_not_what_the_hub_named_is_refused(hub: Hub, find_with: FindWith) -> None:
     hub.sent = CHECKPOINT[:-1] + b"!"
-    with pytest.raises(AssertionError, match="its sha256 is not its name"):
+    with pytest.raises(BadCheckpoint, match="its sha256 is not its name"):
         find_with("auto", hub.url)
 
 
@@ -167,7 +169,7 @@ def test_auto_without_a_hub_ends_untrained_within_five_seconds(
     kind: str, request: pytest.FixtureRequest, find_with: FindWith
 ) -> None:
     found = find_with("auto", request.getfixturevalue(kind))
-    assert found.id == UNTRAINED
+    assert found.weights.id == UNTRAINED
     assert found.seconds < 5
     assert "not to be had from the Hugging Face hub" in found.said[0]
 
@@ -176,7 +178,7 @@ def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: Fi
     (tmp_path / "shipped").mkdir()
     (tmp_path / "shipped" / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
     found = find_with("auto", dead_hub)
-    assert (found.id, found.source) == (f"sha256:{SHA256}", weights.SHIPPED_SOURCE)
+    assert (found.weights.id, found.weights.source) == (f"sha256:{SHA256}", weights.SHIPPED_SOURCE)
 
 
 def test_what_ships_comes_with_its_labels_and_a_caution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,11 +196,13 @@ def test_what_ships_comes_with_its_labels_and_a_caution(tmp_path: Path, monkeypa
 
 
 def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:
-    assert "the path of a checkpoint does as well" in find_with("hub", dead_hub).error
+    with pytest.raises(WeightsUnavailable, match="the path of a checkpoint does as well"):
+        find_with("hub", dead_hub)
 
 
 def test_a_hub_without_the_repository_is_an_error(hub: Hub, find_with: FindWith) -> None:
-    assert "RepositoryNotFoundError" in find_with("hub", f"{hub.url}/elsewhere").error
+    with pytest.raises(WeightsUnavailable, match="RepositoryNotFoundError"):
+        find_with("hub", f"{hub.url}/elsewhere")
 
 
 def test_a_path_is_that_file_and_nothing_else(tmp_path: Path) -> None:

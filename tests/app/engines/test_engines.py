@@ -1,5 +1,7 @@
 """The real engines on the real graph; the graph itself is compared in tests/export/test_to_onnx.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -64,3 +66,15 @@ def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
     engine.load(224)
     logits = engine.run(rule.images(224))[0]
     assert 1e-5 < np.abs(logits - GOLDEN["logits_224"]).max() < 0.15  # not float32 in disguise, and not wrong
+
+
+@pytest.mark.parametrize("module", ["app.engines.ort", "export.proof"])
+def test_onnx_runtime_tells_nobody_how_it_is_used(bundle: Path, tmp_path: Path, module: str) -> None:
+    """It keeps what it is going to send in the home folder."""
+    code = (
+        f"import {module}, onnxruntime; onnxruntime.InferenceSession({str(bundle / 'model.onnx')!r}); "
+        "from pathlib import Path; print(*Path.home().rglob('*'), end='')"
+    )
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}  # without CI's, where it says nothing
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
