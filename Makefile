@@ -14,6 +14,9 @@ ENGINES := $(if $(GPU),gpu,cpu)
 EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,train,otel,dev
 INSTALLED := .venv/.installed-$(ENGINES)
 
+# What is imported keeps its bytecode; compiling all that is installed would take a minute.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: serve test check audit lock sbom bench bench-full format clean
 
 serve: $(INSTALLED)
@@ -67,5 +70,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip  # of 2023, as Python 3.11 brings it, takes twice as long
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'  # most is never imported
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
