@@ -163,9 +163,9 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture(scope="session")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of `bundle` in float32, ready."""
+    """A server of `bundle` in float32 and batches of up to 4, ready."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with running(log, "--bundle", str(bundle), "--precision", "f32") as started:
+    with running(log, "--bundle", str(bundle), "--precision", "f32", "--max-batch", "4") as started:
         started.wait_until_ready()
         yield started
 
