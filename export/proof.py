@@ -16,6 +16,7 @@ from export.photos import views
 from model.spec import Preprocessing
 
 BATCH = 3
+ENGINE = f"onnxruntime {onnxruntime.__version__}"  # the one that proves
 
 
 @dataclass(frozen=True)

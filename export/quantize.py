@@ -10,7 +10,6 @@ import importlib.util
 import io
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -117,19 +116,8 @@ def _unsigned(model: ir.Model) -> None:
 
 
 def _nncf() -> Any:
-    """NNCF without its telemetry: importing it writes an id to the home folder, and each call tells Google Analytics.
+    import nncf
 
-    It goes without where the package for that is not installed, which is what it is made to believe.
-    """
-    name = "openvino_telemetry"
-    before = sys.modules.get(name)
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import nncf
-    finally:
-        del sys.modules[name]
-        if before is not None:
-            sys.modules[name] = before
     nncf.set_log_level(logging.ERROR)
     return nncf
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import onnx
 import onnx_ir
-import onnxruntime
 
 from export.agreement import Disagreement
 from export.bundle import (
@@ -38,7 +37,7 @@ from export.half import DTYPES
 from export.int8 import add_int8, calibration_id
 from export.photos import NoPhotos
 from export.precision import add_precision, file_name, float32_answers
-from export.proof import BATCH, record, references, worst_differences
+from export.proof import BATCH, ENGINE, record, references, worst_differences
 from export.quantize import NotInstalled, require
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
@@ -149,7 +148,7 @@ def export(
             "files": {name: sha256(folder / name) for name in written},
             "parity": {
                 "reference": f"PyTorch {version('torch')}, float32",
-                "engine": f"onnxruntime {onnxruntime.__version__}, float32",
+                "engine": f"{ENGINE}, float32",
                 "batches": [1, BATCH],
                 "tolerance": TOLERANCE,
                 "worst": {str(resolution): difference for resolution, difference in worst.items()},
