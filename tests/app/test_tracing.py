@@ -260,7 +260,7 @@ def test_what_is_left_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "8")
     monkeypatch.setattr(tracing, "_LAST_SECONDS", 0.2)
     release = threading.Event()
 
@@ -274,7 +274,7 @@ def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(monkeypatc
         traces.record("POST", "/classify", 200, {}, state)
         started = time.perf_counter()
         traces.close()
-        assert time.perf_counter() - started < 0.8
+        assert time.perf_counter() - started < 4
         release.set()
 
 

@@ -43,6 +43,7 @@ def int8(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
     return home / "model.int8.onnx"
 
 

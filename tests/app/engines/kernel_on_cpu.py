@@ -7,7 +7,9 @@ what only a GPU does: the real compiler's arithmetic, memory of its own, streams
 import ctypes
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,16 +50,26 @@ class _Index(ctypes.Structure):
 
 
 def compiled(folder: Path) -> ctypes.CDLL | None:
-    """The kernels as a library in `folder`; None without g++."""
+    """The kernels as the library kernels.so in `folder`; None without g++."""
+    library = _library()
+    if library is None:
+        return None
+    (folder / "kernels.so").write_bytes(library)
+    return ctypes.CDLL(str(folder / "kernels.so"))
+
+
+@cache
+def _library() -> bytes | None:
     compiler = shutil.which("g++")
     if compiler is None:
         return None
-    source, library = folder / "kernels.cpp", folder / "kernels.so"
-    source.write_text(_HARNESS % _SOURCE)
     # Fused products round once where Pillow rounds twice.
     options = ["-O2", "-Wall", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
-    subprocess.run([compiler, *options, "-o", library, source], check=True)
-    return ctypes.CDLL(str(library))
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+        source.write_text(_HARNESS % _SOURCE)
+        subprocess.run([compiler, *options, "-o", library, source], check=True)
+        return library.read_bytes()
 
 
 def by_pillow(bodies: Sequence[bytes]) -> list[NDArray[np.uint8] | None]:
