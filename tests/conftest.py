@@ -26,6 +26,8 @@ TINY = VARIANTS["crossvit_tiny"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what engines compile for this session, and away from what the developer's own services keep."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # it has the session's folder
     folder = tempfile.TemporaryDirectory(prefix="crossvit-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["XDG_CACHE_HOME"] = folder.name

@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from tests import rule
 SIDES = (224, 240, 480)
 
 
+@cache
 def static(bundle: Path, side: int) -> ir.Model:
+    """The graph at `side`, which nobody may change."""
     model = ir.load(bundle / "model.onnx")
     fix_side(model, side)
     return model
