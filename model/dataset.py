@@ -110,10 +110,15 @@ def _items(path: Path) -> Iterable[Item]:
 
 
 def _names(root: Path) -> Iterator[str]:
-    """All files below `root`, symbolic links followed."""
-    for folder, _, files in os.walk(root, followlinks=True):
+    """All files below `root`, symbolic links followed, but for those to a folder that they lie in."""
+    for folder, folders, files in os.walk(root, followlinks=True):
         inside = Path(folder).relative_to(root)
+        folders[:] = [name for name in folders if not _leads_back(Path(folder, name))]
         yield from (str(inside / file) for file in files)
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and any(folder.samefile(around) for around in folder.absolute().parents)
 
 
 def _by_folder(source: Path, names: Iterable[str], around: int = 0) -> list[Item]:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -136,6 +136,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """The folder, made if need be; BadRun if another process trains there."""
     if folder.exists() and not folder.is_dir():
         raise BadRun(f"{folder} is no folder: choose another --out")
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
     try:
@@ -145,6 +146,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
             raise BadRun(f"another process trains in {folder}: choose another --out, or wait for it") from err
         yield
     finally:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()  # unless anything came of it
         os.close(opened)
 
 

@@ -1,6 +1,7 @@
 """`--answers FILE.csv`: a row for each image."""
 
 import csv
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from app.errors import BadParameter
 from app.evaluate.run import Failure, Outcome
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a user's share of it, a file
 _FIELDS = ("source", "name", "truth", "index", "wnid", "label", "score", "rank", "error")
 
 
@@ -18,13 +20,22 @@ def written(path: Path | None) -> Iterator[Callable[[Outcome], None]]:
         yield lambda _: None
         return
     try:
-        file = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        file = path.open("w", buffering=1, newline="", encoding="utf-8", errors="backslashreplace")
     except OSError as err:
-        raise BadParameter(f"{path} cannot be written: {err.strerror}") from err
-    with file:
-        rows = csv.DictWriter(file, _FIELDS)
-        rows.writeheader()
-        yield lambda outcome: rows.writerow(_row(outcome))
+        raise _unwritable(path, err) from err
+    try:
+        with file:
+            rows = csv.DictWriter(file, _FIELDS)
+            rows.writeheader()
+            yield lambda outcome: rows.writerow(_row(outcome))
+    except OSError as err:
+        if err.errno not in _FULL:
+            raise  # it is of something else
+        raise _unwritable(path, err) from err
+
+
+def _unwritable(path: Path, err: OSError) -> BadParameter:
+    return BadParameter(f"{path} cannot be written: {err.strerror}")
 
 
 def _row(outcome: Outcome) -> dict[str, object]:

@@ -412,6 +412,7 @@ def test_ctrl_c_prints_what_was_measured(some: Path) -> None:
         (["some", "--engine", "abacus"], "setting engine: Input should be"),
         (["some", "--plot", "/nowhere/a.png"], "--plot /nowhere/a.png: there is no such folder"),
         (["some", "--answers", "/nowhere/a.csv"], "/nowhere/a.csv cannot be written: No such file"),
+        (["some", "--answers", "/dev/full"], "/dev/full cannot be written: No space left"),
     ],
 )
 def test_what_cannot_be_measured_is_a_sentence(

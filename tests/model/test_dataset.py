@@ -88,6 +88,16 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert seen(Dataset([tmp_path / "data"])) == EXPECTED
 
 
+def test_a_link_back_leads_nowhere(tmp_path: Path) -> None:
+    data = folder(tmp_path / "data")
+    (data / "n01" / "all").symlink_to(data)
+    (data / "n01" / "other").symlink_to(data / "n02")
+    (data / "n02" / "one").symlink_to(data / "n01")
+    (data / "n02" / "gone").symlink_to(tmp_path / "nowhere")
+    linked = ["n01/other/c.png", "n02/one/a.jpg", "n02/one/b.JPEG"]
+    assert sorted(item.name for item in Dataset([data]).items) == sorted(ORDER + linked)
+
+
 def test_classes_that_are_indices_are_in_the_order_of_numbers(tmp_path: Path) -> None:
     assert Dataset([folder(tmp_path, {f"{index}/a.jpg": b"" for index in range(12)})]).categories[-2:] == ["10", "11"]
 

@@ -120,6 +120,7 @@ def test_bad_input_is_named(
     given = [option.format(data=data, whole=whole) for option in options]
     assert main([*given, "--variant", "crossvit_tiny", "--out", str(tmp_path / "run")]) == code
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
