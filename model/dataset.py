@@ -111,10 +111,14 @@ def _items(path: Path) -> Iterable[Item]:
 
 def _names(root: Path) -> Iterator[str]:
     """All files below `root`, symbolic links followed, but for those to a folder that they lie in."""
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
         inside = Path(folder).relative_to(root)
         folders[:] = [name for name in folders if not _leads_back(Path(folder, name))]
         yield from (str(inside / file) for file in files)
+
+
+def _raise(err: OSError) -> None:
+    raise err
 
 
 def _leads_back(folder: Path) -> bool:
@@ -150,22 +154,33 @@ def _sorted(categories: Iterable[str]) -> list[str]:
 
 
 def _by_key(source: Path) -> Iterator[Item]:
-    """The samples of a tar file, files with a common key being next to each other."""
-    images: dict[str, tuple[str, tuple[int, int]]] = {}
-    classes: dict[str, str] = {}
     with tarfile.open(source, "r:") as archive:
-        for member in archive:
-            folder, slash, name = member.name.rpartition("/")
-            key, _, extension = name.partition(".")
-            key = f"{folder}{slash}{key}"
-            if f".{extension.lower()}" in SUFFIXES:
-                images[key] = member.name, (member.offset_data, member.size)
-            elif extension == "cls" and (file := archive.extractfile(member)) is not None:
-                classes[key] = file.read().decode(errors="replace").strip()
-    for key, (name, span) in images.items():
-        if not classes.get(key):
-            raise BadDataset(f"{source}: {name} has no class: {key}.cls is missing or empty")
-        yield Item(source, name, classes[key], span)
+        for key, sample in _samples(archive):
+            images = [member for extension, member in sample.items() if f".{extension}" in SUFFIXES]
+            said = archive.extractfile(sample["cls"]) if "cls" in sample else None
+            category = said.read().decode(errors="replace").strip() if said else ""
+            for image in images:
+                if not category:
+                    raise BadDataset(
+                        f"{source}: {image.name} has no class: {key}.cls is missing or empty, or not beside it"
+                    )
+                yield Item(source, image.name, category, (image.offset_data, image.size))
+
+
+def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    """WebDataset's: files with a common key, which are next to each other, by their extension."""
+    last, sample = "", dict[str, tarfile.TarInfo]()
+    for member in archive:
+        folder, slash, name = member.name.rpartition("/")
+        if not member.isfile() or name.startswith("."):
+            continue
+        stem, _, extension = name.partition(".")
+        key, extension = f"{folder}{slash}{stem}", extension.lower()
+        if key != last or extension in sample:
+            yield last, sample
+            last, sample = key, {}
+        sample[extension] = member
+    yield last, sample
 
 
 def _list(paths: Sequence[Path]) -> str:

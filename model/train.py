@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.checkpoint import BadCheckpoint
 from model.dataset import BadDataset, Dataset
-from model.labels import labels_of, recipe_beside
+from model.labels import labels_beside, labels_of, recipe_beside
 from model.spec import RESOLUTIONS, VARIANTS
 from model.training.group import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
@@ -109,15 +110,19 @@ class Arguments(Recipe, BaseSettings):
 def main(arguments: list[str] | None = None) -> int:
     try:
         args = CliApp.run(Arguments, cli_args=sys.argv[1:] if arguments is None else arguments)
-        train(args)
     except ValidationError as err:
         first = err.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
         return _failed(f"{option}{first['msg']}", 2)
+    try:
+        train(args)
     except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError) as err:
         return _failed(str(err), 1)
     except KeyboardInterrupt:
-        return _failed("interrupted; the same command goes on from the last checkpoint", 130)
+        kept = (args.out / CHECKPOINT).is_file()
+        return _failed(
+            f"interrupted; the same command {'goes on from the last checkpoint' if kept else 'begins anew'}", 130
+        )
     return 0
 
 
@@ -139,6 +144,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
+    _locks.add(opened)
     try:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with this process, however it ends
@@ -149,7 +155,18 @@ def _alone_in(folder: Path) -> Iterator[None]:
         if made:
             with suppress(OSError):
                 folder.rmdir()  # unless anything came of it
+        _locks.remove(opened)
         os.close(opened)
+
+
+def _let_go() -> None:
+    """In a process that reads files for the one that trains: where that is killed, its lock must go with it."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+_locks: set[int] = set()
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
@@ -174,13 +191,17 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
     if group.first:
         _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
         if recipe.resolution not in SERVED:
+            go_on = shlex.join(["--weights", str(args.out / WEIGHTS), "--resolution", str(RESOLUTIONS[0])])
             _say(
                 f"note: it was trained at {recipe.resolution}, is served at {RESOLUTIONS[0]} and above, and is wrong "
-                f"more often there: train on, with --weights {args.out / WEIGHTS} --resolution {RESOLUTIONS[0]}"
+                f"more often there: train on, with {go_on}"
             )
 
 
 def _check(args: Arguments, data: Dataset, checks: Dataset | None, group: Group) -> None:
+    for category in data.categories:
+        if category != category.strip() or not _is_text(category):
+            raise BadRun(f"{category!r} cannot be a label: no blanks at its ends, and UTF-8; rename the folder")
     if len(data.categories) < 2:
         raise BadRun(
             f"all images are of one class, {data.categories[0]!r}: classes are the folders below {args.data[0]}"
@@ -194,10 +215,10 @@ def _check(args: Arguments, data: Dataset, checks: Dataset | None, group: Group)
 
 
 def _described(recipe: Recipe, data: Dataset, weights: Weights | None, *, kept: bool) -> str:
-    names = ", ".join(data.categories[:3])
+    names = ", ".join(data.categories[:3]) + (", …" if len(data.categories) > 3 else "")
     start = f"{weights.id}, {weights.source}; {'its' if kept else 'a new'} head" if weights else "random weights"
     return (
-        f"{recipe.variant} at {recipe.resolution}: {len(data)} images, {len(data.categories)} classes ({names}, …), "
+        f"{recipe.variant} at {recipe.resolution}: {len(data)} images, {len(data.categories)} classes ({names}), "
         f"from {start}"
     )
 
@@ -207,7 +228,10 @@ def _images(
 ) -> Images:
     targets = data.indices(categories)
     if args.in_memory:
-        return InMemory(data, targets, args.in_memory, group.device, advance)
+        try:
+            return InMemory(data, targets, args.in_memory, group.device, advance)
+        except RuntimeError as err:  # torch's, of any memory
+            raise BadRun(f"--in-memory {args.in_memory}: {len(data)} images have no place there ({err})") from err
     return FromFiles(data, targets, group.device, args.workers)
 
 
@@ -221,13 +245,19 @@ def _begin(path: Path, args: Arguments, data: Dataset, weights: Weights | None, 
         | {"processes": group.ranks},
         "versions": {package: version(package) for package in ("crossvit", "torch", "kornia", "pillow")},
     }
-    if not (path.is_file() and any((path.parent / name).is_file() for name in (CHECKPOINT, WEIGHTS))):
+    results = [file for file in (path.parent / CHECKPOINT, path.parent / WEIGHTS) if file.is_file()]
+    if not path.is_file() and (labels := labels_beside(path.parent / WEIGHTS)):
+        results.append(labels)
+    if not results:
         write_json(path, run)
         return
-    standing = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        standing = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise BadRun(f"{results[0]} is of no run that is described in {path.name}: choose another --out") from err
     differences = list(_differences(standing, run | {"versions": standing.get("versions")}))
     if differences:
-        raise BadRun(f"{path.parent} has another run: {'; '.join(differences)}. Choose another --out, or remove it")
+        raise BadRun(f"{path.parent} has another run: {'; '.join(differences)}. Choose another --out")
 
 
 def _names_sha256(data: Dataset) -> str:
@@ -265,8 +295,16 @@ def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None
 
 
 def _export_command(args: Arguments) -> str:
-    weights, bundle = args.out / WEIGHTS, Path("artifacts") / args.out.resolve().name
-    return f"python export/to_onnx.py --variant {args.variant} --weights {weights} --out {bundle}"
+    weights, bundle = str(args.out / WEIGHTS), str(Path("artifacts") / args.out.resolve().name)
+    return shlex.join(["crossvit", "export", "--variant", args.variant, "--weights", weights, "--out", bundle])
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8
+        return False
+    return True
 
 
 def _say(line: str) -> None:

@@ -15,19 +15,32 @@ _FIELDS = ("source", "name", "truth", "index", "wnid", "label", "score", "rank",
 
 @contextmanager
 def written(path: Path | None) -> Iterator[Callable[[Outcome], None]]:
-    """What writes an outcome to `path`, or nothing if there is none; BadParameter if it cannot be written."""
+    """What writes an outcome to `path`, or nothing if there is none; BadParameter if it cannot be written.
+
+    What stood there stays until the first outcome.
+    """
     if path is None:
         yield lambda _: None
         return
     try:
-        file = path.open("w", buffering=1, newline="", encoding="utf-8", errors="backslashreplace")
+        file = path.open("a", buffering=1, newline="", encoding="utf-8", errors="backslashreplace")
     except OSError as err:
         raise _unwritable(path, err) from err
     try:
         with file:
             rows = csv.DictWriter(file, _FIELDS)
-            rows.writeheader()
-            yield lambda outcome: rows.writerow(_row(outcome))
+            begun = False
+
+            def write(outcome: Outcome) -> None:
+                nonlocal begun
+                if not begun:
+                    if path.is_file():  # and no pipe
+                        file.truncate(0)
+                    rows.writeheader()
+                    begun = True
+                rows.writerow(_row(outcome))
+
+            yield write
     except OSError as err:
         if err.errno not in _FULL:
             raise  # it is of something else

@@ -89,8 +89,12 @@ def evaluate(
                 server, url=url, key=api_key, clients=clients or _CLIENTS, model=model, resolution=resolution
             )
         report = _measured(paths, limit, open_source, answers)
-        print_report(report, output, top_classes)
-        draw(report)
+        try:
+            print_report(report, output, top_classes)
+        except OSError as err:
+            raise BadParameter(f"the figures cannot be printed: {err.strerror}") from err
+        finally:
+            draw(report)
     if report.interrupted:
         raise typer.Exit(STOPPED)
     raise typer.Exit(1 if report.errors else 0)

@@ -127,6 +127,8 @@ def _rgb(data: Dataset, index: int) -> Image.Image:
     try:
         with Image.open(BytesIO(data.read(index))) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits of grey, of which the upper count; convert() would clip them
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             if upright.has_transparency_data:
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
             return upright.convert("RGB")

@@ -59,8 +59,16 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        whole = [row for row in csv.DictReader(file) if all(row.values())]  # a kill may have cut the last
-        return [{name: float(value) for name, value in row.items()} for row in whole]
+        rows = [_numbers(row) for row in csv.DictReader(file)]
+        return [row for row in rows if row is not None]
+
+
+def _numbers(row: dict[str, str]) -> Row | None:
+    """None for a row that a kill has cut, which is the last."""
+    try:
+        return {name: float(value) for name, value in row.items()}
+    except (TypeError, ValueError):
+        return None
 
 
 def draw(folder: Path) -> None:

@@ -13,7 +13,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Recipe(BaseModel):
     """How a network is trained. The defaults are the paper's (section 4.1), with DeiT's average of the weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     variant: Annotated[Literal[tuple(VARIANTS)], Field(description="the network")]  # type: ignore[valid-type]
     resolution: Annotated[
@@ -21,7 +21,7 @@ class Recipe(BaseModel):
     ] = 224
     epochs: Annotated[float, Field(gt=0, description="as many images as there are count as one")] = 300
     batch: Annotated[int, Field(ge=1, description="images in a step, on all GPUs together")] = 4096
-    seed: Annotated[int, Field(ge=0, description="of everything that is left to chance")] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63, description="of everything that is left to chance")] = 0
 
     # The optimiser
     optimizer: Annotated[

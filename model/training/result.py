@@ -41,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     except (OSError, RuntimeError) as err:  # RuntimeError is what torch.save makes of a full disk
         beside.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {err}") from err
+        cause = "" if isinstance(err, OSError) else "; the disk may be full"
+        raise OSError(f"{path} cannot be written: {err}{cause}") from err
 
 
 def has_classes(weights: Path, count: int, labels: Sequence[Label]) -> bool:

@@ -69,7 +69,7 @@ class Trainer:
         )
         self.steps = max(round(recipe.epochs * self._sampler.steps_an_epoch), 1)
         self.step = 0
-        self._losses: list[Tensor] = []  # of the steps since the last row of the journal
+        self._losses: list[Tensor] = []  # of the steps since the last row of the journal, in all processes
         self._mean, self._std = (
             torch.tensor(values, device=group.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
@@ -140,7 +140,7 @@ class Trainer:
         return {"loss": loss_sum / count, "top1": top1 / count, "top5": top5 / count}
 
     def _train(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
-        """A step; the mean loss of this process' images, and the gradient's norm."""
+        """A step; the mean loss of its images, and the gradient's norm."""
         total = torch.zeros((), device=self._group.device)
         parts = self._sampler.chunks_a_step
         for part, (pixels, targets) in enumerate(islice(batches, parts)):
@@ -156,7 +156,7 @@ class Trainer:
         grad_norm = self._optimizers.step(self._learning_rate(self.step), self._recipe.clip_grad)
         if self._average is not None:
             self._average.update_parameters(self._network)
-        return total, grad_norm
+        return self._group.sum(total) / self._group.ranks, grad_norm
 
     def _augmented(self, images: Tensor, targets: Tensor) -> Mixture:
         if self._recipe.rand_augment:
@@ -170,7 +170,7 @@ class Trainer:
         return (images - self._mean) / self._std
 
     def _row(self, grad_norm: Tensor, images_per_second: float) -> Row:
-        loss = self._group.sum(torch.stack(self._losses).mean()).item() / self._group.ranks
+        loss = torch.stack(self._losses).mean().item()
         self._losses.clear()
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")

@@ -25,12 +25,14 @@ from app.bundle import Label, open_bundle
 from app.cli import main
 from app.errors import BadParameter, NotReady
 from app.evaluate import run as running
+from app.evaluate.answers import _FIELDS, written
 from app.evaluate.engines import seen
-from app.evaluate.run import patiently, sample
+from app.evaluate.run import Failure, Outcome, patiently, sample
 from app.evaluate.tally import Compared, Figures, Seen, Tally, bin_of, wilson
 from app.evaluate.truth import Answers, match
 from app.image import decode
 from app.schemas import Prediction
+from model.dataset import Item
 from tests.app import slow_service as slow
 from tests.app.pictures import encoded, scene
 from tests.app.slow_service import KEY, RETRY_AFTER, slow_service
@@ -317,6 +319,29 @@ def test_what_has_no_answer_is_named_and_the_rest_is_measured(bundle: Path, labe
     assert (broken["name"], broken["index"]) == ("n01440764/[broken].jpg", "")
 
 
+@pytest.mark.parametrize("name", ["nothing", "bundle"])
+def test_answers_that_stood_stay_until_there_are_others(
+    bundle: Path, labelled: Labelled, tmp_path: Path, name: str
+) -> None:
+    data, answers = labelled.folder(tmp_path / "data"), tmp_path / "answers.csv"
+    answers.write_text("what was measured before\n" * 100)
+    chosen = ["--bundle", tmp_path / name] if name == "nothing" else ["--bundle", bundle, "--resolution", 300]
+    assert evaluate(data, *chosen, "--answers", answers).exit_code == 2
+    assert answers.read_text() == "what was measured before\n" * 100
+    with written(answers) as write:
+        write(Outcome(Item(data, "a.jpg", "a"), Failure("kind", "broken")))
+    assert answers.read_text() == f"{','.join(_FIELDS)}\n{data},a.jpg,a,,,,,,broken\n"
+
+
+def test_answers_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
+    outcome = Outcome(Item(tmp_path, "a.jpg", "a"), Failure("kind", "broken"))
+    with (
+        pytest.raises(BadParameter, match="/dev/full cannot be written: No space left"),
+        written(Path("/dev/full")) as write,
+    ):
+        write(outcome)
+
+
 # A server
 
 
@@ -412,7 +437,6 @@ def test_ctrl_c_prints_what_was_measured(some: Path) -> None:
         (["some", "--engine", "abacus"], "setting engine: Input should be"),
         (["some", "--plot", "/nowhere/a.png"], "--plot /nowhere/a.png: there is no such folder"),
         (["some", "--answers", "/nowhere/a.csv"], "/nowhere/a.csv cannot be written: No such file"),
-        (["some", "--answers", "/dev/full"], "/dev/full cannot be written: No space left"),
     ],
 )
 def test_what_cannot_be_measured_is_a_sentence(

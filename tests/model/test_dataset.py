@@ -1,8 +1,10 @@
+import errno
 import multiprocessing
+import os
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -112,6 +114,30 @@ def test_a_tar_file_of_webdataset(tmp_path: Path) -> None:
     }
     data = Dataset([tarred(tmp_path / "x.tar", files)])
     assert seen(data) == [("./s/00.jpg", "3", b"zero"), ("./s/01.jpg", "7", b"one")]
+
+
+def test_keys_of_a_tar_file_may_come_again(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for category in (b"cat", b"dog"):
+            for name, body in (("0.jpg", category * 2), ("0.cls", category), ("._0.jpg", b"of macOS")):
+                member = tarfile.TarInfo(name)
+                member.size = len(body)
+                archive.addfile(member, BytesIO(body))
+    assert seen(Dataset([tmp_path / "x.tar"])) == [("0.jpg", "cat", b"catcat"), ("0.jpg", "dog", b"dogdog")]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, scan = folder(tmp_path / "data"), os.scandir
+
+    def refusing(path: str) -> Iterator[os.DirEntry[str]]:  # whoever runs this may read everything
+        if path.endswith("n02"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing)
+        with pytest.raises(BadDataset, match=r"cannot read .*data: .*Permission denied: '.*n02'"):
+            Dataset([data])
 
 
 def test_the_order_is_that_of_names_however_they_are_spread(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The command: runs that end, are killed, go on, and are exported."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,8 @@ def test_another_recipe_does_not_go_on_with_a_run(data: Path, whole: Path, capsy
         (["{data}", "--epochs", "10"], 2, "warmup_epochs 30 leave nothing of 10 epochs"),
         (["{data}"], 1, "a batch of 4096 is more than the 18 images"),
         (["{data}", "--batch", "6", "--device", "cuda"], 1, "PyTorch finds no GPU"),
+        (["{data}", "--epochs", "inf"], 2, "--epochs: Input should be a finite number"),
+        (["{data}", "--seed", "9" * 20], 2, "--seed: Input should be less than"),
         (["{data}", "--resolution", "100"], 2, "--resolution: Input should be a multiple of 32"),
     ],
 )
@@ -123,6 +127,13 @@ def test_bad_input_is_named(
     assert not (tmp_path / "run").exists()
 
 
+def test_images_that_memory_cannot_hold_are_a_sentence(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(data), "--out", str(tmp_path), *RECIPE, "--in-memory", "100000000"]) == 1
+    assert "error: --in-memory 100000000: 18 images have no place there (" in capsys.readouterr().err
+
+
 def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +145,7 @@ def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
     recipe += ["--epochs", "1", "--warmup-epochs", "0", "--lr", "0.001"]
     options = ["--weights", str(whole / "model.safetensors"), "--in-memory", "32", "--bf16", "--half"]
     assert main([str(tmp_path / "data"), "--out", str(tmp_path / "run"), *recipe, *options]) == 0
-    assert "2 classes (left, right, …)" in capsys.readouterr().err
+    assert "2 classes (left, right), from" in capsys.readouterr().err
     tensors = load_file(tmp_path / "run" / "model.safetensors")
     assert tensors["head.0.weight"].shape[0] == 2
     assert tensors["pos_embed.1"].shape[1] == 1 + 6 * 6
@@ -168,6 +179,40 @@ def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "file").touch()
     assert main([str(data), "--out", str(tmp_path / "file"), *RECIPE, *WAYS]) == 1
     assert "is no folder" in capsys.readouterr().err
+
+
+def test_a_killed_runs_readers_do_not_keep_its_folder(tmp_path: Path) -> None:
+    with _alone_in(tmp_path):
+        reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which DataLoader does too
+            reader.start()
+    try:
+        time.sleep(0.2)
+        assert reader.is_alive()
+        with _alone_in(tmp_path):
+            pass
+    finally:
+        reader.kill()
+        reader.join()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors", "model.labels.json"])
+def test_what_others_left_in_a_folder_stays(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+    assert main([str(data), "--out", str(tmp_path), *RECIPE, *WAYS]) == 1
+    assert f"{name} is of no run that is described in model.recipe.json" in capsys.readouterr().err
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"mine")]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"cat "])
+def test_a_class_must_be_a_label(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes) -> None:
+    data = made.folder(tmp_path / "data", each=2)
+    (data / "lying").rename(data / os.fsdecode(name))
+    assert main([str(data), "--out", str(tmp_path / "run"), *RECIPE, *WAYS]) == 1
+    assert "cannot be a label" in capsys.readouterr().err
 
 
 def test_what_came_to_nothing_is_begun_anew_and_any_name_will_do(

@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from app.image import decode
 from model.dataset import BadDataset, Dataset
+from model.spec import Preprocessing
 from model.training.crops import View
-from model.training.images import Chunk, FromFiles, InMemory
+from model.training.images import Chunk, FromFiles, InMemory, _rgb
 from tests.model.training import made
 
 CPU = torch.device("cpu")
@@ -62,6 +64,22 @@ def test_images_are_upright_and_lie_over_white_as_in_the_service(tmp_path: Path)
     images, _ = next(iter(FromFiles(Dataset([tmp_path]), [0], CPU, 0).batches([Chunk([0], 0)], View(64))))
     assert images[0, :, :24].min() > 240
     assert images[0, :, 40:].max() < 15
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGB", "RGBA", "I;16", "CMYK"])
+def test_every_mode_is_seen_as_the_service_sees_it(tmp_path: Path, mode: str) -> None:
+    colours = made.stripes(0, 0, size=(64, 64))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(colours.convert("L")).astype(np.uint16) * 256 + 255)
+    else:
+        image = colours.quantize(64) if mode == "P" else colours.convert(mode)
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / ("0.jpg" if mode == "CMYK" else "0.png")
+    image.save(path)
+    seen = _rgb(Dataset([tmp_path]), 0)
+    served = decode(path.read_bytes(), Preprocessing(64, 64), 10**6)
+    np.testing.assert_array_equal(np.asarray(seen), served)
+    assert 20 < served.mean() < 235
 
 
 def test_a_broken_image_is_named(tmp_path: Path) -> None:
