@@ -50,7 +50,8 @@ REFERENCE = "PyTorch, float32"
 BATCH = 16
 MAX_PIXELS = 50_000_000
 ENLARGED = 1024  # pixels along the shorter side: twice 512, from where on a JPEG is decoded smaller
-URL, LARGE = "http://127.0.0.1:8000", "enlarged.zip"  # as a row's command names what there is under another name
+# As a row's command names what there is under another name.
+URL, LARGE, PLOT = "http://127.0.0.1:8000", "enlarged.zip", "reliability.png"
 
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (B, side, side, 3) to logits (outputs, B, classes)
 Report = dict[str, Any]
@@ -93,7 +94,7 @@ def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
     f32 = ["--engine", "openvino", "--precision", "f32"]
     yield Row(REFERENCE, [], lambda: _pytorch(args.weights, bundle))
     yield Row("ONNX Runtime, float32", [*own, "--engine", "onnxruntime", "--precision", "f32"])
-    yield Row("OpenVINO, float32", [*own, *f32, "--plot", str(args.out / "reliability.png")])
+    yield Row("OpenVINO, float32", [*own, *f32, "--plot", PLOT])
     for precision in ("bf16", "int8", "int8-bf16"):
         if precision == "bf16" or "int8" in bundle.graphs:
             yield Row(f"OpenVINO, {precision}", [*own, "--engine", "openvino", "--precision", precision])
@@ -118,6 +119,7 @@ def _by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) ->
             real[URL] = stack.enter_context(
                 running([real["crossvit"], "serve", "--log-level", "warning", "--bundle", str(args.bundle), "--port"])
             ).url
+        real[PLOT] = str(args.out / PLOT)
         if LARGE in command:
             real[LARGE] = large()
         answers = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".csv")).name
