@@ -13,7 +13,7 @@ from onnxscript.rewriter import pattern, rewrite
 
 _ANY_SIZE = 1 << 40
 
-# Those of onnxscript's that find something here; looking for what all of them know takes five times as long.
+# Those of onnxscript's that find something here; looking for what all of them know takes several times as long.
 _SIMPLER = [
     rules.no_op_cast_rule,
     rules.materialize_reshape_shape_rule,

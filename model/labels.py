@@ -95,13 +95,13 @@ def _entries(path: Path) -> list[object]:
 def _label(index: int, entry: object, origin: str) -> Label:
     label, wnid = (entry.get("label"), entry.get("wnid")) if isinstance(entry, dict) else (entry, None)
     texts = [text for text in (label, wnid) if isinstance(text, str)]
-    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None) or not _is_text(texts):
+    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None) or not is_text(*texts):
         raise BadLabels(f"{origin}: the label of index {index} is no name")
     return Label(index=index, wnid=wnid, label=label.strip())
 
 
-def _is_text(texts: list[str]) -> bool:
-    """Whether `texts` can be written: JSON may hold half of a surrogate pair."""
+def is_text(*texts: str) -> bool:
+    """Whether `texts` can be written: JSON may hold half of a surrogate pair, a file's name bytes that are no UTF-8."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.checkpoint import BadCheckpoint
 from model.dataset import BadDataset, Dataset
-from model.labels import labels_beside, labels_of, recipe_beside
+from model.labels import is_text, labels_beside, labels_of, recipe_beside
 from model.spec import RESOLUTIONS, VARIANTS
 from model.training.group import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
@@ -200,7 +200,7 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
 
 def _check(args: Arguments, data: Dataset, checks: Dataset | None, group: Group) -> None:
     for category in data.categories:
-        if category != category.strip() or not _is_text(category):
+        if category != category.strip() or not is_text(category):
             raise BadRun(f"{category!r} cannot be a label: no blanks at its ends, and UTF-8; rename the folder")
     if len(data.categories) < 2:
         raise BadRun(
@@ -297,14 +297,6 @@ def _bar(what: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None
 def _export_command(args: Arguments) -> str:
     weights, bundle = str(args.out / WEIGHTS), str(Path("artifacts") / args.out.resolve().name)
     return shlex.join(["crossvit", "export", "--variant", args.variant, "--weights", weights, "--out", bundle])
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8
-        return False
-    return True
 
 
 def _say(line: str) -> None:
