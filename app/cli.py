@@ -72,10 +72,11 @@ def classify(
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
     from app.bulk import image_files
     from app.bundle import open_bundle
-    from app.settings import Settings
+    from app.settings import Settings, log_remarks
 
     with clear_errors():
         settings = Settings(bundle=bundle) if bundle else Settings()
+        log_remarks()
         opened = open_bundle(settings.bundle)
         if opened.warning:
             notes.print(opened.warning, style="bold red")

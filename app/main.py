@@ -23,7 +23,7 @@ from app.problems import defect, handle_problems
 from app.repository import Repository
 from app.routes import router
 from app.service import Service
-from app.settings import Settings
+from app.settings import Settings, log_remarks
 from app.tracing import Tracing
 from app.watch import HEADER, Watch
 from app.wiring import make_decoders, make_model
@@ -86,6 +86,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
 
 
 def _service(settings: Settings) -> Service:
+    log_remarks()
     keys, admin_keys = (
         Keys([key.get_secret_value() for key in given], file)
         for given, file in (

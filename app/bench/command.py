@@ -17,7 +17,7 @@ from app.bench.server import ServerReport, measure_server
 from app.bundle import open_bundle
 from app.console import STOPPED, absent, clear_errors, error, notes
 from app.errors import BadParameter
-from app.settings import Settings
+from app.settings import Settings, log_remarks
 
 T = TypeVar("T", int, float)
 
@@ -110,6 +110,7 @@ def _measured_engine(
     warmup: float,
 ) -> EngineReport:
     logs.configure("warning", settings.log_format)
+    log_remarks()
     bundle = open_bundle(settings.bundle)
     try:
         resolution = resolution or bundle.manifest.default_resolution
