@@ -223,7 +223,8 @@ def test_reload_keeps_what_only_seems_to_be_gone(folder: Path, gone: str) -> Non
             else:
                 (models / "b" / "manifest.json").unlink()
             faults = await repository.reload()
-            assert "the bundle of b cannot be found or has no manifest; it is served as it was" in faults
+            why = f"there is no {models}" if gone == "the folder" else f"{models}/b has no manifest.json"
+            assert f"the bundle of b is served as it was: {why}" in faults
             await classify(repository, "b")
 
     asyncio.run(main())
