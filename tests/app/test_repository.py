@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.bundle import Bundle
+from app.bundle import Bundle, open_bundle
 from app.decoders import Decoders
 from app.errors import BadBundle, LoadFailed, NotReady, UnknownModel
 from app.metrics import Metrics
@@ -257,6 +257,7 @@ def test_folders_that_are_closed_to_the_service_keep_no_model_from_being_served(
         for name in ("a", "b"):
             shutil.copytree(bundle, volume / name)
         (volume / "lost+found").mkdir(mode=0o700)
+        open_bundle(bundle).close()  # imports what others may not read
         os.seteuid(65534)
         repository = Repository(volume, "a", Mute)
         await repository.load_all()
