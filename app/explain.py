@@ -25,8 +25,10 @@ def _complaint(fault: ErrorDetails) -> str:
     field = Settings.model_fields.get(name)
     if field is None:  # a rule for several settings
         return str(fault.get("ctx", {}).get("error", fault["msg"]))
-    seen = "a key" if "Secret" in str(field.annotation) else repr(fault["input"])[:100]
     where = f"--{name.replace('_', '-')}, or {variable(name)} in the environment"
+    if fault["type"] == "value_error":  # a check of the setting's own
+        return f"setting {name}: {fault['ctx']['error']} ({where})"
+    seen = "a key" if "Secret" in str(field.annotation) else repr(fault["input"])[:100]
     return f"setting {name}: {seen} is not {_wanted(name, field)} ({where})"
 
 
