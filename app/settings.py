@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_va
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliSettingsSource,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -201,7 +202,20 @@ class Settings(BaseSettings):
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":
         """The settings in `arguments`, the others from the environment; --help prints them all and exits."""
-        return CliApp.run(cls, cli_args=arguments, cli_show_env_vars=True)
+        return CliApp.run(cls, cli_args=arguments, cli_settings_source=_CommandLine(cls, cli_show_env_vars=True))
+
+
+_KINDS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
+
+
+class _CommandLine(CliSettingsSource["Settings"]):
+    """The command line, whose --help says what an option takes in words rather than in types."""
+
+    def _metavar_format(self, obj: object) -> str:
+        kind = next((_KINDS[kind] for kind in (obj, *get_args(obj)) if kind in _KINDS), None)
+        if kind is None:
+            return super()._metavar_format(obj)
+        return f"{kind},..." if get_origin(obj) is list else kind
 
 
 class _Environment(EnvSettingsSource):

@@ -14,6 +14,11 @@ def test_the_environment_and_the_command_line(monkeypatch: pytest.MonkeyPatch) -
     assert (settings.port, settings.max_batch, settings.bundle) == (9000, 32, Path("b"))
 
 
+def test_options_that_are_true_or_false_are_flags() -> None:
+    settings = Settings.from_command_line(["--no-docs", "--scaled-jpeg"])
+    assert (settings.docs, settings.scaled_jpeg) == (False, True)
+
+
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PORT", "API_KEYS_FILE", "PRELOAD"):
         monkeypatch.setenv(f"CROSSVIT_{name}", "")
