@@ -1,22 +1,17 @@
 """Who may do what: API keys, admin keys, and how often."""
 
-import hashlib
 import hmac
 import logging
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
 from app.errors import BadParameter, Forbidden, RateLimited, Unauthorized
+from app.keyfile import KeyFile, key_digest, parse_key
 
 log = logging.getLogger(__name__)
-
-# A colon ends a name: a key that is too short is not taken for a long one without a name.
-_LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,40}):(?P<key>[\x21-\x7e]{8,512})|(?P<alone>[\x21-\x39\x3b-\x7e]{8,512})")
-_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 class Level(IntEnum):
@@ -30,62 +25,31 @@ class Level(IntEnum):
 class Keys:
     """Keys by their names: those `given`, and those in `file`, which is read again when it changes.
 
-    One is written NAME:KEY or KEY, of 8 characters or more, without a colon if it has no name; in the file one a line,
-    '#' at its start or after a space begins a comment. BadParameter if one cannot be read now; a file that cannot be
-    read later leaves the keys as they were. What it says counts after a second at most.
+    One is written NAME:KEY or KEY, of 8 characters or more, without a colon if it has no name. BadParameter if one
+    cannot be read now; app.keyfile says what becomes of the file later.
     """
 
     def __init__(self, given: Iterable[str], file: Path | None) -> None:
-        self._given = _parse(given, "the setting")
-        self._file = file
-        self._from_file: dict[bytes, str] = {}
-        self._seen: tuple[int, ...] | None = None
-        self._checked = -math.inf
-        self._fault = ""
-        if file is not None:
-            try:
-                self._read(file)
-            except OSError as err:
-                raise BadParameter(f"cannot read the keys in {file}: {err.strerror}") from err
+        self._given = _parse(given)
+        self.file = None if file is None else KeyFile(file)
 
     def __bool__(self) -> bool:
         """Whether keys are asked for at all; an empty file asks for one that nobody has."""
-        return bool(self._given) or self._file is not None
+        return bool(self._given) or self.file is not None
+
+    @property
+    def known(self) -> dict[bytes, str]:
+        """The names of all keys by their digests."""
+        return self._given | self.file.keys if self.file is not None else self._given
 
     def owner(self, key: str) -> str | None:
         """The name of `key`, or None; takes the same time whichever key it is or is not."""
-        self._refresh()
-        digest = _digest(key)
+        digest = key_digest(key)
         found = None
-        for known, name in (self._given | self._from_file).items():
+        for known, name in self.known.items():
             if hmac.compare_digest(known, digest):
                 found = name
         return found
-
-    def _refresh(self) -> None:
-        if self._file is None or time.monotonic() - self._checked < 1:
-            return
-        try:
-            self._read(self._file)
-        except (OSError, BadParameter) as err:
-            fault = str(err)
-            if fault != self._fault:  # said once, not every second
-                log.error("the keys stay as they are: %s", fault)
-        else:
-            fault = ""
-        self._fault = fault
-
-    def _read(self, file: Path) -> None:
-        self._checked = time.monotonic()
-        status = file.stat()
-        seen = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if seen == self._seen:
-            return
-        text = file.read_text("utf-8", errors="replace")  # in a comment they do no harm
-        lines = (_COMMENT.sub("", line).strip() for line in text.splitlines())
-        self._from_file = _parse((line for line in lines if line), str(file))
-        self._seen = seen
-        log.info("%d keys read from %s", len(self._from_file), file)
 
 
 class RateLimit:
@@ -126,6 +90,23 @@ class Access:
         self._admin_keys = admin_keys
         self.admin_port = admin_port
         self._limit = limit
+        for digest in keys.known.keys() & admin_keys.known.keys():
+            log.warning("the key of %r is an admin key too: it may do all", keys.known[digest])
+
+    def watch(self) -> None:
+        """Read the files of keys again when they change, until `close`."""
+        for file in self.key_files.values():
+            file.watch()
+
+    def close(self) -> None:
+        for file in self.key_files.values():
+            file.close()
+
+    @property
+    def key_files(self) -> dict[str, KeyFile]:
+        """The files of keys, by what their keys are for."""
+        both = {"api": self.keys.file, "admin": self._admin_keys.file}
+        return {kind: file for kind, file in both.items() if file is not None}
 
     async def check(self, headers: Mapping[str, str], port: int | None, needed: Level, *, limited: bool = False) -> str:
         """The caller's name, "" for nobody in particular.
@@ -165,18 +146,12 @@ def _sent(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
 
-def _parse(lines: Iterable[str], where: str) -> dict[bytes, str]:
+def _parse(given: Iterable[str]) -> dict[bytes, str]:
     keys = {}
-    for number, line in enumerate(lines, start=1):
-        match = _LINE.fullmatch(line)
-        if match is None:  # the line itself may be a key: it is not shown
-            raise BadParameter(
-                f"key {number} of {where} is not NAME:KEY or KEY, of 8 characters or more without spaces"
-            )
-        digest = _digest(match["key"] or match["alone"])
-        keys[digest] = match["name"] or f"key-{digest.hex()[:8]}"
+    for number, line in enumerate(given, start=1):
+        try:
+            digest, name = parse_key(line)
+        except ValueError as err:
+            raise BadParameter(f"key {number} of the setting {err}") from None
+        keys[digest] = name
     return keys
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from app.engines.engine import OUTPUTS
 from app.errors import BadBundle
 from app.golden import Golden
+from app.permissions import unreadable
 from app.plans import Plans, open_plans
 from model.spec import Preprocessing, variant_named
 
@@ -158,7 +159,10 @@ class Bundle:
 
 def open_bundle(path: Path) -> Bundle:
     """Open and check the bundle at `path`; BadBundle says what is wrong and what would mend it."""
-    path = Path(os.path.abspath(path))  # noqa: PTH100, a link keeps its own name
+    try:
+        path = Path(os.path.abspath(path))  # noqa: PTH100, a link keeps its own name
+    except OSError as err:
+        raise BadBundle(f"{path} is in the working directory, which is gone; name the whole path") from err
     if not NAME.fullmatch(path.name):
         raise BadBundle(f"{path}: the folder's name is the model's, of letters, digits, '.', '_' and '-'; rename it")
     raw = _read(path, MANIFEST)
@@ -175,11 +179,6 @@ def open_bundle(path: Path) -> Bundle:
     sides = {resolution: steps.crop for resolution, steps in manifest.preprocessing.items()}
     plans = open_plans(path, manifest.files[MODEL], sides)
     return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(raw).hexdigest()}", graphs, plans, golden)
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether there is, or was meant to be, a bundle at `path`."""
-    return (path / MANIFEST).is_file()
 
 
 def _golden(raw: bytes, manifest: Manifest, path: Path) -> dict[int, Golden]:
@@ -205,7 +204,7 @@ def _open_graphs(path: Path, manifest: Manifest) -> dict[str, int]:
             try:
                 graphs[precision] = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as err:
-                raise _not_described(path, name) from err
+                raise _not_read(path, name, err) from err
             opened.callback(os.close, graphs[precision])
         with ThreadPoolExecutor(len(graphs)) as threads:
             digests = threads.map(_digest, graphs.values())
@@ -229,10 +228,15 @@ def _checked(path: Path, name: str, manifest: Manifest) -> bytes:
     try:
         content = (path / name).read_bytes()
     except OSError as err:
-        raise _not_described(path, name) from err
+        raise _not_read(path, name, err) from err
     if hashlib.sha256(content).hexdigest() != manifest.files.get(name):
         raise _not_described(path, name)
     return content
+
+
+def _not_read(path: Path, name: str, err: OSError) -> BadBundle:
+    missing = isinstance(err, FileNotFoundError)
+    return _not_described(path, name) if missing else BadBundle(unreadable(path / name, err))
 
 
 def _not_described(path: Path, name: str) -> BadBundle:
@@ -243,6 +247,8 @@ def _read(path: Path, name: str) -> bytes:
     try:
         return (path / name).read_bytes()
     except OSError as err:
+        if not isinstance(err, FileNotFoundError | NotADirectoryError):
+            raise BadBundle(unreadable(path / name, err)) from err
         raise BadBundle(
             f"no bundle at {path} ({name}: {err.strerror}); "
             "make one with: python export/to_onnx.py --variant crossvit_9_dagger"

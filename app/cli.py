@@ -72,11 +72,13 @@ def classify(
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
     from app.bulk import image_files
     from app.bundle import open_bundle
-    from app.settings import Settings
+    from app.scan import bundle_at
+    from app.settings import Settings, log_remarks
 
     with clear_errors():
         settings = Settings(bundle=bundle) if bundle else Settings()
-        opened = open_bundle(settings.bundle)
+        log_remarks()
+        opened = open_bundle(bundle_at(settings.bundle, settings.default_model))
         if opened.warning:
             notes.print(opened.warning, style="bold red")
         files = list(image_files(paths))
@@ -120,7 +122,7 @@ def models(
     folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
 ) -> None:
     """List the variants of CrossViT, and the bundles that were made of them."""
-    from app.bundle import is_bundle
+    from app.scan import find_bundles
 
     table = Table(
         Column("variant", no_wrap=True),
@@ -129,18 +131,21 @@ def models(
         "trained at",
         "bundle",
     )
+    found = find_bundles(folder)
+    rest = dict(found.bundles)
     for variant in VARIANTS.values():
         table.add_row(
             variant.name,
             f"{variant.million_params:.2f} M",
             *(f"{gmacs:.2f}" for gmacs in variant.gmacs),
             str(variant.resolution),
-            *(_bundle_at(path) for path in [folder / variant.name] if path.exists()),
+            *(_bundle_at(path) for path in [rest.pop(variant.name, None)] if path),
         )
-    others = sorted(path for path in folder.glob("*") if is_bundle(path) and path.name not in VARIANTS)
-    for path in others:
+    for path in rest.values():
         table.add_row("", "", "", "", "", "", _bundle_at(path))
     print_table(table)
+    for why in filter(None, [found.fault, *found.passed_over.values()]):
+        notes.print(f"passed over: {why}", markup=False, highlight=False)
 
 
 def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[str]) -> None:

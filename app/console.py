@@ -49,6 +49,8 @@ def clear_errors() -> Iterator[None]:
         error(err)
         raise typer.Exit(2) from err
     except ValidationError as err:
-        for fault in err.errors():
-            error(f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}")
+        from app.explain import complaints  # here, since most commands end well
+
+        for complaint in complaints(err):
+            error(complaint)
         raise typer.Exit(2) from err

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -23,7 +24,7 @@ from app.problems import defect, handle_problems
 from app.repository import Repository
 from app.routes import router
 from app.service import Service
-from app.settings import Settings
+from app.settings import Settings, log_remarks
 from app.tracing import Tracing
 from app.watch import HEADER, Watch
 from app.wiring import make_decoders, make_model
@@ -45,7 +46,9 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.decoders:
             loading = asyncio.create_task(_load(service, on_failure))
+            service.access.watch()
             yield
+            service.access.close()
             service.stopping = True
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
@@ -86,6 +89,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
 
 
 def _service(settings: Settings) -> Service:
+    log_remarks()
     keys, admin_keys = (
         Keys([key.get_secret_value() for key in given], file)
         for given, file in (
@@ -103,12 +107,14 @@ def _service(settings: Settings) -> Service:
 
     repository = Repository(settings.bundle, settings.default_model, make, settings.preload)
     limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
+    access = Access(keys, admin_keys, settings.admin_port, limit)
+    metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
     return Service(
         settings=settings,
         repository=repository,
         decoders=decoders,
         metrics=metrics,
-        access=Access(keys, admin_keys, settings.admin_port, limit),
+        access=access,
         bodies=Bodies(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
     )
 

@@ -1,12 +1,13 @@
 """What Prometheus and Triton's statistics show, counted in one place."""
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
@@ -94,6 +95,13 @@ class Metrics:
     def model(self, name: str) -> "ModelMetrics":
         """The metrics of the model called `name`, which outlive its reloads."""
         return self._models.setdefault(name, ModelMetrics(self, name))
+
+    def show_key_files(self, ok: Mapping[str, Callable[[], bool]]) -> None:
+        """Show at each scrape whether the files of keys, by what these are for, are `ok`."""
+        text = "1 if the keys are what their file says"
+        gauge = Gauge("crossvit_keys_file_ok", text, ["keys"], registry=self.registry)
+        for kind, is_ok in ok.items():
+            gauge.labels(kind).set_function(is_ok)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"crossvit_{name}", text, labels, registry=self.registry)

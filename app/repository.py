@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.bundle import Bundle, is_bundle, open_bundle
+from app.bundle import Bundle, open_bundle
 from app.errors import BadBundle, LoadFailed, NotReady, ServiceError, UnknownModel
 from app.model import Model
+from app.scan import Found, find_bundles
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +55,14 @@ class Repository:
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._closed = False
-        names = list(self._found())
-        if not names:
-            raise BadBundle(f"no bundle at {path}; make one with: python export/to_onnx.py --variant crossvit_9_dagger")
-        if default is None and len(names) > 1:
-            raise BadBundle(f"there are several models at {path}; choose one with --default-model: {', '.join(names)}")
-        if default is not None and default not in names:
-            raise BadBundle(f"there is no model {default!r} at {path}; there is {', '.join(names)}")
-        self.default = default or names[0]
-        self._entries = {name: Entry(name, reason=LOADING) for name in names}
+        found = self._look()
+        self.default = found.default(default)
+        self._entries = {name: Entry(name, reason=LOADING) for name in found.bundles}
 
     @property
     def entries(self) -> list[Entry]:
         """All models that are known, by name: those that are served, and those that could be or have been."""
-        known = dict.fromkeys([*self._entries, *self._found()])
+        known = dict.fromkeys([*self._entries, *find_bundles(self._path).bundles])
         return [self._entries.get(name) or Entry(name, reason=UNLOADED) for name in known]
 
     def model(self, name: str | None = None) -> Model:
@@ -99,13 +94,15 @@ class Repository:
         finishes what it was given. Raises UnknownModel, or LoadFailed: the old one goes on.
         """
         async with self._changing:
-            if name not in self._found():
-                raise UnknownModel(f"there is no bundle called {name[:60]!r} to load")
+            found = await asyncio.to_thread(find_bundles, self._path)
+            if name not in found.bundles:
+                why = found.fault or found.passed_over.get(name, "")
+                raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
             entry = self._entries.setdefault(name, Entry(name))
             if entry.model is None:
                 entry.reason = LOADING
             try:
-                bundle = await asyncio.to_thread(open_bundle, self._found()[name])
+                bundle = await asyncio.to_thread(open_bundle, found.bundles[name])
                 if entry.model is not None and entry.model.bundle.same_as(bundle):
                     bundle.close()
                     entry.reason = ""  # of an attempt in between
@@ -135,7 +132,7 @@ class Repository:
                 raise UnknownModel(f"there is no model {name[:60]!r}")
             old, entry.model, entry.reason = entry.model, None, UNLOADED
             self._retire(old)
-            if name not in self._found():
+            if name not in find_bundles(self._path).bundles:
                 del self._entries[name]
             log.info("%s is unloaded", name)
 
@@ -145,15 +142,15 @@ class Repository:
         Returns what went wrong; nothing that was served before is lost by that.
         """
         faults = []
-        found = self._found()
-        for name in [*found, *(name for name in list(self._entries) if name not in found)]:
+        found = await asyncio.to_thread(self._look)
+        for name in [*found.bundles, *(name for name in list(self._entries) if name not in found.bundles)]:
             try:
-                if name in found:
+                if name in found.bundles:
                     await self.load(name)
+                elif why := found.fault or found.passed_over.get(name):
+                    raise LoadFailed(f"the bundle of {name} is served as it was: {why}")
                 elif name == self.default:
                     raise LoadFailed(f"the bundle of {name}, the default model, is gone; it is served as it was")
-                elif not self._path.is_dir() or (self._path / name).exists():
-                    raise LoadFailed(f"the bundle of {name} cannot be found or has no manifest; it is served as it was")
                 else:
                     await self.unload(name)
             except ServiceError as err:
@@ -191,11 +188,9 @@ class Repository:
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    def _found(self) -> dict[str, Path]:
-        if is_bundle(self._path):
-            return {self._path.absolute().name: self._path}
-        try:
-            folders = sorted(path for path in self._path.iterdir() if is_bundle(path) and not path.name.startswith("."))
-        except OSError:
-            return {}
-        return {path.name: path for path in folders}
+    def _look(self) -> Found:
+        """What is on disk now; the log has what is passed over."""
+        found = find_bundles(self._path)
+        for why in found.passed_over.values():
+            log.warning("passed over: %s", why)
+        return found

@@ -1,16 +1,38 @@
 """The settings: the one place that reads the environment and the command line of `crossvit serve`."""
 
+import json
+import logging
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from app import environment, quantities
 from app.cpus import usable_cpus
+
+log = logging.getLogger(__name__)
 
 
 def _split(value: object) -> object:
-    return value.strip("[]").replace(",", " ").split() if isinstance(value, str) else value
+    """The items of a list: with commas, spaces or lines between them, or as JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            value = value.strip("[]")
+    return [item.strip("\"'") for item in value.replace(",", " ").split()]
 
 
 Access = Literal["open", "key", "admin"]
@@ -21,12 +43,12 @@ class Settings(BaseSettings):
     """Serve bundles over HTTP. Every option can also come from the environment: --max-batch is CROSSVIT_MAX_BATCH."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CROSSVIT_",
-        env_ignore_empty=True,  # what compose files write where nothing is set
+        env_prefix=environment.PREFIX,
         cli_prog_name="crossvit serve",
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
+        hide_input_in_errors=True,  # keys
     )
 
     # What is served, and by what
@@ -145,12 +167,71 @@ class Settings(BaseSettings):
             raise ValueError("admin_port must not be the port: it is the number that tells an admin")
         return self
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: object, info: ValidationInfo) -> object:
+        """Numbers in the forms of app.quantities, as the setting's name has bytes or seconds; words in any case."""
+        name = info.field_name or ""
+        annotation = cls.model_fields[name].annotation
+        if not isinstance(value, str):
+            return value
+        if get_origin(annotation) is Literal:
+            return value.lower()
+        if get_origin(annotation) is list or not {int, float} & {annotation, *get_args(annotation)}:
+            return value
+        if name.endswith("_bytes"):
+            return quantities.size(value)
+        return quantities.seconds(value) if name.endswith("_seconds") else quantities.whole(value)
+
     @property
     def decoder_count(self) -> int:
         """How many processes decode."""
         return self.decoders or usable_cpus()
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
+
+    @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":
         """The settings in `arguments`, the others from the environment; --help prints them all and exits."""
-        return CliApp.run(cls, cli_args=arguments, cli_show_env_vars=True)
+        return CliApp.run(cls, cli_args=arguments, cli_settings_source=_CommandLine(cls, cli_show_env_vars=True))
+
+
+_KINDS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
+
+
+class _CommandLine(CliSettingsSource["Settings"]):
+    """The command line, whose --help says what an option takes in words rather than in types."""
+
+    def _metavar_format(self, obj: object) -> str:
+        kind = next((_KINDS[kind] for kind in (obj, *get_args(obj)) if kind in _KINDS), None)
+        if kind is None:
+            return super()._metavar_format(obj)
+        return f"{kind},..." if get_origin(obj) is list else kind
+
+
+class _Environment(EnvSettingsSource):
+    """The environment as app.environment reads it."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        self.env_vars = {name.lower(): value for name, value in environment.variables(os.environ).items()}
+
+
+def variable(name: str) -> str:
+    """The environment variable of the setting called `name`."""
+    return f"{environment.PREFIX}{name.upper()}"
+
+
+def log_remarks() -> None:
+    """Warn of what the environment has that looks like a setting and is none."""
+    for remark in environment.remarks(os.environ, [variable(name) for name in Settings.model_fields]):
+        log.warning("%s", remark)

@@ -3,6 +3,7 @@
 import mmap
 import os
 import tempfile
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Tray:
 
 
 def _new_file() -> int:
-    if hasattr(os, "memfd_create"):
+    with suppress(AttributeError, OSError):  # systems without memory files, or that forbid them (seccomp)
         return os.memfd_create("crossvit", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:  # systems without memory files
+    with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

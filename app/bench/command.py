@@ -17,7 +17,8 @@ from app.bench.server import ServerReport, measure_server
 from app.bundle import open_bundle
 from app.console import STOPPED, absent, clear_errors, error, notes
 from app.errors import BadParameter
-from app.settings import Settings
+from app.scan import bundle_at
+from app.settings import Settings, log_remarks
 
 T = TypeVar("T", int, float)
 
@@ -110,7 +111,8 @@ def _measured_engine(
     warmup: float,
 ) -> EngineReport:
     logs.configure("warning", settings.log_format)
-    bundle = open_bundle(settings.bundle)
+    log_remarks()
+    bundle = open_bundle(bundle_at(settings.bundle, settings.default_model))
     try:
         resolution = resolution or bundle.manifest.default_resolution
         if resolution not in bundle.resolutions:

@@ -28,8 +28,8 @@ def private_folder(what: str, *names: str) -> Path:
 
     Refused if it cannot be made, or another user owns it or may write to it.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crossvit")
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crossvit")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check(folder)
         for name in names:

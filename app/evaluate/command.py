@@ -20,7 +20,7 @@ from app.evaluate.engines import engines
 from app.evaluate.over_http import server
 from app.evaluate.report import Report, print_report, report_of
 from app.evaluate.run import Outcome, Source, run, sample
-from app.settings import Settings
+from app.settings import Settings, log_remarks
 from model.dataset import BadDataset, Dataset
 
 OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[Source]]
@@ -81,6 +81,7 @@ def evaluate(
                 resolution=resolution,
             )
             logs.configure("warning", settings.log_format)
+            log_remarks()
         else:
             if bundle is not None:
                 raise BadParameter("either --url or --bundle")

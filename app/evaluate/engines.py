@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from app.evaluate.run import Answered, Source
 from app.evaluate.tally import TOP, Compared, Seen
 from app.evaluate.truth import match
 from app.model import Model, top
+from app.scan import bundle_at
 from app.settings import Settings
 
 
@@ -45,7 +45,7 @@ async def engines(
     categories: Collection[str], settings: Settings, second: Settings | None, resolution: int | None
 ) -> AsyncIterator[Source]:
     """The engines that `settings` describe, ready; raises as open_bundle, match and Model.load do."""
-    bundles = _opened([settings.bundle] + ([second.bundle] if second else []))
+    bundles = _opened([settings, second] if second else [settings])
     try:
         truths = match(categories, bundles[0].labels)
         _check_same_classes(bundles)
@@ -62,8 +62,8 @@ async def engines(
         yield _source(models, truths, resolution)
 
 
-def _opened(paths: Sequence[Path]) -> list[Bundle]:
-    bundles = [open_bundle(path) for path in paths]
+def _opened(settings: Sequence[Settings]) -> list[Bundle]:
+    bundles = [open_bundle(bundle_at(each.bundle, each.default_model)) for each in settings]
     for warning in dict.fromkeys(bundle.warning for bundle in bundles if bundle.warning):
         notes.print(warning, style="bold red")
     return bundles

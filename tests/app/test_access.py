@@ -23,12 +23,6 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have time pass quickly enough for a file to be looked at for every key."""
-    moments = iter(range(10**6))
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(moments)))
-
-
 # Keys
 
 
@@ -84,84 +78,22 @@ def test_keys_are_not_held_as_they_are() -> None:
     assert ANN not in held
 
 
-def test_a_file_has_a_key_a_line_and_comments(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    file.write_bytes(f"# who may\r\nann:{ANN} # Ann\r\n\r\n  bob:a#b-0123456789\n#{CAT}\n# caf\xe9\n".encode("latin-1"))
-    keys = Keys([], file)
-    assert keys.owner(ANN) == "ann"
-    assert keys.owner("a#b-0123456789") == "bob"
-    assert keys.owner(CAT) is None
-
-
 def test_a_file_without_keys_lets_nobody_in_and_no_file_asks_for_none(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("")
     assert Keys([], tmp_path / "keys")
     assert not NONE
 
 
-@pytest.mark.parametrize("content", [None, "ann:short", "a" * 9 + "\xff"])
-def test_a_file_that_cannot_be_read_at_the_start_is_an_error(tmp_path: Path, content: str | None) -> None:
-    file = tmp_path / "keys"
-    if content is not None:
-        file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(BadParameter, match="keys") as caught:
-        Keys([], file)
-    assert content is None or content not in str(caught.value)
+def test_the_setting_counts_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"ann:{ANN}")
+    keys = Keys([f"cat:{CAT}"], tmp_path / "keys")
+    assert (keys.owner(ANN), keys.owner(CAT), keys.owner(BOB)) == ("ann", "cat", None)
 
 
-def test_a_file_is_read_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at_once(monkeypatch)
-    file = tmp_path / "keys"
-    file.write_text(ANN)
-    keys = Keys([CAT], file)
-    assert keys.owner(ANN)
-    (tmp_path / "new").write_text(BOB)
-    (tmp_path / "new").replace(file)
-    assert keys.owner(ANN) is None
-    assert keys.owner(BOB)
-    assert keys.owner(CAT)
-
-
-def test_a_file_that_does_not_change_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "keys"
-    file.write_text(ANN)
-    keys = Keys([], file)
-    at_once(monkeypatch)
-    monkeypatch.setattr(Path, "read_text", lambda *_: pytest.fail("the file was read"))
-    assert keys.owner(ANN)
-
-
-def broken(file: Path) -> None:
-    file.write_text("ann:short")
-
-
-def binary(file: Path) -> None:
-    file.write_bytes(b"\xff\xfe" + bytes(20))
-
-
-def replaced(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-@pytest.mark.parametrize("spoil", [Path.unlink, broken, binary, replaced])
-def test_a_file_that_cannot_be_read_later_leaves_the_keys_and_is_complained_of_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
-) -> None:
-    at_once(monkeypatch)
-    file = tmp_path / "keys"
-    file.write_text(f"ann:{ANN}")
-    keys = Keys([], file)
-    spoil(file)
-    assert [keys.owner(ANN) for _ in range(5)] == ["ann"] * 5
-    complaints = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert len(complaints) == 1
-    assert "the keys stay as they are" in complaints[0].getMessage()
-    assert "short" not in caplog.text
-    file.rmdir() if file.is_dir() else None
-    file.write_text(f"bob:{BOB}")
-    assert keys.owner(BOB) == "bob"
-    assert keys.owner(ANN) is None
+def test_a_key_that_is_an_admin_key_too_is_warned_of_without_being_shown(caplog: pytest.LogCaptureFixture) -> None:
+    Access(Keys([f"ann:{ANN}"], None), Keys([f"root:{ANN}"], None), None, None)
+    assert "the key of 'ann' is an admin key too" in caplog.text
+    assert ANN not in caplog.text
 
 
 # Access

@@ -119,7 +119,10 @@ def test_what_is_not_installed_is_named(command: str, monkeypatch: pytest.Monkey
 def test_serve_explains_its_settings() -> None:
     help_text = crossvit("serve", "--help").stdout
     assert "CROSSVIT_MAX_BATCH" in help_text
-    assert "--max-body-bytes" in help_text
+    assert "--max-body-bytes NUMBER" in help_text
+    assert "--api-keys KEY,..." in help_text
+    assert "--admin-port NUMBER" in help_text
+    assert not [word for word in ("SecretStr", "None}", "list[") if word in help_text]
 
 
 def test_odd_file_names_are_shown_as_they_are(bundle: Path, tmp_path: Path) -> None:

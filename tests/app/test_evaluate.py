@@ -434,7 +434,7 @@ def test_ctrl_c_prints_what_was_measured(some: Path) -> None:
         (["some", "--clients", "4"], "--clients goes with --url"),
         (["some", "--against", "openvino"], "--against openvino: not like openvino:f32"),
         (["some", "--bundle", "/nowhere"], "no bundle at /nowhere"),
-        (["some", "--engine", "abacus"], "setting engine: Input should be"),
+        (["some", "--engine", "abacus"], "setting engine: 'abacus' is not one of"),
         (["some", "--plot", "/nowhere/a.png"], "--plot /nowhere/a.png: there is no such folder"),
         (["some", "--answers", "/nowhere/a.csv"], "/nowhere/a.csv cannot be written: No such file"),
     ],

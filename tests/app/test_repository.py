@@ -7,11 +7,12 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from app.bundle import Bundle
+from app.bundle import Bundle, open_bundle
 from app.decoders import Decoders
 from app.errors import BadBundle, LoadFailed, NotReady, UnknownModel
 from app.metrics import Metrics
@@ -223,10 +224,60 @@ def test_reload_keeps_what_only_seems_to_be_gone(folder: Path, gone: str) -> Non
             else:
                 (models / "b" / "manifest.json").unlink()
             faults = await repository.reload()
-            assert "the bundle of b cannot be found or has no manifest; it is served as it was" in faults
+            why = f"there is no {models}" if gone == "the folder" else f"{models}/b has no manifest.json"
+            assert f"the bundle of b is served as it was: {why}" in faults
             await classify(repository, "b")
 
     asyncio.run(main())
+
+
+class Mute(Model):
+    """A model without an engine: another user than root may not be able to start a Python here."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    fault = None
+
+    async def start(self, *_: object) -> None:
+        pass
+
+    def engine(self, resolution: int | None = None) -> tuple[str, str]:  # noqa: ARG002
+        return "", ""
+
+    async def close(self) -> None:
+        self.bundle.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_folders_that_are_closed_to_the_service_keep_no_model_from_being_served(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main(volume: Path) -> None:
+        for name in ("a", "b"):
+            shutil.copytree(bundle, volume / name)
+        (volume / "lost+found").mkdir(mode=0o700)
+        open_bundle(bundle).close()  # imports what others may not read
+        os.seteuid(65534)
+        repository = Repository(volume, "a", Mute)
+        await repository.load_all()
+        os.seteuid(0)
+        (volume / "b").chmod(0o700)
+        os.seteuid(65534)
+        (fault,) = await repository.reload()
+        assert f"the bundle of b is served as it was: {volume}/b/manifest.json cannot be read" in fault
+        assert states(repository) == {"a": "READY", "b": "READY"}
+        with pytest.raises(UnknownModel, match=r"no bundle called 'b' to load \(.*belongs to user 0"):
+            await repository.load("b")
+        await repository.close()
+        assert f"passed over: {volume}/lost+found/manifest.json cannot be read" in caplog.text
+
+    with TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        Path(folder).chmod(0o755)
+        try:
+            asyncio.run(main(Path(folder)))
+        finally:
+            os.seteuid(0)
 
 
 def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(folder: Path) -> None:

@@ -1,7 +1,10 @@
+import errno
+import os
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from app.tray import Tray
 
@@ -37,6 +40,17 @@ def test_it_grows_and_arrays_that_were_handed_out_stay() -> None:
     reader = Tray(tray.file)
     assert (reader.array(1, 5) == 9).all()
     assert (reader.array(100, 1000)[1:] == 8).all()
+
+
+def test_where_memory_files_are_forbidden_a_temporary_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", forbidden)
+    tray = Tray()
+    tray.array(2, 3)[...] = 7
+    assert Tray(tray.file).array(2, 3).sum() == 42
+    tray.close()
 
 
 def test_an_array_of_nothing_is_one() -> None:

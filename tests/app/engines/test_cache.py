@@ -1,4 +1,5 @@
 import os
+import pwd
 import time
 from pathlib import Path
 
@@ -118,3 +119,16 @@ def test_nobody_else_may_write_there(home: Path) -> None:
 def test_a_cpu_is_told_by_what_does_not_change() -> None:
     assert cpu_model() == cpu_model()
     assert not {"cpu MHz", "processor", "bogomips"} & cpu_model().keys()
+
+
+def test_a_user_without_a_home_or_an_entry_in_passwd_has_no_place_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def absent(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", absent)
+    with pytest.raises(Refused, match=r"determine home directory.* Let XDG_CACHE_HOME be one"):
+        Cache({"graph": "a"})
