@@ -351,11 +351,16 @@ async def _infer(
     here: Service, model: Model, body: bytes, encoding: str, json_bytes: int | None, deadline: float
 ) -> tuple[InferenceRequest, Sequence[Answer]]:
     """The request without its data, and an answer for each image; all, or the first error."""
-    limits = [here.settings.max_body_bytes, here.settings.max_images]
     with model.room():  # reading it costs as much as an image
         async with before(deadline):
-            values, tensors, _ = await here.decoders.call("inference", [encoding, json_bytes, *limits], body, deadline)
-    asked = InferenceRequest.model_validate(values[0])
+            asked, tensors = await here.decoders.inference(
+                body,
+                encoding=encoding,
+                json_bytes=json_bytes,
+                max_bytes=here.settings.max_body_bytes,
+                max_images=here.settings.max_images,
+                deadline=deadline,
+            )
     for output in asked.outputs:
         check_output(output, OUTPUTS)
     if asked.inputs[0].name == IMAGE:

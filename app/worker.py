@@ -204,7 +204,7 @@ class Worker:
             self.kill()
             raise WorkerHung(f"no answer within {seconds:g} s") from err
         except (OSError, EOFError) as err:
-            raise WorkerDied(self._how_it_ended()) from err
+            raise WorkerDied(self.how_it_ended()) from err
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError) as err:
             self.kill()
             raise WorkerDied("it sent what is no answer, and was ended") from err
@@ -235,14 +235,15 @@ class Worker:
         try:
             socket.send_fds(self._socket, [b"\0"], files)
         except OSError as err:
-            raise WorkerDied(self._how_it_ended()) from err
+            raise WorkerDied(self.how_it_ended()) from err
 
-    def _how_it_ended(self) -> str:
+    def how_it_ended(self) -> str:
+        """What became of the process, whose connection has; if it runs all the same it is ended."""
         with suppress(subprocess.TimeoutExpired):  # the connection goes a moment before the process
             self._process.wait(_END_SECONDS)
         ended = self._process.returncode is not None
         self.kill()
-        return describe_end(self._process.returncode) if ended else "it hung up, and was ended"
+        return describe_end(self._process.returncode) if ended else "it did not keep to what was asked, and was ended"
 
 
 def describe_end(code: int) -> str:
