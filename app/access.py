@@ -101,7 +101,7 @@ class RateLimit:
         if match is None:
             raise BadParameter(f"the rate limit {limit!r} is not like 100/minute")
         self._most = int(match["most"])
-        self._rate = f"{self._most} images per {match['window']}"
+        self._rate = f"{self._most} image{'s' * (self._most > 1)} per {match['window']}"
         self._window = _WINDOWS[match["window"]]
         if self._most < 1:
             raise BadParameter(f"a rate limit of {limit} would let nobody in; it is 1 or more")
