@@ -6,7 +6,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from app.engines import ort, ov
 from app.engines.engine import Engine, Files
@@ -100,14 +102,14 @@ def test_threads_are_counted_for_it_where_some_cpus_may_not_be_used(
     seen: list[int] = []
 
     class Session:
-        def __init__(self, _: bytes, options: ort.onnxruntime.SessionOptions, **__: object) -> None:
+        def __init__(self, _: bytes, options: onnxruntime.SessionOptions, **__: object) -> None:
             seen.append(options.intra_op_num_threads)
 
-        def run(self, *_: object) -> list[np.ndarray]:  # type: ignore[type-arg]
+        def run(self, *_: object) -> list[NDArray[np.float32]]:
             return [np.zeros((1, 1000), np.float32)] * 3
 
-    monkeypatch.setattr(ort.os, "cpu_count", lambda: cpus)
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
     monkeypatch.setattr(ort, "usable_cpus", lambda: usable)
-    monkeypatch.setattr(ort.onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     loaded(ort, bundle, 224)
     assert seen == [threads]
