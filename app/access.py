@@ -3,15 +3,20 @@
 import hmac
 import logging
 import math
+import re
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
-from app.errors import BadParameter, Forbidden, RateLimited, Unauthorized
+from app.errors import BadParameter, Forbidden, RateLimited, TooLarge, Unauthorized
 from app.keyfile import KeyFile, key_digest, parse_key
 
 log = logging.getLogger(__name__)
+
+_RATE = re.compile(r"(?P<most>\d{1,12})/(?P<window>second|minute|hour|day)")
+_WINDOWS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}  # seconds
 
 
 class Level(IntEnum):
@@ -53,29 +58,84 @@ class Keys:
 
 
 class RateLimit:
-    """At most so many requests of one key in a moving window, such as "100/minute"; BadParameter if it is not that."""
+    """At most so many images of one key in a moving window, such as "100/minute"; BadParameter if it is not that."""
 
     def __init__(self, limit: str) -> None:
-        # Here, since most services have no limit, and it takes a tenth of a second of each start.
-        from limits import parse
-        from limits.aio.storage import MemoryStorage
-        from limits.aio.strategies import MovingWindowRateLimiter
-
-        try:
-            self._item = parse(limit)
-        except ValueError as err:
-            raise BadParameter(f"the rate limit {limit!r} is not like 100/minute") from err
-        if self._item.amount < 1:
+        match = _RATE.fullmatch(limit)
+        if match is None:
+            raise BadParameter(f"the rate limit {limit!r} is not like 100/minute")
+        self._most = int(match["most"])
+        self._rate = f"{self._most} image{'s' * (self._most > 1)} per {match['window']}"
+        self._window = _WINDOWS[match["window"]]
+        if self._most < 1:
             raise BadParameter(f"a rate limit of {limit} would let nobody in; it is 1 or more")
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._taken: dict[str, _Taken] = {}  # by each key
+        self._tidied = time.monotonic()
 
-    async def take(self, name: str) -> None:
-        """Count a request of the key called `name`; RateLimited if it has had its share."""
-        if await self._limiter.hit(self._item, name):
+    def take(self, name: str, images: int = 1, *, paid: int = 0) -> None:
+        """Count a request of the key called `name` that brings so many images, of which `paid` have been counted.
+
+        RateLimited if the key has had its share, TooLarge if they are more than it ever has; what was paid is given
+        back then.
+        """
+        now = time.monotonic()
+        self._tidy(now)
+        taken = self._taken.setdefault(name, _Taken())
+        taken.forget(now - self._window)
+        if taken.images + images - paid <= self._most:
+            taken.add(now, images - paid)
             return
-        window = await self._limiter.get_window_stats(self._item, name)
-        seconds = max(1, math.ceil(window.reset_time - time.time()))
-        raise RateLimited(f"the limit of {self._item} for each key is reached", retry_after=seconds)
+        taken.give_back(paid)
+        if images > self._most:
+            raise TooLarge(
+                f"{images} images in one request can never pass the limit of {self._rate} for each key: send fewer"
+            )
+        seconds = math.ceil(taken.moment_of(taken.images + images - self._most) + self._window - now)
+        raise RateLimited(f"the limit of {self._rate} for each key is reached", retry_after=max(1, seconds))
+
+    def _tidy(self, now: float) -> None:
+        """Forget keys that have sent nothing for a whole window; looked at once a window."""
+        if now - self._tidied < self._window:
+            return
+        self._tidied = now
+        for name, taken in list(self._taken.items()):
+            taken.forget(now - self._window)
+            if not taken.images:
+                del self._taken[name]
+
+
+class _Taken:
+    """What one key has sent within the window."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._entries: deque[tuple[float, int]] = deque()  # when, and how many images; the oldest first
+
+    def add(self, moment: float, images: int) -> None:
+        self._entries.append((moment, images))
+        self.images += images
+
+    def forget(self, before: float) -> None:
+        while self._entries and self._entries[0][0] <= before:
+            self.images -= self._entries.popleft()[1]
+
+    def give_back(self, images: int) -> None:
+        """Take so many images out again, the latest ones: whose they are of one key's makes no difference."""
+        while images and self._entries:
+            moment, count = self._entries.pop()
+            back = min(images, count)
+            images -= back
+            self.images -= back
+            if count > back:
+                self._entries.append((moment, count - back))
+
+    def moment_of(self, images: int) -> float:
+        """When so many of the oldest images had been sent."""
+        for moment, count in self._entries:
+            images -= count
+            if images <= 0:
+                return moment
+        raise ValueError("fewer were sent")
 
 
 class Access:
@@ -111,7 +171,7 @@ class Access:
     async def check(self, headers: Mapping[str, str], port: int | None, needed: Level, *, limited: bool = False) -> str:
         """The caller's name, "" for nobody in particular.
 
-        Raises Unauthorized, Forbidden, or RateLimited if the request is `limited`.
+        Raises Unauthorized, Forbidden, or RateLimited if the request is `limited`; it counts as one image.
         """
         if needed == Level.OPEN:
             return ""
@@ -128,8 +188,17 @@ class Access:
             kind = "an admin key" if needed == Level.ADMIN else "a key"
             raise Unauthorized(f"send {kind} that is known as Authorization: Bearer KEY, or as X-API-Key: KEY")
         if limited and self._limit is not None and name and level == Level.KEY:
-            await self._limit.take(name)
+            self._limit.take(name)
         return name
+
+    def charge(self, headers: Mapping[str, str], port: int | None, images: int) -> None:
+        """Count the images of a request that `check` let in as a `limited` one, which counted one of them.
+
+        Raises RateLimited, or TooLarge for more than the rate ever allows.
+        """
+        level, name = self._caller(headers, self.admin_port is not None and port == self.admin_port)
+        if self._limit is not None and name and level == Level.KEY:
+            self._limit.take(name, images, paid=1)
 
     def _caller(self, headers: Mapping[str, str], on_admin_port: bool) -> tuple[Level, str]:
         key = _sent(headers)

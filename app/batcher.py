@@ -6,7 +6,7 @@ The queue is bounded. A request enters it before its image is decoded, and leave
 import asyncio
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -17,6 +17,7 @@ from app.span import Span
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_RESERVE = 8  # th part of the queue's room that there is more of for callers who have no place
 _MEMORY = 0.8  # of the measured seconds an image takes, at each new measurement
 
 
@@ -59,8 +60,9 @@ class Batcher(Generic[Item, Result]):
     """Calls `run` with a key and up to `limit(key)` waiting items of it, one call at a time.
 
     `run` gives one result for each item, in order; no call begins before `ready` returns. `room()` is how many items
-    may wait. Both are asked anew each time: what runs may be replaced by what takes more or less. `on_batch` is told
-    the size of each finished call, and when it ran. Use as an async context manager: leaving it finishes what was
+    may wait. Both are asked anew each time: what runs may be replaced by what takes more or less. `before` gives the
+    seconds that what is not submitted yet takes to get there. `on_batch` is told the size of each finished call, and
+    when it ran. Use as an async context manager: leaving it finishes what was
     submitted.
     """
 
@@ -71,14 +73,16 @@ class Batcher(Generic[Item, Result]):
         limit: Callable[[int], int],
         room: Callable[[], int],
         ready: Callable[[], Awaitable[None]] = _at_once,
+        before: Callable[[], float] = lambda: 0.0,
         on_batch: Callable[[int, Span], None] = lambda *_: None,
     ) -> None:
         self._run = run
         self._limit = limit
         self._room = room
         self._ready = ready
+        self._before = before
         self._on_batch = on_batch
-        self._taken = 0
+        self._taken: Counter[str] = Counter()  # places, by caller
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._running: list[_Entry[Item, Result]] = []
         self._arrived = asyncio.Event()
@@ -98,24 +102,30 @@ class Batcher(Generic[Item, Result]):
     @property
     def waiting(self) -> int:
         """How many items have a place in the queue."""
-        return self._taken
+        return self._taken.total()
 
-    def check_room(self, count: int = 1) -> None:
-        """Raise QueueFull if `count` items have no room now; it says when to try again."""
+    def check_room(self, count: int = 1, caller: str = "") -> None:
+        """Raise QueueFull if `count` items of `caller` have no room now; it says when to try again.
+
+        A full queue still has room for an eighth more of callers who have no place in it: one caller that sends all it
+        holds does not shut out the others.
+        """
         room = self._room()
         if count > room:
             raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
-        if self._taken + count > room:
+        if caller and not self._taken[caller]:
+            room += room // _RESERVE
+        if self.waiting + count > room:
             raise QueueFull(
-                f"the queue is full: {self._taken} images wait, {room} may",
-                retry_after=max(1, math.ceil(self._seconds_to_empty())),
+                f"the queue is full: {self.waiting} images wait, {room} may",
+                retry_after=max(1, math.ceil(max(self._seconds_to_empty(), self._before()))),
             )
 
-    def enter(self, count: int = 1) -> list[Place]:
-        """Places for `count` items, all or none: QueueFull."""
-        self.check_room(count)
-        self._taken += count
-        return [Place(self._left) for _ in range(count)]
+    def enter(self, count: int = 1, caller: str = "") -> list[Place]:
+        """Places for `count` items of `caller`, all or none: QueueFull."""
+        self.check_room(count, caller)
+        self._taken[caller] += count
+        return [Place(lambda: self._left(caller)) for _ in range(count)]
 
     async def submit(self, place: Place, key: int, item: Item, deadline: float = math.inf) -> Answer[Result]:
         """The answer for `item`, which shares its call with items of the same key; raises what `run` raised.
@@ -133,10 +143,12 @@ class Batcher(Generic[Item, Result]):
     def _seconds_to_empty(self) -> float:
         """How long what waits will take, as far as is known; what is not decoded yet counts as the last batch."""
         known = sum(self._seconds.get(entry.key, 0.0) for entry in self._waiting)
-        return known + max(0, self._taken - len(self._waiting)) * self._seconds.get(self._last, 0.0)
+        return known + max(0, self.waiting - len(self._waiting)) * self._seconds.get(self._last, 0.0)
 
-    def _left(self) -> None:
-        self._taken -= 1
+    def _left(self, caller: str) -> None:
+        self._taken[caller] -= 1
+        if not self._taken[caller]:
+            del self._taken[caller]
 
     async def _work(self) -> None:
         while True:

@@ -1,16 +1,19 @@
 """The worker's side of decoding: what bytes from outside are turned into pixels by. `app.decoders` calls it."""
 
+import json
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.errors import BadInference
 from app.image import FORMATS, decode
 from app.inference import read
 from app.worker import Arrays, Values
 from model.spec import Preprocessing
+
+_LONGEST = 500_000  # bytes of what is not data in an inference request
 
 
 class Decoder:
@@ -37,5 +40,7 @@ class Decoder:
         request, tensors = read(
             body.tobytes(), encoding=encoding, json_bytes=json_bytes, max_bytes=max_bytes, max_images=max_images
         )
-        values: list[Any] = [request.model_dump(mode="json")]
-        return values, tensors
+        described = request.model_dump(mode="json")
+        if len(json.dumps(described, ensure_ascii=False).encode("utf-8", "replace")) > _LONGEST:
+            raise BadInference(f"the request's names and parameters take more than {_LONGEST:,} bytes; send fewer")
+        return [described], tensors

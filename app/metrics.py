@@ -26,7 +26,7 @@ _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 # Shown as 0 from the start: what appears as 1 has not risen, for whoever watches for a rise.
 _DECODER_FAULTS = ("ended", "hung", "died", "failed")
-_ENGINE_FAULTS = ("hung", "died", "failed", "wrong")
+_ENGINE_FAULTS = ("ended", "hung", "died", "failed", "wrong")
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class Model:
     A call has up to `max_batch` images, or as many as the engine is best at; `max_queue` may wait, or eight batches of
     the default resolution's and no less than 64: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go
     to the engine as they are, if it can decode them; the others to the decoders. Every method that does work takes a
-    `deadline` (on the clock of time.perf_counter) and raises TooLate when it passes.
+    `deadline` (on the clock of time.perf_counter) and raises TooLate when it passes. Room in the queue and
+    the decoders' time are shared between callers, told apart by the `caller` that is given.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Model:
             limit=self.batch,
             room=lambda: self.capacity,
             ready=self._main.ready,
+            before=decoders.seconds_to_empty,
             on_batch=metrics.batch,
         )
 
@@ -178,11 +180,11 @@ class Model:
         """How many images are in the queue."""
         return self._batcher.waiting
 
-    def check(self, count: int = 1) -> None:
+    def check(self, count: int = 1, caller: str = "") -> None:
         """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
         if self._main.fault is not None:
             raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
-        self._batcher.check_room(count)
+        self._batcher.check_room(count, caller)
 
     def resolution(self, asked: int | None) -> int:
         """The resolution to serve; BadParameter if the bundle lacks the one that was asked for."""
@@ -212,10 +214,10 @@ class Model:
             await engine.prove()
 
     @contextmanager
-    def room(self, count: int = 1) -> Iterator[list[Place]]:
+    def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
         """Places in the queue for `count` images until the block ends: all or none, QueueFull."""
-        self.check(count)
-        places = self._batcher.enter(count)
+        self.check(count, caller)
+        places = self._batcher.enter(count, caller)
         try:
             yield places
         finally:
@@ -223,7 +225,13 @@ class Model:
                 place.leave()
 
     async def file(
-        self, place: Place, body: bytes, resolution: int | None = None, deadline: float = math.inf
+        self,
+        place: Place,
+        body: bytes,
+        resolution: int | None = None,
+        deadline: float = math.inf,
+        *,
+        caller: str = "",
     ) -> Answer:
         """The answer for the encoded image in `body`; raises BadParameter, and what app.image.decode does."""
         resolution = self.resolution(resolution)
@@ -233,9 +241,9 @@ class Model:
                 answer = await self._answer(place, body, resolution, deadline, Span(now, now), Span(now, now))
                 if answer is not None:
                     return answer
-                with self.room() as (again,):  # it has had its turn, and waits like one that has just come
-                    return await self._decoded(again, body, resolution, deadline)
-            return await self._decoded(place, body, resolution, deadline)
+                with self.room(caller=caller) as (again,):  # it has had its turn, and waits like one that has just come
+                    return await self._decoded(again, body, resolution, deadline, caller)
+            return await self._decoded(place, body, resolution, deadline, caller)
 
     async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> Answer:
         """The answer for the very pixels that the network sees, of the size that `resolution` has."""
@@ -254,9 +262,10 @@ class Model:
         # In a thread: a large one is read to its end.
         return await asyncio.to_thread(plain, body, self._jpeg_pixels) is not None
 
-    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float) -> Answer:
+    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> Answer:
         asked = time.perf_counter()
-        pixels, decode = await self._decoders.decode(body, self.bundle.manifest.preprocessing[resolution], deadline)
+        steps = self.bundle.manifest.preprocessing[resolution]
+        pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
         answer = await self._answer(place, pixels, resolution, deadline, Span(asked, decode.start), decode)
         assert answer is not None
         return answer

@@ -43,7 +43,7 @@ from app.schemas import (
     Status,
     Timing,
 )
-from app.service import Here, Service, caller, elapsed, while_connected
+from app.service import Here, Service, caller, elapsed, sharer, while_connected
 
 router = APIRouter(redirect_slashes=False)
 
@@ -113,10 +113,11 @@ async def classify(request: Request, options: Annotated[Options, Query()], here:
     model = here.repository.model(options.model)
     with model.in_use(), here.bodies.holding(request) as body:
         resolution = model.resolution(options.resolution)
-        model.check()  # before the body is read
+        sender = sharer(request)
+        model.check(caller=sender)  # before the body is read
         image = await body.image()
-        with model.room() as (place,):
-            answer = await while_connected(request, model.file(place, image, resolution, deadline))
+        with model.room(caller=sender) as (place,):
+            answer = await while_connected(request, model.file(place, image, resolution, deadline, caller=sender))
     request.state.stages += answer.stages
     return Classification(
         predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
@@ -146,15 +147,17 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
     model = here.repository.model(options.model)
     with model.in_use(), here.bodies.holding(request) as body:
         resolution = model.resolution(options.resolution)
-        model.check()
+        sender = sharer(request)
+        model.check(caller=sender)
         files = await body.images(here.settings.max_images)
+        here.charge(request, len(files))
 
         async def result(index: int, place: Place) -> Result:
             name, image = files[index]
             try:
                 if not image:
                     raise NoImage("the image is empty")
-                answer = await model.file(place, image, resolution, deadline)
+                answer = await model.file(place, image, resolution, deadline, caller=sender)
             except ServiceError as err:
                 here.metrics.rejected.labels(type(err).__name__).inc()
                 return Result(index=index, filename=name, problem=problem_of(err, request.state.request_id))
@@ -165,7 +168,7 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
         async def all_results(places: list[Place]) -> list[Result]:
             return await asyncio.gather(*(result(index, place) for index, place in enumerate(places)))
 
-        with model.room(len(files)) as places:
+        with model.room(len(files), sender) as places:
             results = await while_connected(request, all_results(places))
     return BatchClassification(
         results=results,

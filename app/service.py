@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Security
@@ -50,6 +52,24 @@ class Service:
         """Let the request pass if its key and port allow what is `needed`; raises as Access.check does."""
         server = request.scope.get("server") or ("", None)
         request.state.caller = await self.access.check(request.headers, server[1], needed, limited=limited)
+
+    def charge(self, request: Request, images: int) -> None:
+        """Count the images of a request that was admitted as a limited one; raises as Access.charge does."""
+        server = request.scope.get("server") or ("", None)
+        self.access.charge(request.headers, server[1], images)
+
+
+def sharer(request: Request) -> str:
+    """Whose share of the queue and of the decoders' time a request takes: its key's name, or else its address.
+
+    The addresses that one IPv6 customer has, of which there are 2 ** 64 at least, count as one.
+    """
+    if request.state.caller:
+        return f"key {request.state.caller}"
+    address = request.client.host if request.client else ""
+    with suppress(ValueError):
+        return str(ip_network((address, 64), strict=False)) if ":" in address else address
+    return address
 
 
 async def _service(request: Request) -> Service:

@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from app import environment, quantities
 from app.cpus import usable_cpus
+from app.memory import affordable_decoders, usable_memory
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,9 @@ class Settings(BaseSettings):
         256_000_000
     )
     max_pixels: Annotated[int, Field(ge=1, description="largest image, width times height")] = 50_000_000
-    decoders: Annotated[int, Field(ge=0, description="processes that decode; 0 for one a usable CPU")] = 0
+    decoders: Annotated[
+        int, Field(ge=0, description="processes that decode; 0 for one a usable CPU, as memory allows")
+    ] = 0
     decode_seconds: Annotated[Seconds, Field(description="longest decoding of an image (422)")] = 5
     decode_bytes: Annotated[int, Field(ge=1, description="memory that decoding an image may take (422)")] = 1 << 30
 
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
         int | None, Field(ge=0, le=65535, description="port for loading and unloading, closed to them elsewhere")
     ] = None
     rate_limit: Annotated[
-        str | None, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$", description="requests of one key: 100/minute")
+        str | None, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$", description="images of one key: 100/minute")
     ] = None
     health_access: Annotated[
         Access, Field(description="who may ask /livez, /readyz and /v2/health: open, key, admin")
@@ -185,8 +188,14 @@ class Settings(BaseSettings):
 
     @property
     def decoder_count(self) -> int:
-        """How many processes decode."""
-        return self.decoders or usable_cpus()
+        """How many processes decode: one a usable CPU, if there is memory for them, where nothing else is set."""
+        affordable = self.affordable_decoders
+        return self.decoders or (usable_cpus() if affordable is None else min(usable_cpus(), affordable))
+
+    @property
+    def affordable_decoders(self) -> int | None:
+        """For how many decoders there is memory, if that is known."""
+        return affordable_decoders(usable_memory(), self.max_pixels, self.decode_bytes)
 
     @classmethod
     def settings_customise_sources(

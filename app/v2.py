@@ -49,7 +49,7 @@ from app.metrics import Total, Totals
 from app.model import Answer, Model
 from app.problems import responses
 from app.routes import TIMEOUT, check_ready
-from app.service import Here, Service, caller, while_connected
+from app.service import Here, Service, caller, sharer, while_connected
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -309,8 +309,8 @@ async def infer(request: Request, here: Here, name: Name) -> Response:
     encoding, json_bytes = _framing(request)
     model = here.repository.model(name)
     with model.in_use(), here.bodies.holding(request) as body:
-        model.check()
-        work = _infer(here, model, await body.whole(), encoding, json_bytes, deadline)
+        model.check(caller=sharer(request))
+        work = _infer(request, here, model, await body.whole(), encoding, json_bytes, deadline)
         asked, answers = await while_connected(request, work)
     slowest = max(answers, key=lambda answer: answer.inference.end)
     request.state.stages += slowest.stages
@@ -348,27 +348,43 @@ async def unload(here: Here, name: Name) -> dict[str, Any]:
 
 
 async def _infer(
-    here: Service, model: Model, body: bytes, encoding: str, json_bytes: int | None, deadline: float
+    request: Request,
+    here: Service,
+    model: Model,
+    body: bytes,
+    encoding: str,
+    json_bytes: int | None,
+    deadline: float,
 ) -> tuple[InferenceRequest, Sequence[Answer]]:
     """The request without its data, and an answer for each image; all, or the first error."""
-    limits = [here.settings.max_body_bytes, here.settings.max_images]
-    with model.room():  # reading it costs as much as an image
+    sender = sharer(request)
+    with model.room(caller=sender):  # reading it costs as much as an image
         async with before(deadline):
-            values, tensors, _ = await here.decoders.call("inference", [encoding, json_bytes, *limits], body, deadline)
-    asked = InferenceRequest.model_validate(values[0])
+            asked, tensors = await here.decoders.inference(
+                body,
+                encoding=encoding,
+                json_bytes=json_bytes,
+                max_bytes=here.settings.max_body_bytes,
+                max_images=here.settings.max_images,
+                deadline=deadline,
+                caller=sender,
+            )
     for output in asked.outputs:
         check_output(output, OUTPUTS)
     if asked.inputs[0].name == IMAGE:
         resolution = _resolution_of(model, tensors[0].shape[1:])
-        with model.room(len(tensors[0])) as places:
+        here.charge(request, len(tensors[0]))
+        with model.room(len(tensors[0]), sender) as places:
             return asked, await _all(
                 model.pixels(place, image, resolution, deadline)
                 for place, image in zip(places, tensors[0], strict=True)
             )
     resolution = _asked_resolution(model, asked)
-    with model.room(len(tensors)) as places:
+    here.charge(request, len(tensors))
+    with model.room(len(tensors), sender) as places:
         return asked, await _all(
-            model.file(place, file.tobytes(), resolution, deadline) for place, file in zip(places, tensors, strict=True)
+            model.file(place, file.tobytes(), resolution, deadline, caller=sender)
+            for place, file in zip(places, tensors, strict=True)
         )
 
 

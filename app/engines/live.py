@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -19,18 +20,20 @@ from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.golden import fault
 from app.image import Pixels
 from app.tray import Tray
-from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.worker import Arrays, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _PROOF_SECONDS = 1.0  # for which a proof counts
-_LONGEST_PAUSE = 30.0  # seconds between attempts to start a failed engine again
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to start a failed engine again
+_HEAD_BYTES = 1 << 20  # of what a run answers, apart from the outputs
 
 
 class LiveEngine:
-    """Runs `bundle`'s graph at one resolution. It is ready once `start` has returned, until `close`, but for rebuilds.
+    """Runs `bundle`'s graph at one resolution. It is ready once `start` has returned, until `close`, but for rebuilds:
+    a process that fails a run, or ends while it has none, is replaced at once.
 
     `engine` and `precision` are what may be started, `prefer` the name and precision to take if they work; what was
     started is in `name`, `precision` and `batch`, and `refused` says of others why they were not. A rebuild starts the
@@ -75,6 +78,9 @@ class LiveEngine:
         self._rebuild: asyncio.Task[None] | None = None
         self._proof: asyncio.Task[None] | None = None
         self._proven = -math.inf  # when the last proof succeeded
+        self._runs = 0  # under way
+        self._watched: int | None = None  # the worker's connection, while it has nothing to do
+        self._unused_ends = 0  # how often in succession it ended before it had run anything
 
     async def start(self) -> None:
         """Start the process; BadBundle, NoEngine or WrongAnswers if that cannot be, EngineFailed if it fails."""
@@ -88,6 +94,7 @@ class LiveEngine:
             raise EngineFailed("the engine cannot start; the log says why") from err
         self.fault = None
         self._ready.set()
+        self._watch()
 
     @property
     def decodes_jpegs(self) -> bool:
@@ -111,7 +118,7 @@ class LiveEngine:
         if not len(images) and not bodies:
             return np.empty((len(OUTPUTS), 0, 0), np.float32), []
         try:
-            return await self._in_thread(lambda: self._run(images, bodies))
+            return await self._watched_run(images, bodies)
         except WorkerHung as err:
             self._rebuild_because("hung", err, with_jpegs=bool(bodies))
             raise EngineHung("the engine did not answer in time; it is being started again") from err
@@ -138,6 +145,7 @@ class LiveEngine:
     async def close(self) -> None:
         """End the process; its memory is free then."""
         self._closed = True
+        self._unwatch()
         if self._rebuild is not None:
             self._rebuild.cancel()
         if self._worker is not None:
@@ -157,6 +165,40 @@ class LiveEngine:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _watched_run(
+        self, images: Images | Sequence[Pixels], bodies: Sequence[bytes]
+    ) -> tuple[Outputs, list[int]]:
+        """What `_run` gives. A process that ends meanwhile fails it; one that has nothing to do is watched."""
+        self._runs += 1
+        self._unwatch()
+        try:
+            result = await self._in_thread(lambda: self._run(images, bodies))
+        finally:
+            self._runs -= 1
+        self._unused_ends = 0
+        self._watch()
+        return result
+
+    def _watch(self) -> None:
+        if self._worker is None or self._closed or self._runs or not self._ready.is_set():
+            return
+        file = self._worker.fileno()
+        if file >= 0:
+            self._unwatch()
+            self._watched = file
+            asyncio.get_running_loop().add_reader(file, self._ended)
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = None
+
+    def _ended(self) -> None:
+        """The process has ended while it had nothing to do, or says what nobody asked for."""
+        self._unwatch()
+        self._rebuild_because("ended", WorkerDied("while it had nothing to do"))
+        self._unused_ends += 1
 
     def _start(self, wish: Wish) -> None:
         started = start(
@@ -185,7 +227,11 @@ class LiveEngine:
             place[...] = image
         seconds = max(self._run_seconds, 10 * self._image_seconds * (len(images) + len(bodies)))
         arrays = [np.frombuffer(body, np.uint8) for body in bodies]
-        decoded, (outputs,) = self._worker.call("run", [shape], [*arrays], seconds=seconds)
+        classes = self._bundle.manifest.classes
+        array_bytes = 4 * len(OUTPUTS) * (len(images) + len(bodies)) * classes
+        check = partial(_check_outputs, len(images), len(bodies), classes)
+        reply = Reply(_HEAD_BYTES, array_bytes, raises=(), check=check)
+        decoded, (outputs,) = self._worker.call("run", [shape], [*arrays], seconds=seconds, reply=reply)
         return outputs, decoded
 
     def _jpegs_refused(self, reason: str | None) -> None:
@@ -202,16 +248,22 @@ class LiveEngine:
         log.error("%s at %d: the engine %s: %s", self._bundle.name, self._resolution, reason, err)
         self.fault = "its engine is being started again"
         self._ready.clear()
+        self._unwatch()
         self._on_restart(reason)
-        self._rebuild = asyncio.create_task(self._start_again())
+        self._rebuild = asyncio.create_task(self._start_again(reason))
 
-    async def _start_again(self) -> None:
+    async def _start_again(self, why: str) -> None:
         if self._worker is not None:
-            await asyncio.to_thread(self._worker.kill)
+            if why == "ended":
+                how = await self._in_thread(self._worker.how_it_ended)
+                log.error("%s at %d: the engine's process: %s", self._bundle.name, self._resolution, how)
+            await self._in_thread(self._worker.kill)
+        if self._unused_ends > 1:
+            await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._unused_ends - 2), _LONGEST_PAUSE))
         failed, reason = self.name, ""
         wish = Wish(self.name, self.precision, skip=self.refused, jpegs=self._wish.jpegs)
         anything = replace(self._wish, prefer=(self.name, self.precision))
-        pause = 0.5
+        pause = _FIRST_PAUSE
         while True:
             try:
                 await self._begin(wish)
@@ -228,3 +280,13 @@ class LiveEngine:
                     self.refused.setdefault(failed, reason)
                 log.warning("%s at %d: the engine runs again: %s", self._bundle.name, self._resolution, self.name)
                 return
+
+
+def _check_outputs(images: int, bodies: int, classes: int, values: Values, arrays: Arrays) -> None:
+    """ValueError unless `values` are indices of JPEGs, and the array has the logits of the images and of these."""
+    if any(type(index) is not int for index in values) or values != sorted({*values} & {*range(bodies)}):
+        raise ValueError("not the indices of what was decoded")
+    (outputs,) = arrays
+    count = images + len(values)
+    if outputs.dtype != np.float32 or (count and outputs.shape != (len(OUTPUTS), count, classes)):
+        raise ValueError(f"outputs of the shape {outputs.shape}")

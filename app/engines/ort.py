@@ -1,11 +1,12 @@
 """ONNX Runtime on the CPU."""
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
 import onnxruntime
 
-from app.cpus import allowed_cpus, usable_cpus
+from app.cpus import usable_cpus
 from app.engines.curve import known_seconds, least_seconds, worthwhile_batch
 from app.engines.engine import OUTPUTS, Files, Images, Outputs, ReadGraph, Store
 
@@ -28,7 +29,7 @@ class OnnxRuntime:
         if side in self._sessions:
             return
         options = onnxruntime.SessionOptions()
-        if usable_cpus() < allowed_cpus():  # it knows nothing of quotas
+        if usable_cpus() < (os.cpu_count() or 1):  # it knows nothing of quotas, and pins threads to CPUs it may not use
             options.intra_op_num_threads = usable_cpus()
         options.add_free_dimension_override_by_name("side", side)
         self._sessions[side] = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])

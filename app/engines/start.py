@@ -10,7 +10,7 @@ from app.bundle import Bundle
 from app.engines.choice import AUTO
 from app.errors import DeviceLost
 from app.tray import Tray
-from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.worker import NOTHING, Worker, WorkerDied, WorkerFailed, WorkerHung
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _start(
     try:
         asked = [wish.engine, wish.precision, wish.prefer, skip]
         (name, precision, batch, refused, image_seconds, compiled), _ = worker.call(
-            "start", asked, [golden.images, golden.logits], seconds=seconds
+            "start", asked, [golden.images, golden.logits], seconds=seconds, reply=NOTHING
         )
         if compiled and not afresh:
             raise _Compiled
@@ -133,7 +133,9 @@ def _try_jpegs(
     steps, golden = bundle.manifest.preprocessing[resolution], bundle.golden(resolution)
     reason: str | None = None
     try:
-        (reason,), _ = worker.call("decode_jpegs", [steps.resize, steps.crop, max_pixels], [], seconds=seconds)
+        (reason,), _ = worker.call(
+            "decode_jpegs", [steps.resize, steps.crop, max_pixels], [], seconds=seconds, reply=NOTHING
+        )
         tray.array(*golden.images.shape)[...] = golden.images
         worker.call("run", [golden.images.shape], [], seconds=seconds)
     except (WorkerDied, WorkerHung, WorkerFailed) as err:

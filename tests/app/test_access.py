@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from app.access import Access, Keys, Level, RateLimit
-from app.errors import BadParameter, Forbidden, RateLimited, ServiceError, Unauthorized
+from app.errors import BadParameter, Forbidden, RateLimited, ServiceError, TooLarge, Unauthorized
 from tests.conftest import Server, free_port, running
 
-ANN, BOB, CAT, ADMIN = "ann-0123456789", "bob-0123456789", "cat-0123456789", "admin-0123456789"
+ANN, BOB, CAT, DAN = "ann-0123456789", "bob-0123456789", "cat-0123456789", "dan-0123456789"
+ADMIN = "admin-0123456789"
 MAIN, SIDE = 8000, 9000  # ports
 NONE = Keys([], None)
 
@@ -166,44 +167,85 @@ def test_where_a_key_is_looked_for(name: str, value: str, known: bool) -> None:
 # Rates
 
 
-def test_a_rate_is_of_each_key_and_says_when_to_come_again() -> None:
-    async def hurry() -> int | None:
-        limit = RateLimit("2/minute")
-        await limit.take("ann")
-        await limit.take("ann")
-        await limit.take("bob")
-        with pytest.raises(RateLimited, match="the limit of 2 per 1 minute for each key") as caught:
-            await limit.take("ann")
-        return caught.value.retry_after
+class Clock:
+    """Stands in for time.monotonic."""
 
-    assert asyncio.run(hurry()) in (59, 60)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("app.access.time.monotonic", lambda: self.now)
 
 
-def test_a_rate_is_of_a_moving_window_in_which_refusals_do_not_count() -> None:
-    async def hurry() -> None:
-        limit = RateLimit("1/second")
-        await limit.take("ann")
-        for _ in range(5):
-            with pytest.raises(RateLimited):
-                await limit.take("ann")
-        await asyncio.sleep(1.01)
-        await limit.take("ann")
-
-    asyncio.run(hurry())
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
-def test_a_rate_keeps_nothing_of_windows_that_have_passed() -> None:
-    async def hurry() -> tuple[int, int]:
-        limit = RateLimit("1000/second")
-        for number in range(500):
-            await limit.take(f"key-{number % 50}")
-        await asyncio.sleep(1.1)
-        await limit.take("last")
-        await asyncio.sleep(0.2)  # for the storage's own sweep
-        storage = limit._limiter.storage
-        return len(storage.events), len(asyncio.all_tasks())  # type: ignore[attr-defined]
+def refused(limit: RateLimit, images: int = 1, paid: int = 0) -> int | None:
+    """After how many seconds ann may send so many images."""
+    with pytest.raises(RateLimited) as caught:
+        limit.take("ann", images, paid=paid)
+    return caught.value.retry_after
 
-    assert asyncio.run(hurry()) == (1, 1)
+
+def test_a_rate_is_of_each_key_and_says_when_to_come_again(clock: Clock) -> None:
+    limit = RateLimit("2/minute")
+    limit.take("ann")
+    clock.now += 10
+    limit.take("ann")
+    limit.take("bob")
+    with pytest.raises(RateLimited, match="the limit of 2 images per minute for each key is reached"):
+        limit.take("ann")
+    assert refused(limit) == 50
+
+
+def test_a_rate_is_of_a_moving_window_in_which_refusals_do_not_count(clock: Clock) -> None:
+    limit = RateLimit("1/second")
+    limit.take("ann")
+    for _ in range(5):
+        assert refused(limit) == 1
+    clock.now += 1
+    limit.take("ann")
+
+
+def test_a_rate_counts_images_and_says_when_there_is_room_for_all_of_them(clock: Clock) -> None:
+    limit = RateLimit("10/minute")
+    limit.take("ann", 6)
+    clock.now += 20
+    limit.take("ann", 4)
+    assert refused(limit, 6) == 40
+    assert refused(limit, 7) == 60
+    clock.now += 40
+    limit.take("ann", 6)
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_a_request_paid_before_its_images_were_known_is_a_part_of_them_or_given_back() -> None:
+    limit = RateLimit("10/minute")
+    for _ in range(2):
+        limit.take("ann")
+        limit.take("ann", 4, paid=1)
+    for _ in range(20):
+        limit.take("ann")
+        assert refused(limit, 4, paid=1) == 60
+    limit.take("ann", 2)
+
+
+@pytest.mark.usefixtures("clock")
+def test_more_images_than_a_rate_ever_allows_are_told_so() -> None:
+    limit = RateLimit("2/minute")
+    limit.take("ann")
+    with pytest.raises(TooLarge, match=r"32 images in one request can never pass the limit of 2 images per minute"):
+        limit.take("ann", 32, paid=1)
+    limit.take("ann", 2)
+
+
+def test_a_rate_keeps_nothing_of_windows_that_have_passed(clock: Clock) -> None:
+    limit = RateLimit("1000/second")
+    for number in range(500):
+        limit.take(f"key-{number % 50}")
+    clock.now += 1.1
+    limit.take("last")
+    assert [*limit._taken] == ["last"]
 
 
 @pytest.mark.parametrize("limit", ["0/minute", "many", "5"])
@@ -233,7 +275,7 @@ def guarded(bundle: Path, key_file: Path, admin_url: str, tmp_path_factory: pyte
     options = ["--api-keys-file", str(key_file), "--admin-port", admin_url.rpartition(":")[2]]
     options += ["--rate-limit", "3/hour", "--health-access", "key", "--metrics-access", "admin"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CROSSVIT_API_KEYS", f"ann:{ANN},{CAT}")
+        patch.setenv("CROSSVIT_API_KEYS", f"ann:{ANN},{CAT},{DAN}")
         patch.setenv("CROSSVIT_ADMIN_KEYS", f"root:{ADMIN}")
         engine = ["--engine", "onnxruntime", "--precision", "f32"]
         server = running(folder / "log", "--bundle", str(bundle), *engine, *options)
@@ -312,6 +354,26 @@ def test_a_key_over_its_rate_is_429_and_other_keys_are_not(guarded: Server) -> N
     assert httpx.get(f"{guarded.url}/models", headers=bearer(CAT)).status_code == 200  # costs nothing
     assert classify(ANN).status_code == 415
     assert [classify(ADMIN).status_code for _ in range(4)] == [415] * 4  # admins have no rate
+
+
+def test_every_image_of_a_batch_counts_on_every_route(guarded: Server) -> None:
+    def batch(images: int) -> httpx.Response:
+        files = [("files", b"no image")] * images
+        return httpx.post(f"{guarded.url}/classify/batch", files=files, headers=bearer(DAN))
+
+    def infer(images: int) -> httpx.Response:
+        tensor = {"name": "encoded", "shape": [images], "datatype": "BYTES", "data": ["bm8gaW1hZ2U="] * images}
+        url = f"{guarded.url}/v2/models/crossvit_tiny/infer"
+        return httpx.post(url, json={"inputs": [tensor]}, headers=bearer(DAN))
+
+    assert (batch(4).status_code, infer(4).status_code) == (413, 413)
+    assert "4 images in one request can never pass the limit of 3 images per hour" in batch(4).text
+    assert batch(2).status_code == 200
+    for refused in (batch(2), infer(2)):
+        assert refused.status_code == 429
+        assert 3590 <= int(refused.headers["Retry-After"]) <= 3600
+    assert infer(1).status_code == 415
+    assert infer(1).status_code == 429
 
 
 def test_a_service_without_keys_is_open_but_for_admin_routes(client: httpx.Client) -> None:

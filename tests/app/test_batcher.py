@@ -341,3 +341,35 @@ def test_the_limit_is_that_of_the_key_and_limit_and_room_may_change() -> None:
         assert engine.batches == [[0], [1, 2, 4], [3, 5], [6]]
 
     asyncio.run(main())
+
+
+def test_one_caller_that_holds_the_queue_does_not_shut_out_another() -> None:
+    async def main() -> None:
+        async with batching(room=16) as batcher:
+            held = batcher.enter(16, "greedy")
+            with pytest.raises(QueueFull):
+                batcher.enter(1, "greedy")
+            with pytest.raises(QueueFull):  # nobody in particular has no share of its own
+                batcher.enter(1)
+            with pytest.raises(QueueFull):
+                batcher.enter(3, "other")
+            others = batcher.enter(2, "other")
+            with pytest.raises(QueueFull, match="18 images wait"):
+                batcher.enter(1, "third")
+            for place in (*held, *others, *others):
+                place.leave()
+            assert batcher.waiting == 0
+            assert not batcher._taken
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_says_when_to_come_again_by_what_is_slower() -> None:
+    async def main() -> None:
+        async with batching(room=2, before=lambda: 29.5) as batcher:
+            batcher.enter(2)
+            with pytest.raises(QueueFull) as refused:
+                batcher.enter()
+            assert refused.value.retry_after == 30
+
+    asyncio.run(main())

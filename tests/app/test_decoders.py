@@ -1,8 +1,12 @@
 """The real decoder processes, with real faults."""
 
 import asyncio
+import errno
 import os
 import signal
+import socket
+import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,10 +17,11 @@ import pytest
 from PIL import Image
 
 from app.decoders import Decoders
-from app.errors import BadImage, NotAnImage, TooLarge, TooLate
+from app.errors import BadImage, NotAnImage, NotReady, TooLarge, TooLate
 from app.image import decode
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
+from tests.app.waiting import until
 from tests.app.workers import children
 
 STEPS = Preprocessing(256, 224)
@@ -175,5 +180,88 @@ def test_decoders_decode_large_jpegs_smaller_if_they_are_told_to() -> None:
             async with decoding(scaled_jpeg=scaled) as (decoders, _):
                 pixels, _ = await decoders.decode(body, STEPS)
                 assert np.array_equal(pixels, decode(body, STEPS, LIMIT, scaled_jpeg=scaled))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_decoder_that_ends_while_it_has_nothing_to_do_is_replaced_before_an_image_meets_it(count: int) -> None:
+    async def main() -> None:
+        async with decoding(count=count) as (decoders, restarts):
+            for number in range(1, 3):
+                await assert_right(decoders)
+                before = children(os.getpid(), "decoder")
+                os.kill(before[0], signal.SIGKILL)
+                await until(lambda number=number: restarts == ["ended"] * number)  # type: ignore[misc]
+                await until(lambda before=before: len({*children(os.getpid(), "decoder")} - {*before}) == 1)  # type: ignore[misc]
+            await asyncio.gather(*(assert_right(decoders) for _ in range(4)))
+
+    asyncio.run(main())
+
+
+def test_a_decoder_that_speaks_unasked_is_replaced() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            (worker,) = decoders._workers
+            worker._socket.shutdown(socket.SHUT_WR)  # what the process does about that is to end
+            await until(lambda: restarts == ["ended"])
+            await assert_right(decoders)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["process", "thread"])
+def test_without_room_for_a_process_images_are_refused_until_there_is(
+    what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = threading.Thread.start
+    attempts: list[float] = []
+
+    def no_process(*_: object, **__: object) -> None:
+        attempts.append(time.monotonic())
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def no_thread(thread: threading.Thread) -> None:
+        if not thread.name.startswith("decoder"):
+            return real(thread)
+        attempts.append(time.monotonic())
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("app.decoders._FIRST_PAUSE", 0.1)
+    patched = {"process": (subprocess, "Popen", no_process), "thread": (threading.Thread, "start", no_thread)}[what]
+
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            with monkeypatch.context() as patch:
+                patch.setattr(*patched)
+                os.kill(children(os.getpid(), "decoder")[0], signal.SIGKILL)
+                await until(lambda: attempts)
+                with pytest.raises(NotReady, match="no decoder could be started; the log says why") as caught:
+                    await decoders.decode(PNG, STEPS)
+                assert caught.value.retry_after
+                await asyncio.sleep(0.5)
+                assert 2 <= len(attempts) <= 6
+            async with asyncio.timeout(10):
+                await until(lambda: decoders._serving)
+                await assert_right(decoders)
+            assert restarts == ["ended"]
+
+    asyncio.run(main())
+    assert "no decoder can be started, the next attempt is in" in caplog.text
+    assert len(children(os.getpid(), "decoder")) == 0
+
+
+def test_one_callers_slow_images_do_not_hold_up_anothers() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            slow = [asyncio.create_task(decoders.decode(HUGE, STEPS, caller="slow")) for _ in range(20)]
+            await asyncio.sleep(0.05)
+            for _ in range(3):
+                await decoders.decode(PNG, STEPS, caller="other")
+            assert sum(task.done() for task in slow) <= 4  # one at most was before each
+            assert decoders.seconds_to_empty() > 1
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
 
     asyncio.run(main())

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.requests import Request
 
 from app.bundle import open_bundle
 from app.engines.ort import OnnxRuntime
 from app.image import decode
 from app.main import create_app
 from app.model import top
+from app.service import sharer
 from app.settings import Settings
 from tests import rule
 from tests.app.engines import fakes
@@ -397,3 +399,19 @@ def test_a_port_in_use_ends_the_service_before_its_engine_loads(bundle: Path) ->
     assert "address already in use" in done.stderr.lower()
     assert "Traceback" not in done.stderr  # neither the service's nor that of a process that it had no need of
     assert "images/s" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "expected"),
+    [
+        ("ann", "192.0.2.7", "key ann"),
+        ("", "192.0.2.7", "192.0.2.7"),
+        ("", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("", "2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("", "fe80::1%eth0", "fe80::/64"),
+        ("", "", ""),
+    ],
+)
+def test_whose_share_a_request_takes(name: str, address: str, expected: str) -> None:
+    request = Request({"type": "http", "client": (address, 1), "state": {"caller": name}})
+    assert sharer(request) == expected

@@ -728,7 +728,7 @@ def test_inference_counts_towards_the_keys_rate(bundle: Path) -> None:
     path = f"/v2/models/{NAME}/infer"
     assert_failure(client.post(path), 503, NAME)
     limited = client.post(path)
-    assert_failure(limited, 429, "the limit of 1 per 1 hour for each key is reached")
+    assert_failure(limited, 429, "the limit of 1 image per hour for each key is reached")
     assert 0 < int(limited.headers["Retry-After"]) <= 3600
 
 

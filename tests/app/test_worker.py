@@ -1,10 +1,16 @@
+import errno
+import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +18,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app import errors
 from app.errors import BadImage
-from app.worker import Limits, Worker, WorkerDied, WorkerFailed, WorkerHung, spare
+from app.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung, spare
 from tests.app.workers import children
 
 TARGET = "tests.app.workers:Target"
@@ -221,3 +228,178 @@ def test_what_a_worker_logs_is_logged_here(bundle_log: pytest.LogCaptureFixture)
 def bundle_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.INFO)
     return caplog
+
+
+# A worker that something from outside has taken over
+
+
+ANSWER: dict[str, Any] = {"arrays": [], "log": [], "values": []}
+BYTE = {"dtype": "|u1", "shape": [1]}
+STRICT = Reply(head_bytes=1 << 20, array_bytes=1000, raises=(BadImage,))
+
+
+def message(head: Any, rest: bytes = b"") -> bytes:
+    encoded = head if isinstance(head, bytes) else json.dumps(head).encode()
+    return len(encoded).to_bytes(4, "big") + encoded + rest
+
+
+def arrays(*described: Any) -> bytes:
+    return message(ANSWER | {"arrays": [*described]}, bytes(100))
+
+
+def logged(*records: Any) -> bytes:
+    return message(ANSWER | {"log": [*records]})
+
+
+def malformed() -> dict[str, bytes]:
+    """Answers that are none, by what is the matter with them."""
+    odd: list[Any] = [None, True, 0, -1, 1.5, 1e400, "x", [], [[]], {}, {"a": 1}, "\ud800", 10**30]
+    found = {
+        "deep": message(b"[" * 900_000),
+        "deep in values": message(b'{"arrays":[],"log":[],"values":' + b"[" * 400_000 + b"]" * 400_000 + b"}"),
+        "deep objects": message(b'{"a":' * 150_000),
+        "no length": b"\0\0",
+        "endless": b"\xff\xff\xff\xff" + bytes(1000),
+        "longer than it may be": ((1 << 20) + 1).to_bytes(4, "big") + bytes(2000),
+        "empty": message(b""),
+        "no text": message(b"\xff\xfe\x00"),
+        "control characters": message(b'{"arrays":[],"log":[],"values":["\x00"]}'),
+        "a long number": message(b'{"arrays":[],"log":[],"values":[]} ' + b"9" * 10_000),
+        "twice": message(b'{"arrays":[],"log":[],"values":[]}{}'),
+        "nothing in it": message({}),
+        "values and an error": message(ANSWER | {"error": "BadImage", "message": ""}),
+        "neither": message({"arrays": [], "log": []}),
+        "more than is known": message(ANSWER | {"retry_after": 10**9}),
+        "three arrays of a gibibyte": arrays(*[{"dtype": "|u1", "shape": [1 << 30]}] * 3),
+        "many arrays": arrays(*[{"dtype": "|u1", "shape": [0]}] * 20_000),
+        "arrays of which all are too large": arrays(*[{"dtype": "|u1", "shape": [101]}] * 10),
+        "huge dimensions": arrays({"dtype": "|u1", "shape": [1 << 39] * 8}),
+        "huge dimensions of nothing": arrays({"dtype": "|u1", "shape": [0, 1 << 39, 1 << 39]}),
+        "many dimensions": arrays({"dtype": "|u1", "shape": [1] * 100}),
+        "an array that ends early": message(ANSWER | {"arrays": [{"dtype": "|u1", "shape": [100]}]}, b"x"),
+        "many records": logged(*[[20, "x"]] * 60),
+        "a long record": logged([20, "x" * 3000]),
+        "a record of three": logged([20, "x", "y"]),
+        "an error that is none": message({"arrays": [], "log": [], "error": "Path", "message": ""}),
+        "a long message": message({"arrays": [], "log": [], "error": "BadImage", "message": "x" * 20_000}),
+    }
+    for number, value in enumerate(odd):
+        found |= {f"{number} for the head": message(value)}
+        found |= {f"{number} for {key}": message(ANSWER | {key: value}) for key in ("arrays", "log") if value != []}
+        found |= {
+            f"{number} for values": message(ANSWER | {"values": value}) for _ in [0] if not isinstance(value, list)
+        }
+        found |= {f"{number} for an array": arrays(value), f"{number} for a record": logged(value)}
+        found |= {f"{number} for a dtype": arrays(BYTE | {"dtype": value})}
+        found |= {f"{number} for a shape": arrays(BYTE | {"shape": value}) for _ in [0] if value != []}
+        found |= {f"{number} for a length": arrays(BYTE | {"shape": [value]}) for _ in [0] if value != 0}
+        found |= {f"{number} for a level": logged([value, "x"]) for _ in [0] if value != 0}
+        found |= {f"{number} for what is logged": logged([20, value]) for _ in [0] if value != "x"}
+        error = {"arrays": [], "log": [], "error": "BadImage", "message": "x"}
+        found |= {f"{number} for an error": message(error | {"error": value})}
+        found |= {f"{number} for a message": message(error | {"message": value}) for _ in [0] if value != "x"}
+    for dtype in ("|O8", "|V8", "|S8", "<U8", "<M8", "<c8", "|u3", "<f1", "|b1", "u1,f4", "<u8\n", "🙂", "<f16"):
+        found[f"the dtype {dtype!r}"] = arrays(BYTE | {"dtype": dtype})
+    services = [name for name, kind in vars(errors).items() if isinstance(kind, type) and kind is not BadImage]
+    for name in [*services, "__builtins__", "__name__", "SystemExit", "KeyboardInterrupt"]:
+        found[f"the error {name}"] = message({"arrays": [], "log": [], "error": name, "message": "x"})
+    return found
+
+
+class Ended:
+    """Stands in for the process of a worker whose answers a test writes."""
+
+    returncode, pid = 1, 0
+
+    def kill(self) -> None: ...
+    def poll(self) -> int:
+        return 1
+
+    def wait(self, _: float | None = None) -> int:
+        return 1
+
+
+def told(answer: bytes, reply: Reply = STRICT) -> Any:
+    """What a call gives that is answered so, by a worker that goes then."""
+    ours, theirs = socket.socketpair()
+    worker = Worker.__new__(Worker)
+    worker.__dict__ |= {"_role": "fake", "_process": Ended(), "_socket": ours, "_closing": threading.Lock()}
+
+    def say() -> None:
+        with theirs, suppress(OSError):
+            theirs.recv(1 << 16)
+            theirs.sendall(answer)
+
+    thread = threading.Thread(target=say)
+    thread.start()
+    try:
+        return worker.call("echo", [], [], seconds=10, reply=reply)
+    finally:
+        ours.close()
+        thread.join()
+
+
+def test_answers_that_are_none_cost_the_worker_and_nothing_else() -> None:
+    answers = malformed()
+    assert len(answers) > 200
+    tracemalloc.start()
+    for what, answer in answers.items():
+        with pytest.raises((WorkerDied, WorkerFailed)) as caught:
+            told(answer)
+        assert caught.type is WorkerDied or '"error": ""' in answer.decode(errors="replace"), what
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+
+
+def test_answers_of_random_bytes_cost_the_worker_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    right = arrays(BYTE)
+    for _ in range(300):
+        spoilt = np.frombuffer(right, np.uint8).copy()
+        places = rng.integers(0, len(spoilt) - 99, rng.integers(1, 4))
+        spoilt[places] = rng.integers(0, 256, len(places))
+        with suppress(WorkerDied):
+            told(spoilt.tobytes())
+
+
+def test_an_answer_within_its_bounds_is_believed() -> None:
+    values, (array,) = told(message(ANSWER | {"arrays": [BYTE], "values": [1, {"a": None}]}, b"\7"))
+    assert (values, array.tolist()) == ([1, {"a": None}], [7])
+    with pytest.raises(BadImage, match="not this one"):
+        told(message({"arrays": [], "log": [], "error": "BadImage", "message": "not this one"}))
+
+
+def test_an_answer_that_the_caller_does_not_expect_costs_the_worker() -> None:
+    def check(values: Values, _: Arrays) -> None:
+        (_first,) = values
+
+    with pytest.raises(WorkerDied, match="no answer"):
+        told(message(ANSWER), Reply(check=check))
+
+
+def test_what_a_worker_says_controls_no_terminal(bundle_log: pytest.LogCaptureFixture) -> None:
+    told(logged([40, "\x1b[2Jred\u202e"]))
+    assert "\\x1b[2Jred\\u202e" in bundle_log.text
+    with pytest.raises(BadImage, match=r"^\\x1b\[31m$"):
+        told(message({"arrays": [], "log": [], "error": "BadImage", "message": "\x1b[31m"}))
+
+
+def test_more_than_can_be_logged_is_cut_where_it_is_logged() -> None:
+    worker = Worker("target", "tests.app.workers:Talker", seconds=30)
+    worker.call("say", ["x" * 100_000 + "é\ud800" * 1000], [], seconds=5)
+    for _ in range(2):
+        worker.call("say_often", [1000], [], seconds=5)
+    worker.kill()
+
+
+def test_no_room_for_a_process_leaves_no_open_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_process(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for _ in range(10):
+        with pytest.raises(BlockingIOError):
+            Worker("target", TARGET, ["it"], seconds=30)
+        spare("target", TARGET.partition(":")[0])
+    assert len([*Path("/proc/self/fd").iterdir()]) == before

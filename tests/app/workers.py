@@ -70,6 +70,11 @@ class Talker:
         logging.getLogger("talker").warning(what)
         return [], []
 
+    def say_often(self, times: int) -> tuple[Values, Arrays]:
+        for number in range(times):
+            logging.getLogger("talker").warning("%d", number)
+        return [], []
+
 
 def unmakeable() -> Target:
     raise BadImage("cannot be made")

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from app.engines import ort, ov
 from app.engines.engine import Engine, Files
@@ -90,3 +92,24 @@ def test_engines_tell_nobody_how_they_are_used(bundle: Path, tmp_path: Path, com
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(("cpus", "usable", "threads"), [(64, 2, 2), (8, 8, 0)])
+def test_threads_are_counted_for_it_where_some_cpus_may_not_be_used(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, cpus: int, usable: int, threads: int
+) -> None:
+    """By a quota, or by a cpuset, of which os.cpu_count knows nothing either."""
+    seen: list[int] = []
+
+    class Session:
+        def __init__(self, _: bytes, options: onnxruntime.SessionOptions, **__: object) -> None:
+            seen.append(options.intra_op_num_threads)
+
+        def run(self, *_: object) -> list[NDArray[np.float32]]:
+            return [np.zeros((1, 1000), np.float32)] * 3
+
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    monkeypatch.setattr(ort, "usable_cpus", lambda: usable)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    loaded(ort, bundle, 224)
+    assert seen == [threads]

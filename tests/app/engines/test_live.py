@@ -96,6 +96,52 @@ def test_an_engine_that_dies_or_hangs_fails_its_call_and_is_started_again(bundle
     asyncio.run(main())
 
 
+def test_an_engine_that_ends_while_it_has_nothing_to_do_is_started_again_before_a_call_meets_it(bundle: Path) -> None:
+    async def main() -> None:
+        async with running(open_bundle(bundle)) as (engine, restarts):
+            for ends in range(1, 3):
+                first = pid()
+                os.kill(first, signal.SIGKILL)
+                await until(lambda: "started again" in (engine.fault or ""), seconds=1)
+                await until(lambda: engine.fault is None)
+                assert restarts == ["ended"] * ends
+                assert pid() != first
+                await assert_right(engine)
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_keeps_ending_before_it_has_run_is_started_again_after_longer_and_longer_pauses(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engines.live._FIRST_PAUSE", 5.0)
+
+    async def main() -> None:
+        async with running(open_bundle(bundle)) as (engine, restarts):
+            os.kill(pid(), signal.SIGKILL)
+            await until(lambda: restarts == ["ended"] and engine.fault is None)
+            os.kill(pid(), signal.SIGKILL)
+            await until(lambda: len(restarts) == 2)
+            await asyncio.sleep(1)
+            assert children(os.getpid(), "engine") == []
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_is_closed_or_fails_a_call_has_not_ended_by_itself(bundle: Path) -> None:
+    async def main() -> None:
+        async with running(open_bundle(bundle)) as (engine, restarts):
+            os.kill(pid(), signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await engine.run(rule.images(224))
+            await assert_right(engine)
+            await engine.close()
+            await asyncio.sleep(0.1)
+            assert restarts == ["died"]
+
+    asyncio.run(main())
+
+
 def test_an_engine_that_raises_fails_its_call_and_is_started_again(bundle: Path) -> None:
     async def main() -> None:
         async with running(open_bundle(bundle)) as (engine, restarts):

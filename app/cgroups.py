@@ -1,0 +1,34 @@
+"""The control groups of this process, of version 1 or 2, whose limits bind it.
+
+A group's parents bind it too. In a container the path that /proc names is often not there: its own group is mounted as
+the root then. Source: the kernel's documentation of cgroup v1 and v2.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+ROOT = Path("/")
+
+
+def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[int, Path]]:
+    """The version and the folder of each group that may bind what `controller` does; not all of them are there."""
+    for line in text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from ((2, group) for group in _with_parents(root / "sys/fs/cgroup", path))
+        elif controller in controllers.split(","):
+            for mount in (controllers, controller):
+                yield from ((1, group) for group in _with_parents(root / "sys/fs/cgroup" / mount, path))
+
+
+def text(file: Path) -> str:
+    """What is in the file, or nothing where it cannot be read."""
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _with_parents(mount: Path, path: str) -> list[Path]:
+    own = PurePosixPath(path.lstrip("/"))
+    return [mount / group for group in (own, *own.parents) if ".." not in group.parts]
