@@ -118,8 +118,8 @@ def _labels(scope: Scope) -> tuple[str, str]:
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     if route is None:
         return "other", "other"
-    known = scope["method"] in (*route.methods, "HEAD", "OPTIONS")
-    return scope["method"] if known else "other", str(route.path)
+    known = {"OPTIONS", *route.methods} | ({"HEAD"} if "GET" in route.methods else set())
+    return scope["method"] if scope["method"] in known else "other", str(route.path)
 
 
 def _model(scope: Scope, status: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app.main import create_app
 from app.settings import Settings
@@ -122,7 +122,9 @@ def test_a_name_that_is_pointed_at_the_admin_port_is_refused(admin: TestClient) 
 
 
 def test_pages_that_may_call_may_not_administer_and_can_read_each_refusal(bundle: Path) -> None:
-    app = create_app(Settings(bundle=bundle, admin_port=9000, cors_origins=["*"], api_keys=["a-key-of-a-client"]))
+    app = create_app(
+        Settings(bundle=bundle, admin_port=9000, cors_origins=["*"], api_keys=[SecretStr("a-key-of-a-client")])
+    )
 
     @app.get("/boom")
     async def boom() -> None:
@@ -248,7 +250,7 @@ def test_a_parameter_that_is_given_twice_is_refused(client: TestClient, query: s
 
 @pytest.mark.parametrize("value", ["", "0", "000", "-5", "1.5", "1e3", "+5", "5 s", "\u0663", "inf", "0x10"])
 def test_a_timeout_that_is_none_is_refused(client: TestClient, value: str) -> None:
-    response = client.post("/classify", headers={"X-Request-Timeout-Ms": value.encode()})
+    response = client.post("/classify", headers=[(b"X-Request-Timeout-Ms", value.encode())])
     assert response.status_code == 422
     assert "X-Request-Timeout-Ms is a whole number of milliseconds" in response.text
 
