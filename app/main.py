@@ -70,7 +70,9 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     app.include_router(v2.router)
     if settings.docs:
         serve_docs(app)
-    app.add_middleware(Front, prefix=settings.root_path, origins=service.origins, open_paths=PROBES, answer=answer)
+    app.add_middleware(
+        Front, prefix=settings.root_path or "", origins=service.origins, open_paths=PROBES, answer=answer
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

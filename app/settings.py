@@ -121,12 +121,12 @@ class Settings(BaseSettings):
         Field(description="host names by which the service may be asked, but for its probes; any if left out"),
     ] = []
     root_path: Annotated[
-        str,
+        str | None,
         Field(
-            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            pattern=r"^(/[A-Za-z0-9._~-]+)+$",
             description="path prefix that a proxy leaves in requests, such as /crossvit",
         ),
-    ] = ""
+    ] = None
     admin_port: Annotated[
         int | None, Field(ge=0, le=65535, description="port for loading and unloading, closed to them elsewhere")
     ] = None
