@@ -74,7 +74,7 @@ class Form:
         self.others: list[str] = []
         self._fields, self._options = fields, options
         self._files_left, self._max_files = max_files, max_files
-        self._fields_left, self._max_fields = max_fields + len(options), max_fields
+        self._fields_left, self._max_fields = max_fields, max_fields
         self._preamble: _Preamble | None = _Preamble(boundary)
         self._ended = False
         self._begin_part()
@@ -172,7 +172,8 @@ class Form:
         self._name = filename
 
     def _begin_field(self, name: str) -> None:
-        self._fields_left -= 1
+        if name not in self._options or name in self.options:
+            self._fields_left -= 1
         if self._fields_left < 0:
             raise BadForm(f"it has more than {self._max_fields} fields that are neither files nor options")
         if name in self._options:
