@@ -200,6 +200,10 @@ class Access:
         if self._limit is not None and name and level == Level.KEY:
             self._limit.take(name, images, paid=1)
 
+    def makes_admins(self, port: int | None) -> bool:
+        """Whether who comes in by `port` is an admin without a key."""
+        return self.admin_port is not None and port == self.admin_port and not self._admin_keys
+
     def _caller(self, headers: Mapping[str, str], on_admin_port: bool) -> tuple[Level, str]:
         key = _sent(headers)
         if admin := self._admin_keys.owner(key):

@@ -33,13 +33,9 @@ class Decoder:
         steps = Preprocessing(resize, crop)
         return [], [decode(body.tobytes(), steps, self._max_pixels, scaled_jpeg=self._scaled_jpeg)]
 
-    def inference(
-        self, encoding: str, json_bytes: int | None, max_bytes: int, max_images: int, body: NDArray[np.uint8]
-    ) -> tuple[Values, Arrays]:
+    def inference(self, json_bytes: int | None, max_images: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
         """See app.inference.read."""
-        request, tensors = read(
-            body.tobytes(), encoding=encoding, json_bytes=json_bytes, max_bytes=max_bytes, max_images=max_images
-        )
+        request, tensors = read(body.tobytes(), json_bytes=json_bytes, max_images=max_images)
         described = request.model_dump(mode="json")
         if len(json.dumps(described, ensure_ascii=False).encode("utf-8", "replace")) > _LONGEST:
             raise BadInference(f"the request's names and parameters take more than {_LONGEST:,} bytes; send fewer")

@@ -125,17 +125,15 @@ class Decoders:
         self,
         body: bytes,
         *,
-        encoding: str,
         json_bytes: int | None,
-        max_bytes: int,
         max_images: int,
         deadline: float = math.inf,
         caller: str = "",
     ) -> tuple[InferenceRequest, Sequence[NDArray[np.uint8]]]:
         """What app.inference.read gives; raises as that and as `decode` do."""
-        reply = Reply(_HEAD_BYTES, max_bytes, (BadInference, TooLarge), partial(_check_inference, max_images))
-        given: Values = [encoding, json_bytes, max_bytes, max_images]
-        values, arrays, _ = await self._call("inference", given, body, reply, deadline, caller)
+        # Tensors are never larger than the body that they come in.
+        reply = Reply(_HEAD_BYTES, len(body), (BadInference, TooLarge), partial(_check_inference, max_images))
+        values, arrays, _ = await self._call("inference", [json_bytes, max_images], body, reply, deadline, caller)
         return InferenceRequest.model_validate(values[0]), arrays
 
     async def _call(

@@ -16,6 +16,14 @@ class NoImage(ServiceError):
     """The request brings no image."""
 
 
+class BadBody(ServiceError):
+    """A body that is not in the content coding that its headers name."""
+
+
+class UnknownCoding(ServiceError):
+    """A body in a content coding that is not taken."""
+
+
 class TooLarge(ServiceError):
     """More bytes, pixels or images than the limits allow."""
 

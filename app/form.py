@@ -1,13 +1,30 @@
 """A multipart form, taken apart as it arrives: a file's bytes are copied once, into memory."""
 
+import binascii
+import re
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
 from io import BytesIO
 from typing import NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-_CHARSETS = ("utf-8", "us-ascii", "iso-8859-1")  # what clients declare; some of Python's take minutes, or raise
+from app.disposition import CHARSETS, BadDisposition, parse
+from app.sent import is_image
+
 _MAX_FIELD_BYTES = 1 << 20
+_MAX_OPTION_BYTES = 1000
+_MAX_HEADER_BYTES = 8192  # of a part: a name of 255 characters takes 3,060 bytes as %XX, and may be there twice
+_INDEX = re.compile(r"\[\d{0,4}\]")  # PHP's and axios's names of what are several: files[], files[0]
+# Content-Transfer-Encoding, of which RFC 7578, 4.7 wants none
+_AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")
+_TRANSFERS: dict[bytes, Callable[[bytes], bytes]] = {
+    b"base64": binascii.a2b_base64,
+    b"quoted-printable": binascii.a2b_qp,
+}
+_NEAR = 0.75  # of a name to an option's: topk, top-k, Resolution
+_FIRST_BYTES = 300
 
 
 class BadForm(Exception):
@@ -18,34 +35,52 @@ class TooManyFiles(BadForm):
     """The form has more files than it may."""
 
 
+class BadField(BadForm):
+    """A field that is meant for an option, and cannot be it."""
+
+
 class File(NamedTuple):
     name: str
     content: bytes
 
 
 class Form:
-    """Collects the files in `field` of a form that `feed` is given piece by piece, as RFC 7578 and RFC 2046 have it.
+    """Collects the files in `fields`, and the texts in `options`, of a form that `feed` is given piece by piece.
 
-    Raises TooManyFiles for more than `max_files` files, those in other fields counted, and BadForm for more than
-    `max_fields` fields that are no file, or what is no form. A part that does not end is no part. Limits of size are
-    for whoever feeds it.
+    As RFC 7578 and RFC 2046 have it: what is in `fields` is a file, with a file name or without. A name may have an
+    index, such as files[]. `others` are the names of other fields with files. Raises TooManyFiles for more than
+    `max_files` files, those in other fields counted, BadField, and BadForm for more than `max_fields` fields that are
+    neither, or what is no form; `finish` raises it for a form that breaks off. Limits of size are for whoever feeds it.
     """
 
-    def __init__(self, content_type: str, field: str, *, max_files: int, max_fields: int) -> None:
-        _, options = parse_options_header(content_type)
-        self._charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
-        if self._charset not in _CHARSETS:
+    def __init__(
+        self,
+        content_type: str,
+        fields: Collection[str],
+        options: Collection[str] = (),
+        *,
+        max_files: int,
+        max_fields: int,
+    ) -> None:
+        _, parameters = parse_options_header(content_type)
+        self._charset = parameters.get(b"charset", b"utf-8").decode("latin-1").lower()
+        if self._charset not in CHARSETS:
             raise BadForm("the charset of a form is utf-8; leave it out")
-        if b"boundary" not in options:
-            raise BadForm("its Content-Type has no boundary")
+        boundary = parameters.get(b"boundary", b"")
+        if not boundary:
+            raise BadForm("its Content-Type has no boundary; HTTP libraries set it if you leave the header out")
         self.files: list[File] = []
-        self._field = field
+        self.options: dict[str, str] = {}
+        self.others: list[str] = []
+        self._fields, self._options = fields, options
         self._files_left, self._max_files = max_files, max_files
         self._fields_left, self._max_fields = max_fields, max_fields
+        self._preamble: _Preamble | None = _Preamble(boundary)
+        self._ended = False
         self._begin_part()
         try:
             self._parser = MultipartParser(
-                options[b"boundary"],
+                boundary,
                 {
                     "on_part_begin": self._begin_part,
                     "on_header_field": self._add_to_header,
@@ -54,22 +89,39 @@ class Form:
                     "on_headers_finished": self._end_headers,
                     "on_part_data": self._add_data,
                     "on_part_end": self._end_part,
+                    "on_end": self._end,
                 },
+                max_header_size=_MAX_HEADER_BYTES,
             )
         except FormParserError as err:
             raise BadForm("its boundary is too long") from err
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes of the form."""
+        if self._preamble is not None:
+            rest = self._preamble.after(piece)
+            if rest is None:
+                return
+            self._preamble = None
+            piece = rest
         try:
             self._parser.write(piece)
         except FormParserError as err:
-            raise BadForm("Invalid multipart data.") from err
+            raise BadForm(_why(err, piece)) from err
+
+    def finish(self) -> None:
+        """Raise BadForm if the form has not begun, or breaks off within a part, when all of it has been fed."""
+        if self._preamble is not None:
+            raise BadForm(self._preamble.why_none())
+        if not self._ended and (self._in_data or self._header or self._disposition):
+            raise BadForm("it breaks off within a part; after the last one its boundary stands, with -- at the end")
 
     def _begin_part(self) -> None:
-        self._header = self._value = self._disposition = b""
+        self._header = self._value = self._disposition = self._kind = self._transfer = b""
         self._name: str | None = None  # of a file
-        self._content: BytesIO | None = None  # of a file in the field
+        self._option: str | None = None
+        self._content: BytesIO | None = None  # of a file in the fields, or an option
+        self._in_data = False
         self._size = 0
 
     def _add_to_header(self, data: bytes, start: int, end: int) -> None:
@@ -79,41 +131,136 @@ class Form:
         self._value += data[start:end]
 
     def _end_header(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        name = self._header.lower()
+        if name == b"content-disposition":
             self._disposition = self._value
+        elif name == b"content-type":
+            self._kind = self._value.strip().lower()
+        elif name == b"content-transfer-encoding":
+            self._transfer = self._value.strip().lower()
         self._header = self._value = b""
 
     def _end_headers(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
-            raise BadForm('The Content-Disposition header field "name" must be provided.')
-        if b"filename" not in options:
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise BadForm(f"Too many fields. Maximum number of fields is {self._max_fields}.")
-            return
+        self._in_data = True
+        try:
+            name, filename = parse(self._disposition.decode("latin-1"), self._charset)
+        except BadDisposition as err:
+            raise BadForm(str(err)) from err
+        if name is None:
+            raise BadForm("a part has no Content-Disposition with a name")
+        if self._kind.startswith(b"multipart/"):
+            raise BadForm(
+                f"the part {name[:60]!r} is {self._kind[:40].decode('latin-1')!r} itself; each file has a part"
+            )
+        if _INDEX.sub("", name) in self._fields:
+            self._begin_file(filename or "")
+            self._content = BytesIO()
+        elif filename:
+            self._begin_file(filename)
+            self.others.append(name)
+        else:
+            self._begin_field(name)
+
+    def _begin_file(self, filename: str) -> None:
         self._files_left -= 1
         if self._files_left < 0:
-            raise TooManyFiles(f"Too many files. Maximum number of files is {self._max_files}.")
-        self._name = self._text(options[b"filename"])
-        if self._text(options[b"name"]) == self._field:
+            raise TooManyFiles(f"it has more than {self._max_files} files")
+        if self._transfer not in (*_AS_IT_IS, *_TRANSFERS):
+            raise BadForm(
+                f"the Content-Transfer-Encoding {self._transfer[:40].decode('latin-1')!r} is not taken; leave it out"
+            )
+        self._name = filename
+
+    def _begin_field(self, name: str) -> None:
+        if name not in self._options or name in self.options:
+            self._fields_left -= 1
+        if self._fields_left < 0:
+            raise BadForm(f"it has more than {self._max_fields} fields that are neither files nor options")
+        if name in self._options:
+            self._option = name
             self._content = BytesIO()
+        elif near := get_close_matches(name[:40].lower().replace("-", "_"), self._options, n=1, cutoff=_NEAR):
+            raise BadField(f"there is no field {name[:40]!r} in this form; {near[0]!r} is one")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._name is None:
+            self._size += end - start
+            most = _MAX_FIELD_BYTES if self._option is None else _MAX_OPTION_BYTES
+            if self._size > most:
+                raise BadForm(f"a field that is no file is over the limit of {most:,} bytes")
         if self._content is not None:
             self._content.write(memoryview(data)[start:end])
-        elif self._name is None:
-            self._size += end - start
-            if self._size > _MAX_FIELD_BYTES:
-                raise BadForm(f"Part exceeded maximum size of {_MAX_FIELD_BYTES // 1024}KB.")
 
     def _end_part(self) -> None:
-        if self._content is not None:
-            self.files.append(File(self._name or "", self._content.getvalue()))  # shares the bytes, and copies none
+        self._in_data = False
+        if self._content is None:
+            return
+        content = self._content.getvalue()  # shares the bytes, and copies none
         self._content = None
+        if self._option is None:
+            self.files.append(File(self._name or "", self._decoded(content)))
+            return
+        value = content.decode("utf-8", "replace")
+        if self.options.setdefault(self._option, value) != value:
+            raise BadField(f"the form has two values for {self._option!r}")
 
-    def _text(self, raw: bytes) -> str:
+    def _decoded(self, content: bytes) -> bytes:
+        decode = _TRANSFERS.get(self._transfer)
         try:
-            return raw.decode(self._charset)
-        except UnicodeDecodeError:
-            return raw.decode("latin-1")
+            return content if decode is None else decode(content)
+        except binascii.Error as err:
+            raise BadForm("the data of a part is not base64, as its Content-Transfer-Encoding says") from err
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+class _Preamble:
+    """What stands before a form's first boundary, which begins a line (RFC 2046, 5.1.1)."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._boundary = boundary
+        self._delimiter = b"\r\n--" + boundary
+        self._seen = b"\r\n"
+        self._first = b""
+
+    def after(self, piece: bytes) -> bytes | None:
+        """All that has come from the first boundary on, None if it is still to come."""
+        self._first += piece[: _FIRST_BYTES - len(self._first)]
+        seen = self._seen + piece
+        at = seen.find(self._delimiter)
+        while at >= 0:
+            rest = seen[at + len(self._delimiter) :].lstrip(b" \t")  # padding
+            if len(rest) < 2:
+                self._seen = seen[at:]
+                return None
+            if rest.startswith((b"\r\n", b"--")):
+                return b"--" + self._boundary + rest
+            at = seen.find(self._delimiter, at + 1)
+        self._seen = seen[-len(self._delimiter) :]
+        return None
+
+    def why_none(self) -> str:
+        """Why there is no boundary in the whole of the form."""
+        if not self._first:
+            return "it is empty"
+        if re.match(rb"\s*--" + re.escape(self._boundary) + rb"\n", self._first):
+            return "its lines end in LF alone; those of a form end in CR LF"
+        text = self._boundary[:60].decode("latin-1")
+        if other := re.match(rb"\s*--([^\r\n]{1,70})\r?\n", self._first):
+            return f"its boundary is {other[1].decode('latin-1')!r}, but its Content-Type says {text!r}"
+        return f"the boundary {text!r} of its Content-Type is not in it" + (
+            "; it is an image itself, and no form" if is_image(self._first) else ""
+        )
+
+
+def _why(err: FormParserError, piece: bytes) -> str:
+    """What the parser cannot read, in words that name it."""
+    words, at = str(err), getattr(err, "offset", -1)
+    if "header size" in words:
+        return f"a header of a part is longer than {_MAX_HEADER_BYTES:,} bytes"
+    if "header count" in words:
+        return "a part has too many headers"
+    if at >= 0 and piece[at : at + 1] in (b" ", b"\t") and piece[:at].endswith(b"\n"):
+        return "a header of a part goes on in a second line; write it in one"
+    return "the headers of its parts are not as RFC 7578 has them"

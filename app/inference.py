@@ -5,21 +5,23 @@ compression. A request has one input: `image`, the very pixels that the network 
 A raw binary request, one image file without any JSON, is a request for all outputs in binary.
 """
 
-import base64
-import binascii
+import json
 import math
 import struct
 import zlib
 from collections.abc import Sequence
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
+from app.base64text import BadBase64, decoded
 from app.errors import BadInference, TooLarge
+from app.sent import is_image, mistaken
+from app.words import place, told
 
 IMAGE, ENCODED = "image", "encoded"
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -27,18 +29,41 @@ BINARY = "application/octet-stream"
 
 _ELEMENT = struct.Struct("<I")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-ENCODINGS = tuple(_WINDOW_BITS)
+ENCODINGS = tuple(_WINDOW_BITS)  # of answers; app.coding has those of requests
+
+Asked = TypeVar("Asked", bound=BaseModel)
 
 # What is not data crosses to the service and back to the client: it is short.
 Text = Annotated[str, Field(max_length=1000)]
-Parameters = Annotated[dict[Text, Text | int | float | bool], Field(max_length=32)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
+def without_nulls(value: Any) -> Any:
+    """An object without its members that are null: many clients write null for what they leave out."""
+    return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
 
 
-class Input(_Strict):
+def _nullable(schema: dict[str, Any]) -> None:
+    """Have the JSON schema of an object say that what may be left out may be null."""
+    for name, each in schema.get("properties", {}).items():
+        if name not in schema.get("required", []) and "type" in each:
+            each["type"] = [each["type"], "null"]
+        values = each.get("additionalProperties")
+        if isinstance(values, dict) and "anyOf" in values:
+            values["anyOf"].append({"type": "null"})
+
+
+Parameters = Annotated[dict[Text, Text | int | float | bool], BeforeValidator(without_nulls), Field(max_length=32)]
+
+
+class Strict(BaseModel):
+    """An object in a request's JSON; what is null in it counts as left out."""
+
+    model_config = ConfigDict(strict=True, json_schema_extra=_nullable)
+
+    _nulls = model_validator(mode="before")(without_nulls)
+
+
+class Input(Strict):
     """A tensor: `image`, UINT8 [batch, side, side, 3], or `encoded`, BYTES [batch] (in JSON as base64)."""
 
     name: Text
@@ -48,14 +73,14 @@ class Input(_Strict):
     data: Any = None
 
 
-class Output(_Strict):
+class Output(Strict):
     """An output that is asked for; `binary_data` and `classification` (how many classes) are its parameters."""
 
     name: Text
     parameters: Parameters = {}
 
 
-class InferenceRequest(_Strict):
+class InferenceRequest(Strict):
     """The JSON of a request. `resolution` is a parameter for `encoded` inputs."""
 
     id: Text | None = None
@@ -64,24 +89,20 @@ class InferenceRequest(_Strict):
     outputs: Annotated[list[Output], Field(max_length=8)] = []
 
 
-def read(
-    body: bytes, *, encoding: str, json_bytes: int | None, max_bytes: int, max_images: int
-) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
+def read(body: bytes, *, json_bytes: int | None, max_images: int) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
     """The request in `body` without its data, and its images.
 
     For an `image` input that is one array (batch, side, side, 3), for `encoded` one array of bytes for each image.
-    `encoding` is "gzip", "deflate" or "", `json_bytes` the length of the JSON where binary tensors follow it, 0 for a
-    raw binary request. Raises BadInference, and TooLarge beyond `max_bytes` after decompression or `max_images`.
+    `json_bytes` is the length of the JSON where binary tensors follow it, 0 for a raw binary request. Raises
+    BadInference, and TooLarge beyond `max_images`.
     """
-    if encoding:
-        body = _decompressed(body, encoding, max_bytes)
     if json_bytes is not None and json_bytes > len(body):
         raise BadInference(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
     if json_bytes == 0:
         tensor = Input(name=ENCODED, shape=[1], datatype="BYTES")
         request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
         return request, [np.frombuffer(body, np.uint8)]
-    request = _parse(body if json_bytes is None else body[:json_bytes])
+    request = parse(InferenceRequest, body if json_bytes is None else body[:json_bytes])
     _check(request)
     tensor = request.inputs[0]
     raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
@@ -140,30 +161,32 @@ def compress(body: bytes, encoding: str) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def _decompressed(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
-    try:
-        plain = unpacker.decompress(body, max_bytes + 1)
-    except zlib.error as err:
-        raise BadInference(f"the body is not {encoding} data") from err
-    if len(plain) > max_bytes:
-        raise TooLarge(f"the request body is over the limit of {max_bytes:,} bytes after decompression")
-    if not unpacker.eof:
-        raise BadInference(f"the body's {encoding} data is incomplete")
-    if unpacker.unused_data:
-        raise BadInference(f"{len(unpacker.unused_data)} bytes follow the body's {encoding} data")
-    return plain
+def parse(kind: type[Asked], body: bytes) -> Asked:
+    """The JSON in `body`, in UTF-8, UTF-16 or UTF-32 and with a byte order mark or without, as `kind`.
 
-
-def _parse(head: bytes) -> InferenceRequest:
+    Raises BadInference.
+    """
     try:
-        return InferenceRequest.model_validate(from_json(head, allow_inf_nan=False))
+        # RFC 8259, 8.1 has UTF-8 alone and lets a mark be ignored; PowerShell and .NET write the others.
+        content = body.decode(json.detect_encoding(body))
+        value = from_json(content.removeprefix("\ufeff"), allow_inf_nan=False)
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            raise BadInference("the request is a JSON string that has JSON in it; send the object itself")
+        return kind.model_validate(value)
     except ValidationError as err:
-        first = err.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        raise BadInference(f"{where or 'the request'}: {first['msg']}") from err
+        first = err.errors(include_url=False, include_input=False)[0]
+        raise BadInference(f"{place(first, 'the request')} {told(first)}") from err
+    except UnicodeDecodeError as err:
+        raise BadInference(f"the request is not JSON: {_instead(body) or 'it is not UTF-8'}") from err
     except ValueError as err:
-        raise BadInference(f"the request is not JSON: {err}"[:300]) from err
+        raise BadInference(f"the request is not JSON: {_instead(body) or err}"[:300]) from err
+
+
+def _instead(body: bytes) -> str | None:
+    if is_image(body):
+        return f"it is an image file, which goes with {LENGTH_HEADER}: 0, or to POST /classify"
+    what = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body)
+    return what and f"it is {what}"
 
 
 def _check(request: InferenceRequest) -> None:
@@ -271,9 +294,9 @@ def _base64(data: Any) -> list[bytes]:
     items = data if isinstance(data, list) else [data]
     items = [item for row in items for item in (row if isinstance(row, list) else [row])]
     try:
-        return [base64.b64decode(item, validate=True) for item in items]
-    except (TypeError, ValueError, binascii.Error) as err:
-        raise BadInference(f"in JSON, {ENCODED!r} must have image files as base64 strings") from err
+        return [decoded(item) for item in items]
+    except BadBase64 as err:
+        raise BadInference(f"in JSON, {ENCODED!r} must have image files as base64 strings: {err}") from err
 
 
 def _output(

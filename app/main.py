@@ -8,7 +8,6 @@ from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import v2
@@ -16,17 +15,19 @@ from app.access import Access, Keys, RateLimit
 from app.body import Bodies
 from app.bundle import Bundle
 from app.errors import LoadFailed, NotReady
+from app.front import Front
 from app.inference import LENGTH_HEADER
 from app.metrics import Metrics, ModelState
 from app.model import Model
-from app.openapi import describe
-from app.problems import defect, handle_problems
+from app.openapi import describe, serve_docs
+from app.origin import Origins
+from app.problems import answer, handle_problems
 from app.repository import Repository
 from app.routes import router
 from app.service import Service
 from app.settings import Settings, log_remarks
 from app.tracing import Tracing
-from app.watch import HEADER, Watch
+from app.watch import HEADER, PROBES, Watch
 from app.wiring import make_decoders, make_model
 
 log = logging.getLogger(__name__)
@@ -56,19 +57,25 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
-    app = FastAPIOffline(  # /docs without a CDN
+    app = FastAPI(
         redoc_url=None,
+        docs_url=None,
         redirect_slashes=False,
-        docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         title="CrossViT",
         version=version("crossvit"),
         description="Image classification with CrossViT.",
+        servers=[{"url": "."}],  # relative to the document, wherever a proxy has it
         lifespan=lifespan,
     )
     app.state.service = service
     app.include_router(router)
     app.include_router(v2.router)
+    if settings.docs:
+        serve_docs(app)
+    app.add_middleware(
+        Front, prefix=settings.root_path or "", origins=service.origins, open_paths=PROBES, answer=answer
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -80,9 +87,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             ],
             expose_headers=[HEADER, LENGTH_HEADER, "Retry-After"],
         )
-    app.add_middleware(
-        Watch, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping, defect=defect
-    )
+    app.add_middleware(Watch, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping)
     handle_problems(app)
     describe(app, keys=bool(service.access.keys))
     return app
@@ -115,6 +120,7 @@ def _service(settings: Settings) -> Service:
         decoders=decoders,
         metrics=metrics,
         access=access,
+        origins=Origins(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
         bodies=Bodies(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
     )
 

@@ -1,12 +1,18 @@
-"""The OpenAPI document, where it has to say more or less than FastAPI finds by itself."""
+"""The OpenAPI document, where it has to say more or less than FastAPI finds by itself, and its page."""
 
+from pathlib import Path
 from typing import Any
 
+import fastapi_offline
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
+from fastapi.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
 
 from app.schemas import Failure, Problem
 
 _ADMIN = ("/admin/", "/v2/repository/models/")
+_STATIC = "static-offline-docs"
 
 
 def describe(app: FastAPI, *, keys: bool) -> None:
@@ -30,3 +36,27 @@ def describe(app: FastAPI, *, keys: bool) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def serve_docs(app: FastAPI) -> None:
+    """Serve the document of `app` as a page at /docs, without a CDN.
+
+    All of its links are relative, so that it works below whatever path a proxy has it.
+    """
+    page = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title=f"{app.title} - Swagger UI",
+        swagger_js_url=f"{_STATIC}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_STATIC}/swagger-ui.css",
+        swagger_favicon_url=f"{_STATIC}/favicon.png",
+    )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return page
+
+    @app.get("/docs/oauth2-redirect", include_in_schema=False)
+    async def redirected() -> HTMLResponse:
+        return get_swagger_ui_oauth2_redirect_html()
+
+    app.mount(f"/{_STATIC}", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name=_STATIC)

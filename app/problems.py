@@ -4,6 +4,8 @@ Below /v2 it leaves as the Open Inference Protocol has it, {"error": …}.
 """
 
 import logging
+import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,8 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
+from app.coding import CODINGS
 from app.errors import (
+    BadBody,
     BadBundle,
     BadImage,
     BadInference,
@@ -34,11 +39,13 @@ from app.errors import (
     TooLarge,
     TooLate,
     Unauthorized,
+    UnknownCoding,
     UnknownModel,
     WrongAnswers,
 )
 from app.schemas import Failure, Options, Problem
 from app.watch import PROBES
+from app.words import told
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +53,7 @@ MEDIA_TYPE = "application/problem+json"
 
 STATUS: dict[type[ServiceError], HTTPStatus] = {
     NoImage: HTTPStatus.BAD_REQUEST,
+    BadBody: HTTPStatus.BAD_REQUEST,
     BadInference: HTTPStatus.BAD_REQUEST,
     LoadFailed: HTTPStatus.BAD_REQUEST,
     Unauthorized: HTTPStatus.UNAUTHORIZED,
@@ -54,6 +62,7 @@ STATUS: dict[type[ServiceError], HTTPStatus] = {
     SlowClient: HTTPStatus.REQUEST_TIMEOUT,
     TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     NotAnImage: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UnknownCoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
@@ -84,7 +93,9 @@ def status_of(err: ServiceError) -> HTTPStatus:
 def problem_of(err: ServiceError, request_id: str) -> Problem:
     """The problem that says what `err` is."""
     status = status_of(err)
-    return Problem(title=status.phrase, status=status, detail=str(err), request_id=request_id)
+    return Problem(
+        title=status.phrase, status=status, reason=type(err).__name__, detail=str(err), request_id=request_id
+    )
 
 
 def responses(*errors: type[ServiceError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -100,30 +111,52 @@ def responses(*errors: type[ServiceError], inference: bool = False) -> dict[int 
     return found
 
 
-def _answer(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
+def answer(request: Request, err: Exception) -> Response:
+    """The response to `err`: one that is foreseen, or a defect."""
+    if isinstance(err, ServiceError):
+        return _refusal(request, err)
+    log.error("request %s failed", request.state.request_id, exc_info=err)
+    return _response(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")
+
+
+def _response(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
+    problem = Problem(title=status.phrase, status=status, detail=detail, request_id=request.state.request_id)
+    return _problem_response(request, problem)
+
+
+def _problem_response(request: Request, problem: Problem) -> JSONResponse:
     if request.url.path.startswith("/v2"):
-        return JSONResponse(Failure(error=detail).model_dump(), status)
-    content = Problem(title=status.phrase, status=status, detail=detail, request_id=request.state.request_id)
-    return JSONResponse(content.model_dump(), status, media_type=MEDIA_TYPE)
+        return JSONResponse(Failure(error=problem.detail).model_dump(), problem.status)
+    return JSONResponse(problem.model_dump(), problem.status, media_type=MEDIA_TYPE)
 
 
-async def _service_error(request: Request, err: Exception) -> JSONResponse:
-    assert isinstance(err, ServiceError)
+def _refusal(request: Request, err: ServiceError) -> JSONResponse:
     _count(request, type(err))
-    response = _answer(request, status_of(err), str(err))
+    response = _problem_response(request, problem_of(err, request.state.request_id))
     if err.retry_after is not None:
         response.headers["Retry-After"] = str(err.retry_after)
     if isinstance(err, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(err, UnknownCoding):
+        response.headers["Accept-Encoding"] = ", ".join((*CODINGS, "identity"))  # RFC 9110, 15.5.16
     if isinstance(err, SlowClient):
         response.headers["Connection"] = "close"  # what is still to come is not waited for
     return response
 
 
+async def _service_error(request: Request, err: Exception) -> JSONResponse:
+    assert isinstance(err, ServiceError)
+    return _refusal(request, err)
+
+
 async def _bad_parameters(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, RequestValidationError)
-    _count(request, BadParameter)
-    return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(_describe, err.errors()[:3])))
+    return _refusal(request, bad_parameters(err.errors()))
+
+
+def bad_parameters(errors: Sequence[Mapping[str, Any]]) -> BadParameter:
+    """The error that says which options cannot be, and why; `errors` are pydantic's."""
+    return BadParameter("; ".join(map(_describe, errors[:3])))
 
 
 def _count(request: Request, kind: type[ServiceError]) -> None:
@@ -131,28 +164,38 @@ def _count(request: Request, kind: type[ServiceError]) -> None:
         request.app.state.service.metrics.rejected.labels(kind.__name__).inc()
 
 
-def _describe(error: dict[str, Any]) -> str:
+def _describe(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][-1])[:40]
     if error["type"] == "extra_forbidden":
         return f"there is no parameter {name!r}; one of {', '.join(Options.model_fields)}"
     field = Options.model_fields.get(name)
-    why = error["msg"] if field is None else f"{name} is {field.description}"
+    why = f"it {told(error)}" if field is None else f"{name} is {field.description}"
     return f"{name}={str(error['input'])[:40]!r} cannot be: {why}"
 
 
 async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, HTTPException)
     status = HTTPStatus(err.status_code)
-    response = _answer(request, status, f"{request.method} {request.url.path}: {status.description or status.phrase}")
+    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
+    if status == HTTPStatus.NOT_FOUND:
+        detail += _where(request)
+    response = _response(request, status, detail)
     response.headers.update(err.headers or {})
     return response
 
 
+def _where(request: Request) -> str:
+    """The path that was meant, where a slash too many or capital letters are all that is wrong.
+
+    It is named and not served: a proxy that closes a path closes that path as it is written.
+    """
+    path: str = request.scope["path"]
+    for meant in (found := re.sub("/+", "/", path).rstrip("/"), found.lower()):
+        scope = dict(request.scope, path=meant)
+        if meant != path and any(route.matches(scope)[0] != Match.NONE for route in request.app.routes):
+            return f"; the path is {meant}"
+    return ""
+
+
 async def _client_has_gone(_: Request, __: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it; nginx's number for the log
-
-
-def defect(request: Request, err: Exception) -> JSONResponse:
-    """The answer to an error that nobody foresaw."""
-    log.error("request %s failed", request.state.request_id, exc_info=err)
-    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")

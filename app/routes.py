@@ -1,16 +1,21 @@
 """The service's own HTTP interface; the Open Inference Protocol's is in app/v2.py."""
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from prometheus_client import exposition
+from pydantic import ValidationError
 
 from app.access import Level
 from app.batcher import Place
-from app.body import FIELD, FIELDS
+from app.body import FIELD, FIELDS, Body, Upload
 from app.bundle import Label
 from app.errors import (
+    BadBody,
     BadImage,
     BadParameter,
     EngineFailed,
@@ -24,10 +29,11 @@ from app.errors import (
     TooLarge,
     TooLate,
     Unauthorized,
+    UnknownCoding,
     UnknownModel,
 )
 from app.model import Model
-from app.problems import problem_of, responses
+from app.problems import bad_parameters, problem_of, responses
 from app.repository import Entry
 from app.schemas import (
     AnsweredBy,
@@ -43,6 +49,7 @@ from app.schemas import (
     Status,
     Timing,
 )
+from app.sent import mistaken
 from app.service import Here, Service, caller, elapsed, sharer, while_connected
 
 router = APIRouter(redirect_slashes=False)
@@ -86,6 +93,7 @@ _IMAGES = {
 }
 _CLOSED = (Unauthorized, Forbidden)
 _CLASSIFYING = (
+    BadBody,
     NoImage,
     *_CLOSED,
     UnknownModel,
@@ -99,25 +107,40 @@ _CLASSIFYING = (
 )
 
 
+async def _given_once(request: Request) -> None:
+    """BadParameter for a query with a parameter twice."""
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if count > 1:
+            raise BadParameter(f"the parameter {name[:40]!r} is given {count} times; give it once")
+
+
+_parameters = Depends(_given_once)
+
+
 @router.post(
     "/classify",
     summary="Classify one image",
     tags=["Classification"],
     openapi_extra=_IMAGE,
     responses=responses(*_CLASSIFYING, NotAnImage, BadImage),
-    dependencies=[caller(Level.KEY, limited=True)],
+    dependencies=[caller(Level.KEY, limited=True), _parameters],
 )
 async def classify(request: Request, options: Annotated[Options, Query()], here: Here) -> Classification:
     """The best classes for one image."""
     deadline = here.deadline(request)
-    model = here.repository.model(options.model)
-    with model.in_use(), here.bodies.holding(request) as body:
+    async with _asked(request, here, options, lambda body: body.image(Options.model_fields)) as (
+        model,
+        options,
+        upload,
+    ):
         resolution = model.resolution(options.resolution)
         sender = sharer(request)
-        model.check(caller=sender)  # before the body is read
-        image = await body.image()
         with model.room(caller=sender) as (place,):
-            answer = await while_connected(request, model.file(place, image, resolution, deadline, caller=sender))
+            work = model.file(place, upload.files[0].content, resolution, deadline, caller=sender)
+            try:
+                answer = await while_connected(request, work)
+            except (NotAnImage, BadImage) as err:
+                raise upload.explained(err) from err
     request.state.stages += answer.stages
     return Classification(
         predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
@@ -138,18 +161,17 @@ async def classify(request: Request, options: Annotated[Options, Query()], here:
     tags=["Classification"],
     openapi_extra=_IMAGES,
     response_model_exclude_unset=True,
-    responses=responses(*_CLASSIFYING),
-    dependencies=[caller(Level.KEY, limited=True)],
+    responses=responses(*_CLASSIFYING, UnknownCoding),
+    dependencies=[caller(Level.KEY, limited=True), _parameters],
 )
 async def classify_batch(request: Request, options: Annotated[Options, Query()], here: Here) -> BatchClassification:
     """The best classes for each of several images; one that cannot be classified has a problem of its own."""
     deadline = here.deadline(request)
-    model = here.repository.model(options.model)
-    with model.in_use(), here.bodies.holding(request) as body:
+    most = here.settings.max_images
+    read = _asked(request, here, options, lambda body: body.images(most, Options.model_fields))
+    async with read as (model, options, upload):
         resolution = model.resolution(options.resolution)
-        sender = sharer(request)
-        model.check(caller=sender)
-        files = await body.images(here.settings.max_images)
+        files, sender = upload.files, sharer(request)
         here.charge(request, len(files))
 
         async def result(index: int, place: Place) -> Result:
@@ -157,6 +179,8 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
             try:
                 if not image:
                     raise NoImage("the image is empty")
+                if what := mistaken(image):
+                    raise NotAnImage(f"the file is no image but {what}")
                 answer = await model.file(place, image, resolution, deadline, caller=sender)
             except ServiceError as err:
                 here.metrics.rejected.labels(type(err).__name__).inc()
@@ -214,6 +238,7 @@ async def livez(request: Request, here: Here) -> Status:
     summary="Readiness",
     tags=["Operations"],
     responses=responses(*_CLOSED, UnknownModel, NotReady, BadParameter),
+    dependencies=[_parameters],
 )
 async def readyz(
     request: Request,
@@ -225,6 +250,8 @@ async def readyz(
     probing = Level[here.settings.health_access.upper()]
     # Work for the engine, and the names of models, are for those who may classify.
     await here.admit(request, max(probing, Level.KEY) if deep or model else probing)
+    if deep:
+        here.origins.check_page(request.headers)
     await check_ready(here, model, deep=deep)
     return Status(status="ready")
 
@@ -246,6 +273,37 @@ async def metrics(request: Request, here: Here) -> Response:
         encode, kind = exposition.choose_encoder("")
         content = encode(here.metrics.registry)
     return Response(content, headers={"Content-Type": kind})
+
+
+@asynccontextmanager
+async def _asked(
+    request: Request, here: Service, options: Options, read: Callable[[Body], Awaitable[Upload]]
+) -> AsyncIterator[tuple[Model, Options, Upload]]:
+    """The model, the options of the query and of the form, and what `read` finds in the body; the model is in use.
+
+    What cannot be served is refused before the body is read, as far as the query says it.
+    """
+    model = here.repository.model(options.model)
+    with model.in_use(), here.bodies.holding(request) as body:
+        model.resolution(options.resolution)
+        model.check(caller=sharer(request))
+        upload = await read(body)
+        options = _with_form(options, upload.options)
+        chosen = here.repository.model(options.model) if "model" in upload.options else model
+        with chosen.in_use():
+            yield chosen, options, upload
+
+
+def _with_form(options: Options, form: Mapping[str, str]) -> Options:
+    """The options of the query and of the form; BadParameter for one that cannot be, or that differs in the two."""
+    try:
+        added = Options.model_validate(form)
+    except ValidationError as err:
+        raise bad_parameters(err.errors()) from err
+    for name in options.model_fields_set & added.model_fields_set:
+        if getattr(options, name) != getattr(added, name):
+            raise BadParameter(f"{name} differs in the query and in the form; give it once")
+    return options.model_copy(update=added.model_dump(exclude_unset=True))
 
 
 async def check_ready(here: Service, name: str | None = None, *, deep: bool = False) -> None:

@@ -1,5 +1,7 @@
 """The service's answers, as they stand in the OpenAPI document."""
 
+import re
+from http import HTTPStatus
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,11 +126,15 @@ class Status(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details."""
+    """RFC 9457 problem details. Without a `reason` of its own a problem has that of its status, such as NotFound."""
 
     type: str = "about:blank"
     title: str
     status: int
+    reason: str = Field(
+        default_factory=lambda data: "".join(re.findall("[A-Za-z]+", HTTPStatus(data["status"]).phrase.title())),
+        description="which error this is, for programs",
+    )
     detail: str
     request_id: str
 

@@ -17,6 +17,7 @@ from app.body import Bodies
 from app.decoders import Decoders
 from app.errors import BadParameter
 from app.metrics import Metrics
+from app.origin import Origins
 from app.repository import Repository
 from app.settings import Settings
 
@@ -32,6 +33,7 @@ class Service:
     decoders: Decoders
     metrics: Metrics
     access: Access
+    origins: Origins
     bodies: Bodies
     stopping: bool = False
 
@@ -43,14 +45,17 @@ class Service:
         asked = request.headers.get("X-Request-Timeout-Ms")
         seconds = self.settings.request_seconds
         if asked is not None:
-            if not (asked.isascii() and asked.isdecimal() and int(asked[:10]) > 0):
+            digits = asked.strip().lstrip("0")
+            if not (digits.isascii() and digits.isdecimal()):
                 raise BadParameter("X-Request-Timeout-Ms is a whole number of milliseconds, 1 or more")
-            seconds = min(seconds, int(asked[:10]) / 1000)
+            seconds = min(seconds, int(digits[:10]) / 1000)
         return float(request.state.started) + seconds
 
     async def admit(self, request: Request, needed: Level, *, limited: bool = False) -> None:
-        """Let the request pass if its key and port allow what is `needed`; raises as Access.check does."""
+        """Let the request pass if its key, port and page allow what is `needed`; raises as Access.check does."""
         server = request.scope.get("server") or ("", None)
+        if needed == Level.ADMIN:
+            self.origins.check_admin(request.headers, by_port=self.access.makes_admins(server[1]))
         request.state.caller = await self.access.check(request.headers, server[1], needed, limited=limited)
 
     def charge(self, request: Request, images: int) -> None:

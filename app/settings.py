@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -35,6 +36,8 @@ def _split(value: object) -> object:
             value = value.strip("[]")
     return [item.strip("\"'") for item in value.replace(",", " ").split()]
 
+
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 Access = Literal["open", "key", "admin"]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -136,6 +139,19 @@ class Settings(BaseSettings):
         None
     )
     admin_host: Annotated[str, Field(description="address of the admin port")] = "127.0.0.1"
+    allowed_hosts: Annotated[
+        list[str],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(description="host names by which the service may be asked, but for its probes; any if left out"),
+    ] = []
+    root_path: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)+$",
+            description="path prefix that a proxy leaves in requests, such as /crossvit",
+        ),
+    ] = None
     admin_port: Annotated[
         int | None, Field(ge=0, le=65535, description="port for loading and unloading, closed to them elsewhere")
     ] = None
@@ -168,6 +184,9 @@ class Settings(BaseSettings):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: it is the number that tells an admin")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} in cors_origins is no origin: SCHEME://HOST[:PORT] without a path, or *")
         return self
 
     @field_validator("*", mode="before")

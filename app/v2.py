@@ -8,17 +8,18 @@ import asyncio
 import re
 from collections.abc import Coroutine, Iterable, Sequence
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.access import Level
 from app.deadline import before
 from app.engines.choice import ON_CPU
 from app.engines.engine import OUTPUTS
 from app.errors import (
+    BadBody,
     BadImage,
     BadInference,
     BadParameter,
@@ -32,6 +33,7 @@ from app.errors import (
     TooLarge,
     TooLate,
     Unauthorized,
+    UnknownCoding,
     UnknownModel,
 )
 from app.inference import (
@@ -40,9 +42,13 @@ from app.inference import (
     ENCODINGS,
     IMAGE,
     LENGTH_HEADER,
+    Asked,
     InferenceRequest,
+    Strict,
     check_output,
     compress,
+    parse,
+    without_nulls,
     write,
 )
 from app.metrics import Total, Totals
@@ -50,8 +56,6 @@ from app.model import Answer, Model
 from app.problems import responses
 from app.routes import TIMEOUT, check_ready
 from app.service import Here, Service, caller, sharer, while_connected
-
-Asked = TypeVar("Asked", bound=BaseModel)
 
 VERSION = "1"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
@@ -65,14 +69,13 @@ Version = Annotated[str, Path(description="its version; there is '1'", examples=
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)")
 
 _CLOSED = (Unauthorized, Forbidden)
+_BODY = (BadInference, BadBody, SlowClient, TooLarge, UnknownCoding)
 _KNOWN = responses(*_CLOSED, UnknownModel, NotReady, inference=True)
 _READY = responses(*_CLOSED, NotReady, inference=True)
 _INFERRING = responses(
-    BadInference,
+    *_BODY,
     *_CLOSED,
     UnknownModel,
-    SlowClient,
-    TooLarge,
     QueueFull,
     EngineFailed,
     NotReady,
@@ -81,9 +84,9 @@ _INFERRING = responses(
     BadImage,
     inference=True,
 )
-_LOADING = responses(*_CLOSED, UnknownModel, LoadFailed, SlowClient, TooLarge, inference=True)
+_LOADING = responses(*_CLOSED, *_BODY, UnknownModel, LoadFailed, inference=True)
 _UNLOADING = responses(*_CLOSED, UnknownModel, inference=True)
-_INDEX = responses(*_CLOSED, BadInference, SlowClient, TooLarge, inference=True)
+_INDEX = responses(*_CLOSED, *_BODY, inference=True)
 _key = [caller(Level.KEY)]
 _admin = [caller(Level.ADMIN)]
 
@@ -122,17 +125,15 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-class LoadRequest(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class LoadRequest(Strict):
     parameters: Annotated[
-        dict[str, Any], Field(description="none is taken", json_schema_extra={"maxProperties": 0})
-    ] = {}
+        dict[str, Any],
+        BeforeValidator(without_nulls),
+        Field(default_factory=dict, description="none is taken", json_schema_extra={"maxProperties": 0}),
+    ]
 
 
-class IndexRequest(BaseModel):
-    model_config = ConfigDict(strict=True)
-
+class IndexRequest(Strict):
     ready: bool = False
 
 
@@ -250,7 +251,7 @@ _INFER = {
         {
             "name": "Content-Encoding",
             "in": "header",
-            "description": "how the body is compressed",
+            "description": "how the body is compressed; a body that plainly is JSON or an image is taken as it is",
             "schema": {"type": "string", "enum": [*ENCODINGS, "identity"]},
         },
     ],
@@ -306,11 +307,11 @@ _INFERRED: dict[int | str, dict[str, Any]] = {
 async def infer(request: Request, here: Here, name: Name) -> Response:
     """The logits, or with `classification` the best classes, for the images in one tensor."""
     deadline = here.deadline(request)
-    encoding, json_bytes = _framing(request)
+    json_bytes = _json_bytes(request)
     model = here.repository.model(name)
     with model.in_use(), here.bodies.holding(request) as body:
         model.check(caller=sharer(request))
-        work = _infer(request, here, model, await body.whole(), encoding, json_bytes, deadline)
+        work = _infer(request, here, model, await body.whole(), json_bytes, deadline)
         asked, answers = await while_connected(request, work)
     slowest = max(answers, key=lambda answer: answer.inference.end)
     request.state.stages += slowest.stages
@@ -348,26 +349,14 @@ async def unload(here: Here, name: Name) -> dict[str, Any]:
 
 
 async def _infer(
-    request: Request,
-    here: Service,
-    model: Model,
-    body: bytes,
-    encoding: str,
-    json_bytes: int | None,
-    deadline: float,
+    request: Request, here: Service, model: Model, body: bytes, json_bytes: int | None, deadline: float
 ) -> tuple[InferenceRequest, Sequence[Answer]]:
     """The request without its data, and an answer for each image; all, or the first error."""
     sender = sharer(request)
     with model.room(caller=sender):  # reading it costs as much as an image
         async with before(deadline):
             asked, tensors = await here.decoders.inference(
-                body,
-                encoding=encoding,
-                json_bytes=json_bytes,
-                max_bytes=here.settings.max_body_bytes,
-                max_images=here.settings.max_images,
-                deadline=deadline,
-                caller=sender,
+                body, json_bytes=json_bytes, max_images=here.settings.max_images, deadline=deadline, caller=sender
             )
     for output in asked.outputs:
         check_output(output, OUTPUTS)
@@ -403,15 +392,12 @@ async def _known_version(name: Name, version: Version) -> None:
         raise UnknownModel(f"{name[:60]!r} has no version {version[:20]!r}; there is {VERSION!r}")
 
 
-def _framing(request: Request) -> tuple[str, int | None]:
-    """The encoding of the body, "" if it has none, and the length of its JSON where binary tensors follow."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in (*ENCODINGS, "identity"):
-        raise BadInference(f"the Content-Encoding {encoding[:20]!r} is not known; one of {', '.join(ENCODINGS)}")
+def _json_bytes(request: Request) -> int | None:
+    """The length of the body's JSON where binary tensors follow it."""
     length = request.headers.get(LENGTH_HEADER)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 12):
         raise BadInference(f"{LENGTH_HEADER} is not a number of bytes")
-    return encoding.removeprefix("identity"), None if length is None else int(length)
+    return None if length is None else int(length)
 
 
 def _resolution_of(model: Model, shape: tuple[int, ...]) -> int:
@@ -447,24 +433,33 @@ def _response(accepted: str, asked: InferenceRequest, model: Model, name: str, a
 
 
 def _welcome(accepted: str) -> str | None:
-    """The encoding that an Accept-Encoding header likes best, if it names one that there is."""
+    """The encoding that an Accept-Encoding header likes best, if it names one that there is, or forbids to have none.
+
+    Source: RFC 9110, 12.5.3.
+    """
     weights = {}
     for item in accepted.lower().split(","):
         name, _, weight = item.partition(";")
         match = _WEIGHT.fullmatch(weight.strip())
-        weights[name.strip()] = float(match[1]) if match else 1.0
+        weights[name.strip().removeprefix("x-")] = float(match[1]) if match else 1.0
     best = max(ENCODINGS, key=lambda encoding: weights.get(encoding, 0.0))
-    return best if weights.get(best, 0.0) > 0 else None
+    if weights.get(best, 0.0) > 0:
+        return best
+    plain = weights.get("identity", weights.get("*", 1.0))
+    others = [encoding for encoding in ENCODINGS if weights.get(encoding, weights.get("*", 0.0)) > 0]
+    return others[0] if plain == 0 and others else None
 
 
 async def _asked(request: Request, here: Service, kind: type[Asked]) -> Asked:
     """The JSON of a request to the repository, which stock clients may leave empty."""
     with here.bodies.holding(request) as body:
         raw = await body.whole()
+    if not raw.strip():
+        return kind()
     try:
-        return kind.model_validate_json(raw or b"{}")
-    except ValidationError as err:
-        raise BadInference(f"the body is not JSON with {', '.join(kind.model_fields)}") from err
+        return parse(kind, raw)
+    except BadInference as err:
+        raise BadInference(f"the body is not JSON with {', '.join(kind.model_fields)}: {err}") from err
 
 
 def _statistics(model: Model) -> dict[str, Any]:

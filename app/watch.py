@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.metrics import Metrics
@@ -37,11 +35,10 @@ log = structlog.get_logger("app.request")
 
 
 class Watch:
-    """ASGI middleware; outermost, so that it sees what the others answer, defects too.
+    """ASGI middleware; outermost, so that it sees what the others answer.
 
     Sets `request.state.request_id` (the client's own X-Request-ID, if it is a sane one) and `started`; reads `caller`
-    and `stages` if a route has set them. While `stopping`, connections are not kept. `defect` answers what nobody else
-    has caught.
+    and `stages` if a route has set them. While `stopping`, connections are not kept.
     """
 
     def __init__(
@@ -51,10 +48,8 @@ class Watch:
         metrics: Metrics,
         tracing: Tracing | None,
         stopping: Callable[[], bool],
-        defect: Callable[[Request, Exception], Response],
     ) -> None:
         self._app = app
-        self._defect = defect
         self._metrics = metrics
         self._tracing = tracing
         self._stopping = stopping
@@ -73,16 +68,12 @@ class Watch:
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])
                 self._add_headers(scope, MutableHeaders(scope=message), request_id)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except Exception as err:
-            if status != 499:
-                raise  # half an answer is out: the connection has to end
-            await self._defect(Request(scope), err)(scope, receive, send_with_headers)
         finally:
             self._note(scope, headers, status)
 
@@ -127,7 +118,8 @@ def _labels(scope: Scope) -> tuple[str, str]:
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     if route is None:
         return "other", "other"
-    return scope["method"] if scope["method"] in route.methods else "other", str(route.path)
+    known = {"OPTIONS", *route.methods} | ({"HEAD"} if "GET" in route.methods else set())
+    return scope["method"] if scope["method"] in known else "other", str(route.path)
 
 
 def _model(scope: Scope, status: int) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The real service: `crossvit serve` in a process of its own, over HTTP."""
 
 import asyncio
+import base64
+import gzip
 import json
 import re
 import shutil
@@ -8,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +48,7 @@ def assert_problem(response: httpx.Response, status: int, detail: str) -> None:
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
     problem = response.json()
-    assert problem.keys() == {"type", "title", "status", "detail", "request_id"}
+    assert problem.keys() == {"type", "title", "status", "reason", "detail", "request_id"}
     assert problem["status"] == status
     assert detail in problem["detail"]
     assert problem["request_id"] == response.headers["X-Request-ID"]
@@ -102,10 +105,15 @@ def test_a_jpeg_at_224_is_answered_as_the_graph_answers_its_pixels(client: httpx
 
 
 @pytest.mark.parametrize(
-    "content_type", ["image/jpeg", "image/png", "application/octet-stream", "IMAGE/JPEG; q=1", None]
+    "content_type",
+    [
+        *("image/jpeg", "image/png", "image/jpg", "application/octet-stream", "IMAGE/JPEG; q=1", None),
+        *("binary/octet-stream", "application/x-www-form-urlencoded", "text/plain; charset=utf-8", "", "junk", ";"),
+        *("application/json", "multipart/mixed; boundary=x", "multipart/related", "message/rfc822", "*/*"),
+    ],
 )
 def test_the_body_itself_can_be_the_image(client: httpx.Client, content_type: str | None) -> None:
-    headers = {"Content-Type": content_type} if content_type else {}
+    headers = {} if content_type is None else {"Content-Type": content_type}
     answer = client.post("/classify", content=JPEG, headers=headers).json()
     assert answer["predictions"] == post(client).json()["predictions"]
 
@@ -117,6 +125,88 @@ def test_a_chunked_body_is_read_whole(client: httpx.Client) -> None:
 
 def test_form_fields_beside_the_file_do_no_harm(client: httpx.Client) -> None:
     assert client.post("/classify", files={"file": JPEG}, data={"note": "x"}).status_code == 200
+
+
+def test_options_in_the_form_are_those_of_the_query(client: httpx.Client) -> None:
+    asked = {"top_k": "2", "model": "crossvit_tiny"}
+    for field, path in (("file", "/classify"), ("files", "/classify/batch")):
+        in_form = client.post(path, files={field: JPEG}, data=asked)
+        in_query = client.post(path, files={field: JPEG}, params=asked)
+        in_both = client.post(path, files={field: JPEG}, data=asked, params=asked)
+        for answer in (in_form.json(), in_query.json(), in_both.json()):
+            predictions = answer.get("predictions") or answer["results"][0]["predictions"]
+            assert len(predictions) == 2
+    answer = client.post("/classify", files={"file": JPEG}, data={"resolution": "384"}).json()
+    assert answer["model"]["resolution"] == 384
+
+
+@pytest.mark.parametrize(
+    ("query", "form", "status", "detail"),
+    [
+        ({}, {"top_k": "0"}, 422, "top_k='0' cannot be: top_k is how many classes to return, from 1 to 50"),
+        ({}, {"resolution": "x"}, 422, "resolution='x' cannot be"),
+        ({}, {"resolution": "225"}, 422, "resolution 225 is not served; one of 224, 384, 480"),
+        ({}, {"model": "resnet"}, 404, "there is no model 'resnet'"),
+        ({}, {"topk": "2"}, 422, "there is no field 'topk' in this form; 'top_k' is one"),
+        ({"top_k": 3}, {"top_k": "2"}, 422, "top_k differs in the query and in the form; give it once"),
+    ],
+)
+def test_options_in_the_form_that_cannot_be_are_refused(
+    client: httpx.Client, query: dict[str, Any], form: dict[str, str], status: int, detail: str
+) -> None:
+    for field, path in (("file", "/classify"), ("files", "/classify/batch")):
+        assert_problem(client.post(path, files={field: JPEG}, data=form, params=query), status, detail)
+
+
+def test_a_file_in_another_field_is_named(client: httpx.Client) -> None:
+    for path in ("/classify", "/classify/batch"):
+        answer = client.post(path, files={"image": JPEG})
+        assert_problem(answer, 400, "but in 'image'; send the image")
+    assert_problem(client.post("/classify/batch", content=JPEG), 400, "is no multipart/form-data; send the images as")
+
+
+NAMES = ["b\u00fccher.jpg", "\u20ac \u2603.jpg", 'a"b.jpg', "\x1b[31mred\r\n.jpg", 400 * "x", "", "../../etc/passwd"]
+
+
+def test_files_keep_their_names_whatever_they_are(client: httpx.Client, server: Server) -> None:
+    answer = client.post("/classify/batch", files=[("files", (name, JPEG)) for name in NAMES if name])
+    assert [result["filename"] for result in answer.json()["results"]] == [name for name in NAMES if name]
+    assert "\x1b" not in answer.text
+    assert "\x1b" not in server.log.read_text()
+    for size in (len(JPEG), 2_000_000):
+        quoted = "UTF-8''b%C3%BCcher.jpg"
+        for field, path in (("file", "/classify"), ("files", "/classify/batch")):
+            part = f"--x\r\nContent-Disposition: form-data; name={field}; filename*={quoted}\r\n\r\n".encode()
+            body = part + JPEG.ljust(size, b"\0") + b"\r\n--x--\r\n"
+            headers = {"Content-Type": "multipart/form-data; boundary=x"}
+            answer = client.post(path, content=body, headers=headers)
+            assert answer.status_code == 200
+            assert path == "/classify" or answer.json()["results"][0]["filename"] == "b\u00fccher.jpg"
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "x-gzip", "GZIP", "gzip, identity", "deflate", "identity", "", "br", "aws-chunked"]
+)
+def test_a_body_may_be_coded_or_only_be_said_to_be(client: httpx.Client, coding: str) -> None:
+    request = httpx.Request("POST", "http://x", files={"file": JPEG})
+    form, kind = request.read(), request.headers["Content-Type"]
+    pack = gzip.compress if "gzip" in coding.lower() else zlib.compress if coding == "deflate" else bytes
+    for body, headers in ((JPEG, {}), (form, {"Content-Type": kind})):
+        for sent in (body, pack(body)):
+            answer = client.post("/classify", content=sent, headers=headers | {"Content-Encoding": coding})
+            assert answer.status_code == 200
+            assert answer.json()["predictions"] == post(client).json()["predictions"]
+
+
+def test_a_coding_that_is_not_taken_is_415_and_says_which_are(client: httpx.Client) -> None:
+    for path in ("/classify", "/v2/models/crossvit_tiny/infer", "/v2/repository/index"):
+        refused = client.post(path, content=b"\x0b\x02\x80brotli", headers={"Content-Encoding": "br"})
+        assert refused.status_code == 415
+        assert "the Content-Encoding 'br' is not taken; one of gzip, deflate" in refused.text
+        assert refused.headers["Accept-Encoding"] == "gzip, deflate, identity"
+        bomb = client.post(path, content=gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"})
+        assert bomb.status_code == 413
+        assert "after decompression" in bomb.text
 
 
 @pytest.mark.parametrize("top_k", [1, 50])
@@ -194,9 +284,33 @@ def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes) -> No
     assert_problem(post(client, body), 415, "not a JPEG, PNG, WebP, GIF or BMP")
 
 
-def test_a_content_type_that_is_no_image_is_415(client: httpx.Client) -> None:
-    response = client.post("/classify", content=JPEG, headers={"Content-Type": "application/x-www-form-urlencoded"})
-    assert_problem(response, 415, "the content type 'application/x-www-form-urlencoded' is no image")
+@pytest.mark.parametrize(
+    ("content_type", "body", "detail"),
+    [
+        (
+            "application/json",
+            b'{"url": "https://example.org/cat.jpg"}',
+            "the body (application/json) is no image but JSON",
+        ),
+        ("application/x-www-form-urlencoded", b"file=@photo.jpg", "no image but an urlencoded form"),
+        ("application/x-www-form-urlencoded", b"\x89PNG\x1a", "curl sends a file as it is with --data-binary"),
+        ("text/plain", base64.b64encode(JPEG), "the body (text/plain) is no image but base64 text"),
+        ("text/plain", b"hello", "it came with the Content-Type 'text/plain'"),
+        (
+            "multipart/mixed; boundary=x",
+            b"--x\r\nContent-Type: image/png\r\n\r\n",
+            "(multipart/mixed; boundary=x) is no image",
+        ),
+        ("", b"--x\r\nContent-Disposition: form-data\r\n\r\n", "a form whose Content-Type does not say so"),
+        ("image/jpeg", gzip.compress(JPEG), "no image but gzip data: say so with Content-Encoding: gzip"),
+    ],
+)
+def test_a_body_that_is_no_image_is_called_what_it_is(
+    client: httpx.Client, content_type: str, body: bytes, detail: str
+) -> None:
+    response = client.post("/classify", content=body, headers={"Content-Type": content_type})
+    assert_problem(response, 415, detail)
+    assert response.json()["reason"] == "NotAnImage"
 
 
 def test_a_broken_image_is_422(client: httpx.Client) -> None:
@@ -207,7 +321,7 @@ def test_other_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
     assert_problem(client.get("/nowhere"), 404, "GET /nowhere")
     response = client.get("/classify")
     assert_problem(response, 405, "GET /classify")
-    assert response.headers["Allow"] == "POST"
+    assert response.headers["Allow"] == "OPTIONS, POST"
 
 
 def test_a_clients_request_id_is_kept_if_it_is_a_sane_one(client: httpx.Client) -> None:
