@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._expect_within(None)
         self._write_within(None)
-        self._server_state.connections.discard(self)  # type: ignore[arg-type]
+        self._server_state.connections.discard(self)
         self._port.remove(self)
         self._pipeline.clear()
         self._disconnect()

@@ -57,9 +57,9 @@ class Server(uvicorn.Server):
         """Bind, serve, drain. Raises BadParameter where a port cannot be had, before anything is loaded."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # connections are limited by the settings
-        sockets = _listen(self._settings.host, self._settings.port, self.config.backlog)
+        sockets = listen(self._settings.host, self._settings.port, self.config.backlog)
         if self._settings.admin_port is not None:
-            admin = _listen(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
+            admin = listen(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
             self._service.access.admin_port = admin[0].getsockname()[1]
             sockets += admin
         self.run(sockets=sockets)
@@ -129,7 +129,7 @@ async def _reload(repository: Repository) -> None:
     await repository.reload()
 
 
-def _listen(host: str, port: int, backlog: int) -> list[socket.socket]:
+def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
     """Sockets that listen on every address that `host` names, all with the same number.
 
     "::" takes IPv4 too. An address that this machine has not is passed over if there is another one. BadParameter if

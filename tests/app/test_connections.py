@@ -1,8 +1,9 @@
 """Which connection makes room, without any."""
 
+import time
+
 import pytest
 
-from app import connections
 from app.connections import Port, State
 
 
@@ -21,7 +22,8 @@ def added(port: Port, *states: State) -> list[Fake]:
     for state in states:
         found.append(Fake())
         port.add(found[-1])
-        port.move(found[-1], state)
+        if found[-1].open:
+            port.move(found[-1], state)
     return found
 
 
@@ -47,7 +49,7 @@ def test_a_body_that_has_stopped_coming_makes_room_and_one_that_comes_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(connections.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     port = Port(2)
     stalled, arriving = added(port, State.RECEIVING, State.RECEIVING)
     (refused,) = added(port, State.IDLE)
@@ -73,7 +75,7 @@ def test_beyond_those_at_work_there_is_room_for_probes() -> None:
 
 def test_a_flood_writes_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(connections.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     port = Port(1)
     added(port, *1000 * [State.IDLE])
     assert len(caplog.messages) == 1

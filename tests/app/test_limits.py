@@ -119,7 +119,7 @@ def test_headers_without_end_are_refused(strict: Server) -> None:
 
 def test_what_is_not_http_is_told_so(strict: Server) -> None:
     with connect(strict) as connection:
-        connection.sendall(b"@x16@x03@x01 hello\r\n\r\n")
+        connection.sendall(b"@ hello\r\n\r\n")
         answer = until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == "this is not HTTP/1.1: Invalid method encountered"
