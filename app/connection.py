@@ -125,8 +125,12 @@ class Connection(asyncio.Protocol):
                 raise Refused(HTTPStatus.BAD_REQUEST, f"{detail}: send larger chunks")
         except Refused as refused:
             self._refuse(refused)
+        except httptools.HttpParserCallbackError as err:
+            if self._refusal is None:
+                log.error("a request of %s cannot be taken", self._peer, exc_info=err)
+            self._refuse(self._refusal or Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed"))
         except httptools.HttpParserError as err:
-            self._refuse(self._refusal or not_http(err, self._opening))
+            self._refuse(not_http(err, self._opening))
         else:
             self._report()
 

@@ -48,7 +48,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=math.ceil(settings.keep_alive_seconds),
                 timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
             )
         )
