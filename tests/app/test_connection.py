@@ -17,6 +17,7 @@ from tests.app.pictures import encoded, scene
 from tests.conftest import Server
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
+LARGE = JPEG[:2] + 100 * (b"\xff\xfe\x04\x02" + 1024 * b"c") + JPEG[2:]  # with comments, as large as a photograph
 POST = b"POST /classify HTTP/1.1\r\nHost: service\r\nContent-Type: image/jpeg\r\n"
 LENGTH = b"Content-Length: %d\r\n\r\n" % len(JPEG)
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
@@ -216,7 +217,7 @@ def test_more_requests_than_may_wait_are_refused_after_those_that_may(server: Se
 
 @pytest.mark.parametrize("size", [1, 16, 64, 200])
 def test_an_image_in_small_chunks_is_classified(server: Server, size: int) -> None:
-    image = JPEG if size > 16 else encoded(scene(60, 50), "JPEG")
+    image = LARGE if size > 16 else encoded(scene(60, 50), "JPEG")
     found = exchanged(server, POST + CHUNKED + chunked(image, size) + LAST)
     assert statuses(found) == [200, 200]
 
