@@ -1,6 +1,18 @@
-"""`python -m app` is `crossvit`."""
+"""`crossvit`, and `python -m app`."""
 
-from app.cli import main
+import sys
+
+from app.signals import outside
+
+
+def main() -> None:
+    """Run the command line."""
+    if sys.argv[1:2] == ["serve"]:
+        outside.take()  # before what takes time to import
+    from app.cli import main as command
+
+    command(prog_name="crossvit")
+
 
 if __name__ == "__main__":
-    main(prog_name="crossvit")
+    main()

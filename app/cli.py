@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from app.console import clear_errors, error, notes, print_table
 from app.errors import BadBundle
 from app.report import Format, report
+from app.signals import outside
 from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def crossvit() -> None:
 @main.command(context_settings=_HANDED_ON)
 def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
+    outside.take()
     from app.settings import Settings
 
     with clear_errors():
@@ -49,7 +51,7 @@ def serve(context: typer.Context) -> None:
         from app.main import create_app
         from app.server import Server
 
-        logs.configure(settings.log_level, settings.log_format)
+        logs.configure(settings.log_level, settings.log_format, waits=False)
         failed = False
 
         def stop() -> None:
@@ -158,8 +160,9 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
 
 
 def _start_processes(settings: "Settings") -> None:
-    from app.worker import spare
+    from app.worker import end_spares, spare
 
+    outside.cleanup = end_spares
     libraries = {"auto": ["app.engines.ov"], "openvino": ["app.engines.ov"], "onnxruntime": ["app.engines.ort"]}
     role = f"engine {settings.default_model or settings.bundle.name}"
     spare(role, "app.engines.host", *libraries.get(settings.engine, []), keep_environment=True)

@@ -14,9 +14,10 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.logs import DroppingHandler
 from app.span import Span
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, for what a counter's reset shows as well
@@ -170,4 +171,6 @@ class _Gauges(Collector):
                 info.add_metric([state.name, *(state.info[name] for name in names)], 1)
             for engine in sorted(state.refused):
                 refused.add_metric([state.name, engine], 1)
-        return [queue, ready, info, refused]
+        dropped = CounterMetricFamily("crossvit_log_lines_dropped", "Lines that standard error did not take in time")
+        dropped.add_metric([], DroppingHandler.dropped)
+        return [queue, ready, info, refused, dropped]

@@ -1,39 +1,28 @@
-"""uvicorn, with deadlines for slow clients and a way to stop that loses nothing."""
+"""The process of the service: the ports it listens on, the signals, and an end that loses nothing."""
 
 import asyncio
+import errno
 import logging
 import math
 import resource
 import signal
 import socket
-import uuid
-from asyncio import TimerHandle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.connection import Connection
+from app.connections import ADMIN_CONNECTIONS, PROBE_CONNECTIONS, Port
 from app.errors import BadParameter
 from app.repository import Repository
-from app.schemas import Problem
 from app.service import Service
 from app.settings import Settings
+from app.signals import ALL, outside
 
 log = logging.getLogger(__name__)
-
-_MAX_HEADER_BYTES = 64 * 1024
-_FRAMING_BYTES = 1 << 20  # of a request, beside its body
-_FREE_CHUNKS = 1000
-_LEAST_CHUNK_BYTES = 256  # on average, of those beyond
-_MAX_PIPELINED = 16
-_REFUSED = (
-    "HTTP/1.1 {status} {phrase}\r\nContent-Type: application/problem+json\r\nContent-Length: {length}\r\n"
-    "Connection: close\r\nX-Content-Type-Options: nosniff\r\nX-Request-ID: {id}\r\n\r\n"
-)
 
 
 class Server(uvicorn.Server):
@@ -45,35 +34,39 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self._settings = settings
+        self._service: Service = app.state.service
+        self._reloads: set[asyncio.Task[Any]] = set()
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=_protocol(settings),
+                http=self._protocol(settings),
                 ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=math.ceil(settings.keep_alive_seconds),
                 timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
             )
         )
-        self._settings = settings
-        self._service: Service = app.state.service
-        self._reloads: set[asyncio.Task[Any]] = set()
 
     def run_until_stopped(self) -> None:
         """Bind, serve, drain. Raises BadParameter where a port cannot be had, before anything is loaded."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # connections are limited by the settings
-        sockets = [_bind(self._settings.host, self._settings.port, self.config.backlog)]
+        sockets = listen(self._settings.host, self._settings.port, self.config.backlog)
         if self._settings.admin_port is not None:
-            admin = _bind(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
-            self._service.access.admin_port = admin.getsockname()[1]
-            sockets.append(admin)
+            admin = listen(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
+            self._service.access.admin_port = admin[0].getsockname()[1]
+            sockets += admin
         self.run(sockets=sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if outside.reload:
+            self._reload()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,8 +81,24 @@ class Server(uvicorn.Server):
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ALL)  # while they have no handler
             for number in handlers:
                 loop.remove_signal_handler(number)
+            outside.take()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
+
+    def _protocol(self, settings: Settings) -> type[Connection]:
+        public = Port(settings.max_connections, PROBE_CONNECTIONS)
+        admin = Port(ADMIN_CONNECTIONS)
+        service = self._service
+
+        class Accepted(Connection):
+            limits = settings
+
+            def port_of(self, number: int) -> Port:
+                return admin if number == service.access.admin_port else public
+
+        return Accepted
 
     def _terminate(self) -> None:
         if self._service.stopping or not self.started:
@@ -106,6 +115,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _reload(self) -> None:
+        if not self.started:
+            outside.reload = True
+            return
         task = asyncio.get_running_loop().create_task(_reload(self._service.repository))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -116,160 +128,55 @@ async def _reload(repository: Repository) -> None:
     await repository.reload()
 
 
-def _bind(host: str, port: int, backlog: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family, backlog=backlog)
-    except OSError as err:
-        raise BadParameter(f"cannot listen on {host}:{port}: {err.strerror}") from err
-    address, number = bound.getsockname()[:2]
-    log.info("listening on http://%s:%d", f"[{address}]" if ":" in address else address, number)
-    return bound
+def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Sockets that listen on every address that `host` names, all with the same number.
 
-
-def _protocol(settings: Settings) -> type[HttpToolsProtocol]:
-    class Connection(_Connection):
-        limits = settings
-
-    return Connection
-
-
-class _TooMuch(Exception):
-    """A request's framing costs more than any honest client's; the parser stops at it."""
-
-
-class _Connection(HttpToolsProtocol):
-    """A connection that is cut off if its client is slow, or if what it sends costs more than it is worth.
-
-    Slow is: with headers, with a body (the application answers that itself; here goes who goes on after its answer), or
-    with reading the answer. All limits hold for one read of the socket as well, which is parsed in one go.
+    "::" takes IPv4 too. An address that this machine has not is passed over if there is another one. BadParameter if
+    there is none, or if one is taken.
     """
-
-    limits: Settings
-    _reading: TimerHandle | None = None
-    _writing: TimerHandle | None = None
-    _in_head = True
-    _head_bytes = 0  # of names and values, trailers too
-    _wire_bytes = 0  # of the request, with all its framing
-    _body_bytes = 0
-    _chunks = 0
-    _running: RequestResponseCycle | None = None  # `cycle` is the last one that was read
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
-            log.warning("more than %d connections: one is closed", self.limits.max_connections)
-            transport.abort()
-            return
-        self._read_within(self.limits.header_seconds)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._read_within(None)
-        self._write_within(None)
-        self._disconnect()
-        super().connection_lost(exc)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def _disconnect(self) -> None:
-        """Tell the request that is answered now that nobody reads it."""
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
-
-    def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        self._wire_bytes += len(data)
-        if self._in_head and self._reading is None:
-            self._read_within(self.limits.header_seconds)  # the next request of a connection that was kept
-        super().data_received(data)
-        if self._wire_bytes - self._body_bytes > _FRAMING_BYTES:
-            self._cut_off("its request has too much framing")
-
-    def on_message_begin(self) -> None:
-        self._head_bytes = self._wire_bytes = self._body_bytes = self._chunks = 0
-        self._in_head = True
-        self._read_within(self.limits.header_seconds)
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count_head(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + 4)
-        if self._in_head:
-            super().on_header(name, value)  # trailers are of no use to anybody here
-
-    def on_headers_complete(self) -> None:
-        if len(self.pipeline) >= _MAX_PIPELINED:
-            raise _TooMuch
-        self._in_head = False
-        # Longer than the application's own, which answers: this one ends what goes on after the answer.
-        self._read_within(self.limits.body_seconds + 5)
-        super().on_headers_complete()
-
-    def on_chunk_header(self) -> None:
-        self._chunks += 1
-        if self._chunks > _FREE_CHUNKS + self._body_bytes // _LEAST_CHUNK_BYTES:
-            raise _TooMuch
-
-    def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._in_head = True
-        self._read_within(None)
-        super().on_message_complete()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._write_within(self.limits.body_seconds)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._write_within(None)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002, the parser's words are not ours
-        if self._head_bytes > _MAX_HEADER_BYTES:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's headers are too long")
+    name = host.removeprefix("[").removesuffix("]")
+    where = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as err:
+        raise BadParameter(f"cannot listen on {where}: {name!r} is not the name or the address of a host") from err
+    listening: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+        number = listening[0].getsockname()[1] if listening else port
+        try:
+            listening.append(_bound(family, (address[0], number, *address[2:]), backlog, both=name == "::"))
+        except OSError as err:
+            failure = err
+            if err.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break
         else:
-            self._refuse(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
+            log.info("listening on %s", _url(listening[-1]))
+    if not listening or (failure is not None and failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
+        for one in listening:
+            one.close()
+        assert failure is not None
+        raise BadParameter(f"cannot listen on {where}: {failure.strerror}") from failure
+    return listening
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > _MAX_HEADER_BYTES:
-            raise _TooMuch
 
-    def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer what never becomes a request, as app.problems does, and end the connection."""
-        if self._running is not None and not self._running.response_complete:
-            if self._in_head or self.pipeline or self._running.response_started:
-                self._cut_off("it sends what is not HTTP")  # an answer would be taken for that of an earlier request
-                return
-            self._disconnect()  # it is this request's own body that is broken
-        problem = Problem(title=status.phrase, status=status, detail=detail, request_id=uuid.uuid4().hex)
-        body = problem.model_dump_json().encode()
-        head = _REFUSED.format(status=status.value, phrase=status.phrase, length=len(body), id=problem.request_id)
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+def _bound(family: int, address: tuple[Any, ...], backlog: int, *, both: bool) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        listener.bind(address)
+        listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
-    def _read_within(self, seconds: float | None) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-        self._reading = None if seconds is None else self.loop.call_later(seconds, self._cut_off, "it sends too slowly")
 
-    def _write_within(self, seconds: float | None) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
-        self._writing = None if seconds is None else self.loop.call_later(seconds, self._cut_off, "it does not read")
-
-    def _cut_off(self, why: str) -> None:
-        log.info("the client %s is cut off: %s", self.client[0] if self.client else "", why)
-        self.pipeline.clear()
-        self._disconnect()
-        self.transport.abort()
+def _url(listener: socket.socket) -> str:
+    address, number, *more = listener.getsockname()
+    if listener.family != socket.AF_INET6:
+        return f"http://{address}:{number}"
+    zone = f"%25{socket.if_indextoname(more[1])}" if more[1] else ""  # RFC 6874
+    return f"http://[{address.partition('%')[0]}{zone}]:{number}"

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         Path("artifacts/crossvit_9_dagger")
     )
     default_model: Annotated[str | None, Field(description="the model for requests that name none, of several")] = None
-    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all")] = "127.0.0.1"
+    host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
     engine: Annotated[
         Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime"],
@@ -115,7 +115,9 @@ class Settings(BaseSettings):
     header_seconds: Annotated[Seconds, Field(description="longest arrival of a request's headers")] = 10
     body_seconds: Annotated[Seconds, Field(description="longest arrival of a request's body (408)")] = 30
     keep_alive_seconds: Annotated[Seconds, Field(description="how long an idle connection stays open")] = 75
-    max_connections: Annotated[int, Field(ge=1, description="connections at once; more are closed")] = 1000
+    max_connections: Annotated[int, Field(ge=1, description="connections at once; for more, idle ones are closed")] = (
+        1000
+    )
     grace_seconds: Annotated[
         float, Field(ge=0, le=3600, description="between SIGTERM, when /readyz turns 503, and closing the port")
     ] = 5

@@ -271,7 +271,8 @@ _choosing = threading.Lock()
 
 
 @atexit.register
-def _end_spares() -> None:
+def end_spares() -> None:
+    """End the processes that no Worker has taken."""
     for _, _, (process, _) in _spares:
         process.kill()  # it would find out by itself, but for one that hangs
         process.wait()

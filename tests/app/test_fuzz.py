@@ -845,7 +845,7 @@ def test_bytes_of_any_kind_are_answered_or_cut_off_in_time(target: Server) -> No
         try:
             request = raw_request(number)
             found = assert_well_formed(exchanged(target, request)) if b"HEAD" not in request else []
-            assert all(status < 500 for status in found), found
+            assert all(status < 500 or status in (501, 505) for status in found), found
             assert time.monotonic() - started < 15
             return found
         except Exception as err:

@@ -1,21 +1,28 @@
 """A real server that is stopped, restarted, reloaded, and whose engine fails, while clients go on asking."""
 
 import asyncio
+import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.errors import BadParameter
+from app.server import listen
 from tests.app.pictures import encoded, scene
 from tests.app.test_limits import connect, head
 from tests.app.waiting import until
@@ -116,6 +123,109 @@ def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
     if number == signal.SIGTERM:
         stalled.close()
         idle.close()
+
+
+def signalled(bundle: Path, number: signal.Signals, after: float) -> tuple[int | None, str, list[int]]:
+    """The exit status of a server that gets a signal so early, what it wrote, and its workers; None if it goes on."""
+    command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), *ENGINE, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        time.sleep(after)
+        workers = children(process.pid)
+        process.send_signal(number)
+        return process.wait(1.5 if number == signal.SIGHUP else 20), process.stderr.read(), workers
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        return None, process.stderr.read(), workers
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_at_any_time_of_the_start_does_what_it_does_later(bundle: Path, number: signal.Signals) -> None:
+    for after in (0.15, 0.4, 0.8, 1.5):  # about the first, Python's own start is over
+        status, wrote, workers = signalled(bundle, number, after)
+        assert status == (None if number == signal.SIGHUP else 0), (after, wrote)
+        assert "Traceback" not in wrote
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{worker}").exists() for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_service_whose_log_nobody_reads_answers_and_stops(bundle: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), *ENGINE, "--port", str(port)]
+    options = ["--grace-seconds", "0", "--log-level", "debug"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        server = Server(process, f"http://127.0.0.1:{port}", Path(os.devnull))  # type: ignore[arg-type]
+        server.wait_until_alive()
+        with httpx.Client(base_url=server.url, timeout=10) as client:
+            for _ in range(100):  # a line each
+                assert client.get("/livez").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_all_addresses_of_a_host_are_listened_on(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE, "--host", "::", "--admin-port", "0")
+    port = server.url.rpartition(":")[2]
+    server.wait_until_alive()  # on 127.0.0.1
+    assert httpx.get(f"http://[::1]:{port}/livez").status_code == 200
+    assert f"listening on http://[::]:{port}" in server.log.read_text()
+    httpx.get(f"{server.url}/models")
+    httpx.get(f"http://[::1]:{port}/models")
+
+    def clients_told() -> list[str]:
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        return [line["client"] for line in lines if line["event"] == "request"]
+
+    asyncio.run(until(lambda: clients_told() == ["127.0.0.1", "::1"]))
+
+
+@pytest.mark.parametrize(
+    ("host", "detail"),
+    [
+        ("nowhere.invalid", "'nowhere.invalid' is not the name or the address of a host"),
+        ("192.0.2.200", "Cannot assign requested address"),
+        ("", "is not the name"),
+        ("http://localhost", "is not the name"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_a_sentence(host: str, detail: str) -> None:
+    with pytest.raises(BadParameter, match=detail):
+        listen(host, 0, 5)
+
+
+def test_a_host_is_written_in_brackets_too_and_every_address_has_the_same_port(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    lookup = socket.getaddrinfo
+
+    def both(host: str, *given: Any, **named: Any) -> list[Any]:
+        names = ["192.0.2.200", "127.0.0.1", "::1"] if host == "twofold" else [host]  # the first is not this machine's
+        return [found for name in names for found in lookup(name, *given, **named)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    for host, count in (("[::1]", 1), ("twofold", 2)):
+        listening = listen(host, 0, 5)
+        assert len(listening) == count
+        (port,) = {listener.getsockname()[1] for listener in listening}
+        assert caplog.messages[-1] == f"listening on http://[::1]:{port}"
+        with pytest.raises(BadParameter, match=rf"\[::1\]:{port}: Address already in use"):
+            listen("::1", port, 5)
+        for listener in listening:
+            listener.close()
 
 
 def test_a_worker_that_hangs_at_its_start_does_not_hold_up_the_end(bundle: Path, start_server: StartServer) -> None:

@@ -14,6 +14,7 @@ configure({level!r}, {form!r})
 log = logging.getLogger("app.somewhere")
 request = structlog.get_logger("app.request")
 """
+DROPPING = PRELUDE.format(level="info", form="json").replace("'json')", "'json', waits=False)")
 
 
 def written(script: str, *, level: str = "info", form: str = "json") -> str:
@@ -102,3 +103,43 @@ def test_auto_is_json_where_nobody_watches_and_console_is_for_reading() -> None:
     assert "hello" in text
     assert "status=200" in text
     assert "\x1b" not in text  # no colours in a file
+
+
+def test_a_standard_error_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_told() -> None:
+    script = DROPPING + (
+        "import time\n"
+        "started = time.monotonic()\n"
+        "for number in range(3000): log.info('%d %s', number, 5000 * 'x')\n"  # more than a pipe and the queue hold
+        "print(time.monotonic() - started, flush=True)\n"
+        "sys.stdin.read(1)\n"
+        "time.sleep(0.3)\n"
+        "log.info('the end')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert float(process.stdout.readline()) < 20  # it comes back at all
+        process.stdin.write(b"x")
+        process.stdin.close()
+        found = [json.loads(line)["event"] for line in process.stderr]
+    assert process.returncode == 0
+    numbers = [int(event.split()[0]) for event in found if event.endswith("x")]
+    (told,) = [event for event in found if "were dropped" in event]
+    assert numbers == list(range(len(numbers)))
+    assert told == f"{3000 - len(numbers)} lines of the log were dropped: standard error did not take them in time"
+    assert found[-1] == "the end"
+
+
+def test_what_is_logged_last_is_written_though_nobody_waits_for_it() -> None:
+    script = DROPPING + ("for number in range(5000): log.info('%d', number)\n")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == [str(number) for number in range(5000)]
+
+
+def test_a_standard_error_that_is_closed_is_no_trouble() -> None:
+    script = DROPPING + "log.info('x')"
+    command = f"exec {sys.executable} -c '{script.replace(chr(39), chr(34))}' 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", command], timeout=60, check=True).returncode == 0

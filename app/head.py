@@ -1,0 +1,162 @@
+"""The head of a request, as the parser gives it: what is taken, and what is refused and why (RFC 9110, RFC 9112)."""
+
+import re
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+
+MAX_HEAD_BYTES = 64 * 1024  # of names and values, those of trailers too
+MAX_FIELDS = 100  # in a head and its trailers
+MAX_TARGET_BYTES = 8 * 1024
+
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}(?= )")
+_TLS_HANDSHAKE = b"\x16"  # the type of the first record, RFC 8446, 5.1
+_PROXY_PROTOCOLS = (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")  # versions 1 and 2
+
+
+class Refused(Exception):
+    """A request that its connection answers instead of the application; what follows it is not read."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Head:
+    """A request's target and header fields while they arrive. Raises Refused as soon as they are more than is taken."""
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.fields: list[tuple[bytes, bytes]] = []  # names in small letters
+        self._count = 0
+        self._size = 0
+
+    def add_target(self, piece: bytes) -> None:
+        self.target += piece
+        if len(self.target) > MAX_TARGET_BYTES:
+            raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"the request target is over {MAX_TARGET_BYTES:,} bytes")
+
+    def add_field(self, name: bytes, value: bytes, *, trailer: bool) -> None:
+        """Count a field; one of the trailers is of no use to anybody here and is not kept."""
+        self._count += 1
+        self._size += len(name) + len(value)
+        if self._count > MAX_FIELDS:
+            raise Refused(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request has more than {MAX_FIELDS} header fields"
+            )
+        if self._size > MAX_HEAD_BYTES:
+            raise Refused(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request's headers are over {MAX_HEAD_BYTES:,} bytes"
+            )
+        if not trailer:
+            self.fields.append((name.lower(), value))
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for known, value in self.fields if known == name]
+
+    def without_upgrade(self, method: bytes, version: str) -> bytes:
+        """The head without its offer to change the protocol, which a server may ignore (RFC 9110, 7.8)."""
+        lines = [b"%s %s HTTP/%s" % (method, self.target, version.encode())]
+        lines += [b"%s: %s" % field for field in self.fields if field[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def scope(self, method: str, version: str) -> dict[str, Any]:
+        """What an ASGI scope says of the request. Refused if the service does not speak what the head asks for."""
+        _check_version(version)
+        self._check_transfer_coding()
+        if version != "1.0":  # which has no expectations, RFC 9110, 10.1.1
+            self._check_expectation()
+        path, query = self._target(method)
+        return {
+            "method": method,
+            "http_version": version,
+            "path": unquote(path.decode("ascii")),
+            "raw_path": path,
+            "query_string": query,
+            "headers": self.fields,
+        }
+
+    @property
+    def expects_continue(self) -> bool:
+        return any(value.lower() == b"100-continue" for value in self.values(b"expect"))
+
+    def _check_transfer_coding(self) -> None:
+        """RFC 9112, 6.1 and 6.3."""
+        coding = b", ".join(self.values(b"transfer-encoding")).strip().lower()
+        if not coding or coding == b"chunked":
+            return
+        last = coding.rpartition(b",")[2].strip()
+        twice = coding.split(b",").count(b"chunked") > 1
+        status = HTTPStatus.NOT_IMPLEMENTED if last == b"chunked" and not twice else HTTPStatus.BAD_REQUEST
+        raise Refused(
+            status, f"the transfer coding {_shown(coding)} is not known here: send chunked, or a Content-Length"
+        )
+
+    def _check_expectation(self) -> None:
+        for value in self.values(b"expect"):
+            if value.strip().lower() not in (b"", b"100-continue"):
+                raise Refused(
+                    HTTPStatus.EXPECTATION_FAILED, f"the expectation {_shown(value)} is not known here: 100-continue is"
+                )
+
+    def _target(self, method: str) -> tuple[bytes, bytes]:
+        """The path and the query of the target, whichever of the forms of RFC 9112, 3.2, it has."""
+        if self.target == b"*" and method == "OPTIONS":
+            return b"*", b""
+        try:
+            url = httptools.parse_url(self.target)
+        except httptools.HttpParserInvalidURLError:
+            url = None
+        if url is None or not (url.path or url.host) or self.target == b"*":
+            raise Refused(
+                HTTPStatus.BAD_REQUEST, f"the request target {_shown(self.target)} is neither a path nor a URL"
+            )
+        if url.schema is not None:
+            self._set_host(url)
+        return url.path or b"/", url.query or b""
+
+    def _set_host(self, url: Any) -> None:
+        """The host of a whole URL counts, not that of the field Host (RFC 9112, 3.2.2)."""
+        if url.schema.lower() not in (b"http", b"https"):
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the request target {_shown(self.target)} is no URL of http")
+        host = b"[%s]" % url.host if b":" in url.host else url.host
+        host += b":%d" % url.port if url.port else b""
+        self.fields[:] = [(b"host", host), *(field for field in self.fields if field[0] != b"host")]
+
+
+def not_http(err: Exception, opening: bytes) -> Refused:
+    """What is the matter with bytes at which the parser stopped with `err`; `opening` are the request's first ones."""
+    opening_line = opening.lstrip(b"\r\n")
+    if opening.startswith(_TLS_HANDSHAKE):
+        detail = "this port speaks plain HTTP, and a TLS handshake came: use http:// here, or a proxy that does TLS"
+        return Refused(HTTPStatus.BAD_REQUEST, detail)
+    if opening.startswith(_PROXY_PROTOCOLS):
+        detail = "the PROXY protocol is not spoken here: switch it off at the load balancer"
+        return Refused(HTTPStatus.BAD_REQUEST, detail)
+    if opening_line.startswith(b"PRI * HTTP/2"):
+        return Refused(
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/2 is not spoken here: send HTTP/1.1, or let a proxy do so"
+        )
+    if isinstance(err, httptools.HttpParserInvalidMethodError) and (method := _METHOD.match(opening_line)):
+        detail = f"the method {_shown(method[0])} is not known here; methods are written in capital letters"
+        return Refused(HTTPStatus.NOT_IMPLEMENTED, detail)
+    if isinstance(err, httptools.HttpParserInvalidURLError):
+        detail = f"the request target cannot be read ({err}): what is not ASCII, and spaces, are written as %XX"
+        return Refused(HTTPStatus.BAD_REQUEST, detail)
+    version = str(err) == "Invalid HTTP version"
+    status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if version else HTTPStatus.BAD_REQUEST
+    return Refused(status, f"this is not HTTP/1.1: {err}")
+
+
+def _check_version(version: str) -> None:
+    if version not in ("1.0", "1.1"):
+        raise Refused(
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not spoken here: send HTTP/1.1, or HTTP/1.0"
+        )
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:60].decode("latin-1"))

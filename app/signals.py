@@ -1,0 +1,39 @@
+"""Signals at times when no event loop takes them: before the service runs, and after it."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+ALL = (*STOPPING, signal.SIGHUP)
+
+
+class Outside:
+    """Handlers for a process that serves nothing yet, or no more.
+
+    SIGTERM and SIGINT end it at once with status 0, after `cleanup`. SIGHUP is kept in mind: `reload` is true then.
+    """
+
+    def __init__(self) -> None:
+        self.reload = False
+        self.cleanup: Callable[[], None] = lambda: None
+
+    def take(self) -> None:
+        """Handle the signals from now on."""
+        for number in STOPPING:
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._remember)
+
+    def _remember(self, _number: int, _frame: FrameType | None) -> None:
+        self.reload = True
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        # Not by an exception: imports, and what is called from C, would swallow it or print it.
+        self.cleanup()
+        logging.shutdown()
+        os._exit(0)
+
+
+outside = Outside()
