@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.image import FORMATS, decode
+from app.image import decode
 from app.inference import read
 from app.worker import Arrays, Values
+from model.files.formats import FORMATS
 from model.spec import Preprocessing
 
 

@@ -1,0 +1,124 @@
+"""Opening image files for their pixels, and what every user of pixels does to them: upright, 8 bits, over white."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+from PIL import AvifImagePlugin, Image
+
+from model.files import avif, gif, icon, jpeg, png, webp
+from model.files.errors import BadFile, Damaged, TooManyPixels
+from model.files.formats import recognised
+
+_ORIENTATION = 0x0112
+TURNS = {  # Exif 2.3, section 4.6.4
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_NOISE = bytes(range(1, 255, 7)) * 8  # that the decoder of a JPEG cannot take for the end of its data
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # where images are decoded no thread can be started
+
+
+@contextlib.contextmanager
+def opened(body: bytes, max_pixels: float) -> Iterator[Image.Image]:
+    """The first image in `body`, not decoded yet; metadata but for its orientation are gone.
+
+    Whatever is wrong with it, also within the block, is raised as a BadFile: UnknownFormat, TooManyPixels, or Damaged.
+    """
+    kind = recognised(body)
+    try:
+        kind, essential, is_whole = _essential(kind, body)
+        with Image.open(BytesIO(essential), formats=[kind]) as image:
+            if image.width * image.height > max_pixels:
+                raise TooManyPixels(
+                    f"the image has {image.width} x {image.height} pixels, over the limit of {max_pixels:,}"
+                )
+            if not is_whole and _changes_with_what_follows(essential):
+                raise _incomplete(kind)
+            yield image
+    except BadFile:
+        raise
+    except MemoryError as err:
+        raise Damaged(f"the {kind} image takes more memory to decode than it may") from err
+    except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
+        raise _explained(kind, err) from err
+
+
+def rgb(body: bytes, max_pixels: float) -> Image.Image:
+    """The whole image in `body`, upright, in RGB, what is transparent over white. Raises as `opened` does."""
+    with opened(body, max_pixels) as image:
+        image.load()
+        turn = orientation(image)
+        return over_white(eight_bits(image if turn is None else image.transpose(turn)))
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """What turns the image upright, if anything: a damaged EXIF block says nothing of the pixels."""
+    with contextlib.suppress(Exception):
+        return TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return None
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where something is transparent; of 16 bits the upper eight."""
+    if image.mode.startswith("I"):  # convert() would clip them
+        values = np.asarray(image)
+        grey = Image.fromarray((values >> 8).astype(np.uint8))
+        transparent = image.info.get("transparency")
+        if transparent is None:
+            return grey.convert("RGB")
+        return Image.merge(
+            "LA", (grey, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+        ).convert("RGBA")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """The RGB image that an RGBA image shows on white."""
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _essential(kind: str, body: bytes) -> tuple[str, bytes, bool]:
+    """What of `body` makes its pixels, the format of that, and whether nothing says that it may have been cut off."""
+    if kind == "ICO":
+        kind, body = icon.essential(body)
+    if kind == "JPEG":
+        found = jpeg.essential(body)
+        return kind, found.body, found.ended
+    parts = {"PNG": png.essential, "WEBP": webp.essential, "GIF": gif.essential, "AVIF": avif.essential}
+    return kind, parts[kind](body) if kind in parts else body, True
+
+
+def _changes_with_what_follows(essential: bytes) -> bool:
+    """Whether the pixels of a JPEG depend on what is put behind its data: then there is some missing."""
+    shown = []
+    for ending in (jpeg.END, _NOISE + jpeg.END):
+        with Image.open(BytesIO(essential[: -len(jpeg.END)] + ending), formats=["JPEG"]) as image:
+            image.load()
+            shown.append(image.copy())
+    return shown[0] != shown[1]
+
+
+def _incomplete(kind: str) -> Damaged:
+    return Damaged(f"the {kind} image is incomplete: the file ends before its last pixels")
+
+
+def _explained(kind: str, err: Exception) -> Damaged:
+    said = str(err).lower()
+    unsupported = re.match(r"unsupported bmp (.*)", said)
+    if unsupported:
+        return Damaged(f"a BMP of this kind ({unsupported[1]}) is not supported; convert it to PNG")
+    if "truncated" in said:
+        return _incomplete(kind)
+    return Damaged(f"the {kind} image is damaged")

@@ -1,0 +1,93 @@
+"""What of a PNG makes its pixels: a few of its chunks. Source: the PNG specification, sections 5, 11 and 14."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from model.files.errors import Damaged
+
+_MAGIC_BYTES = 8
+_HEADER, _PALETTE, _TRANSPARENCY, _DATA, _EXIF, _END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"
+_TRANSPARENCY_BYTES = {0: 2, 2: 6, 3: 256}  # by colour type, at most; other types have an alpha channel
+_MOST_EXIF_BYTES = 1 << 20
+
+
+def essential(body: bytes) -> bytes:
+    """The PNG in `body` without what its pixels don't need.
+
+    Kept are the header, palette, transparency, data and Exif, for the orientation; of an animation that is the default
+    image. Transparency and Exif are left out if their checksum is wrong, as are colour profiles and text with all that
+    they might inflate to. Raises Damaged where there is no header, or for Apple's CgBI.
+    """
+    view = memoryview(body)
+    kept = [view[:_MAGIC_BYTES]]
+    depth = colour = 0
+    seen: set[bytes] = set()
+    for kind, start, end in _chunks(view):
+        content = view[start + 8 : end - 4]
+        if kind == b"CgBI":
+            raise Damaged("a PNG that Xcode has compressed for iOS (CgBI) is not supported; take the original")
+        if kind == _END:
+            break
+        if kind == _HEADER:
+            if kind in seen or len(content) < 13:
+                continue
+            depth, colour = content[8], content[9]
+        elif kind == _TRANSPARENCY:
+            if kind in seen or _DATA in seen or not _is_right(view[start:end]):
+                continue
+            chunk = _transparency(bytes(content), depth, colour)
+            if chunk:
+                kept.append(memoryview(chunk))
+                seen.add(kind)
+            continue
+        elif kind == _EXIF:
+            if kind in seen or len(content) > _MOST_EXIF_BYTES or not _is_right(view[start:end]):
+                continue
+        elif kind == _PALETTE:
+            if kind in seen or _DATA in seen or colour != 3:  # elsewhere a suggestion
+                continue
+        elif kind != _DATA:
+            continue
+        seen.add(kind)
+        kept.append(view[start:end])
+    if _HEADER not in seen:
+        raise Damaged("the PNG image is damaged: it has no header")
+    return b"".join([*kept, _chunk(_END, b"")])
+
+
+def _chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each chunk, the last of which may end before it should."""
+    at = _MAGIC_BYTES
+    while at + 8 <= len(view):
+        length = int.from_bytes(view[at : at + 4], "big")
+        kind = bytes(view[at + 4 : at + 8])
+        if not kind.isalpha():
+            return
+        yield kind, at, at + 12 + length
+        at += 12 + length
+
+
+def _is_right(chunk: memoryview) -> bool:
+    """Whether a chunk is whole, with the right checksum."""
+    length = int.from_bytes(chunk[:4], "big")
+    return len(chunk) == 12 + length and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
+def _transparency(content: bytes, depth: int, colour: int) -> bytes:
+    """The chunk tRNS as Pillow understands it: in the units of the pixels that it makes. Nothing if it is none."""
+    length = _TRANSPARENCY_BYTES.get(colour, 0)
+    if colour == 3:
+        return _chunk(_TRANSPARENCY, content[:length]) if content else b""
+    if not length or len(content) < length:
+        return b""
+    samples = struct.unpack(f">{length // 2}H", content[:length])
+    if colour == 0 and depth in (2, 4):
+        samples = tuple(sample % (1 << depth) * (255 // ((1 << depth) - 1)) for sample in samples)
+    if colour == 2 and depth == 16:
+        samples = tuple(sample >> 8 for sample in samples)  # as Pillow takes the upper bits of pixels
+    return _chunk(_TRANSPARENCY, struct.pack(f">{len(samples)}H", *samples))
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -1,0 +1,43 @@
+"""What of a WebP makes its pixels: a few of its chunks. Source: RFC 9649, section 2."""
+
+import struct
+
+from model.files.errors import Damaged
+
+_STILL, _FRAME, _CANVAS, _EXIF = (b"VP8 ", b"VP8L"), b"ANMF", b"VP8X", b"EXIF"
+_HEAD_BYTES = 12
+_PROFILE_FLAG, _XMP_FLAG = 0x20, 0x04
+_MOST_EXIF_BYTES = 1 << 20
+
+
+def essential(body: bytes) -> bytes:
+    """The WebP in `body` without what its pixels don't need.
+
+    Left out are colour profiles, XMP, unknown chunks, frames but for the first, and bytes behind the last chunk; the
+    length that the file gives itself is made right. Raises Damaged where no image is.
+    """
+    view = memoryview(body)
+    kept: list[bytes | memoryview] = []
+    seen: set[bytes] = set()
+    at = _HEAD_BYTES
+    while at + 8 <= len(view):
+        kind, length = bytes(view[at : at + 4]), int.from_bytes(view[at + 4 : at + 8], "little")
+        start, at = at, at + 8 + length + length % 2
+        has_image = bool(seen & {*_STILL, _FRAME})
+        if kind in seen or (has_image and kind != _EXIF):
+            continue
+        if kind == _CANVAS and not seen and length >= 10:
+            flags = view[start + 8] & ~(_PROFILE_FLAG | _XMP_FLAG)
+            kept += [view[start : start + 8], bytes([flags]), view[start + 9 : at]]
+        elif kind in (*_STILL, _FRAME, b"ALPH", b"ANIM") or (
+            kind == _EXIF and length <= _MOST_EXIF_BYTES and at <= len(view) and _CANVAS in seen
+        ):
+            kept.append(view[start:at])
+        else:
+            continue
+        seen.add(kind)
+    if not seen & {*_STILL, _FRAME}:
+        raise Damaged("the WebP image is incomplete: it ends before its pixels")
+    chunks = b"".join(kept)
+    chunks += bytes(len(chunks) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
