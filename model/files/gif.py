@@ -1,31 +1,40 @@
 """What of a GIF makes the pixels of its first frame. Source: the GIF89a specification."""
 
+import re
+
 from model.files.errors import Damaged
 
+MAX_BLOCKS = 50_000
+
 _HEAD_BYTES = 13
-_EXTENSION, _IMAGE, _TRAILER, _CONTROL = 0x21, 0x2C, 0x3B, 0xF9
+_EXTENSION, _TRAILER = 0x21, b";"
+_CONTROL = b"\xf9\x04"
+_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
 
 
 def essential(body: bytes) -> bytes:
     """The GIF in `body` with its first frame that has pixels, and no more: no comments, no other extensions.
 
-    Raises Damaged where there is no such frame.
+    Raises Damaged where there is no such frame among the first MAX_BLOCKS blocks.
     """
     view = memoryview(body)
     at = _HEAD_BYTES + (_table(view[10]) if len(view) > 10 else 0)
     head, control = view[:at], view[:0]
-    while at < len(view) and view[at] != _TRAILER:
-        start = at
+    for _ in range(MAX_BLOCKS):
+        found = _BLOCK.search(body, at)
+        if found is None or found[0] == _TRAILER:
+            break
+        at = start = found.start()
         if view[at] == _EXTENSION:
             at = _after_blocks(view, at + 2)
-            if view[start + 1 : start + 3] == bytes((_CONTROL, 4)):
+            if body[start + 1 : start + 3] == _CONTROL:
                 control = view[start:at]
-        elif view[at] == _IMAGE and len(view) > at + 9:
+        elif len(view) <= at + 9:
+            break
+        else:
             at = _after_blocks(view, at + 10 + _table(view[at + 9]) + 1)
             if b"\0\0" not in (body[start + 5 : start + 7], body[start + 7 : start + 9]):
-                return b"".join((head, control, view[start:at], bytes((0, _TRAILER))))
-        else:
-            at += 1
+                return b"".join((head, control, view[start:at], b"\0" + _TRAILER))
     raise Damaged("the GIF image is incomplete: it has no frame")
 
 

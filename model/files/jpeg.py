@@ -7,6 +7,7 @@ from model.files.errors import Damaged
 
 END = b"\xff\xd9"
 MAX_SCANS = 100  # each goes over all pixels; encoders make about ten
+MAX_SEGMENTS = 50_000  # cameras write tens, and hundreds where there are large profiles or thermal data
 
 _SOI, _EOI, _SOS, _EXIF, _JFIF, _ADOBE = 0xD8, 0xD9, 0xDA, 0xE1, 0xE0, 0xEE
 _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # Huffman, arithmetic conditioning, quantisation, restart interval
@@ -33,13 +34,15 @@ def essential(body: bytes) -> Essential:
 
     Left out are application segments and comments, bytes between segments and whatever follows the end. Kept are the
     first Exif segment, for the orientation, and those of JFIF and Adobe that decide what the components are. Raises
-    Damaged for more than MAX_SCANS scans, and for kinds that are not supported.
+    Damaged for more than MAX_SCANS scans or MAX_SEGMENTS segments, and for kinds that are not supported.
     """
     view = memoryview(body)
     kept = [view[:2]]
-    at, scans, exif, ended = 2, 0, False, False
+    at, scans, segments, exif, ended = 2, 0, 0, False, False
     while found := _MARKER.search(body, at):
-        code, at = found[1][0], found.end()
+        code, at, segments = found[1][0], found.end(), segments + 1
+        if segments > MAX_SEGMENTS:
+            raise Damaged(f"the JPEG image has more than {MAX_SEGMENTS:,} segments")
         if code == _EOI or (code == _SOI and scans):  # the next image, where the end of this one is missing
             ended = code == _EOI
             break

@@ -23,6 +23,8 @@ TURNS = {  # Exif 2.3, section 4.6.4
     8: Image.Transpose.ROTATE_90,
 }
 _NOISE = bytes(range(1, 255, 7)) * 8  # that the decoder of a JPEG cannot take for the end of its data
+_NAMES = {"WEBP": "WebP"}
+_STRIP = 256  # rows that are compared at a time
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # where images are decoded no thread can be started
 
@@ -41,13 +43,13 @@ def opened(body: bytes, max_pixels: float) -> Iterator[Image.Image]:
                 raise TooManyPixels(
                     f"the image has {image.width} x {image.height} pixels, over the limit of {max_pixels:,}"
                 )
-            if not is_whole and _changes_with_what_follows(essential):
+            if not is_whole and _depends_on_what_follows(image, essential):
                 raise _incomplete(kind)
             yield image
     except BadFile:
         raise
     except MemoryError as err:
-        raise Damaged(f"the {kind} image takes more memory to decode than it may") from err
+        raise Damaged(f"the {_NAMES.get(kind, kind)} image takes more memory to decode than it may") from err
     except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
         raise _explained(kind, err) from err
 
@@ -100,18 +102,16 @@ def _essential(kind: str, body: bytes) -> tuple[str, bytes, bool]:
     return kind, parts[kind](body) if kind in parts else body, True
 
 
-def _changes_with_what_follows(essential: bytes) -> bool:
-    """Whether the pixels of a JPEG depend on what is put behind its data: then there is some missing."""
-    shown = []
-    for ending in (jpeg.END, _NOISE + jpeg.END):
-        with Image.open(BytesIO(essential[: -len(jpeg.END)] + ending), formats=["JPEG"]) as image:
-            image.load()
-            shown.append(image.copy())
-    return shown[0] != shown[1]
+def _depends_on_what_follows(image: Image.Image, essential: bytes) -> bool:
+    """Whether pixels of a JPEG come out otherwise if other bytes follow its data: then some of that is missing."""
+    image.load()
+    with Image.open(BytesIO(essential[: -len(jpeg.END)] + _NOISE + jpeg.END), formats=["JPEG"]) as other:
+        strips = [(0, top, image.width, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
+        return any(image.crop(strip).tobytes() != other.crop(strip).tobytes() for strip in strips)
 
 
 def _incomplete(kind: str) -> Damaged:
-    return Damaged(f"the {kind} image is incomplete: the file ends before its last pixels")
+    return Damaged(f"the {_NAMES.get(kind, kind)} image is incomplete: the file ends before its last pixels")
 
 
 def _explained(kind: str, err: Exception) -> Damaged:
@@ -121,4 +121,4 @@ def _explained(kind: str, err: Exception) -> Damaged:
         return Damaged(f"a BMP of this kind ({unsupported[1]}) is not supported; convert it to PNG")
     if "truncated" in said:
         return _incomplete(kind)
-    return Damaged(f"the {kind} image is damaged")
+    return Damaged(f"the {_NAMES.get(kind, kind)} image is damaged")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from model.files.errors import Damaged
 
+MAX_CHUNKS = 50_000
+
 _MAGIC_BYTES = 8
 _HEADER, _PALETTE, _TRANSPARENCY, _DATA, _EXIF, _END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"
 _TRANSPARENCY_BYTES = {0: 2, 2: 6, 3: 256}  # by colour type, at most; other types have an alpha channel
@@ -17,10 +19,12 @@ def essential(body: bytes) -> bytes:
 
     Kept are the header, palette, transparency, data and Exif, for the orientation; of an animation that is the default
     image. Transparency and Exif are left out if their checksum is wrong, as are colour profiles and text with all that
-    they might inflate to. Raises Damaged where there is no header, or for Apple's CgBI.
+    they might inflate to. Raises Damaged where there is no header, for more than MAX_CHUNKS chunks, and for Apple's
+    CgBI.
     """
     view = memoryview(body)
-    kept = [view[:_MAGIC_BYTES]]
+    kept: list[bytes | memoryview] = [view[:_MAGIC_BYTES]]
+    data: list[memoryview] = []  # which goes into one chunk, however many there were
     depth = colour = 0
     seen: set[bytes] = set()
     for kind, start, end in _chunks(view):
@@ -33,39 +37,42 @@ def essential(body: bytes) -> bytes:
             if kind in seen or len(content) < 13:
                 continue
             depth, colour = content[8], content[9]
+        elif kind == _DATA:
+            data.append(content)
+            continue
         elif kind == _TRANSPARENCY:
-            if kind in seen or _DATA in seen or not _is_right(view[start:end]):
-                continue
-            chunk = _transparency(bytes(content), depth, colour)
-            if chunk:
-                kept.append(memoryview(chunk))
-                seen.add(kind)
+            if kind not in seen and not data and _is_right(view[start:end]):
+                kept.append(_transparency(bytes(content), depth, colour))
+            seen.add(kind)
             continue
         elif kind == _EXIF:
             if kind in seen or len(content) > _MOST_EXIF_BYTES or not _is_right(view[start:end]):
                 continue
         elif kind == _PALETTE:
-            if kind in seen or _DATA in seen or colour != 3:  # elsewhere a suggestion
+            if kind in seen or data or colour != 3:  # elsewhere a suggestion
                 continue
-        elif kind != _DATA:
+        else:
             continue
         seen.add(kind)
         kept.append(view[start:end])
     if _HEADER not in seen:
         raise Damaged("the PNG image is damaged: it has no header")
-    return b"".join([*kept, _chunk(_END, b"")])
+    return b"".join([*kept, _chunk(_DATA, b"".join(data)), _chunk(_END, b"")])
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of each chunk, the last of which may end before it should."""
     at = _MAGIC_BYTES
-    while at + 8 <= len(view):
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(view):
+            return
         length = int.from_bytes(view[at : at + 4], "big")
         kind = bytes(view[at + 4 : at + 8])
         if not kind.isalpha():
             return
         yield kind, at, at + 12 + length
         at += 12 + length
+    raise Damaged(f"the PNG image has more than {MAX_CHUNKS:,} chunks")
 
 
 def _is_right(chunk: memoryview) -> bool:

@@ -4,6 +4,8 @@ import struct
 
 from model.files.errors import Damaged
 
+MAX_CHUNKS = 50_000
+
 _STILL, _FRAME, _CANVAS, _EXIF = (b"VP8 ", b"VP8L"), b"ANMF", b"VP8X", b"EXIF"
 _HEAD_BYTES = 12
 _PROFILE_FLAG, _XMP_FLAG = 0x20, 0x04
@@ -14,13 +16,15 @@ def essential(body: bytes) -> bytes:
     """The WebP in `body` without what its pixels don't need.
 
     Left out are colour profiles, XMP, unknown chunks, frames but for the first, and bytes behind the last chunk; the
-    length that the file gives itself is made right. Raises Damaged where no image is.
+    length that the file gives itself is made right. Raises Damaged where no image is among the first MAX_CHUNKS chunks.
     """
     view = memoryview(body)
     kept: list[bytes | memoryview] = []
     seen: set[bytes] = set()
     at = _HEAD_BYTES
-    while at + 8 <= len(view):
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(view):
+            break
         kind, length = bytes(view[at : at + 4]), int.from_bytes(view[at + 4 : at + 8], "little")
         start, at = at, at + 8 + length + length % 2
         has_image = bool(seen & {*_STILL, _FRAME})

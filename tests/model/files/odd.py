@@ -236,10 +236,7 @@ BMPS: dict[str, Callable[[], bytes]] = {
     "bytes behind the end": lambda: encoded(PICTURE, "BMP") + NOISE,
     "from the top down": lambda: bmp(_bgr(upside_down=False), 24, height=-SIDE),
     "OS/2's header": lambda: (
-        b"BM"
-        + struct.pack("<IHHI", 0, 0, 0, 26)
-        + struct.pack("<IHHHH", 12, SIDE, SIDE, 1, 24)
-        + _bgr()
+        b"BM" + struct.pack("<IHHI", 0, 0, 0, 26) + struct.pack("<IHHHH", 12, SIDE, SIDE, 1, 24) + _bgr()
     ),
     "32 bits by masks": lambda: bmp(
         np.dstack([np.asarray(PICTURE)[::-1], np.zeros((SIDE, SIDE), np.uint8)])[:, :, [3, 2, 1, 0]].tobytes(),
