@@ -18,8 +18,6 @@ _MARGIN = 2  # times the pixels of the resized image, along each side, has a JPE
 _SIDEWAYS = {TURNS[number] for number in (5, 6, 7, 8)}
 _ENDS_FIRST = [{TURNS[number] for number in numbers} for numbers in ((2, 3, 6, 7), (3, 4, 7, 8))]  # on the left, above
 
-Image.MAX_IMAGE_PIXELS = None  # `opened` has a limit of its own, and refuses instead of warning
-
 
 @dataclass(frozen=True)
 class Window:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -11,6 +12,8 @@ from PIL import AvifImagePlugin, Image
 from model.files import avif, gif, icon, jpeg, png, webp
 from model.files.errors import BadFile, Damaged, TooManyPixels
 from model.files.formats import recognised
+
+MOST_PIXELS = 178_956_970  # of an image that is trusted more than what a service is sent; Pillow's own limit
 
 _ORIENTATION = 0x0112
 TURNS = {  # Exif 2.3, section 4.6.4
@@ -26,11 +29,13 @@ _NOISE = bytes(range(1, 255, 7)) * 8  # that the decoder of a JPEG cannot take f
 _NAMES = {"WEBP": "WebP"}
 _STRIP = 256  # rows that are compared at a time
 
+Image.MAX_IMAGE_PIXELS = None  # `opened` has a limit of its own, and refuses instead of warning
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # costs nothing but the orientation
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # where images are decoded no thread can be started
 
 
 @contextlib.contextmanager
-def opened(body: bytes, max_pixels: float) -> Iterator[Image.Image]:
+def opened(body: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The first image in `body`, not decoded yet; metadata but for its orientation are gone.
 
     Whatever is wrong with it, also within the block, is raised as a BadFile: UnknownFormat, TooManyPixels, or Damaged.
@@ -54,7 +59,7 @@ def opened(body: bytes, max_pixels: float) -> Iterator[Image.Image]:
         raise _explained(kind, err) from err
 
 
-def rgb(body: bytes, max_pixels: float) -> Image.Image:
+def rgb(body: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """The whole image in `body`, upright, in RGB, what is transparent over white. Raises as `opened` does."""
     with opened(body, max_pixels) as image:
         image.load()

@@ -16,7 +16,8 @@ def essential(body: bytes) -> bytes:
     """The WebP in `body` without what its pixels don't need.
 
     Left out are colour profiles, XMP, unknown chunks, frames but for the first, and bytes behind the last chunk; the
-    length that the file gives itself is made right. Raises Damaged where no image is among the first MAX_CHUNKS chunks.
+    length that the file gives itself is made right. Raises Damaged where no whole image is among the first MAX_CHUNKS
+    chunks.
     """
     view = memoryview(body)
     kept: list[bytes | memoryview] = []
@@ -36,6 +37,8 @@ def essential(body: bytes) -> bytes:
         elif kind in (*_STILL, _FRAME, b"ALPH", b"ANIM") or (
             kind == _EXIF and length <= _MOST_EXIF_BYTES and at <= len(view) and _CANVAS in seen
         ):
+            if kind in (*_STILL, _FRAME) and start + 8 + length > len(view):
+                raise Damaged("the WebP image is incomplete: the file ends before its last pixels")
             kept.append(view[start:at])
         else:
             continue
