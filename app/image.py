@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.errors import BadImage, NotAnImage, TooLarge
 from model.files.errors import BadFile, TooManyPixels, UnknownFormat
-from model.files.pixels import TURNS, eight_bits, opened, orientation, over_white
+from model.files.pixels import TURNS, eight_bits, opened, over_white
 from model.spec import Preprocessing
 
 Pixels = NDArray[np.uint8]
@@ -41,17 +41,16 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int, *, scaled_jpeg: b
     TooLarge (more than `max_pixels`, found before decoding) or BadImage.
     """
     try:
-        with opened(body, max_pixels) as image:
-            size = image.size
+        with opened(body, max_pixels) as file:
+            image, size = file.image, file.image.size
             if scaled_jpeg and image.format == "JPEG":
                 image.draft(None, (_MARGIN * steps.resize,) * 2)  # those are the fewest that it leaves
             smaller = _times_smaller(image.size, size)
             image.load()
-            turn = orientation(image)
-            if turn is None:
+            if file.turn is None:
                 return _resize_and_crop(image, size, steps, smaller)
-            size = size[::-1] if turn in _SIDEWAYS else size
-            return _resize_and_crop(image.transpose(turn), size, steps, smaller, turn)
+            size = size[::-1] if file.turn in _SIDEWAYS else size
+            return _resize_and_crop(image.transpose(file.turn), size, steps, smaller, file.turn)
     except UnknownFormat as err:
         raise NotAnImage(str(err)) from err
     except TooManyPixels as err:

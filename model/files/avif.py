@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator
 
 from model.files.errors import Damaged
+from model.files.essential import Essential
 
 MAX_BOXES = 1000  # that are not in others; files have three or four
 
 _EXIF_ITEM = re.compile(rb"(infe[\x02\x03]...(?:..|....)..)Exif", re.DOTALL)
 
 
-def essential(body: bytes) -> bytes:
+def essential(body: bytes) -> Essential:
     """The AVIF in `body` without its Exif, which Pillow would fail at if it is broken.
 
     The image is turned by its properties irot and imir alone, as browsers do (MIAF, ISO/IEC 23000-22, section 7.3.6.2).
@@ -21,7 +22,7 @@ def essential(body: bytes) -> bytes:
             raise Damaged("the AVIF image is incomplete: the file ends before its last pixels")
         if kind == b"meta":
             body = body[:start] + _EXIF_ITEM.sub(rb"\1free", body[start:end]) + body[end:]
-    return body
+    return Essential("AVIF", body)
 
 
 def _boxes(body: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -3,6 +3,7 @@
 import re
 
 from model.files.errors import Damaged
+from model.files.essential import Essential
 
 MAX_BLOCKS = 50_000
 
@@ -12,7 +13,7 @@ _CONTROL = b"\xf9\x04"
 _BLOCK = re.compile(rb"[\x21\x2c\x3b]")
 
 
-def essential(body: bytes) -> bytes:
+def essential(body: bytes) -> Essential:
     """The GIF in `body` with its first frame that has pixels, and no more: no comments, no other extensions.
 
     Raises Damaged where there is no such frame among the first MAX_BLOCKS blocks.
@@ -34,7 +35,7 @@ def essential(body: bytes) -> bytes:
         else:
             at = _after_blocks(view, at + 10 + _table(view[at + 9]) + 1)
             if b"\0\0" not in (body[start + 5 : start + 7], body[start + 7 : start + 9]):
-                return b"".join((head, control, view[start:at], b"\0" + _TRAILER))
+                return Essential("GIF", b"".join((head, control, view[start:at], b"\0" + _TRAILER)))
     raise Damaged("the GIF image is incomplete: it has no frame")
 
 

@@ -1,15 +1,17 @@
 """What of a JPEG makes its pixels: frame, tables and scans. Source: ITU-T T.81, annex B."""
 
 import re
-from dataclasses import dataclass
 
+from model.files import exif
 from model.files.errors import Damaged
+from model.files.essential import Essential
 
 END = b"\xff\xd9"
 MAX_SCANS = 100  # each goes over all pixels; encoders make about ten
 MAX_SEGMENTS = 50_000  # cameras write tens, and hundreds where there are large profiles or thermal data
 
 _SOI, _EOI, _SOS, _EXIF, _JFIF, _ADOBE = 0xD8, 0xD9, 0xDA, 0xE1, 0xE0, 0xEE
+_EXIF_HEAD = b"Exif\0\0"
 _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}  # Huffman, arithmetic conditioning, quantisation, restart interval
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _OTHER_FRAMES = {
@@ -21,24 +23,17 @@ _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # neither a stuffed byte nor fill nor a restart
 
 
-@dataclass(frozen=True)
-class Essential:
-    """A JPEG of `body`, in whose last scan there may be missing something unless `ended`: the end marker was there."""
-
-    body: bytes
-    ended: bool
-
-
 def essential(body: bytes) -> Essential:
     """The JPEG in `body` without what its pixels don't need.
 
-    Left out are application segments and comments, bytes between segments and whatever follows the end. Kept are the
-    first Exif segment, for the orientation, and those of JFIF and Adobe that decide what the components are. Raises
+    Left out are application segments and comments, bytes between segments and whatever follows the end. Kept are those
+    of JFIF and Adobe that decide what the components are; the first Exif says how the image is turned. Raises
     Damaged for more than MAX_SCANS scans or MAX_SEGMENTS segments, and for kinds that are not supported.
     """
     view = memoryview(body)
     kept = [view[:2]]
-    at, scans, segments, exif, ended = 2, 0, 0, False, False
+    at, scans, segments, ended = 2, 0, 0, False
+    orientation: int | None = None
     while found := _MARKER.search(body, at):
         code, at, segments = found[1][0], found.end(), segments + 1
         if segments > MAX_SEGMENTS:
@@ -58,11 +53,10 @@ def essential(body: bytes) -> Essential:
                 raise Damaged(f"the JPEG image has more than {MAX_SCANS} scans")
             following = _MARKER_IN_SCAN.search(body, end)
             end = following.start() if following else len(body)
-        elif code == _EXIF:
-            if exif or segment[:6] != b"Exif\0\0":
-                at = end
-                continue
-            exif = True
+        elif code == _EXIF and segment.startswith(_EXIF_HEAD):
+            orientation = orientation or exif.orientation(segment[len(_EXIF_HEAD) :])
+            at = end
+            continue
         elif not (code in _TABLES or _is_frame(code, segment) or _says_colours(code, segment)):
             at = end
             continue
@@ -70,7 +64,7 @@ def essential(body: bytes) -> Essential:
         at = end
     if not scans:
         raise Damaged("the JPEG image is incomplete: it ends before its pixels")
-    return Essential(b"".join([*kept, END]), ended)
+    return Essential("JPEG", b"".join([*kept, END]), orientation or exif.UPRIGHT, ended)
 
 
 def _is_frame(code: int, segment: bytes) -> bool:

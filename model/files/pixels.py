@@ -2,8 +2,9 @@
 
 import contextlib
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import AvifImagePlugin, Image
 
 from model.files import avif, gif, icon, jpeg, png, webp
 from model.files.errors import BadFile, Damaged, TooManyPixels
+from model.files.essential import Essential
 from model.files.formats import recognised
 
 MOST_PIXELS = 178_956_970  # of an image that is trusted more than what a service is sent; Pillow's own limit
@@ -26,31 +28,49 @@ TURNS = {  # Exif 2.3, section 4.6.4
     8: Image.Transpose.ROTATE_90,
 }
 _NOISE = bytes(range(1, 255, 7)) * 8  # that the decoder of a JPEG cannot take for the end of its data
+_ESSENTIAL: dict[str, Callable[[bytes], Essential]] = {
+    "JPEG": jpeg.essential,
+    "PNG": png.essential,
+    "WEBP": webp.essential,
+    "GIF": gif.essential,
+    "AVIF": avif.essential,
+    "ICO": icon.essential,
+    "BMP": partial(Essential, "BMP"),
+}
 _NAMES = {"WEBP": "WebP"}
 _STRIP = 256  # rows that are compared at a time
 
 Image.MAX_IMAGE_PIXELS = None  # `opened` has a limit of its own, and refuses instead of warning
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # costs nothing but the orientation
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # where images are decoded no thread can be started
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An image that may not be decoded yet, and what turns it upright, if anything."""
+
+    image: Image.Image
+    turn: Image.Transpose | None
+
+
 @contextlib.contextmanager
-def opened(body: bytes, max_pixels: int) -> Iterator[Image.Image]:
-    """The first image in `body`, not decoded yet; metadata but for its orientation are gone.
+def opened(body: bytes, max_pixels: int) -> Iterator[Opened]:
+    """The first image in `body`, without its metadata.
 
     Whatever is wrong with it, also within the block, is raised as a BadFile: UnknownFormat, TooManyPixels, or Damaged.
     """
     kind = recognised(body)
     try:
-        kind, essential, is_whole = _essential(kind, body)
-        with Image.open(BytesIO(essential), formats=[kind]) as image:
+        kept = _ESSENTIAL[kind](body)
+        with Image.open(BytesIO(kept.body), formats=[kept.kind]) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixels(
                     f"the image has {image.width} x {image.height} pixels, over the limit of {max_pixels:,}"
                 )
-            if not is_whole and _depends_on_what_follows(image, essential):
+            if not kept.ended and _depends_on_what_follows(image, kept.body):
                 raise _incomplete(kind)
-            yield image
+            # Of an AVIF Pillow tells its properties irot and imir in Exif's words.
+            orientation = image.getexif().get(_ORIENTATION, 1) if kind == "AVIF" else kept.orientation
+            yield Opened(image, TURNS.get(orientation))
     except BadFile:
         raise
     except MemoryError as err:
@@ -61,17 +81,9 @@ def opened(body: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 def rgb(body: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """The whole image in `body`, upright, in RGB, what is transparent over white. Raises as `opened` does."""
-    with opened(body, max_pixels) as image:
-        image.load()
-        turn = orientation(image)
-        return over_white(eight_bits(image if turn is None else image.transpose(turn)))
-
-
-def orientation(image: Image.Image) -> Image.Transpose | None:
-    """What turns the image upright, if anything: a damaged EXIF block says nothing of the pixels."""
-    with contextlib.suppress(Exception):
-        return TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    return None
+    with opened(body, max_pixels) as file:
+        file.image.load()
+        return over_white(eight_bits(file.image if file.turn is None else file.image.transpose(file.turn)))
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -94,17 +106,6 @@ def over_white(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
-def _essential(kind: str, body: bytes) -> tuple[str, bytes, bool]:
-    """What of `body` makes its pixels, the format of that, and whether nothing says that it may have been cut off."""
-    if kind == "ICO":
-        kind, body = icon.essential(body)
-    if kind == "JPEG":
-        found = jpeg.essential(body)
-        return kind, found.body, found.ended
-    parts = {"PNG": png.essential, "WEBP": webp.essential, "GIF": gif.essential, "AVIF": avif.essential}
-    return kind, parts[kind](body) if kind in parts else body, True
 
 
 def _depends_on_what_follows(image: Image.Image, essential: bytes) -> bool:

@@ -4,28 +4,29 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from model.files import exif
 from model.files.errors import Damaged
+from model.files.essential import Essential
 
 MAX_CHUNKS = 50_000
 
 _MAGIC_BYTES = 8
 _HEADER, _PALETTE, _TRANSPARENCY, _DATA, _EXIF, _END = b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND"
 _TRANSPARENCY_BYTES = {0: 2, 2: 6, 3: 256}  # by colour type, at most; other types have an alpha channel
-_MOST_EXIF_BYTES = 1 << 20
 
 
-def essential(body: bytes) -> bytes:
+def essential(body: bytes) -> Essential:
     """The PNG in `body` without what its pixels don't need.
 
-    Kept are the header, palette, transparency, data and Exif, for the orientation; of an animation that is the default
-    image. Transparency and Exif are left out if their checksum is wrong, as are colour profiles and text with all that
-    they might inflate to. Raises Damaged where there is no header, for more than MAX_CHUNKS chunks, and for Apple's
-    CgBI.
+    Kept are the header, palette, transparency and data; of an animation that is the default image. Transparency and
+    Exif count if their checksum is right. Colour profiles and text are left out, with all that they might inflate to.
+    Raises Damaged where there is no header, for more than MAX_CHUNKS chunks, and for Apple's CgBI.
     """
     view = memoryview(body)
     kept: list[bytes | memoryview] = [view[:_MAGIC_BYTES]]
     data: list[memoryview] = []  # which goes into one chunk, however many there were
     depth = colour = 0
+    orientation = exif.UPRIGHT
     seen: set[bytes] = set()
     for kind, start, end in _chunks(view):
         content = view[start + 8 : end - 4]
@@ -46,8 +47,10 @@ def essential(body: bytes) -> bytes:
             seen.add(kind)
             continue
         elif kind == _EXIF:
-            if kind in seen or len(content) > _MOST_EXIF_BYTES or not _is_right(view[start:end]):
-                continue
+            if kind not in seen and _is_right(view[start:end]):
+                orientation = exif.orientation(bytes(content))
+            seen.add(kind)
+            continue
         elif kind == _PALETTE:
             if kind in seen or data or colour != 3:  # elsewhere a suggestion
                 continue
@@ -57,7 +60,8 @@ def essential(body: bytes) -> bytes:
         kept.append(view[start:end])
     if _HEADER not in seen:
         raise Damaged("the PNG image is damaged: it has no header")
-    return b"".join([*kept, _chunk(_DATA, b"".join(data)), _chunk(_END, b"")])
+    body = b"".join([*kept, _chunk(_DATA, b"".join(data)), _chunk(_END, b"")])
+    return Essential("PNG", body, orientation)
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:

@@ -2,26 +2,28 @@
 
 import struct
 
+from model.files import exif
 from model.files.errors import Damaged
+from model.files.essential import Essential
 
 MAX_CHUNKS = 50_000
 
 _STILL, _FRAME, _CANVAS, _EXIF = (b"VP8 ", b"VP8L"), b"ANMF", b"VP8X", b"EXIF"
 _HEAD_BYTES = 12
-_PROFILE_FLAG, _XMP_FLAG = 0x20, 0x04
-_MOST_EXIF_BYTES = 1 << 20
+_METADATA_FLAGS = 0x20 | 0x08 | 0x04  # a profile, Exif, XMP
 
 
-def essential(body: bytes) -> bytes:
+def essential(body: bytes) -> Essential:
     """The WebP in `body` without what its pixels don't need.
 
-    Left out are colour profiles, XMP, unknown chunks, frames but for the first, and bytes behind the last chunk; the
-    length that the file gives itself is made right. Raises Damaged where no whole image is among the first MAX_CHUNKS
-    chunks.
+    Left out are colour profiles, Exif, XMP, unknown chunks, frames but for the first, and bytes behind the last chunk;
+    the length that the file gives itself is made right. Raises Damaged where no whole image is among the first
+    MAX_CHUNKS chunks.
     """
     view = memoryview(body)
     kept: list[bytes | memoryview] = []
     seen: set[bytes] = set()
+    orientation = exif.UPRIGHT
     at = _HEAD_BYTES
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(view):
@@ -32,11 +34,11 @@ def essential(body: bytes) -> bytes:
         if kind in seen or (has_image and kind != _EXIF):
             continue
         if kind == _CANVAS and not seen and length >= 10:
-            flags = view[start + 8] & ~(_PROFILE_FLAG | _XMP_FLAG)
+            flags = view[start + 8] & ~_METADATA_FLAGS
             kept += [view[start : start + 8], bytes([flags]), view[start + 9 : at]]
-        elif kind in (*_STILL, _FRAME, b"ALPH", b"ANIM") or (
-            kind == _EXIF and length <= _MOST_EXIF_BYTES and at <= len(view) and _CANVAS in seen
-        ):
+        elif kind == _EXIF:
+            orientation = exif.orientation(bytes(view[start + 8 : at]).removeprefix(b"Exif\0\0"))
+        elif kind in (*_STILL, _FRAME, b"ALPH", b"ANIM"):
             if kind in (*_STILL, _FRAME) and start + 8 + length > len(view):
                 raise Damaged("the WebP image is incomplete: the file ends before its last pixels")
             kept.append(view[start:at])
@@ -47,4 +49,4 @@ def essential(body: bytes) -> bytes:
         raise Damaged("the WebP image is incomplete: it ends before its pixels")
     chunks = b"".join(kept)
     chunks += bytes(len(chunks) % 2)
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+    return Essential("WEBP", b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks, orientation)

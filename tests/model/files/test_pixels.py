@@ -16,8 +16,6 @@ from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.model.files import odd
 
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-
 WHOLE = Preprocessing(odd.SIDE, odd.SIDE)
 
 
