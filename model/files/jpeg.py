@@ -20,7 +20,7 @@ _OTHER_FRAMES = {
 }
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment: TEM and restarts
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
-_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # neither a stuffed byte nor fill nor a restart
+_MARKER_IN_SCAN = re.compile(rb"\xff(?!\x00)[^\xff\xd0-\xd7]")  # neither a stuffed byte nor fill nor a restart
 
 
 def essential(body: bytes) -> Essential:
@@ -64,7 +64,9 @@ def essential(body: bytes) -> Essential:
         at = end
     if not scans:
         raise Damaged("the JPEG image is incomplete: it ends before its pixels")
-    return Essential("JPEG", b"".join([*kept, END]), orientation or exif.UPRIGHT, ended)
+    kept.append(memoryview(END))
+    is_all = ended and sum(map(len, kept)) == len(body)  # which saves a copy
+    return Essential("JPEG", body if is_all else b"".join(kept), orientation or exif.UPRIGHT, ended)
 
 
 def _is_frame(code: int, segment: bytes) -> bool:

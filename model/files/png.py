@@ -24,43 +24,40 @@ def essential(body: bytes) -> Essential:
     """
     view = memoryview(body)
     kept: list[bytes | memoryview] = [view[:_MAGIC_BYTES]]
-    data: list[memoryview] = []  # which goes into one chunk, however many there were
+    data: list[memoryview] = []
     depth = colour = 0
     orientation = exif.UPRIGHT
     seen: set[bytes] = set()
+    as_they_are = _MAGIC_BYTES  # bytes of the magic number and of chunks that stay
     for kind, start, end in _chunks(view):
-        content = view[start + 8 : end - 4]
+        chunk = view[start:end]
+        content = chunk[8:-4]
         if kind == b"CgBI":
             raise Damaged("a PNG that Xcode has compressed for iOS (CgBI) is not supported; take the original")
-        if kind == _END:
-            break
-        if kind == _HEADER:
-            if kind in seen or len(content) < 13:
-                continue
-            depth, colour = content[8], content[9]
-        elif kind == _DATA:
+        if kind == _DATA:
             data.append(content)
+        elif kind in seen:
             continue
-        elif kind == _TRANSPARENCY:
-            if kind not in seen and not data and _is_right(view[start:end]):
-                kept.append(_transparency(bytes(content), depth, colour))
-            seen.add(kind)
+        elif kind == _HEADER and len(content) >= 13:
+            depth, colour = content[8], content[9]
+            kept.append(chunk)
+        elif kind == _PALETTE and colour == 3 and not data:  # elsewhere a suggestion
+            kept.append(chunk)
+        elif kind == _TRANSPARENCY and not data and _is_right(chunk):
+            kept.append(_transparency(bytes(content), depth, colour))
+        elif kind == _EXIF and _is_right(chunk):
+            orientation = exif.orientation(bytes(content))
             continue
-        elif kind == _EXIF:
-            if kind not in seen and _is_right(view[start:end]):
-                orientation = exif.orientation(bytes(content))
-            seen.add(kind)
-            continue
-        elif kind == _PALETTE:
-            if kind in seen or data or colour != 3:  # elsewhere a suggestion
-                continue
-        else:
+        elif kind != _END:
             continue
         seen.add(kind)
-        kept.append(view[start:end])
+        as_they_are += len(chunk) if kind != _TRANSPARENCY else 0
+        if kind == _END:
+            break
     if _HEADER not in seen:
         raise Damaged("the PNG image is damaged: it has no header")
-    body = b"".join([*kept, _chunk(_DATA, b"".join(data)), _chunk(_END, b"")])
+    if as_they_are < len(body) or _END not in seen:
+        body = b"".join([*kept, _chunk(_DATA, b"".join(data)), _chunk(_END, b"")])
     return Essential("PNG", body, orientation)
 
 
