@@ -15,6 +15,7 @@ from PIL import Image
 from app.decoders import Decoders
 from app.errors import BadImage, NotAnImage, TooLarge, TooLate
 from app.image import decode
+from model.files.formats import FORMATS
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
@@ -56,7 +57,7 @@ def test_pixels_are_those_of_decode() -> None:
     [
         (b"no image", NotAnImage, "not a JPEG"),
         (b"", NotAnImage, "not a JPEG"),
-        (PNG[:2000], BadImage, "the PNG image is damaged or incomplete"),
+        (PNG[:2000], BadImage, "the PNG image is incomplete: the file ends before its last pixels"),
         (encoded(Image.new("1", (7072, 7072))), TooLarge, "the image has 7072 x 7072 pixels"),
     ],
 )
@@ -159,7 +160,7 @@ def test_no_worker_begins_with_what_is_too_late() -> None:
 def test_every_format_decodes_in_a_sealed_worker() -> None:
     async def main() -> None:
         async with decoding() as (decoders, _):
-            for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+            for kind in FORMATS:
                 body = encoded(scene(300, 280), kind)
                 pixels, _ = await decoders.decode(body, STEPS)
                 assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind
