@@ -32,9 +32,9 @@ from model.files.pixels import MOST_PIXELS, rgb
 
 See = Callable[[Image.Image], Image.Image]
 
-# Red, green and blue in CIE XYZ, adapted to D50, and the exponent of the tone curve.
-SPACES = {
-    "Display P3": ([(0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)], 2.2),
+# Red, green and blue in CIE XYZ, adapted to D50, and the exponent of the tone curve; None for sRGB's curve.
+SPACES: dict[str, tuple[list[tuple[float, float, float]], float | None]] = {
+    "Display P3": ([(0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)], None),
     "Adobe RGB": ([(0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)], 2.19921875),
     "ProPhoto RGB": ([(0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491)], 1.8),
 }
@@ -139,13 +139,18 @@ def cost(images: Sequence[Image.Image], profile: bytes) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def matrix_profile(primaries: Sequence[Sequence[float]], gamma: float) -> bytes:
-    """A display profile of three primaries and one exponent. Source: ICC.1:2001-04, sections 6.1 to 6.5."""
+def matrix_profile(primaries: Sequence[Sequence[float]], gamma: float | None) -> bytes:
+    """A display profile of three primaries and one tone curve. Source: ICC.1:2001-04, sections 6.1 to 6.5."""
 
     def fixed(values: Sequence[float]) -> bytes:
         return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
 
-    curve = b"curv\0\0\0\0\0\0\0\1" + struct.pack(">Hxx", round(256 * gamma))
+    if gamma is None:
+        x = np.linspace(0, 1, 4096)
+        values = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+        curve = b"curv\0\0\0\0" + struct.pack(">I", len(x)) + np.round(65535 * values).astype(">u2").tobytes()
+    else:
+        curve = b"curv\0\0\0\0\0\0\0\1" + struct.pack(">Hxx", round(256 * gamma))
     points = {
         name: b"XYZ \0\0\0\0" + fixed(xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
     }

@@ -56,7 +56,7 @@ def test_pixels_are_those_of_decode() -> None:
     ("body", "error", "message"),
     [
         (b"no image", NotAnImage, "not a JPEG"),
-        (b"", NotAnImage, "not a JPEG"),
+        (b"", NotAnImage, "the file is empty"),
         (PNG[:2000], BadImage, "the PNG image is incomplete: the file ends before its last pixels"),
         (encoded(Image.new("1", (7072, 7072))), TooLarge, "the image has 7072 x 7072 pixels"),
     ],
