@@ -36,9 +36,9 @@ def decode(body: bytes, steps: Preprocessing, max_pixels: int, *, scaled_jpeg: b
     """The pixels that the network sees of the image in `body`: RGB (crop, crop, 3).
 
     The first frame counts, EXIF orientation is applied and all other metadata ignored, transparency lies over white,
-    16-bit channels keep their upper eight bits. Resizing is Pillow's bicubic, antialiased. With `scaled_jpeg` a JPEG is decoded 2, 4 or 8 times
-    smaller if it then still has _MARGIN times the pixels along each side that the resized image has. Raises NotAnImage,
-    TooLarge (more than `max_pixels`, found before decoding) or BadImage.
+    16-bit channels keep their upper eight bits. Resizing is Pillow's bicubic, antialiased. With `scaled_jpeg` a JPEG is
+    decoded 2, 4 or 8 times smaller if it then still has _MARGIN times the pixels along each side that the resized image
+    has. Raises NotAnImage, TooLarge (more than `max_pixels`, found before decoding) or BadImage.
     """
     try:
         with opened(body, max_pixels) as file:

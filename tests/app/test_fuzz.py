@@ -98,6 +98,10 @@ def seeds() -> list[bytes]:
         encoded(in_mode("RGB"), "PNG", transparency=(1, 2, 3)),
         encoded(in_mode("P"), "GIF", transparency=3, comment=b"words " * 60, interlace=1),
         interlaced(40, 30),
+        encoded(frames[0], "AVIF"),
+        encoded(in_mode("RGBA"), "AVIF", exif=oriented(6)),
+        encoded(in_mode("RGBA"), "ICO", sizes=[(32, 32), (16, 16)]),
+        encoded(in_mode("RGBA"), "ICO", sizes=[(32, 32)], bitmap_format="bmp"),
     ]
 
 
