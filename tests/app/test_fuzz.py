@@ -100,8 +100,8 @@ def seeds() -> list[bytes]:
         interlaced(40, 30),
         encoded(frames[0], "AVIF"),
         encoded(in_mode("RGBA"), "AVIF", exif=oriented(6)),
-        encoded(in_mode("RGBA"), "ICO", sizes=[(32, 32), (16, 16)]),
-        encoded(in_mode("RGBA"), "ICO", sizes=[(32, 32)], bitmap_format="bmp"),
+        encoded(in_mode("RGBA"), "ICO", sizes=[(24, 24), (16, 16)]),
+        encoded(in_mode("RGBA"), "ICO", sizes=[(24, 24)], bitmap_format="bmp"),
     ]
 
 
