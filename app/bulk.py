@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.bundle import Bundle, Label
-from app.errors import ServiceError
+from app.errors import BadParameter, ServiceError
 from app.metrics import Metrics
 from app.model import Model
 from app.settings import Settings
 from app.wiring import make_decoders, make_model
+from model.files.errors import BadFile
+from model.files.folders import images_in, read
 
 T = TypeVar("T")
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class Outcome:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given; of folders, all image files below them by their suffix, sorted."""
+    """Files as they are given; of folders, the images below them (model.files.folders). Raises BadParameter."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES)
+            try:
+                yield from (path / name for name in images_in(path))
+            except OSError as err:
+                raise BadParameter(f"{err.filename} cannot be read: {err.strerror}") from err
         else:
             yield path
 
@@ -76,11 +79,11 @@ async def in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> As
 
 async def _classify(model: Model, path: Path, top_k: int, resolution: int | None) -> Outcome:
     try:
-        body = await asyncio.to_thread(path.read_bytes)
+        body = await asyncio.to_thread(read, path)
         with model.room() as (place,):
             answer = await model.file(place, body, resolution)
         return Outcome(path, classes=answer.best(model.bundle.labels, top_k))
     except OSError as err:
         return Outcome(path, error=err.strerror or "cannot be read")
-    except ServiceError as err:
+    except (BadFile, ServiceError) as err:
         return Outcome(path, error=str(err))

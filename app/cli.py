@@ -76,6 +76,7 @@ def classify(
     from app.bundle import open_bundle
     from app.scan import bundle_at
     from app.settings import Settings, log_remarks
+    from model.files.folders import others_in
 
     with clear_errors():
         settings = Settings(bundle=bundle) if bundle else Settings()
@@ -85,7 +86,10 @@ def classify(
             notes.print(opened.warning, style="bold red")
         files = list(image_files(paths))
         if not files:
-            error("no image files there")
+            error(f"no image files there{others_in(paths)}")
+            raise typer.Exit(1)
+        if not any(path.exists() for path in files):  # or else the others are classified
+            error(f"there is no {', nor '.join(map(str, files))}")
             raise typer.Exit(1)
         broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
     raise typer.Exit(1 if broken else 0)

@@ -17,7 +17,7 @@ _ALIASES = {"x-gzip": "gzip"}  # RFC 9110, 8.4.1.3
 _MOST = 2  # codings of one body
 _MOST_MEMBERS = 1000  # of one gzip body: parallel compressors make one of each 64 KiB
 _STEP = 1 << 18  # bytes that one call inflates at most
-_HEAD = 16  # bytes that tell what a body is
+_HEAD = 64  # bytes that tell what a body is; AVIF says it in its list of brands
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import BadInference
-from app.image import FORMATS, decode
+from app.image import decode
 from app.inference import read
 from app.worker import Arrays, Values
+from model.files.formats import FORMATS
 from model.spec import Preprocessing
 
 _LONGEST = 500_000  # bytes of what is not data in an inference request

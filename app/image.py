@@ -1,46 +1,22 @@
-"""Bytes to pixels: recognise, decode, turn upright, flatten to RGB, resize and crop."""
+"""Bytes to pixels: decode (model.files), turn upright, flatten to RGB, resize and crop."""
 
-import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import BadImage, NotAnImage, TooLarge
+from model.files.errors import BadFile, TooManyPixels, UnknownFormat
+from model.files.pixels import TURNS, eight_bits, opened, over_white
 from model.spec import Preprocessing
 
 Pixels = NDArray[np.uint8]
 
-FORMATS: dict[str, Callable[[bytes], bool]] = {
-    "JPEG": lambda head: head.startswith(b"\xff\xd8\xff"),
-    "PNG": lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
-    "WEBP": lambda head: head.startswith(b"RIFF") and head[8:12] == b"WEBP",
-    "GIF": lambda head: head.startswith((b"GIF87a", b"GIF89a")),
-    "BMP": lambda head: head.startswith(b"BM"),
-}
-
-_MARKER, _SCAN = 0xFF, 0xDA
-_MAX_SCANS = 100  # encoders make about ten
 _MARGIN = 2  # times the pixels of the resized image, along each side, has a JPEG at least that is decoded smaller
-_ORIENTATION = 0x0112
-_TURNS = {  # Exif 2.3, section 4.6.4
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = {_TURNS[number] for number in (5, 6, 7, 8)}
-_ENDS_FIRST = [{_TURNS[number] for number in numbers} for numbers in ((2, 3, 6, 7), (3, 4, 7, 8))]  # on the left, above
-_SEARCHED_BYTES = 1 << 20
-
-Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, and refuses instead of warning
+_SIDEWAYS = {TURNS[number] for number in (5, 6, 7, 8)}
+_ENDS_FIRST = [{TURNS[number] for number in numbers} for numbers in ((2, 3, 6, 7), (3, 4, 7, 8))]  # on the left, above
 
 
 @dataclass(frozen=True)
@@ -59,58 +35,33 @@ class Window:
 def decode(body: bytes, steps: Preprocessing, max_pixels: int, *, scaled_jpeg: bool = False) -> Pixels:
     """The pixels that the network sees of the image in `body`: RGB (crop, crop, 3).
 
-    The first frame counts, EXIF orientation is applied, transparency lies over white, 16-bit channels keep their
-    upper eight bits. Resizing is Pillow's bicubic, antialiased. With `scaled_jpeg` a JPEG is decoded 2, 4 or 8 times
-    smaller if it then still has _MARGIN times the pixels along each side that the resized image has. Raises NotAnImage,
-    TooLarge (more than `max_pixels`, found before decoding) or BadImage.
+    The first frame counts, EXIF orientation is applied and all other metadata ignored, transparency lies over white,
+    16-bit channels keep their upper eight bits. Resizing is Pillow's bicubic, antialiased. With `scaled_jpeg` a JPEG is
+    decoded 2, 4 or 8 times smaller if it then still has _MARGIN times the pixels along each side that the resized image
+    has. Raises NotAnImage, TooLarge (more than `max_pixels`, found before decoding) or BadImage.
     """
-    kind = next((kind for kind, matches in FORMATS.items() if matches(body[:16])), None)
-    if kind is None:
-        raise NotAnImage("the bytes are not a JPEG, PNG, WebP, GIF or BMP image")
-    if kind == "JPEG" and scans(body) > _MAX_SCANS:  # each one goes over all pixels
-        raise BadImage(f"the JPEG image has more than {_MAX_SCANS} scans")
     try:
-        with Image.open(BytesIO(body), formats=[kind]) as image:
-            size = image.size
-            if size[0] * size[1] > max_pixels:
-                raise TooLarge(f"the image has {size[0]} x {size[1]} pixels, over the limit of {max_pixels:,}")
-            if scaled_jpeg and kind == "JPEG":
+        with opened(body, max_pixels) as file:
+            image, size = file.image, file.image.size
+            if scaled_jpeg and image.format == "JPEG":
                 image.draft(None, (_MARGIN * steps.resize,) * 2)  # those are the fewest that it leaves
             smaller = _times_smaller(image.size, size)
             image.load()
-            orientation = _orientation(image)
-            if orientation is None:
+            if file.turn is None:
                 return _resize_and_crop(image, size, steps, smaller)
-            size = size[::-1] if orientation in _SIDEWAYS else size
-            return _resize_and_crop(image.transpose(orientation), size, steps, smaller, orientation)
-    except TooLarge:
-        raise
-    except MemoryError as err:
-        raise BadImage(f"the {kind} image takes more memory to decode than it may") from err
-    except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
-        raise BadImage(f"the {kind} image is damaged or incomplete") from err
-
-
-def scans(body: bytes) -> int:
-    """How often a marker of a JPEG's scan stands in `body`, at least; faster than bytes.count."""
-    values = np.frombuffer(body, np.uint8)
-    found = 0
-    for start in range(0, len(values), _SEARCHED_BYTES):  # in pieces: an index for each 0xFF takes memory
-        markers = start + np.flatnonzero(values[start : start + _SEARCHED_BYTES] == _MARKER)
-        found += int(np.count_nonzero(values[np.minimum(markers + 1, len(values) - 1)] == _SCAN))
-    return found
+            size = size[::-1] if file.turn in _SIDEWAYS else size
+            return _resize_and_crop(image.transpose(file.turn), size, steps, smaller, file.turn)
+    except UnknownFormat as err:
+        raise NotAnImage(str(err)) from err
+    except TooManyPixels as err:
+        raise TooLarge(str(err)) from err
+    except BadFile as err:
+        raise BadImage(str(err)) from err
 
 
 def _times_smaller(decoded: tuple[int, int], size: tuple[int, int]) -> int:
     """How many times smaller than `size` an image was decoded; libjpeg rounds lengths up."""
     return next(times for times in (1, 2, 4, 8) if tuple(-(-length // times) for length in size) == decoded)
-
-
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """What turns the image upright, if anything: a damaged EXIF block says nothing of the pixels."""
-    with contextlib.suppress(Exception):
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    return None
 
 
 def windows(size: tuple[int, int], steps: Preprocessing) -> tuple[Window, Window]:
@@ -161,19 +112,5 @@ def _resize_and_crop(
     )
     region = image.crop((x.first, y.first, x.last, y.last))
     box = (x.start, y.start, x.end, y.end)
-    resized_region = _eight_bits(region).resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(_over_white(resized_region))
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where something is transparent."""
-    if image.mode.startswith("I"):  # 16 bits of grey; convert() would clip them
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    resized_region = eight_bits(region).resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(over_white(resized_region))

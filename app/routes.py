@@ -66,7 +66,7 @@ _IMAGE = {
     "parameters": [TIMEOUT],
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG, WebP, GIF or BMP: a file in a form, or the body itself",
+        "description": "JPEG, PNG, WebP, GIF, BMP, AVIF or ICO: a file in a form, or the body itself",
         "content": {
             "multipart/form-data": {
                 "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _FILE}},
@@ -79,7 +79,7 @@ _IMAGES = {
     "parameters": [TIMEOUT],
     "requestBody": {
         "required": True,
-        "description": "JPEG, PNG, WebP, GIF or BMP files, each in a field of its own",
+        "description": "JPEG, PNG, WebP, GIF, BMP, AVIF or ICO files, each in a field of its own",
         "content": {
             "multipart/form-data": {
                 "schema": {

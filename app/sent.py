@@ -3,21 +3,14 @@
 import re
 from collections.abc import Callable
 
-from app.image import FORMATS
+from model.files.formats import FORMATS, HEAD_BYTES
 
-_HEAD = 1024  # bytes that are looked at
-_IMAGES_BASE64 = (b"/9j/", b"iVBORw0KGgo", b"UklGR", b"R0lGOD", b"Qk", b"SUkq", b"TU0A", b"AAAA")
 _IMAGES_HEX = (b"ffd8ff", b"89504e47", b"52494646", b"47494638", b"424d")
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_=\s-]{24,}")
 _HEX = re.compile(rb"(0x|\\x)?[0-9a-fA-F\s\\x]{24,}")
 _FORM_PART = re.compile(rb"--\S[^\r\n]{0,250}\r?\ncontent-", re.IGNORECASE)
 _URLENCODED = re.compile(rb"[\w.\[\]-]{1,40}=[@%\w/+.:-]")
 _NAME = re.compile(rb"@?[^\0\r\n]{0,500}\.(jpe?g|png|webp|gif|bmp|tiff?|heic|avif)", re.IGNORECASE)
 _AWS_CHUNK = re.compile(rb"[0-9a-fA-F]{1,8};chunk-signature=")
-
-
-def _base64(head: bytes) -> bool:
-    return head.startswith(_IMAGES_BASE64) and bool(_BASE64.fullmatch(head))
 
 
 def is_hexadecimal(head: bytes) -> bool:
@@ -34,12 +27,8 @@ _KINDS: tuple[tuple[Callable[[bytes], object], str], ...] = (
     ),
     (_AWS_CHUNK.match, "the framing of aws-chunked: send the bytes alone"),
     (lambda head: head[:5].lower() == b"data:", "a data URI: send the file that it encodes"),
-    (lambda head: head.startswith((b"{", b"[{", b'["', b'"')), "JSON: send the file's own bytes"),
-    (_base64, "base64 text: send the bytes that it encodes"),
     (is_hexadecimal, "hexadecimal text: send the bytes that it encodes"),
-    (lambda head: head[:14].lower().startswith((b"<!doctype html", b"<html")), "an HTML page"),
     (re.compile(rb"[a-z][a-z0-9+.-]{1,20}://\S", re.IGNORECASE).match, "a URL, and no URL is fetched: send the file"),
-    (lambda head: head.startswith(b"version https://git-lfs"), "a pointer of Git LFS: send the file (git lfs pull)"),
     (lambda head: head.startswith(b"[object "), "JavaScript's text for an object: send its bytes"),
     (_URLENCODED.match, "an urlencoded form: send the file's bytes, or a multipart form (curl -F file=@FILE)"),
     (_NAME.fullmatch, "the name of a file: send its bytes (curl --data-binary @FILE or -F file=@FILE)"),
@@ -49,12 +38,12 @@ _KINDS: tuple[tuple[Callable[[bytes], object], str], ...] = (
 
 def is_image(head: bytes) -> bool:
     """Whether what begins so is in one of the formats that are taken."""
-    return any(matches(head[:16]) for matches in FORMATS.values())
+    return any(matches(head[:HEAD_BYTES]) for matches in FORMATS.values())
 
 
 def mistaken(body: bytes) -> str | None:
     """What was sent instead of an image file, with what would do; None if that cannot be told."""
     if is_image(body):
         return None
-    head = body[:_HEAD].removeprefix(b"\xef\xbb\xbf").strip()
+    head = body[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
     return next((what for matches, what in _KINDS if matches(head)), None)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from model.files.errors import BadFile
+from model.files.folders import images_in, others_in, read
+from model.files.formats import SUFFIXES
+from model.files.pixels import rgb
 from model.spec import Preprocessing
 
 SHIPPED = Path(__file__).parent / "data" / "photos"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _LEAST_AREA = 0.3  # of the photograph, in a crop
 _ANOTHER_SEED = 1_000_000
 
@@ -51,17 +54,20 @@ def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArr
 
 def photographs(folder: Path | None = None) -> list[Path]:
     """The photographs in `folder` and below, by default the shipped ones, in order; NoPhotos if there is none."""
-    found = sorted(path for path in (folder or SHIPPED).rglob("*") if path.suffix.lower() in SUFFIXES)
+    root = folder or SHIPPED
+    try:
+        found = [root / name for name in images_in(root)]
+    except OSError as err:
+        raise NoPhotos(f"the folder of photographs cannot be read: {err}") from err
     if not found:
-        raise NoPhotos(f"no photographs ({', '.join(SUFFIXES)}) in {folder}")
+        raise NoPhotos(f"no photographs ({', '.join(SUFFIXES)}) in {root}{others_in([root])}")
     return found
 
 
 def _opened(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as err:
+        return rgb(read(path))
+    except (OSError, BadFile) as err:
         raise NoPhotos(f"{path} cannot be read: {err}") from err
 
 

@@ -1,21 +1,36 @@
 """Labelled images on disk, read in place: folders, zip files, WebDataset's tar files; imports no torch.
 
 In a folder an image's class is the name of the folder directly below it, as in torchvision's ImageFolder:
-`<class>/…/<image>`; what lies beside the folders of classes, or is hidden, is passed over. The same holds in a zip
-file, which may have a folder around them all. In a tar file it is what `<key>.cls` beside `<key>.jpg` says, as in
-WebDataset.
+`<class>/…/<image>`; what lies beside the folders of classes, or is hidden, is passed over (model.files.folders). The
+same holds in a zip file, which may have a folder around them all. In a tar file it is what `<key>.cls` beside
+`<key>.jpg` says, as in WebDataset.
 """
 
 import os
+import stat
 import tarfile
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+from model.files.errors import BadFile
+from model.files.folders import MOST_BYTES, check_length, check_regular, images_in, is_image, others_in, read
+from model.files.formats import SUFFIXES
+
+_MOST_LABEL_BYTES = 1000
+_ENCRYPTED = 1  # of a zip file's member: APPNOTE, section 4.4.4
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip -d",
+    b"BZh": "bzip2 -d",
+    b"\xfd7zXZ": "xz -d",
+    b"\x28\xb5\x2f\xfd": "zstd -d",
+    b"7z\xbc\xaf": "7z x",
+    b"Rar!": "unrar x",
+}
 
 # Besides OSError, what reading a member of a zip file raises: damaged, of another method, with a password, cut off.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
@@ -47,7 +62,10 @@ class Dataset:
         self.categories = _sorted({item.category for item in self.items})
         self._open = threading.local()
         if not self.items:
-            raise BadDataset(f"no images ({', '.join(SUFFIXES)}) in folders named for their class in {_list(paths)}")
+            raise BadDataset(
+                f"no images ({', '.join(SUFFIXES)}) in folders named for their class in {_list(paths)}"
+                + others_in(paths)
+            )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -74,12 +92,11 @@ class Dataset:
         item = self.items[index]
         try:
             if item.span is not None:
-                with item.source.open("rb") as file:
-                    return os.pread(file.fileno(), item.span[1], item.span[0])
+                return _part(item.source, *item.span)
             if item.source.is_dir():
-                return (item.source / item.name).read_bytes()
-            return self._zip(item.source).read(item.name)
-        except (OSError, *_UNREADABLE) as err:
+                return read(item.source / item.name)
+            return _member(self._zip(item.source), item.name)
+        except (BadFile, OSError, *_UNREADABLE) as err:
             raise BadDataset(f"cannot read {item.name} in {item.source}: {err}") from err
 
     def _zip(self, path: Path) -> zipfile.ZipFile:
@@ -95,54 +112,81 @@ class Dataset:
 def _items(path: Path) -> Iterable[Item]:
     try:
         if path.is_dir():
-            return _by_folder(path, _names(path))
+            return [Item(path, name, name.partition("/")[0]) for name in images_in(path) if "/" in name]
+        check_regular(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if not name.endswith("/")]
-            return _by_folder(path, names, around=_around(names))
-        if path.is_file() and tarfile.is_tarfile(path):
+                return _by_folder(path, [member.filename for member in archive.infolist() if _is_image(path, member)])
+        if tarfile.is_tarfile(path):
             return list(_by_key(path))
+        _check_not_compressed(path)
+    except FileNotFoundError as err:
+        raise BadDataset(f"there is no {path}") from err
     except tarfile.TarError as err:
         raise BadDataset(f"cannot read {path}: {err}; a tar file must be whole and not compressed") from err
-    except (OSError, zipfile.BadZipFile) as err:
+    except (BadFile, OSError, zipfile.BadZipFile) as err:
         raise BadDataset(f"cannot read {path}: {err}") from err
-    raise BadDataset(f"{path} is no folder, zip file or tar file" if path.exists() else f"there is no {path}")
+    raise BadDataset(f"{path} is no folder, zip file or tar file")
 
 
-def _names(root: Path) -> Iterator[str]:
-    """All files below `root`, symbolic links followed, but for those to a folder that they lie in."""
-    for folder, folders, files in os.walk(root, onerror=_raise, followlinks=True):
-        inside = Path(folder).relative_to(root)
-        folders[:] = [name for name in folders if not _leads_back(Path(folder, name))]
-        yield from (str(inside / file) for file in files)
+def _check_not_compressed(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(6)
+    for magic, command in _COMPRESSED.items():
+        if head.startswith(magic):
+            raise BadDataset(
+                f"cannot read {path}: it is compressed; a tar file must be whole and not compressed: `{command}` first"
+            )
 
 
-def _raise(err: OSError) -> None:
-    raise err
+def _is_image(path: Path, member: zipfile.ZipInfo) -> bool:
+    """Whether a member of the zip file at `path` is an image; BadDataset for one that cannot be read here."""
+    if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or not is_image("/".join(_parts(member.filename))):
+        return False
+    if member.flag_bits & _ENCRYPTED:
+        raise BadDataset(f"cannot read {path}: {member.filename} has a password; unpack it first")
+    if member.compress_type not in _METHODS:
+        raise BadDataset(
+            f"cannot read {path}: {member.filename} is compressed by method {member.compress_type}; "
+            "pack it anew by deflate, bzip2 or LZMA, or unpack it"
+        )
+    return True
 
 
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and any(folder.samefile(around) for around in folder.absolute().parents)
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of a member; BadFile if it has too many, whatever the archive says that they are."""
+    check_length(archive.getinfo(name).file_size)
+    with archive.open(name) as file:
+        body = file.read(MOST_BYTES + 1)
+    check_length(len(body))
+    return body
 
 
-def _by_folder(source: Path, names: Iterable[str], around: int = 0) -> list[Item]:
-    """The images among `names`, which stay as they are written: a zip file finds `./tench/1.jpg` under that name alone.
+def _part(path: Path, start: int, length: int) -> bytes:
+    """So many bytes of a file; BadFile if it ends before them, or they are too many."""
+    check_length(length)
+    with path.open("rb") as file:
+        body = os.pread(file.fileno(), length, start)
+    if len(body) < length:
+        raise BadFile("the file ends before it does")
+    return body
 
-    Their class is the folder below the outermost ones, of which there are `around`.
-    """
-    return [Item(source, name, parts[around]) for name in names if len(parts := _image(name)) > around + 1]
+
+def _by_folder(source: Path, names: Sequence[str]) -> list[Item]:
+    """The images of a zip file. Their names stay as written: it finds `./tench/1.jpg` under that name alone."""
+    around = _around(names)
+    return [Item(source, name, parts[around]) for name in names if len(parts := _parts(name)) > around + 1]
 
 
-def _image(name: str) -> tuple[str, ...]:
-    """The folders of an image, and its own name; nothing if it is none, or is hidden."""
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") for part in parts)  # thumbnails, .ipynb_checkpoints
-    return parts if PurePosixPath(name).suffix.lower() in SUFFIXES and not hidden else ()
+def _parts(name: str) -> tuple[str, ...]:
+    """The folders of an image and its own name; some zip files have those of Windows, absolute ones, or `..`."""
+    path = PureWindowsPath(name) if "\\" in name and "/" not in name else PurePosixPath(name)
+    return tuple(part for part in path.parts if part not in (path.anchor, ".."))
 
 
 def _around(names: Iterable[str]) -> int:
     """How many folders lie around all those of classes, of which there are two at least."""
-    paths = [parts for name in names if (parts := _image(name))]
+    paths = [_parts(name) for name in names]
     shared = next((depth for depth, folders in enumerate(zip(*paths, strict=False)) if len(set(folders)) > 1), 0)
     return shared if all(len(parts) > shared + 1 for parts in paths) else 0
 
@@ -156,10 +200,12 @@ def _sorted(categories: Iterable[str]) -> list[str]:
 def _by_key(source: Path) -> Iterator[Item]:
     with tarfile.open(source, "r:") as archive:
         for key, sample in _samples(archive):
-            images = [member for extension, member in sample.items() if f".{extension}" in SUFFIXES]
+            images = [member for member in sample.values() if is_image(member.name)]
             said = archive.extractfile(sample["cls"]) if "cls" in sample else None
-            category = said.read().decode(errors="replace").strip() if said else ""
+            category = said.read(_MOST_LABEL_BYTES).decode(errors="replace").strip() if said else ""
             for image in images:
+                if image.issparse():
+                    raise BadDataset(f"cannot read {image.name} in {source}: it is sparse; pack it without --sparse")
                 if not category:
                     raise BadDataset(
                         f"{source}: {image.name} has no class: {key}.cls is missing or empty, or not beside it"

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from model.dataset import BadDataset, Dataset
+from model.files.errors import BadFile
+from model.files.pixels import rgb
 from model.training.crops import Draws, View, resized
 
 Batch = tuple[Tensor, Tensor]  # images (B, 3, side, side) uint8, classes (B,)
@@ -125,19 +126,10 @@ def _rgb(data: Dataset, index: int) -> Image.Image:
     """Image `index`, upright, what is transparent over white, as the service sees it. Raises BadDataset."""
     item = data.items[index]
     try:
-        with Image.open(BytesIO(data.read(index))) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits of grey, of which the upper count; convert() would clip them
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            if upright.has_transparency_data:
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-            return upright.convert("RGB")
-    except BadDataset:
-        raise
-    except Exception as err:  # decoders raise whatever their library does
-        reason = "of no known format" if isinstance(err, UnidentifiedImageError) else str(err)
+        return rgb(data.read(index))
+    except BadFile as err:
         raise BadDataset(
-            f"{item.name} in {item.source} is no image that can be decoded ({reason}); "
+            f"{item.name} in {item.source} is no image that can be decoded ({err}); "
             "with one that can in its place the same command goes on"
         ) from err
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from app.cli import main
 from tests.app.pictures import encoded, scene
 
+PHOTO = str(next((Path(__file__).parents[2] / "export" / "data" / "photos").glob("*.jpg")))
+
 
 def crossvit(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app", *map(str, arguments)]
@@ -34,7 +36,7 @@ def test_json_lines_of_a_folder_with_a_broken_file(bundle: Path, folder: Path) -
     assert done.returncode == 1
     a, b, c = map(json.loads, done.stdout.splitlines())
     assert [Path(line["path"]).name for line in (a, b, c)] == ["a.png", "b.jpg", "c.JPEG"]
-    assert b["error"] == "the JPEG image is damaged or incomplete"
+    assert b["error"] == "the JPEG image is incomplete: it ends before its pixels"
     assert [prediction["rank"] for prediction in a["predictions"]] == [1, 2]
     assert a["predictions"] != c["predictions"]
 
@@ -60,7 +62,7 @@ def test_the_table_and_good_files_alone_end_well(bundle: Path, folder: Path) -> 
 def test_files_that_are_named_are_tried_whatever_their_suffix(bundle: Path, folder: Path) -> None:
     done = crossvit("classify", folder / "notes.txt", folder / "nowhere.png", "--bundle", bundle, "--format", "jsonl")
     assert [json.loads(line)["error"] for line in done.stdout.splitlines()] == [
-        "the bytes are not a JPEG, PNG, WebP, GIF or BMP image",
+        "the bytes are not a JPEG, PNG, WebP, GIF, BMP, AVIF or ICO image",
         "No such file or directory",
     ]
 
@@ -81,7 +83,7 @@ def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path, serve
     ("arguments", "message"),
     [
         (["classify", "x.png", "--bundle", "/nowhere"], "no bundle at /nowhere"),
-        (["classify", "x.png", "--resolution", "225"], "resolution 225 is not served; one of 224, 384, 480"),
+        (["classify", PHOTO, "--resolution", "225"], "resolution 225 is not served; one of 224, 384, 480"),
     ],
 )
 def test_errors_are_a_sentence(bundle: Path, arguments: list[str], message: str) -> None:
@@ -94,6 +96,33 @@ def test_errors_are_a_sentence(bundle: Path, arguments: list[str], message: str)
 def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> None:
     done = crossvit("classify", tmp_path, "--bundle", bundle)
     assert (done.returncode, done.stderr) == (1, "error: no image files there\n")
+    (tmp_path / "a.HEIC").write_bytes(b"")
+    done = crossvit("classify", tmp_path, "--bundle", bundle)
+    assert done.stderr == "error: no image files there: 1 of .heic cannot be read, convert them to JPEG or PNG\n"
+
+
+def test_paths_that_are_not_there_are_an_error_before_an_engine_is_loaded(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.bulk.offline", lambda *_: pytest.fail("an engine was loaded"))
+    paths = [str(tmp_path / "no-such-folder/"), str(tmp_path / "*.png")]
+    done = CliRunner().invoke(main, ["classify", *paths, "--bundle", str(bundle)])
+    assert done.exit_code == 1
+    assert f"error: there is no {paths[0]}, nor {paths[1]}" in done.output
+
+
+def test_what_is_no_file_is_an_error_of_its_own(bundle: Path, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "zero.jpg").symlink_to("/dev/zero")
+    named = [folder / "pipe.jpg", folder / "zero.jpg", folder / "more"]
+    done = crossvit("classify", *named, folder, "--bundle", bundle, "--format", "jsonl")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line.get("error") for line in lines[:3]] == [
+        "it is a pipe, not a file",
+        "it is a device, not a file",
+        None,
+    ]
+    assert [Path(line["path"]).name for line in lines[3:]] == ["a.png", "b.jpg", "c.JPEG"]
 
 
 def test_models_lists_variants_and_bundles(bundle: Path) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from app.decoders import Decoders
 from app.errors import BadImage, NotAnImage, NotReady, TooLarge, TooLate
 from app.image import decode
+from model.files.formats import FORMATS
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.app.waiting import until
@@ -60,8 +61,8 @@ def test_pixels_are_those_of_decode() -> None:
     ("body", "error", "message"),
     [
         (b"no image", NotAnImage, "not a JPEG"),
-        (b"", NotAnImage, "not a JPEG"),
-        (PNG[:2000], BadImage, "the PNG image is damaged or incomplete"),
+        (b"", NotAnImage, "the file is empty"),
+        (PNG[:2000], BadImage, "the PNG image is incomplete: the file ends before its last pixels"),
         (encoded(Image.new("1", (7072, 7072))), TooLarge, "the image has 7072 x 7072 pixels"),
     ],
 )
@@ -164,7 +165,7 @@ def test_no_worker_begins_with_what_is_too_late() -> None:
 def test_every_format_decodes_in_a_sealed_worker() -> None:
     async def main() -> None:
         async with decoding() as (decoders, _):
-            for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+            for kind in FORMATS:
                 body = encoded(scene(300, 280), kind)
                 pixels, _ = await decoders.decode(body, STEPS)
                 assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind

@@ -29,8 +29,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from app.decoders import Decoders
 from app.errors import BadImage, NotAnImage, TooLarge
-from app.image import FORMATS, Pixels
+from app.image import Pixels
 from benchmarks.server import resident_mb
+from model.files.formats import FORMATS
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children
@@ -97,6 +98,10 @@ def seeds() -> list[bytes]:
         encoded(in_mode("RGB"), "PNG", transparency=(1, 2, 3)),
         encoded(in_mode("P"), "GIF", transparency=3, comment=b"words " * 60, interlace=1),
         interlaced(40, 30),
+        encoded(frames[0], "AVIF"),
+        encoded(in_mode("RGBA"), "AVIF", exif=oriented(6)),
+        encoded(in_mode("RGBA"), "ICO", sizes=[(24, 24), (16, 16)]),
+        encoded(in_mode("RGBA"), "ICO", sizes=[(24, 24)], bitmap_format="bmp"),
     ]
 
 
@@ -165,6 +170,8 @@ SIZE_AT = {
     "WEBP": [24, 26, 27, 30],
     "GIF": [6, 8],
     "BMP": [10, 14, 18, 22, 26, 28, 30, 46],
+    "AVIF": [],
+    "ICO": [6, 12, 14, 18],
 }
 
 

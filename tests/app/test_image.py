@@ -31,7 +31,7 @@ def test_the_formats(kind: str) -> None:
     assert decode(encoded(image, kind), WHOLE, LIMIT).dtype == np.uint8
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
     first, second = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
     body = encoded(first, kind, save_all=True, append_images=[second], duration=50, lossless=True)
@@ -159,20 +159,25 @@ def test_the_pixel_limit_is_found_before_decoding() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"x", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"II*\0" + b"\0" * 50]
+    ("body", "message"),
+    [
+        (b"x", "the bytes are not a JPEG, PNG, WebP, GIF, BMP, AVIF or ICO image"),
+        (b"%PDF-1.7", "the image is PDF, which is not supported; convert it to JPEG, PNG or WebP"),
+    ],
 )
-def test_other_files_are_no_images(body: bytes) -> None:
-    with pytest.raises(NotAnImage, match="not a JPEG, PNG, WebP, GIF or BMP image"):
+def test_other_files_are_no_images(body: bytes, message: str) -> None:
+    with pytest.raises(NotAnImage, match=f"^{message}$"):
         decode(body, WHOLE, LIMIT)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF", "JPEG"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF", "JPEG", "AVIF"])
 def test_a_damaged_image_is_refused_without_the_librarys_words(kind: str) -> None:
     body = encoded(scene(200, 200), kind)
     for cut in (len(body) // 2, 30, 16):
-        with pytest.raises(BadImage) as caught:
+        with pytest.raises(
+            BadImage, match=r"^the (PNG|BMP|WebP|GIF|JPEG|AVIF) image is (damaged|incomplete)(: [a-z ]+)?$"
+        ):
             decode(body[:cut], WHOLE, LIMIT)
-        assert str(caught.value) == f"the {kind} image is damaged or incomplete"
 
 
 def test_a_file_with_the_head_of_one_format_and_the_body_of_another() -> None:
@@ -180,13 +185,10 @@ def test_a_file_with_the_head_of_one_format_and_the_body_of_another() -> None:
         decode(b"\xff\xd8\xff" + encoded(scene(64, 64)), WHOLE, LIMIT)
 
 
-def test_scans_are_counted_wherever_they_stand() -> None:
-    body = encoded(scene(64, 64), "JPEG", progressive=True)
-    for filler in (0, 1, (1 << 20) - len(body) - 1, (1 << 20) - len(body)):  # one is split between two pieces
-        comments = b"".join(b"\xff\xfe" + (size + 2).to_bytes(2, "big") + bytes(size) for size in [60_000] * 20)
-        assert decode(body[:2] + comments + body[2:] + bytes(filler), WHOLE, LIMIT).shape == (64, 64, 3)
-        with pytest.raises(BadImage, match="more than 100 scans"):
-            decode(body + bytes(filler) + 101 * b"\xff\xda", WHOLE, LIMIT)
+def test_a_motion_photo_is_the_photo() -> None:
+    body = encoded(scene(64, 64), "JPEG")
+    trailer = np.random.default_rng(0).bytes(9_000_000)  # with a hundred markers of scans, by chance
+    assert np.array_equal(whole(body + trailer), whole(body))
 
 
 def smooth(width: int, height: int) -> Image.Image:

@@ -106,7 +106,7 @@ def test_errors_of_images_are_those_of_the_cpu(bundle: Path) -> None:
 
     async def main() -> None:
         async with serving(bundle) as model:
-            with pytest.raises(BadImage, match="the JPEG image is damaged or incomplete"):
+            with pytest.raises(BadImage, match="the JPEG image is incomplete: "):
                 await classify(model, JPEGS[0][:-500])
             with pytest.raises(TooLarge, match="1100 x 1000 pixels, over the limit of 1,000,000"):
                 await classify(model, encoded(Image.new("RGB", (1100, 1000)), "JPEG"))

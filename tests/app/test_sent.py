@@ -13,8 +13,6 @@ FILES = [encoded(scene(40, 30), kind) for kind in FORMATS]
 def test_an_image_is_not_mistaken_but_text_of_one_is(body: bytes) -> None:
     assert is_image(body)
     assert mistaken(body) is None
-    assert "base64 text" in (mistaken(base64.b64encode(body)) or "")
-    assert "base64 text" in (mistaken(base64.encodebytes(body)) or "")
     assert "hexadecimal" in (mistaken(body.hex().encode()) or "")
     assert "a data URI" in (mistaken(b"data:image/jpeg;base64," + base64.b64encode(body)) or "")
 
@@ -22,18 +20,11 @@ def test_an_image_is_not_mistaken_but_text_of_one_is(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (b'{"image": "AAAA"}', "JSON"),
-        (b'\xef\xbb\xbf  {"a": 1}', "JSON"),
-        (b'[{"a": 1}]', "JSON"),
-        (b'"/9j/4AAQ"', "JSON"),
         (b"\x1f\x8b\x08\x00", "gzip data: say so with Content-Encoding: gzip"),
         (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n', "a form whose Content-Type does not say so"),
         (b"10000;chunk-signature=0a1b\r\n\xff\xd8", "aws-chunked"),
-        (b"<!DOCTYPE html><html>", "an HTML page"),
-        (b"\n<HTML lang=en>", "an HTML page"),
         (b"https://example.org/cat.jpg", "a URL, and no URL is fetched"),
         (b"s3://bucket/cat.jpg", "a URL, and no URL is fetched"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
         (b"[object File]", "JavaScript's text for an object"),
         (b"file=@photo.jpg", "an urlencoded form"),
         (b"file=%FF%D8%FF&top_k=2", "an urlencoded form"),
@@ -48,7 +39,7 @@ def test_what_was_sent_instead_is_named(body: bytes, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"hello", b"%PDF-1.7", b"<svg xmlns=''/>", b"P6\n2 2\n255\n", bytes(100), b"-" * 99]
+    "body", [b"", b"hello", b"%PDF-1.7", b"<svg xmlns=''/>", b'{"image": 1}', b"<html>", b"/9j/4AAQSkZJRg", bytes(100)]
 )
-def test_what_cannot_be_told_is_left_to_the_decoder(body: bytes) -> None:
+def test_what_a_file_may_be_too_is_left_to_the_decoder(body: bytes) -> None:
     assert mistaken(body) is None

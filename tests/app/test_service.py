@@ -281,7 +281,7 @@ def test_too_many_pixels_is_413(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("body", [b"hello", b"%PDF-1.7 ..."])
 def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes) -> None:
-    assert_problem(post(client, body), 415, "not a JPEG, PNG, WebP, GIF or BMP")
+    assert_problem(post(client, body), 415, "not a JPEG, PNG, WebP, GIF, BMP, AVIF or ICO")
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_body_that_is_no_image_is_called_what_it_is(
 
 
 def test_a_broken_image_is_422(client: httpx.Client) -> None:
-    assert_problem(post(client, JPEG[: len(JPEG) // 2]), 422, "the JPEG image is damaged or incomplete")
+    assert_problem(post(client, JPEG[: len(JPEG) // 2]), 422, "the JPEG image is incomplete: the file ends")
 
 
 def test_other_paths_and_methods_are_problems_too(client: httpx.Client) -> None:

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pickle
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -185,6 +186,101 @@ def test_files_without_labelled_images_are_a_sentence(tmp_path: Path) -> None:
     ]:
         with pytest.raises(BadDataset, match=message):
             Dataset([path])
+
+
+def test_a_zip_file_of_windows_or_with_absolute_names(tmp_path: Path) -> None:
+    for around in ("val\\", "C:\\data\\", ""):
+        bodies = {f"{around}{name}".replace("/", "\\"): body for name, body in BODIES.items()}
+        data = Dataset([zipped(tmp_path / "x.zip", bodies)])
+        assert [(category, body) for _, category, body in seen(data)] == [parts[1:] for parts in EXPECTED]
+    for around in ("/", "../", "/data/../"):
+        data = Dataset([zipped(tmp_path / "x.zip", {f"{around}{name}": body for name, body in BODIES.items()})])
+        assert [(category, body) for _, category, body in seen(data)] == [parts[1:] for parts in EXPECTED]
+
+
+def test_archives_that_cannot_be_read_are_named_with_what_would_do(tmp_path: Path) -> None:
+    locked = bytearray(zipped(tmp_path / "a.zip").read_bytes())
+    place = locked.index(b"PK\1\2")
+    locked[place + 8] |= 1
+    other = bytearray(zipped(tmp_path / "b.zip").read_bytes())
+    other[other.index(b"PK\1\2") + 10] = 9  # Deflate64
+    for name, body, message in [
+        ("locked.zip", locked, "n01/b.JPEG has a password; unpack it first"),
+        ("other.zip", other, "n01/b.JPEG is compressed by method 9; pack it anew by deflate, bzip2 or LZMA"),
+        ("x.tar.zst", bytearray(b"\x28\xb5\x2f\xfd" + bytes(100)), "it is compressed; .* `zstd -d` first"),
+        ("x.tar.gz", bytearray(b"\x1f\x8b" + bytes(100)), "it is compressed; .* `gzip -d` first"),
+    ]:
+        (tmp_path / name).write_bytes(body)
+        with pytest.raises(BadDataset, match=f"cannot read .*{name}: {message}"):
+            Dataset([tmp_path / name])
+
+
+def test_links_in_archives_are_no_images(tmp_path: Path) -> None:
+    with zipfile.ZipFile(zipped(tmp_path / "x.zip"), "a") as archive:
+        link = zipfile.ZipInfo("n01/link.jpg")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "a.jpg")
+    assert seen(Dataset([tmp_path / "x.zip"])) == EXPECTED
+
+
+def test_a_tar_file_may_have_long_names_and_no_sparse_images(tmp_path: Path) -> None:
+    name = f"{'folder/' * 20}{'é' * 80}"
+    for number, form in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        with tarfile.open(tmp_path / f"{number}.tar", "w", format=form) as archive:
+            for extension, body in (("jpg", b"image"), ("cls", b"3")):
+                member = tarfile.TarInfo(f"{name}.{extension}")
+                member.size = len(body)
+                archive.addfile(member, BytesIO(body))
+        assert seen(Dataset([tmp_path / f"{number}.tar"])) == [(f"{name}.jpg", "3", b"image")]
+    header = tarfile.TarInfo("1.jpg")
+    header.type = tarfile.GNUTYPE_SPARSE
+    label = tarfile.TarInfo("1.cls")
+    label.size = 1
+    sparse = header.tobuf(tarfile.GNU_FORMAT) + label.tobuf() + b"0".ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "sparse.tar").write_bytes(sparse)
+    with pytest.raises(BadDataset, match=r"cannot read 1.jpg in .*sparse.tar: it is sparse; pack it without --sparse"):
+        Dataset([tmp_path / "sparse.tar"])
+
+
+def test_a_tar_file_that_was_cut_off_later_is_an_error_of_its_images(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "x.tar", {"1.jpg": b"x" * 5000, "1.cls": b"0"})
+    data = Dataset([path])
+    os.truncate(path, 3000)
+    with pytest.raises(BadDataset, match=r"cannot read 1.jpg in .*x.tar: the file ends before it does"):
+        data.read(0)
+
+
+def test_an_image_of_gigabytes_is_refused_without_its_memory(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("n01/a.jpg", "w") as file,
+    ):
+        for _ in range(110):
+            file.write(bytes(1_000_000))
+    with (tmp_path / "big.jpg").open("wb") as file:
+        file.truncate(3_000_000_000)
+    (tmp_path / "f" / "n01").mkdir(parents=True)
+    (tmp_path / "big.jpg").rename(tmp_path / "f" / "n01" / "a.jpg")
+    tracemalloc.start()
+    try:
+        for path in (tmp_path / "x.zip", tmp_path / "f"):
+            with pytest.raises(BadDataset, match=r"cannot read n01/a.jpg in .*: it has more than 100,000,000 bytes"):
+                Dataset([path]).read(0)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pipe_or_a_device_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "pipe"), (Path("/dev/zero"), "device")):
+        with pytest.raises(BadDataset, match=f"cannot read {path}: it is a {what}, not a file"):
+            Dataset([path])
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match=r"in /.*: 2 of .heic cannot be read, convert them"):
+        Dataset([folder(tmp_path, {"n01/a.HEIC": b"", "n02/b.heic": b""})])
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
