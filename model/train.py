@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.checkpoint import BadCheckpoint
 from model.dataset import BadDataset, Dataset
-from model.labels import is_text, labels_beside, labels_of, recipe_beside
+from model.labels import can_be_label, labels_beside, labels_of, recipe_beside
 from model.spec import RESOLUTIONS, VARIANTS
 from model.training.group import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
@@ -200,8 +200,11 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
 
 def _check(args: Arguments, data: Dataset, checks: Dataset | None, group: Group) -> None:
     for category in data.categories:
-        if category != category.strip() or not is_text(category):
-            raise BadRun(f"{category!r} cannot be a label: no blanks at its ends, and UTF-8; rename the folder")
+        if category != category.strip() or not can_be_label(category):
+            raise BadRun(
+                f"{category!r} cannot be a label: no blanks at its ends, no control characters, and UTF-8; "
+                "rename the folder"
+            )
     if len(data.categories) < 2:
         raise BadRun(
             f"all images are of one class, {data.categories[0]!r}: classes are the folders below {args.data[0]}"
