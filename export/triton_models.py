@@ -11,6 +11,7 @@ from export.engine import PRECISIONS
 from export.passport import ENGINES, PASSPORT, PLAN
 from export.passport import FORMAT as PASSPORT_FORMAT
 from export.pbtxt import Config
+from model.spec import SOFTMAX
 
 BATCH_SIZES = (1, 8, 32, 64)  # warmed up where no plan says which
 MAX_BATCH = {"gpu": 64, "cpu": 8}
@@ -216,6 +217,7 @@ def _config(
     notes = {
         "weights": bundle.manifest["weights"]["id"],
         "precision": wishes.precision,
+        "activation": bundle.manifest.get("activation", SOFTMAX),
         "resize": str(steps["resize"]),
         "crop": str(steps["crop"]),
     }

@@ -2,12 +2,12 @@
 
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from model.characters import controls
 from model.label_files.content import WNID, BadLabels, Entry
 from model.label_files.files import read_label_file
 from model.spec import IMAGENET_CLASSES
@@ -18,8 +18,6 @@ __all__ = ["BadLabels", "Label", "can_be_label", "labels_beside", "labels_for", 
 IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
 
 LONGEST = 500  # characters in a label
-_UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control, surrogate, line and paragraph separator
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 _BACKGROUND = ("background", "__background__", "_background_", "???", "#na#", "__ignore__", "dummy", "unlabeled")
 _HEADERS = ("label", "labels", "name", "names", "class", "classes", "class_name", "category", "categories", "wnid")
 
@@ -119,13 +117,10 @@ def _check_order(wnids: Sequence[str | None], origin: str) -> None:
 def can_be_label(*texts: str) -> bool:
     """Whether `texts` can be written and shown as they are.
 
-    JSON may hold half of a surrogate pair, and a file's name bytes that are no UTF-8. Control characters move a
-    terminal's cursor or end a line of a log; those of bidirectional text turn round what stands beside them.
+    JSON may hold half of a surrogate pair, and a file's name bytes that are no UTF-8: these are as bad as a terminal's
+    control characters.
     """
-    return all(
-        len(text) <= LONGEST and not any(unicodedata.category(c) in _UNSEEN or c in _TURNING for c in text)
-        for text in texts
-    )
+    return all(len(text) <= LONGEST and not any(map(controls, text)) for text in texts)
 
 
 @cache

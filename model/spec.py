@@ -8,6 +8,7 @@ Throughout the project S is the small branch (patch 12) and L the large one (pat
 import difflib
 import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 PATCH_SIZES = (12, 16)  # (S, L)
 ENCODERS = 3  # multi-scale encoders, K in the paper
@@ -50,7 +51,9 @@ NORMALIZATIONS = {  # by the names that they have in timm and elsewhere
 }
 
 # What makes scores of logits: all classes share 1, or each is there or not, apart from the others.
-SOFTMAX, SIGMOID = "softmax", "sigmoid"
+Activation = Literal["softmax", "sigmoid"]
+SOFTMAX: Activation = "softmax"
+SIGMOID: Activation = "sigmoid"
 ACTIVATIONS = (SOFTMAX, SIGMOID)
 
 
