@@ -391,7 +391,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--std", type=float, nargs=3, metavar=("R", "G", "B"), help="and divided by (ImageNet's 0.229 0.224 0.225)"
     )
-    parser.add_argument("--normalize", choices=NORMALIZATIONS, help="instead of --mean and --std, one that has a name")
+    parser.add_argument(
+        "--normalize",
+        choices=[*NORMALIZATIONS, ""],
+        metavar="NAME",
+        help=f"instead of both: {', '.join(NORMALIZATIONS)}",
+    )
     parser.add_argument(
         "--activation",
         choices=ACTIVATIONS,
@@ -433,7 +438,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, name: str | None) -> Normalization | None:
     """What was asked for, if anything; ValueError if it cannot be."""
-    if name is not None:
+    if name:
         if mean or std:
             raise ValueError("--normalize stands for --mean and --std: give either")
         return NORMALIZATIONS[name]
