@@ -114,7 +114,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="FOLDER", default=Path("artifacts/triton"), help="the repository (%(default)s)")
     add("--backend", choices=("onnxruntime", "tensorrt"), default="onnxruntime", help="(%(default)s)")
     add("--precision", choices=PRECISIONS, help="which graph (fp32), or with tensorrt which plans (fp16)")
-    add("--resolutions", type=int, nargs="+", metavar="N", help="(all that the bundle offers)")
+    add("--resolutions", type=arguments.offered_resolution, nargs="+", metavar="N", help="(all that the bundle offers)")
     add("--max-batch", type=_number(1), metavar="N", help="(the plan's largest; without a plan 64, on the CPU 8)")
     add("--instances", type=_number(1), default=1, metavar="N", help="of each model, on each GPU (%(default)s)")
     add("--device", choices=("gpu", "cpu"), default="gpu", help="(%(default)s)")

@@ -305,7 +305,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="where it is, or will be (artifacts/VARIANT)")
     parser.add_argument(
         "--resolutions",
-        type=int,
+        type=arguments.offered_resolution,
         nargs="+",
         metavar="N",
         help="which of the bundle's to build for (all)",
