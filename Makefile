@@ -3,6 +3,7 @@ PORT ?= 8000
 VARIANT ?= crossvit_9_dagger
 WEIGHTS ?= auto
 LABELS ?=
+EXPORT ?=
 TORCH_INDEX ?=
 QUANTIZE ?= int8
 GPU ?=
@@ -20,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: serve test check audit lock sbom bench bench-full format clean
 
 serve: $(INSTALLED)
-	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
+	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(EXPORT) $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
 	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 

@@ -20,7 +20,8 @@ from app.errors import BadBundle
 from app.golden import Golden
 from app.permissions import unreadable
 from app.plans import Plans, open_plans
-from model.spec import Preprocessing, variant_named
+from model.characters import controls
+from model.spec import IMAGENET, RGB, SOFTMAX, Activation, Preprocessing, variant_named
 
 T = TypeVar("T")
 
@@ -77,6 +78,9 @@ class Manifest(BaseModel):
     weights: Weights
     classes: Annotated[int, Field(ge=1)]
     preprocessing: dict[int, Steps]
+    mean: RGB = IMAGENET.mean  # which the graph subtracts, as it divides by std; bundles that do not say it have these
+    std: RGB = IMAGENET.std
+    activation: Activation = SOFTMAX  # of the scores
     default_resolution: int
     input: Literal["image"]
     outputs: tuple[Literal["logits"], Literal["logits_small"], Literal["logits_large"]]
@@ -84,10 +88,18 @@ class Manifest(BaseModel):
     agreement: dict[str, dict[int, Agreement]] = {}  # of what OpenVINO may serve in, by precision and resolution
 
 
+def _shown(label: str) -> str:
+    """`label` as it can be printed: a bundle from elsewhere may have control characters in it."""
+    return "".join("\ufffd" if controls(character) else character for character in label)
+
+
+Shown = Annotated[str, AfterValidator(_shown)]
+
+
 class Label(BaseModel):
     index: int
-    wnid: str | None
-    label: str
+    wnid: Shown | None
+    label: Shown
 
 
 @dataclass(frozen=True)
@@ -144,6 +156,11 @@ class Bundle:
     def warning(self) -> str | None:
         """What whoever starts this bundle must be told: that its answers mean nothing, or little."""
         weights = self.manifest.weights
+        if self.manifest.classes == 1 and self.manifest.activation == SOFTMAX:
+            return (
+                f"{self.name} HAS ONE CLASS, AND SOFTMAX SCORES: they are 1 for every image. Export it again with "
+                "--activation sigmoid"
+            )
         if weights.id != UNTRAINED:
             return f"{self.name}: {weights.caution}" if weights.caution else None
         return (

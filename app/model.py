@@ -22,6 +22,7 @@ from app.image import Pixels
 from app.jpeg import plain
 from app.metrics import ModelMetrics
 from app.span import Span
+from model.spec import SIGMOID, SOFTMAX, Activation
 
 _BATCHES = 8  # that may wait,
 _IMAGES = 64  # or so many images if that is more
@@ -37,6 +38,7 @@ class Answer:
     decode: Span
     queue: Span  # for the engine
     inference: Span
+    activation: Activation = SOFTMAX  # of the scores
 
     @property
     def queued(self) -> float:
@@ -54,8 +56,8 @@ class Answer:
         ]
 
     def best(self, labels: Sequence[Label], count: int) -> list[tuple[Label, float]]:
-        """The `count` best classes with their scores (softmax), the best first; fewer if there are fewer."""
-        return [(labels[index], score) for index, score in top(self.outputs[0], count)]
+        """The `count` best classes with their scores, the best first; fewer if there are fewer."""
+        return [(labels[index], score) for index, score in top(self.outputs[0], count, self.activation)]
 
 
 class Model:
@@ -278,7 +280,8 @@ class Model:
         batched = await self._batcher.submit(place, resolution, item, deadline)
         if batched.result is None:
             return None
-        answer = Answer(batched.result, resolution, waited, decode, batched.queue, batched.inference)
+        spans = (waited, decode, batched.queue, batched.inference)
+        answer = Answer(batched.result, resolution, *spans, self.bundle.manifest.activation)
         self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
 
@@ -334,9 +337,14 @@ class Model:
         return [answers.get(index) for index in range(len(items))]
 
 
-def top(logits: NDArray[np.float32], count: int) -> list[tuple[int, float]]:
-    """Index and softmax score of the `count` best classes, the best first; equal ones in index order."""
+def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:
+    """Index and score of the `count` classes with the largest logits, the best first; equal ones in index order."""
     wide = logits.astype(np.float64)
-    exponentials = np.exp(wide - wide.max())
-    scores = exponentials / exponentials.sum()
-    return [(int(index), float(scores[index])) for index in np.argsort(-scores, kind="stable")[:count]]
+    scores = np.exp(-np.logaddexp(0, -wide)) if activation == SIGMOID else _softmax(wide)
+    return [(int(index), float(scores[index])) for index in np.argsort(-wide, kind="stable")[:count]]
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max())
+    shares: NDArray[np.float64] = exponentials / exponentials.sum()
+    return shares

@@ -356,6 +356,9 @@ def _describe(entry: Entry, default: str) -> ServedModel:
             "default_resolution": bundle.manifest.default_resolution,
             "loaded_resolutions": entry.model.loaded,
             "classes": bundle.manifest.classes,
+            "activation": bundle.manifest.activation,
+            "mean": list(bundle.manifest.mean),
+            "std": list(bundle.manifest.std),
             "engine": engine,
             "precision": precision,
             "fallbacks": [

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.spec import RESOLUTIONS
+from model.spec import RESOLUTIONS, Activation
 
 
 class Options(BaseModel):
@@ -19,7 +19,7 @@ class Options(BaseModel):
         int | None,
         Field(
             description="the resolution to classify at, such as 224; the model's own if left out",
-            json_schema_extra={"enum": [*RESOLUTIONS, None]},  # which of them, the model's bundle says
+            json_schema_extra={"examples": [*RESOLUTIONS]},  # the model's bundle says which there are
         ),
     ] = None
     model: Annotated[str | None, Field(description="the name of a model that is served; the default if left out")] = (
@@ -34,7 +34,13 @@ class Prediction(BaseModel):
     index: int
     wnid: Annotated[str | None, Field(description="WordNet id, where the labels have one")]
     label: str
-    score: Annotated[float, Field(description="softmax of the logits, 0 to 1")]
+    score: Annotated[
+        float,
+        Field(
+            description="0 to 1: softmax of the logits, or the sigmoid of the class's own where the model's "
+            "`activation` is that"
+        ),
+    ]
 
 
 class AnsweredBy(BaseModel):
@@ -102,6 +108,13 @@ class ServedModel(BaseModel):
     default_resolution: int | None = None
     loaded_resolutions: Annotated[list[int], Field(description="others load at their first request")] = []
     classes: int | None = None
+    activation: Annotated[
+        Activation | None, Field(description="what makes scores of logits: with sigmoid they do not add up to 1")
+    ] = None
+    mean: Annotated[
+        list[float] | None, Field(description="that the graph subtracts from pixels of 0 to 1, in R, G and B")
+    ] = None
+    std: Annotated[list[float] | None, Field(description="that it then divides them by")] = None
     engine: Annotated[str | None, Field(description="of the default resolution")] = None
     precision: str | None = None
     fallbacks: Annotated[list[Fallback], Field(description="what was passed over, and why")] = []

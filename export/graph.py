@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from export.static import fold
 from model.crossvit import CrossViT
-from model.spec import IMAGENET_MEAN, IMAGENET_STD
+from model.spec import IMAGENET, LARGEST_SIDE, LEAST_SIDE, Normalization
 
 OPSET = 20
 INPUT = "image"
 OUTPUTS = ("logits", "logits_small", "logits_large")
-MIN_SIDE, MAX_SIDE = 64, 2048
 
 
 class Served(nn.Module):
@@ -29,11 +28,11 @@ class Served(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: CrossViT) -> None:
+    def __init__(self, network: CrossViT, normalization: Normalization = IMAGENET) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN))
-        self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD))
+        self.register_buffer("mean", 255 * torch.tensor(normalization.mean))
+        self.register_buffer("std", 255 * torch.tensor(normalization.std))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 RGB (batch, side, side, 3) to logits (batch, classes): the answer, branch S, branch L."""
@@ -45,7 +44,7 @@ class Served(nn.Module):
 def to_onnx(served: Served) -> ir.Model:
     """The ONNX graph of `served`, with a symbolic `batch` and `side`; RuntimeError if either got fixed."""
     batch = torch.export.Dim("batch", min=1, max=1024)
-    side = torch.export.Dim("side", min=MIN_SIDE, max=MAX_SIDE)
+    side = torch.export.Dim("side", min=LEAST_SIDE, max=LARGEST_SIDE)
     example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore", FutureWarning)

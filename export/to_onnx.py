@@ -6,11 +6,12 @@ The bundle is proven against PyTorch before it is put in place; see docs/bundle.
 import argparse
 import dataclasses
 import json
-import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import onnx
 import onnx_ir
 
+from export import arguments
 from export.agreement import Disagreement
 from export.bundle import (
     FORMAT,
@@ -40,16 +42,61 @@ from export.precision import add_precision, file_name, float32_answers
 from export.proof import BATCH, ENGINE, record, references, worst_differences
 from export.quantize import NotInstalled, require
 from model.checkpoint import BadCheckpoint
-from model.crossvit import CrossViT
-from model.labels import BadLabels, labels_for
-from model.spec import PATCH_SIZES, PREPROCESSING, RESOLUTIONS, VARIANTS, Preprocessing, Variant, branch_sides
+from model.config_beside import NAME as CONFIG
+from model.config_beside import BadConfig, config_beside, labels_in, normalization_in
+from model.labels import BadLabels, Label, labels_for
+from model.spec import (
+    ACTIVATIONS,
+    IMAGENET,
+    NORMALIZATIONS,
+    RESOLUTIONS,
+    SOFTMAX,
+    VARIANTS,
+    Normalization,
+    Preprocessing,
+    Variant,
+    branch_sides,
+    follow_from_one_side,
+    preprocessing_at,
+)
 from model.weights import SHIPPED_SOURCE, UNTRAINED, Weights, WeightsUnavailable, find
 
 TOLERANCE = 1e-5
 _ERRORS = (
-    *(WeightsUnavailable, BadCheckpoint, BadLabels, NotABundle, Disagreement, NoPhotos, NotInstalled),
+    *(WeightsUnavailable, BadCheckpoint, BadLabels, BadConfig, NotABundle, Disagreement, NoPhotos, NotInstalled),
     *(OverflowError, OSError),
 )
+
+# What a manifest means that does not say it, as those of earlier versions.
+_UNSAID = {"mean": list(IMAGENET.mean), "std": list(IMAGENET.std), "activation": SOFTMAX}
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked for of the graph and its answers; None is what the checkpoint, or the file beside it, says.
+
+    `preprocessing` is what differs from the default at some of the `resolutions`.
+    """
+
+    resolutions: tuple[int, ...] | None = None
+    preprocessing: Mapping[int, Preprocessing] = field(default_factory=dict)
+    normalization: Normalization | None = None
+    activation: str = SOFTMAX
+
+    def steps(self, sides: tuple[int, int]) -> dict[int, Preprocessing]:
+        """How images are prepared at each resolution that is offered for a network that was trained at `sides` (S, L).
+
+        BadCheckpoint if it can be served at these alone, and others are asked for.
+        """
+        native = sides[1]
+        alone = not follow_from_one_side(*sides)
+        if alone and {*(self.resolutions or ()), *self.preprocessing} - {native}:
+            raise BadCheckpoint(
+                f"these weights were trained with sides of {sides[0]} and {native}, which are not those "
+                f"of another resolution: leave out --resolutions and --preprocess"
+            )
+        offered = sorted(self.resolutions or {*(() if alone else RESOLUTIONS), native})
+        return {resolution: preprocessing_at(resolution) for resolution in offered} | dict(self.preprocessing)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +107,12 @@ def main(argv: list[str] | None = None) -> int:
             choice=args.weights,
             labels=args.labels,
             out=args.out or Path("artifacts") / args.variant,
-            preprocessing=_preprocessing(args.resolutions, args.preprocess),
+            wishes=Wishes(
+                tuple(args.resolutions) if args.resolutions else None,
+                dict(args.preprocess),
+                args.normalization,
+                args.activation,
+            ),
             precisions=args.precision,
             photos=args.images,
             int8=args.quantize == INT8,
@@ -82,7 +134,7 @@ def export(
     choice: str,
     labels: Path | None,
     out: Path,
-    preprocessing: dict[int, Preprocessing],
+    wishes: Wishes,
     precisions: Sequence[str] = (),
     photos: Path | None = None,
     int8: bool = False,
@@ -98,9 +150,14 @@ def export(
     started = time.monotonic()
     calibrated_on = calibration_id(calibration) if int8 else None
     weights = find(choice, variant, _say)
-    header = _header(variant, preprocessing)
+    config = config_beside(weights.path, variant) if weights.path else None
+    normalization = wishes.normalization or (normalization_in(config) if config else None) or IMAGENET
+    header = _header(variant, normalization, wishes.activation)
+    beside = weights.labels or (
+        weights.path.with_name(CONFIG) if weights.path and config and labels_in(config) else None
+    )
     wanted = _has(out, precisions, calibrated_on, chosen=calibration is not None)
-    if if_changed and _stays(out, header, weights, choice, labels, wanted=wanted):
+    if if_changed and _stays(out, header, wishes, weights, choice, labels, beside, wanted=wanted):
         return
     if int8:
         require()
@@ -109,14 +166,25 @@ def export(
         _say(f"WARNING: {weights.caution}")
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
+    if normalization != IMAGENET:
+        origin = "--mean and --std" if wishes.normalization else f"{CONFIG} beside the weights"
+        _say(f"note: pixels are normalised with mean {normalization.mean} and std {normalization.std} ({origin})")
     network = weights.network(variant)
-    names = labels_for(labels or weights.labels, network.classes)
-    native = _native_resolution(network)
-    if native != variant.resolution:
+    _check_head(network.classes, wishes.activation)
+    names = labels_for(labels or beside, network.classes)
+    for note in _notes(names, labels or beside):
+        _say(note)
+    native = network.sides[1]
+    preprocessing = wishes.steps(network.sides)
+    if not follow_from_one_side(*network.sides):
+        _say(f"note: these weights were trained with sides of {network.sides}, and are served at them alone")
+    elif native != variant.resolution:
         _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
+    if native not in preprocessing:
+        _say(f"WARNING: {native}, which these weights were trained at, is not among --resolutions: accuracy falls")
     with replacing(out) as folder:
         _say("writing the graph …")
-        served = Served(network)
+        served = Served(network, normalization)
         onnx_ir.save(to_onnx(served), folder / MODEL)
         onnx.checker.check_model(folder / MODEL, full_check=True)
         write_json(folder / LABELS, names)
@@ -136,10 +204,12 @@ def export(
         agreement = agreements(folder, answers, _say) if int8 else {}
         written = (MODEL, LABELS, GOLDEN, *map(file_name, halves), *([file_name(INT8)] if int8 else []))
         manifest = header | {
+            "preprocessing": _described(preprocessing),
             "weights": {
                 "id": weights.id,
                 "source": weights.source,
                 "resolution": native,
+                "sides": list(network.sides),
                 "caution": weights.caution,
             },
             "classes": len(names),
@@ -163,15 +233,40 @@ def export(
     _say(f"{out}: {parameters / 1e6:.2f} M parameters, proven, {time.monotonic() - started:.0f} s")
 
 
-def _header(variant: Variant, preprocessing: dict[int, Preprocessing]) -> dict[str, Any]:
+def _header(variant: Variant, normalization: Normalization, activation: str) -> dict[str, Any]:
     """What is known of a bundle before its weights are read."""
     return {
         "format": FORMAT,
         "variant": variant.name,
-        "preprocessing": {str(resolution): dataclasses.asdict(steps) for resolution, steps in preprocessing.items()},
         "input": INPUT,
         "outputs": list(OUTPUTS),
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "activation": activation,
     }
+
+
+def _described(preprocessing: Mapping[int, Preprocessing]) -> dict[str, dict[str, int]]:
+    return {str(resolution): dataclasses.asdict(steps) for resolution, steps in preprocessing.items()}
+
+
+def _check_head(classes: int, activation: str) -> None:
+    """BadCheckpoint for a head whose scores say nothing."""
+    if classes == 1 and activation == SOFTMAX:
+        raise BadCheckpoint(
+            "the head has one class, and the softmax of a single logit is 1 for every image; give --activation sigmoid "
+            "if it was trained with a binary cross-entropy"
+        )
+
+
+def _notes(labels: Sequence[Label], given: Path | None) -> list[str]:
+    """What whoever gave the labels should know of them."""
+    shared = [name for name, count in Counter(label["label"] for label in labels).items() if count > 1]
+    if given is None or not shared:
+        return []
+    return [
+        f"note: {len(shared)} labels are those of several classes, such as {shared[0]!r}; an index tells them apart"
+    ]
 
 
 def _built_with() -> dict[str, str]:
@@ -192,7 +287,15 @@ def _has(out: Path, precisions: Sequence[str], calibrated_on: str | None, *, cho
 
 
 def _stays(
-    out: Path, header: dict[str, Any], weights: Weights, choice: str, labels: Path | None, *, wanted: bool
+    out: Path,
+    header: dict[str, Any],
+    wishes: Wishes,
+    weights: Weights,
+    choice: str,
+    labels: Path | None,
+    beside: Path | None,
+    *,
+    wanted: bool,
 ) -> bool:
     """Whether the bundle at `out` is whole, has what is `wanted` and was made from the same by the same versions.
 
@@ -205,7 +308,7 @@ def _stays(
     if not isinstance(made_from, dict) or "id" not in made_from:
         return False
     same_weights = made_from["id"] == weights.id
-    same = _is_same(out, standing, header, labels or (weights.labels if same_weights else None))
+    same = _is_same(out, _UNSAID | standing, header, wishes, labels or (beside if same_weights else None))
     if same and wanted and same_weights and standing.get("built_with") == _built_with():
         _say(f"{out} is up to date")
         return True
@@ -221,24 +324,27 @@ def _stays(
     return False
 
 
-def _is_same(out: Path, standing: dict[str, Any], header: dict[str, Any], labels: Path | None) -> bool:
+def _is_same(out: Path, standing: dict[str, Any], header: dict[str, Any], wishes: Wishes, labels: Path | None) -> bool:
     try:
         return (
             all(standing[key] == value for key, value in header.items())
+            and standing["preprocessing"] == _described(wishes.steps(_sides(standing["weights"])))
             and json.loads((out / LABELS).read_text()) == labels_for(labels, standing["classes"])
             and all(sha256(out / name) == digest for name, digest in standing["files"].items())
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadCheckpoint):
         return False  # damaged, or of another format
+
+
+def _sides(made_from: Mapping[str, Any]) -> tuple[int, int]:
+    """The sides (S, L) that the weights of a bundle were trained at; earlier versions knew those of one side alone."""
+    small, large = made_from.get("sides") or branch_sides(made_from["resolution"])
+    return small, large
 
 
 def _worth(weights: Mapping[str, Any]) -> int:
     """How good weights are: random ones, those that ship with the project, all others."""
     return 0 if weights.get("id") == UNTRAINED else 1 if weights.get("source") == SHIPPED_SOURCE else 2
-
-
-def _native_resolution(network: CrossViT) -> int:
-    return PATCH_SIZES[1] * math.isqrt(network.pos_embed[1].shape[1] - 1)
 
 
 def _say(line: str) -> None:
@@ -247,7 +353,7 @@ def _say(line: str) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", required=True, choices=VARIANTS, metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
     parser.add_argument(
         "--weights",
         default="auto",
@@ -257,16 +363,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--labels",
         type=_file,
         metavar="FILE",
-        help="class names, a line each or JSON (those beside the weights, else ImageNet-1k's)",
+        help="class names, a line each or as other tools have them (those beside the weights, else ImageNet-1k's)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (artifacts/VARIANT)")
     parser.add_argument(
         "--resolutions",
-        type=int,
+        type=arguments.resolution,
         nargs="+",
-        choices=RESOLUTIONS,
-        default=RESOLUTIONS,
-        help="what the service will offer (all)",
+        metavar="N",
+        help="what the service will offer (224 384 480, and that of the checkpoint)",
     )
     parser.add_argument(
         "--preprocess",
@@ -275,6 +380,28 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         metavar="RESOLUTION:RESIZE/CROP",
         help="instead of the default, such as 224:274/240, the protocol of the released code",
+    )
+    parser.add_argument(
+        "--mean",
+        type=float,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="what the network was trained to have subtracted from pixels of 0 to 1 (ImageNet's 0.485 0.456 0.406)",
+    )
+    parser.add_argument(
+        "--std", type=float, nargs=3, metavar=("R", "G", "B"), help="and divided by (ImageNet's 0.229 0.224 0.225)"
+    )
+    parser.add_argument(
+        "--normalize",
+        choices=[*NORMALIZATIONS, ""],
+        metavar="NAME",
+        help=f"instead of both: {', '.join(NORMALIZATIONS)}",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        default=SOFTMAX,
+        help="of the scores: sigmoid for one class, or for classes that do not exclude each other (%(default)s)",
     )
     parser.add_argument(
         "--precision",
@@ -300,9 +427,27 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.calibration is not None and args.quantize != INT8:
         parser.error("--calibration is for --quantize int8")
     for resolution, _ in args.preprocess:
-        if resolution not in args.resolutions:
+        if args.resolutions and resolution not in args.resolutions:
             parser.error(f"--preprocess: {resolution} is not among --resolutions")
+    try:
+        args.normalization = _normalization(args.mean, args.std, args.normalize)
+    except ValueError as err:
+        parser.error(str(err))
     return args
+
+
+def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, name: str | None) -> Normalization | None:
+    """What was asked for, if anything; ValueError if it cannot be."""
+    if name:
+        if mean or std:
+            raise ValueError("--normalize stands for --mean and --std: give either")
+        return NORMALIZATIONS[name]
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise ValueError("--mean and --std belong together: give both")
+    (r, g, b), (x, y, z) = mean, std
+    return Normalization((r, g, b), (x, y, z))
 
 
 def _file(text: str) -> Path | None:
@@ -313,19 +458,13 @@ def _steps(text: str) -> tuple[int, Preprocessing]:
     match = re.fullmatch(r"(\d+):(\d+)/(\d+)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not RESOLUTION:RESIZE/CROP, such as 224:274/240")
-    resolution, resize, crop = map(int, match.groups())
+    resolution, resize, crop = arguments.resolution(match[1]), int(match[2]), int(match[3])
     if resize < crop or branch_sides(crop) != branch_sides(resolution):
         sides = "/".join(map(str, branch_sides(resolution)))
         raise argparse.ArgumentTypeError(
             f"{text!r}: the crop must fit into the resized image, and lead to the branch sides {sides} of {resolution}"
         )
     return resolution, Preprocessing(resize, crop)
-
-
-def _preprocessing(
-    resolutions: Iterable[int], changes: Iterable[tuple[int, Preprocessing]]
-) -> dict[int, Preprocessing]:
-    return {resolution: PREPROCESSING[resolution] for resolution in sorted(set(resolutions))} | dict(changes)
 
 
 if __name__ == "__main__":

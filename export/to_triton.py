@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from export import arguments
 from export.bundle import sha256
 from export.engine import PRECISIONS
 from export.model_repository import CONFIG, BadVersion, Changes, NotOurs, changing, version_for
 from export.pbtxt import LABELS, Config, text
 from export.triton_models import NotServable, Source, Wishes, models, open_bundle
-from model.spec import RESOLUTIONS, VARIANTS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,12 +109,12 @@ def _say(line: str) -> None:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--variant", required=True, choices=VARIANTS, metavar="NAME", help=", ".join(VARIANTS))
+    add("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
     add("--bundle", type=Path, metavar="FOLDER", help="what to_onnx.py wrote (artifacts/VARIANT)")
     add("--out", type=Path, metavar="FOLDER", default=Path("artifacts/triton"), help="the repository (%(default)s)")
     add("--backend", choices=("onnxruntime", "tensorrt"), default="onnxruntime", help="(%(default)s)")
     add("--precision", choices=PRECISIONS, help="which graph (fp32), or with tensorrt which plans (fp16)")
-    add("--resolutions", type=int, nargs="+", choices=RESOLUTIONS, help="(all that the bundle offers)")
+    add("--resolutions", type=arguments.offered_resolution, nargs="+", metavar="N", help="(all that the bundle offers)")
     add("--max-batch", type=_number(1), metavar="N", help="(the plan's largest; without a plan 64, on the CPU 8)")
     add("--instances", type=_number(1), default=1, metavar="N", help="of each model, on each GPU (%(default)s)")
     add("--device", choices=("gpu", "cpu"), default="gpu", help="(%(default)s)")

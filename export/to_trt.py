@@ -18,7 +18,7 @@ from pathlib import Path
 
 import onnx_ir
 
-from export import timings
+from export import arguments, timings
 from export.agreement import Disagreement, agreement
 from export.bundle import MANIFEST, NotABundle
 from export.engine import PRECISIONS, Device, Gpu, Order, Unable, engine_name
@@ -27,7 +27,7 @@ from export.photos import NoPhotos, views
 from export.precision import logits
 from export.progress import Bars, interruptibly
 from export.source import OPERATOR, PRODUCTS, Source, read_source
-from model.spec import RESOLUTIONS, VARIANTS, branch_sides
+from model.spec import branch_sides
 
 VIEWS = 200  # of which two may be answered otherwise: in some the first two classes lie closer than 16 bits can tell
 BATCH_SIZES = (1, 8, 32, 64)
@@ -301,10 +301,14 @@ def _say(line: str) -> None:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", required=True, choices=VARIANTS, metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
     parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="where it is, or will be (artifacts/VARIANT)")
     parser.add_argument(
-        "--resolutions", type=int, nargs="+", choices=RESOLUTIONS, help="which of the bundle's to build for (all)"
+        "--resolutions",
+        type=arguments.offered_resolution,
+        nargs="+",
+        metavar="N",
+        help="which of the bundle's to build for (all)",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="of the engines (fp16)")
     parser.add_argument(

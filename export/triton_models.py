@@ -11,7 +11,7 @@ from export.engine import PRECISIONS
 from export.passport import ENGINES, PASSPORT, PLAN
 from export.passport import FORMAT as PASSPORT_FORMAT
 from export.pbtxt import Config
-from model.spec import RESOLUTIONS
+from model.spec import SOFTMAX
 
 BATCH_SIZES = (1, 8, 32, 64)  # warmed up where no plan says which
 MAX_BATCH = {"gpu": 64, "cpu": 8}
@@ -119,7 +119,7 @@ def models(bundle: Bundle, wishes: Wishes, resolutions: list[int] | None) -> lis
             raise NotServable(
                 f"{bundle.folder} offers {', '.join(map(str, bundle.resolutions))} and not {resolution}: export it "
                 f"again with python export/to_onnx.py --variant {wishes.variant} --resolutions "
-                f"{' '.join(map(str, RESOLUTIONS))}"
+                f"{' '.join(map(str, sorted({*bundle.resolutions, resolution})))}"
             )
     model = _with_plans if wishes.backend == "tensorrt" else _with_graph
     return [model(bundle, wishes, resolution) for resolution in sorted(set(resolutions or bundle.resolutions))]
@@ -217,6 +217,7 @@ def _config(
     notes = {
         "weights": bundle.manifest["weights"]["id"],
         "precision": wishes.precision,
+        "activation": bundle.manifest.get("activation", SOFTMAX),
         "resize": str(steps["resize"]),
         "crop": str(steps["crop"]),
     }

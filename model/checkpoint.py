@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from model.crossvit import CrossViT
-from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant
+from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant, patch_grids
 
 Tensors = dict[str, Tensor]
 
@@ -132,11 +132,21 @@ def _differences(tensors: Tensors, variant: Variant) -> tuple[list[str], list[st
 
 
 def _blank(tensors: Tensors, variant: Variant) -> CrossViT:
-    """`variant` without memory, with as many classes as the head of `tensors` and its grid of positions."""
-    head, positions = tensors.get("head.0.weight"), tensors.get("pos_embed.1")
+    """`variant` without memory, with as many classes as the head of `tensors` and its grids of positions."""
+    head = tensors.get("head.0.weight")
     classes = head.shape[0] if head is not None and head.ndim == 2 and len(head) else IMAGENET_CLASSES
-    resolution = variant.resolution
-    if positions is not None and positions.ndim == 3:
-        resolution = PATCH_SIZES[1] * math.isqrt(max(positions.shape[1] - 1, 0))
     with torch.device("meta"):
-        return CrossViT(variant, classes, resolution)
+        return CrossViT(variant, classes, grids=_grids(tensors, variant))
+
+
+def _grids(tensors: Tensors, variant: Variant) -> tuple[int, int]:
+    """Patches along one side (S, L) that the positions of `tensors` are for; what they do not tell follows from L's."""
+    small, large = (_grid(tensors.get(f"pos_embed.{branch}")) for branch in range(len(PATCH_SIZES)))
+    return (small, large) if small and large else patch_grids(PATCH_SIZES[1] * large or variant.resolution)
+
+
+def _grid(positions: Tensor | None) -> int:
+    """0 if `positions` are no square and CLS."""
+    patches = positions.shape[1] - 1 if positions is not None and positions.ndim == 3 else 0
+    side = math.isqrt(max(patches, 0))
+    return side if side * side == patches else 0

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bicubic import resize
-from model.spec import ENCODERS, IMAGENET_CLASSES, PATCH_SIZES, Variant, branch_sides, patch_grids
+from model.spec import ENCODERS, IMAGENET_CLASSES, PATCH_SIZES, Variant, branch_sides, follow_from_one_side, patch_grids
 
 SMALL, LARGE = 0, 1
 
@@ -195,14 +195,22 @@ def _initialise(module: nn.Module) -> None:
 class CrossViT(nn.Module):
     """The network of `variant`, with `classes` outputs and position embeddings for images of `resolution` pixels.
 
-    Any square image works: position embeddings are interpolated (bicubic) to its grid, CLS kept apart.
+    Any square image works: position embeddings are interpolated (bicubic) to its grid, CLS kept apart. `grids` are
+    patches along one side (S, L) instead of a resolution's. If they follow from no image side, as those of
+    timm's img_size=360 (30, 21), the branches see every image at the sides of these grids.
     """
 
-    def __init__(self, variant: Variant, classes: int = IMAGENET_CLASSES, resolution: int | None = None) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        classes: int = IMAGENET_CLASSES,
+        resolution: int | None = None,
+        grids: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.classes = classes
         dims = variant.dims
-        grids = patch_grids(resolution or variant.resolution)
+        grids = grids or patch_grids(resolution or variant.resolution)
         self.pos_embed = nn.ParameterList(
             torch.zeros(1, 1 + grid * grid, dim) for grid, dim in zip(grids, dims, strict=True)
         )
@@ -216,6 +224,19 @@ class CrossViT(nn.Module):
         self.apply(_initialise)
         for embedding in (*self.pos_embed, *self.cls_token):
             nn.init.trunc_normal_(embedding, std=0.02)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """What the position embeddings are for: sides (S, L) in pixels. L's is what people call the resolution."""
+        small, large = (
+            patch * math.isqrt(positions.shape[1] - 1)
+            for patch, positions in zip(PATCH_SIZES, self.pos_embed, strict=True)
+        )
+        return small, large
+
+    def branch_sides(self, side: int) -> tuple[int, int]:
+        """Sides (S, L) in pixels at which the branches see an image of `side` pixels."""
+        return branch_sides(side) if follow_from_one_side(*self.sides) else self.sides
 
     def drop_paths(self, rate: float) -> None:
         """Stochastic depth for training, as the released code has it.
@@ -235,7 +256,7 @@ class CrossViT(nn.Module):
 
     def forward_branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (B, classes) of branch S and of branch L, each by its own head."""
-        sides = branch_sides(images.shape[-1])
+        sides = self.branch_sides(images.shape[-1])
         small, large = (self._tokens(branch, resize(images, sides[branch])) for branch in (SMALL, LARGE))
         for encoder in self.blocks:
             small, large = encoder(small, large)

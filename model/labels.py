@@ -1,15 +1,25 @@
 """What classes are called: ImageNet-1k's names, those of folders, or a file's; imports no torch."""
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from model.characters import controls
+from model.label_files.content import WNID, BadLabels, Entry
+from model.label_files.files import read_label_file
 from model.spec import IMAGENET_CLASSES
+
+__all__ = ["BadLabels", "Label", "can_be_label", "labels_beside", "labels_for", "labels_of", "recipe_beside"]
 
 # WordNet's identifier and first lemma of each class, in the order of ImageNet-1k's indices.
 IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
+
+LONGEST = 500  # characters in a label
+_BACKGROUND = ("background", "__background__", "_background_", "???", "#na#", "__ignore__", "dummy", "unlabeled")
+_HEADERS = ("label", "labels", "name", "names", "class", "classes", "class_name", "category", "categories", "wnid")
 
 
 class Label(TypedDict):
@@ -21,15 +31,10 @@ class Label(TypedDict):
     imagenet_index: NotRequired[int]
 
 
-class BadLabels(ValueError):
-    """A label file that cannot be read or does not fit the head; the message says what was seen."""
-
-
 def labels_for(path: Path | None, classes: int) -> list[Label]:
     """`classes` labels in index order, from `path` or, without one, ImageNet-1k's.
 
-    A file is one name a line, or JSON: a list of names, a list of {"label": …, "wnid": …}, or an object from index
-    to either. Raises BadLabels, also where the count is not `classes`.
+    `model.label_files` says which forms a file may have. Raises BadLabels, also where the count is not `classes`.
     """
     if path is None and classes != IMAGENET_CLASSES:
         raise BadLabels(
@@ -37,10 +42,12 @@ def labels_for(path: Path | None, classes: int) -> list[Label]:
             "give their names with --labels FILE"
         )
     path = path or IMAGENET
-    entries = _entries(path)
+    entries = read_label_file(path)
     if len(entries) != classes:
-        raise BadLabels(f"{path.name} has {len(entries)} labels, but the head has {classes} classes")
-    return [_label(index, entry, path.name) for index, entry in enumerate(entries)]
+        raise BadLabels(_other_count(entries, classes, path.name))
+    labels = [_label(index, entry, path.name) for index, entry in enumerate(entries)]
+    _check_order([label["wnid"] for label in labels], path.name)
+    return labels
 
 
 def labels_of(categories: Sequence[str]) -> list[Label]:
@@ -67,46 +74,53 @@ def recipe_beside(weights: Path) -> Path:
     return weights.with_suffix(".recipe.json")
 
 
-def _entries(path: Path) -> list[object]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as err:
-        raise BadLabels(f"cannot read {path}: {err.strerror}") from err
-    except UnicodeDecodeError as err:
-        raise BadLabels(f"{path.name} is not UTF-8 text") from err
-    if path.suffix.lower() != ".json":
-        return [line.strip() for line in text.rstrip().split("\n")]
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as err:
-        raise BadLabels(f"{path.name} is not JSON: line {err.lineno}, column {err.colno}") from err
-    except RecursionError as err:
-        raise BadLabels(f"{path.name} is nested too deeply to be a list of labels") from err
-    if isinstance(content, dict):
-        missing = [index for index in range(len(content)) if str(index) not in content]
-        if missing:
-            raise BadLabels(f"{path.name} has {len(content)} labels, but none for index {missing[0]}")
-        return [content[str(index)] for index in range(len(content))]
-    if isinstance(content, list):
-        return content
-    raise BadLabels(f"{path.name} must be a list, or an object from index to name")
-
-
-def _label(index: int, entry: object, origin: str) -> Label:
-    label, wnid = (entry.get("label"), entry.get("wnid")) if isinstance(entry, dict) else (entry, None)
-    texts = [text for text in (label, wnid) if isinstance(text, str)]
-    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None) or not is_text(*texts):
-        raise BadLabels(f"{origin}: the label of index {index} is no name")
+def _label(index: int, entry: Entry, origin: str) -> Label:
+    label, wnid = entry.label, entry.wnid
+    if label is None and isinstance(wnid, str) and WNID.fullmatch(wnid):
+        label = _by_wnid()[wnid][1] if wnid in _by_wnid() else wnid
+    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None):
+        blank = f": line {index + 1} is blank" if label == "" else ""
+        raise BadLabels(f"{origin}: the label of index {index} is no name{blank}")
+    if not can_be_label(label, wnid or ""):
+        raise BadLabels(
+            f"{origin}: the label of index {index} is no name: {label[:40]!r} has control characters, or more "
+            f"than {LONGEST} characters"
+        )
     return Label(index=index, wnid=wnid, label=label.strip())
 
 
-def is_text(*texts: str) -> bool:
-    """Whether `texts` can be written: JSON may hold half of a surrogate pair, a file's name bytes that are no UTF-8."""
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _other_count(entries: Sequence[Entry], classes: int, origin: str) -> str:
+    """Why a file has another number of labels than the head has classes, as far as that can be told."""
+    texts = [str(entry.label if entry.label is not None else entry.wnid)[:40] for entry in entries]
+    said = f"{origin} has {len(texts)} labels, but the head has {classes} classes"
+    shown = f"the first is {texts[0]!r}, the last {texts[-1]!r}"
+    if "" in texts:
+        return f"{said}: line {1 + texts.index('')} is blank"
+    if len(texts) == classes + 1 and texts[0].casefold() in _BACKGROUND:
+        return f"{said}: the first is {texts[0]!r}, a background that this network does not know; remove it"
+    if len(texts) == classes + 1 and texts[0].casefold() in _HEADERS:
+        return f"{said}: the first line is {texts[0]!r}, a header; remove it"
+    if len(texts) == 1 and re.search(r"[,;\t]", texts[0]):
+        return f"{said}: names stand beside each other ({texts[0]!r}); give one a line, or a JSON list"
+    return f"{said}; {shown}"
+
+
+def _check_order(wnids: Sequence[str | None], origin: str) -> None:
+    """BadLabels for all of ImageNet-1k's classes in another order than its indices, which is that of the wnids."""
+    if set(wnids) == set(_by_wnid()) and list(wnids) != list(_by_wnid()):
+        raise BadLabels(
+            f"{origin} has ImageNet-1k's wnids in another order than its indices, that of the wnids themselves: "
+            f"{wnids[0]} comes first. Without --labels the names are ImageNet-1k's"
+        )
+
+
+def can_be_label(*texts: str) -> bool:
+    """Whether `texts` can be written and shown as they are.
+
+    JSON may hold half of a surrogate pair, and a file's name bytes that are no UTF-8: these are as bad as a terminal's
+    control characters.
+    """
+    return all(len(text) <= LONGEST and not any(map(controls, text)) for text in texts)
 
 
 @cache

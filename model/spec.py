@@ -5,14 +5,56 @@ Source: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Clas
 Throughout the project S is the small branch (patch 12) and L the large one (patch 16).
 """
 
+import difflib
+import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 PATCH_SIZES = (12, 16)  # (S, L)
 ENCODERS = 3  # multi-scale encoders, K in the paper
-RESOLUTIONS = (224, 384, 480)
+RESOLUTIONS = (224, 384, 480)  # the paper's; a network that was trained at another one is served there too
+LEAST_SIDE, LARGEST_SIDE = 64, 2048  # of images, in pixels
+SIDE_STEP = 32  # resolutions are its multiples
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
+
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What is subtracted from pixels between 0 and 1, and what they are divided by then, in the order R, G, B.
+
+    ValueError if they cannot be of such pixels.
+    """
+
+    mean: RGB
+    std: RGB
+
+    def __post_init__(self) -> None:
+        if any(1 < value <= 255 for value in (*self.mean, *self.std)):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} are of pixels from 0 to 255; divide them by 255, for they are "
+                "those of pixels from 0 to 1"
+            )
+        if not all(0 <= value <= 1 for value in self.mean) or not all(1e-3 <= value <= 1 for value in self.std):
+            raise ValueError(f"mean {self.mean} must lie between 0 and 1, and std {self.std} between 0.001 and 1")
+
+
+IMAGENET = Normalization(IMAGENET_MEAN, IMAGENET_STD)
+NORMALIZATIONS = {  # by the names that they have in timm and elsewhere
+    "imagenet": IMAGENET,
+    "inception": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": Normalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "none": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+# What makes scores of logits: all classes share 1, or each is there or not, apart from the others.
+Activation = Literal["softmax", "sigmoid"]
+SOFTMAX: Activation = "softmax"
+SIGMOID: Activation = "sigmoid"
+ACTIVATIONS = (SOFTMAX, SIGMOID)
 
 
 @dataclass(frozen=True)
@@ -25,6 +67,13 @@ class Preprocessing:
 
 # The paper's protocol at 224; at the larger sizes the whole image counts, as timm has it.
 PREPROCESSING = {224: Preprocessing(256, 224), 384: Preprocessing(384, 384), 480: Preprocessing(480, 480)}
+
+
+def preprocessing_at(side: int) -> Preprocessing:
+    """The default at the resolution `side`: as much of the image as at the next smaller one of the paper's."""
+    side = max(side, LEAST_SIDE)
+    steps = PREPROCESSING[max((resolution for resolution in PREPROCESSING if resolution <= side), default=224)]
+    return Preprocessing(round(side * steps.resize / steps.crop), side)
 
 
 @dataclass(frozen=True)
@@ -70,6 +119,16 @@ def patch_grids(side: int) -> tuple[int, int]:
     return small // PATCH_SIZES[0], large // PATCH_SIZES[1]
 
 
+def is_resolution(side: int) -> bool:
+    """Whether a network can be served at `side`."""
+    return LEAST_SIDE <= side <= LARGEST_SIDE and side % SIDE_STEP == 0
+
+
+def follow_from_one_side(small: int, large: int) -> bool:
+    """Whether the branches see some images at these sides (S, L) by `branch_sides`: so it is for 480 and 448."""
+    return is_resolution(large) and branch_sides(large) == (small, large)
+
+
 _NETWORKS = (
     Variant("crossvit_tiny", (96, 192), 3, 4, 4, 7.01, (1.56, 6.08, 11.41)),
     Variant("crossvit_small", (192, 384), 6, 4, 4, 26.86, (5.62, 19.44, 34.15)),
@@ -89,8 +148,24 @@ VARIANTS = {variant.name: variant for variant in _NETWORKS + _AT_384}
 
 
 def variant_named(name: str) -> Variant:
-    """The variant called `name`; ValueError names all there are."""
-    try:
-        return VARIANTS[name]
-    except KeyError:
-        raise ValueError(f"unknown variant {name!r}; one of {', '.join(VARIANTS)}") from None
+    """The variant called `name`, here, by timm (`hf_hub:timm/crossvit_9_240.in1k`) or by IBM (`crossvit_9_224.pth`).
+
+    The number at the end of a name is the side that either branch was trained at. ValueError names all that there are,
+    and the nearest.
+    """
+    plain = name.strip().casefold().rpartition("/")[2].rpartition(":")[2].partition(".")[0]
+    plain = re.sub(r"[\s-]+", "_", plain.replace("†", "_dagger"))
+    if plain in VARIANTS:
+        return VARIANTS[plain]
+    network, _, side = plain.rpartition("_")
+    if network in VARIANTS and VARIANTS[network].resolution == RESOLUTIONS[0] and side.isascii() and side.isdecimal():
+        for variant in (VARIANTS[network], VARIANTS.get(f"{network}_384")):
+            if variant and int(side) in (variant.resolution, branch_sides(variant.resolution)[0]):
+                return variant
+        raise ValueError(
+            f"unknown variant {name!r}: there are no weights of {network} at {side}; for a checkpoint that was "
+            f"fine-tuned at that size give {network}: the size is read off the checkpoint"
+        )
+    nearest = difflib.get_close_matches(plain, VARIANTS, n=2)
+    hint = f"; the nearest: {' and '.join(nearest)}" if nearest else ""
+    raise ValueError(f"unknown variant {name!r}; one of {', '.join(VARIANTS)}{hint}")

@@ -23,8 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from model.checkpoint import BadCheckpoint
 from model.dataset import BadDataset, Dataset
-from model.labels import is_text, labels_beside, labels_of, recipe_beside
-from model.spec import RESOLUTIONS, VARIANTS
+from model.labels import can_be_label, labels_beside, labels_of, recipe_beside
+from model.spec import VARIANTS
 from model.training.group import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
 from model.training.journal import Row
@@ -35,7 +35,6 @@ from model.training.trainer import CHECKPOINT, Diverged, Options, Trainer
 from model.weights import Weights, WeightsUnavailable, find
 
 _NONE = "none"
-SERVED = {*RESOLUTIONS, 240, 408}  # and what the released weights were trained at
 
 
 class BadRun(Exception):
@@ -190,18 +189,15 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
         trainer.run(validation, _teller(trainer, advance))
     if group.first:
         _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
-        if recipe.resolution not in SERVED:
-            go_on = shlex.join(["--weights", str(args.out / WEIGHTS), "--resolution", str(RESOLUTIONS[0])])
-            _say(
-                f"note: it was trained at {recipe.resolution}, is served at {RESOLUTIONS[0]} and above, and is wrong "
-                f"more often there: train on, with {go_on}"
-            )
 
 
 def _check(args: Arguments, data: Dataset, checks: Dataset | None, group: Group) -> None:
     for category in data.categories:
-        if category != category.strip() or not is_text(category):
-            raise BadRun(f"{category!r} cannot be a label: no blanks at its ends, and UTF-8; rename the folder")
+        if category != category.strip() or not can_be_label(category):
+            raise BadRun(
+                f"{category!r} cannot be a label: no blanks at its ends, no control characters, and UTF-8; "
+                "rename the folder"
+            )
     if len(data.categories) < 2:
         raise BadRun(
             f"all images are of one class, {data.categories[0]!r}: classes are the folders below {args.data[0]}"

@@ -13,10 +13,11 @@ from app.engines.engine import Outputs
 from app.errors import BadParameter
 from app.evaluate.run import Answered, Source
 from app.evaluate.tally import TOP, Compared, Seen
-from app.evaluate.truth import match
+from app.evaluate.truth import check_classes, match
 from app.model import Model, top
 from app.scan import bundle_at
 from app.settings import Settings
+from model.spec import SOFTMAX, Activation
 
 
 class Engines:
@@ -33,7 +34,7 @@ class Engines:
         truth = self._truths[category]
         outputs = await self._outputs(self._model, body)
         others = None if self._other is None else await self._outputs(self._other, body)
-        return seen(outputs, truth, self._model.bundle.labels, others)
+        return seen(outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation)
 
     async def _outputs(self, model: Model, body: bytes) -> Outputs:
         with model.room() as (place,):
@@ -47,6 +48,7 @@ async def engines(
     """The engines that `settings` describe, ready; raises as open_bundle, match and Model.load do."""
     bundles = _opened([settings, second] if second else [settings])
     try:
+        check_classes(len(bundles[0].labels))
         truths = match(categories, bundles[0].labels)
         _check_same_classes(bundles)
     except BadParameter:
@@ -91,15 +93,24 @@ def _answered(model: Model, resolution: int) -> Answered:
     return Answered(model.bundle.name, manifest.variant, weights.id, weights.source, engine, precision, resolution)
 
 
-def seen(outputs: Outputs, truth: Label, labels: list[Label], others: Outputs | None = None) -> Seen:
-    """What is kept of one image's `outputs` (outputs, classes), `others` being the second model's."""
-    best, score = top(outputs[0], 1)[0]
+def seen(
+    outputs: Outputs,
+    truth: Label,
+    labels: list[Label],
+    others: Outputs | None = None,
+    activation: Activation = SOFTMAX,
+) -> Seen:
+    """What is kept of one image's `outputs` (outputs, classes), `others` being the second model's.
+
+    Where scores are sigmoids they are no distribution over the classes, so there is no likelihood of the truth.
+    """
+    best, score = top(outputs[0], 1, activation)[0]
     return Seen(
         labels[best],
         score,
         ranks=tuple(rank(logits, truth.index) for logits in outputs),
         truth=truth,
-        nll=nll(outputs[0], truth.index),
+        nll=nll(outputs[0], truth.index) if activation == SOFTMAX else None,
         other=None if others is None else _compared(outputs, others, truth.index),
     )
 

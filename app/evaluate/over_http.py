@@ -18,7 +18,7 @@ from app.bench.server import served
 from app.bundle import Label
 from app.evaluate.run import Answered, NotAnswered, Source
 from app.evaluate.tally import TOP, Seen
-from app.evaluate.truth import Answers
+from app.evaluate.truth import Answers, check_classes
 from app.schemas import AnsweredBy, Classification, Prediction, ServedModel
 
 _AGAIN = {429, 503}  # worth another try: the queue is full, or the engine is being started
@@ -63,6 +63,7 @@ async def server(
             found = await served(client, model)
         except NoAnswer as err:
             raise NoAnswer(f"{client.url}: {err}") from err
+        check_classes(found.classes)
         over_http = OverHttp(client, Answers(categories, found.classes), model, resolution)
         yield Source(
             over_http.ask,

@@ -19,6 +19,15 @@ class Named(Protocol):
 Class = TypeVar("Class", bound=Named)
 
 
+def check_classes(classes: int | None) -> None:
+    """BadParameter for a model of one class, which is the best one of every image."""
+    if classes == 1:
+        raise BadParameter(
+            "the model has one class, so that every image's best class is right: accuracy says nothing of it; take "
+            "the scores that `crossvit classify --format csv` prints"
+        )
+
+
 def match(categories: Collection[str], labels: Sequence[Label]) -> dict[str, Label]:
     """The model's class for each of `categories`: the one with this wnid, or else with this very label.
 

@@ -3,11 +3,16 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from model.spec import VARIANTS
+from model.spec import VARIANTS, variant_named
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _canonical(name: object) -> object:
+    """The variant's name here; what is none is left to be refused."""
+    return variant_named(name).name if isinstance(name, str) else name
 
 
 class Recipe(BaseModel):
@@ -15,7 +20,11 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    variant: Annotated[Literal[tuple(VARIANTS)], Field(description="the network")]  # type: ignore[valid-type]
+    variant: Annotated[
+        Literal[tuple(VARIANTS)],  # type: ignore[valid-type]
+        BeforeValidator(_canonical),
+        Field(description="the network, by its name here, in timm or in IBM's files"),
+    ]
     resolution: Annotated[
         int, Field(ge=64, multiple_of=32, description="of training images, pixels; that of the variant if left out")
     ] = 224
@@ -49,8 +58,10 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _at_its_resolution(cls, values: dict[str, Any]) -> dict[str, Any]:
-        variant = VARIANTS.get(values.get("variant", ""))
-        return {"resolution": variant.resolution} | values if variant else values
+        try:
+            return {"resolution": variant_named(str(values.get("variant", ""))).resolution} | values
+        except ValueError:
+            return values
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

@@ -2,13 +2,14 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.bundle import open_bundle
+from app.bundle import Label, open_bundle
 from app.errors import BadBundle
 from tests.app.planned import put_plan
 
@@ -72,6 +73,34 @@ def test_what_the_manifest_cautions_against_is_a_warning(copied: Path) -> None:
     opened = open_bundle(copied)
     opened.close()
     assert opened.warning == f"{copied.name}: for trying it out"
+
+
+def test_a_manifest_that_does_not_say_it_means_imagenets_pixels_and_softmax(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    said = {key: manifest.pop(key) for key in ("mean", "std", "activation")}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    opened = open_bundle(copied)
+    opened.close()
+    assert opened.manifest.model_dump(include=set(said)) == {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "activation": "softmax",
+    }
+
+
+def test_softmax_scores_of_one_class_are_a_warning(bundle: Path) -> None:
+    opened = open_bundle(bundle)
+    opened.close()
+    one = opened.manifest.model_copy(update={"classes": 1})
+    warning = replace(opened, manifest=one).warning
+    assert warning is not None
+    assert "--activation sigmoid" in warning
+    assert replace(opened, manifest=one.model_copy(update={"activation": "sigmoid"})).warning is None
+
+
+def test_control_characters_of_labels_are_not_shown() -> None:
+    label = Label(index=0, wnid=None, label="c\x1b[2Jat\n\u202e")
+    assert label.label == "c\ufffd[2Jat\ufffd\ufffd"
 
 
 def test_a_manifest_that_is_no_json_is_refused(copied: Path) -> None:

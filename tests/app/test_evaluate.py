@@ -29,7 +29,7 @@ from app.evaluate.answers import _FIELDS, written
 from app.evaluate.engines import seen
 from app.evaluate.run import Failure, Outcome, patiently, sample
 from app.evaluate.tally import Compared, Figures, Seen, Tally, bin_of, wilson
-from app.evaluate.truth import Answers, match
+from app.evaluate.truth import Answers, check_classes, match
 from app.image import decode
 from app.schemas import Prediction
 from model.dataset import Item
@@ -157,6 +157,18 @@ def test_what_is_kept_of_logits() -> None:
     assert kept.nll == pytest.approx(np.log(np.exp(np.arange(7.0)).sum()) - 1)
     assert kept.other == Compared(rank=3, same_best=False, difference=6)
     assert seen(1e4 * logits, PLAIN[2], PLAIN).nll == pytest.approx(5e4)
+
+
+def test_sigmoid_scores_are_no_distribution_and_have_no_likelihood() -> None:
+    kept = seen(np.zeros((3, 7), np.float32), PLAIN[2], PLAIN, activation="sigmoid")
+    assert (kept.score, kept.nll) == (0.5, None)
+
+
+def test_the_accuracy_of_a_model_of_one_class_is_not_measured() -> None:
+    with pytest.raises(BadParameter, match="the model has one class"):
+        check_classes(1)
+    check_classes(2)
+    check_classes(None)
 
 
 def test_a_sample_is_spread_evenly_and_so_is_its_beginning() -> None:

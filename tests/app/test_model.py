@@ -46,6 +46,11 @@ def test_equal_scores_come_in_index_order() -> None:
     assert [index for index, _ in top(np.zeros(4, np.float32), 3)] == [0, 1, 2]
 
 
+def test_sigmoid_scores_are_of_each_class_apart_ordered_by_their_logits() -> None:
+    assert top(np.array([0.0, 40.0, 50.0], np.float32), 3, "sigmoid") == [(2, 1.0), (1, 1.0), (0, 0.5)]
+    assert top(np.array([-1e4], np.float32), 5, "sigmoid") == [(0, 0.0)]
+
+
 @asynccontextmanager
 async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
     """A model of `bundle` on the real engine and decoders."""
@@ -71,6 +76,7 @@ def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:
             answer = await classify(model)
             assert answer.outputs.shape == (3, 1000)
             assert len(answer.best(model.bundle.labels, 5)) == 5
+            assert answer.activation == "softmax"
             spans = (answer.waited, answer.decode, answer.queue, answer.inference)
             moments = [moment for span in spans for moment in (span.start, span.end)]
             assert moments == sorted(moments)

@@ -8,14 +8,19 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from app.bundle import open_bundle
+from app.model import top
 from export import to_onnx
 from export.agreement import Disagreement
 from export.bundle import NotABundle, sha256
 from export.graph import OUTPUTS, Served
 from export.proof import references, worst_differences
+from export.to_onnx import Wishes
+from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
-from model.spec import PREPROCESSING
+from model.spec import PREPROCESSING, Preprocessing
 from model.weights import WeightsUnavailable
 from tests import rule
 from tests.conftest import TINY
@@ -55,6 +60,9 @@ def test_the_manifest_says_what_the_bundle_is(bundle: Path, tiny_weights: Path) 
     assert set(manifest["parity"]["worst"]) == {"224", "384", "480"}
     assert 0 < max(manifest["parity"]["worst"].values()) < 1e-5
     assert manifest["built_with"]["torch"] == torch.__version__
+    assert (manifest["mean"], manifest["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert manifest["activation"] == "softmax"
+    assert manifest["weights"]["sides"] == [240, 224]
 
 
 def export(out: Path, *options: str) -> int:
@@ -101,7 +109,27 @@ def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
     assert (copied / "manifest.json").stat().st_mtime_ns == before
 
 
-CHANGES = ["other weights", "other preprocessing", "other labels", "damaged graph", "other versions"]
+def test_if_changed_leaves_a_bundle_that_does_not_say_yet_what_was_usual(
+    copied: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    for key in ("mean", "std", "activation"):
+        del manifest[key]
+    del manifest["weights"]["sides"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    assert export(copied, "--weights", str(tiny_weights), "--if-changed") == 0
+    assert "is up to date" in capsys.readouterr().out
+
+
+CHANGES = [
+    "other statistics",
+    "other activation",
+    "other weights",
+    "other preprocessing",
+    "other labels",
+    "damaged graph",
+    "other versions",
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -121,6 +149,10 @@ def test_if_changed_exports_again_what_differs(
             options[1] = "untrained"
         case "other preprocessing":
             options += ["--preprocess", "224:274/240"]
+        case "other statistics":
+            options += ["--normalize", "inception"]
+        case "other activation":
+            options += ["--activation", "sigmoid"]
         case "other labels":
             (tmp_path / "labels.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
             options += ["--labels", str(tmp_path / "labels.txt")]
@@ -214,6 +246,11 @@ def test_errors_are_a_sentence(
     ("options", "message"),
     [
         (["--resolutions", "225"], "invalid choice: 225"),
+        (["--resolutions", "32"], "another multiple of 32 from 64 to 2048"),
+        (["--mean", "124", "116", "104", "--std", "58", "57", "57"], "divide them by 255"),
+        (["--mean", "0.5", "0.5", "0.5"], "--mean and --std belong together"),
+        (["--std", "0.5", "0.5", "0.5", "--normalize", "clip"], "give either"),
+        (["--variant", "crossvit_9_480"], "there are no weights of crossvit_9 at 480"),
         (["--preprocess", "224"], "'224' is not RESOLUTION:RESIZE/CROP"),
         (["--preprocess", "224:200/224"], "the crop must fit into the resized image"),
         (["--preprocess", "224:300/288"], "branch sides 240/224 of 224"),
@@ -225,3 +262,41 @@ def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: l
     with pytest.raises(SystemExit):
         to_onnx.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err
+
+
+def test_a_network_of_another_size_is_offered_at_it_beside_the_usual_ones() -> None:
+    assert Wishes().steps((480, 448)) == {
+        224: Preprocessing(256, 224),
+        384: Preprocessing(384, 384),
+        448: Preprocessing(448, 448),
+        480: Preprocessing(480, 480),
+    }
+    assert Wishes(resolutions=(448,)).steps((480, 448)) == {448: Preprocessing(448, 448)}
+    assert list(Wishes().steps((60, 64))) == [64, 224, 384, 480]
+
+
+def test_a_network_of_sides_of_its_own_is_offered_at_them_alone() -> None:
+    assert Wishes().steps((360, 336)) == {336: Preprocessing(384, 336)}
+    with pytest.raises(BadCheckpoint, match="were trained with sides of 360 and 336"):
+        Wishes(resolutions=(224,)).steps((360, 336))
+
+
+def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = tmp_path / "one.safetensors", tmp_path / "one"
+    save_file(rule.tensors(TINY, classes=1, resolution=64), weights)
+    (tmp_path / "one.labels.json").write_text('["cat"]')
+    options = ["--weights", str(weights), "--normalize", "inception", "--resolutions", "64"]
+    assert export(out, *options) == 1
+    assert "the softmax of a single logit is 1 for every image; give --activation sigmoid" in capsys.readouterr().err
+    assert export(out, *options, "--activation", "sigmoid") == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["activation"], manifest["mean"], manifest["default_resolution"]) == ("sigmoid", [0.5] * 3, 64)
+    opened = open_bundle(out)
+    opened.close()
+    assert opened.warning is None
+    logits = opened.golden(64).logits[0, 0]
+    ((index, score),) = top(logits, 5, opened.manifest.activation)
+    assert index == 0
+    assert score == pytest.approx(1 / (1 + np.exp(-logits[0])))

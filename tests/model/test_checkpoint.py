@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoint import BadCheckpoint, Tensors, load_network, read_tensors
+from model.crossvit import CrossViT
 from model.spec import VARIANTS
 from tests import rule
 
@@ -165,3 +166,12 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
     content["model"] = content
     with pytest.raises(BadCheckpoint, match="is no plain tensor"):
         read_tensors(saved(tmp_path / "x.pth", content))
+
+
+@pytest.mark.parametrize("grids", [(40, 28), (30, 21)])
+def test_a_checkpoint_of_another_size_keeps_its_positions(tmp_path: Path, grids: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        shapes = CrossViT(TINY, 3, grids=grids).state_dict()
+    tensors = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
+    network = load_network(saved(tmp_path / "x.pth", tensors), TINY)
+    assert [positions.shape[1] - 1 for positions in network.pos_embed] == [grid**2 for grid in grids]

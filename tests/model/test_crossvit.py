@@ -107,3 +107,16 @@ def test_gradients_reach_every_parameter_but_the_key_biases() -> None:
     network(torch.randn(2, 3, 224, 224)).sum().backward()
     unreached = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     assert unreached == {f"blocks.{k}.fusion.{branch}.attn.wk.bias" for k in range(3) for branch in range(2)}
+
+
+@pytest.mark.parametrize(("grids", "sides"), [((40, 28), (480, 448)), ((30, 21), (360, 336)), ((5, 4), (60, 64))])
+def test_a_network_sees_images_at_the_sides_it_was_trained_at(grids: tuple[int, int], sides: tuple[int, int]) -> None:
+    network = CrossViT(VARIANTS["crossvit_tiny"], classes=2, grids=grids)
+    assert network.sides == sides
+    assert network.branch_sides(sides[1]) == sides
+    assert network(torch.zeros(1, 3, max(sides), max(sides))).shape == (1, 2)
+
+
+def test_sides_that_follow_from_no_image_side_are_those_of_every_image() -> None:
+    network = CrossViT(VARIANTS["crossvit_tiny"], classes=2, grids=(30, 21))
+    assert network.branch_sides(224) == (360, 336)

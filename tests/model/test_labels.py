@@ -37,6 +37,197 @@ def test_a_users_own_labels(tmp_path: Path, name: str, content: object) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "0 cat\n1 dog\n"),
+        ("a.txt", "0: cat\n1: dog\n"),
+        ("a.txt", "0,cat\n1,dog\n"),
+        ("a.txt", "0=cat\n1=dog\n"),
+        ("a.txt", "0 -> cat\n1 -> dog\n"),
+        ("a.txt", "1\tdog\n0\tcat\n"),
+        ("a.txt", "000 cat\n001 dog\n"),
+        ("a.txt", "cat 0\ndog 1\n"),
+        ("a.txt", "dog: 1\ncat: 0\n"),
+        ("a.txt", '"0","cat"\n"1","dog"\n'),
+        ("a.txt", '"cat",\n"dog",\n'),
+        ("a.txt", "- cat\n- dog\n"),
+        ("a.txt", "['cat', 'dog']"),
+        ("a.txt", "{0: 'cat',\n 1: \"dog\"}"),
+        ("a.json", "{0: 'cat', 1: 'dog',}"),
+        ("a.py", "classes = ['cat', 'dog']\n"),
+        ("a.txt", "cat\rdog\r"),
+        ("a.json", {"cat": 0, "dog": 1}),
+        ("a.json", {"dog": "1", "cat": "0"}),
+        ("a.json", {"class_to_idx": {"cat": 0, "dog": 1}}),
+        ("config.json", {"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 0, "dog": 1}}),
+        ("config.json", {"architecture": "crossvit_9_240", "num_classes": 2, "label_names": ["cat", "dog"]}),
+        ("a.json", [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}]),
+        ("a.json", [{"label": 0, "name": "cat"}, {"label": 1, "name": "dog"}]),
+        ("a.json", {"0": {"name": "cat"}, "1": {"name": "dog"}}),
+        ("a.json", [{"value": "cat"}, {"value": "dog"}]),
+        ("a.json", {"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}]}),
+        ("a.csv", "index,name\n1,dog\n0,cat\n"),
+        ("a.csv", "label,name\n0,cat\n1,dog\n"),
+        ("a.csv", "Class Name;Class ID\ncat;0\ndog;1\n"),
+        ("a.csv", ",label\n0,cat\n1,dog\n"),
+        ("a.csv", "name\ncat\ndog\n"),
+        ("a.csv", "cat\ndog\n"),
+        ("a.tsv", "id\tname\tcount\n0\tcat\t7\n1\tdog\t5\n"),
+        ("a.txt", "id,name\n0,cat\n1,dog\n"),
+        ("data.yaml", "path: data\nnc: 2\nnames:\n  0: cat\n  1: dog\n"),
+        ("data.yaml", "names: [cat, 'dog']  # two\n"),
+        ("data.yml", "names:\n- cat\n- dog\n"),
+        ("a.pbtxt", "item {\n  id: 0\n  name: 'cat'\n}\nitem {\n  id: 1\n  name: \"dog\"\n}\n"),
+    ],
+)
+def test_label_files_of_other_tools_are_read_to_their_names(tmp_path: Path, name: str, content: object) -> None:
+    assert [label["label"] for label in labels_for(written(tmp_path / name, content), 2)] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "n01440764 tench, Tinca tinca\nn01443537 goldfish\n"),
+        ("a.txt", "n01440764\ttench, Tinca tinca\nn01443537\tgoldfish\n"),
+        ("a.txt", "0 n01440764 tench, Tinca tinca\n1 n01443537 goldfish\n"),
+        ("a.json", ["n01440764 tench, Tinca tinca", "n01443537 goldfish"]),
+        ("a.json", {"0": ["n01440764", "tench, Tinca tinca"], "1": ["n01443537", "goldfish"]}),
+        ("a.json", {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}),
+        (
+            "a.txt",
+            "{0: {'id': '01440764-n', 'label': 'tench, Tinca tinca'}, 1: {'id': '01443537-n', 'label': 'goldfish'}}",
+        ),
+        ("a.csv", 'synset,words\nn01440764,"tench, Tinca tinca"\nn01443537,goldfish\n'),
+    ],
+)
+def test_wnids_of_label_files_are_kept_beside_the_names(tmp_path: Path, name: str, content: object) -> None:
+    assert labels_for(written(tmp_path / name, content), 2) == [
+        {"index": 0, "wnid": "n01440764", "label": "tench, Tinca tinca"},
+        {"index": 1, "wnid": "n01443537", "label": "goldfish"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", ["n01440764\nn01443537\n", "0 n01440764\n1 n01443537\n", '["n01440764","n01443537"]']
+)
+def test_wnids_alone_get_imagenets_names(tmp_path: Path, content: str) -> None:
+    path = tmp_path / ("a.json" if content.startswith("[") else "a.txt")
+    assert [label["label"] for label in labels_for(written(path, content), 2)] == ["tench", "goldfish"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["0", "1", "2"],
+        ["Boeing 737", "Boeing 747", "A320"],
+        ["digit 0", "digit 1", "digit 2"],
+        ["2012 Audi A4", "2012 BMW X5", "1998 Nissan"],
+        ["20 km/h", "30 km/h", "50 km/h"],
+        ["stage 1 fire", "stage 2 fire", "stage 3 fire"],
+        ["#", "$", "A"],
+        ["C#", "C++", '5" pipe'],
+        ["tench, Tinca tinca", "goldfish, Carassius auratus", "hen"],
+        ["background", "cat", "dog"],
+        ["می‌خواهم", "猫", "👩‍🔬"],
+    ],
+)
+def test_names_with_numbers_and_signs_stay_names(tmp_path: Path, names: list[str]) -> None:
+    assert [label["label"] for label in labels_for(written(tmp_path / "a.txt", "\n".join(names)), 3)] == names
+
+
+def test_text_of_windows_editors_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("cat\r\ndög\r\n".encode("utf-16"))
+    assert [label["label"] for label in labels_for(tmp_path / "a.txt", 2)] == ["cat", "dög"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "1 cat\n2 dog\n", "none for index 0: its numbers .* from 1 to 2"),
+        ("a.txt", "1. cat\n2. dog\n", "none for index 0"),
+        ("a.txt", "cat 1\ndog 2\n", "none for index 0"),
+        ("a.txt", "cat,3\ndog,5\n", "from 3 to 5"),
+        ("a.txt", "0 cat\n0 dog\n", "some of them twice"),
+        ("a.txt", "0 cat\n1 dog\nshark\n", "line 3 has none.*JSON list"),
+        ("a.txt", "0 cat\n\n1 dog\n", "line 2 is blank"),
+        ("a.txt", "(0, 'cat')\n(1, 'dog')\n", "the lines are counted"),
+        ("a.txt", "class 0: cat\nclass 1: dog\n", "the lines are counted"),
+        ("a.txt", "0cat\n1dog\n", "the lines are counted"),
+        ("a.txt", "n01440764 tench\ngoldfish\n", "line 2 has no wnid and name"),
+        ("a.txt", "n02119789 1 kit_fox\nn02100735 2 setter\n", "development kit of ILSVRC"),
+        ("a.txt", "# classes\ncat\n", "line 1 is a comment"),
+        ("a.txt", "cat,\ndog\n", "the lines end with ','"),
+        ("a.txt", "cat, dog", "names stand beside each other"),
+        ("a.txt", "label\ncat\ndog\n", "the first line is 'label', a header; remove it"),
+        ("a.txt", "???\ncat\ndog\n", "a background that this network does not know"),
+        ("a.txt", "cat\n\ndog\n", "has 3 labels, but the head has 2 classes: line 2 is blank"),
+        ("a.txt", "a\nb\nc\n", "the first is 'a', the last 'c'"),
+        ("a.txt", "<html>\n<body>\n", "is HTML or XML"),
+        ("a.txt", "[net]\ncat\n", "is not JSON"),
+        ("a.txt", " \n\n", "is empty"),
+        ("a.txt", "x" * 3000, "line 1 has more than 2000 characters"),
+        ("a.csv", "id,breed\n0,cat\n1,dog\n", None),
+        ("a.csv", "cat,tabby\ndog,hound\n", "2 columns and no header that is known"),
+        ("a.csv", "index,name\n0,cat,tabby\n1,dog\n", "line 2 has not the 2 columns"),
+        ("_classes.csv", "filename, cat, dog\na.jpg, 1, 0\n", "a table of images"),
+        ("a.py", "import os\nclasses = os.listdir('.')\n", "is code"),
+        ("a.json", {"0": "cat", "2": "dog"}, "none for index 1"),
+        ("a.json", '{"0": "a", "0": "b"}', "'0' twice in one object"),
+        ("a.txt", "{0: 'a', 0: 'b'}", "is not JSON"),
+        ("a.json", {"cat": 1, "dog": 1}, "none for index 0"),
+        ("a.json", {"cat": "feline", "dog": "canine"}, "no labels under a key that is known"),
+        ("a.json", [{"id": 0, "name": "cat"}, {"name": "dog"}], "entry 1 has no number as 'id'"),
+        ("a.json", {"categories": [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]}, "from 1 to 3"),
+        ("cvat.json", [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}], "from 17 to 18"),
+        ("a.pbtxt", "item { id: 1 name: 'cat' }\nitem { id: 2 name: 'dog' }", "from 1 to 2"),
+        ("a.pbtxt", "item { id: 0 name: 'cat' keypoints { id: 1 } }", "is a label map with more than"),
+        ("config.json", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "placeholders of Hugging Face"),
+        ("a.json", [[0, "cat"], [1, "dog"]], "the label of index 0 is no name"),
+        ("a.json", {"n01443537": "goldfish", "n01440764": "tench"}, "not in the order of the wnids"),
+        ("data.yaml", "names: [cat, 'dog'", "is not YAML"),
+        ("data.yaml", "nc: 2\ntrain: images\n", "no labels under a key"),
+    ],
+)
+def test_what_is_near_a_form_is_never_served_as_names(
+    tmp_path: Path, name: str, content: object, message: str | None
+) -> None:
+    """Without a message: any refusal."""
+    with pytest.raises(BadLabels, match=message):
+        labels_for(written(tmp_path / name, content), 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x04\x95", "is a pickle"),
+        (b"(lp0\nVcat\np1\n", "is a pickle"),
+        (b"\x93NUMPY\x01", "is a NumPy file"),
+        (b"PK\x03\x04", "is a ZIP archive"),
+        (b"MATLAB 5.0 MAT-file", "is a MATLAB file"),
+        ("cat\ncaf\xe9\n".encode("latin-1"), "is not UTF-8 text: line 2 has a byte 0xe9"),
+        ("cat\ndog\n".encode("utf-16-le"), "UTF-16 without its mark"),
+    ],
+)
+def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "labels").write_bytes(content)
+    with pytest.raises(BadLabels, match=message):
+        labels_for(tmp_path / "labels", 2)
+
+
+@pytest.mark.parametrize("name", ["c\x1b[31mat", "c\nat", "c\x00at", "c\x85at", "c\u202eat", "c\u2028at", "c" * 501])
+def test_a_label_that_controls_how_text_is_shown_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadLabels, match=r"the label of index 0 is no name: 'c.*has control characters, or more"):
+        labels_for(written(tmp_path / "a.json", [name, "dog"]), 2)
+
+
+def test_imagenets_wnids_in_another_order_are_refused(tmp_path: Path) -> None:
+    wnids = [str(label["wnid"]) for label in labels_for(None, 1000)]
+    assert labels_for(written(tmp_path / "a.txt", "\n".join(wnids)), 1000) == labels_for(None, 1000)
+    with pytest.raises(BadLabels, match="in another order than its indices"):
+        labels_for(written(tmp_path / "a.txt", "\n".join(wnids[::-1])), 1000)
+
+
 def test_wnids_are_kept(tmp_path: Path) -> None:
     path = written(tmp_path / "labels.json", [{"label": "tench", "wnid": "n01440764"}])
     assert labels_for(path, 1)[0]["wnid"] == "n01440764"

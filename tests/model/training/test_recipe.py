@@ -27,6 +27,13 @@ def test_images_are_as_large_as_the_variant_wants_them() -> None:
     assert Recipe(variant="crossvit_18_dagger_384", resolution=64).resolution == 64
 
 
+def test_timms_names_of_variants_are_kept_as_those_here() -> None:
+    recipe = Recipe(variant="timm/crossvit_15_dagger_408.in1k")
+    assert (recipe.variant, recipe.resolution) == ("crossvit_15_dagger_384", 384)
+    with pytest.raises(ValidationError, match="the nearest: crossvit_9"):
+        Recipe(variant="crossvit9")
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_recipes(preset: str) -> None:
     recipe = Recipe(variant="crossvit_tiny", **PRESETS[preset])
