@@ -109,7 +109,7 @@ def export(
         _say(f"WARNING: {weights.caution}")
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
-    network = weights.network(variant)
+    network = weights.network(variant, say=_say)
     names = labels_for(labels or weights.labels, network.classes)
     native = _native_resolution(network)
     if native != variant.resolution:

@@ -117,7 +117,7 @@ def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors:
         ({"head.0.weight": torch.zeros(3)}, r"head.0.weight is \(3,\)"),
         ({"head.0.weight": torch.tensor(1.0)}, r"head.0.weight is \(\), expected \(1000, 96\)"),
         ({"head.0.weight": torch.zeros(0, 96)}, r"head.0.weight is \(0, 96\), expected \(1000, 96\)"),
-        ({"norm.0.bias": torch.zeros(1).expand(1 << 40)}, "'norm.0.bias' is no plain tensor"),
+        ({"norm.0.bias": torch.zeros(1).expand(1 << 40)}, r"norm.0.bias is \(1099511627776,\), expected \(96,\)"),
         ({"norm.0.bias": torch.zeros(96).to_sparse()}, "'norm.0.bias' is no plain tensor"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes, message: str)
 
 @pytest.mark.parametrize("content", [{}, {"model": {}}, [1, 2], {"a": 1}, {"a": torch.zeros(2, dtype=torch.long)}])
 def test_a_file_without_weights_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(BadCheckpoint, match=r"holds no state_dict|is no plain tensor of floating-point"):
+    with pytest.raises(BadCheckpoint, match=r"holds no state_dict"):
         read_tensors(saved(tmp_path / "x.pth", content))
 
 
@@ -163,5 +163,5 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, tensors: Tensors
 def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
     content: dict[str, object] = {}
     content["model"] = content
-    with pytest.raises(BadCheckpoint, match="is no plain tensor"):
+    with pytest.raises(BadCheckpoint, match="holds no state_dict"):
         read_tensors(saved(tmp_path / "x.pth", content))
