@@ -64,7 +64,8 @@ class Weights:
     ) -> CrossViT:
         """`variant` with these weights; `classes` is for untrained ones, others bring their own number.
 
-        `say` is told which of several sets of weights in a file was taken, and what was passed over. Raises model.checkpoint.BadCheckpoint if the file does not fit.
+        `say` is told which of several sets of weights in a file was taken, and what was passed over. Raises
+        model.checkpoint.BadCheckpoint if the file does not fit.
         """
         if self.path is not None:
             return load_network(self.path, variant, say)

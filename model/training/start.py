@@ -30,7 +30,8 @@ def starting_network(
 
     From `weights` comes all that fits: position embeddings are interpolated (bicubic, the CLS row kept apart), and
     "auto" keeps the head if its classes are known to be `labels`; the second value says whether it was kept. `say`
-    is told what of the file was passed over. Raises model.checkpoint.BadCheckpoint, also if a head is to be kept that has another number of classes.
+    is told what of the file was passed over. Raises model.checkpoint.BadCheckpoint, also if a head is to be kept that
+    has another number of classes.
     """
     variant = VARIANTS[recipe.variant]
     torch.manual_seed(recipe.seed)
