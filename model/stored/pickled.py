@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-MAX_OPCODES = 3_000_000  # some 7 s; a CrossViT with its optimizer takes 100,000
+MAX_OPCODES = 2_000_000  # some 5 s; a CrossViT with its optimizer takes 100,000
 
 
 # Modules whose functions no checkpoint calls. Nothing is called anyhow: this is for saying what such a file is.

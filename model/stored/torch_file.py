@@ -40,7 +40,7 @@ _UNUSABLE = {
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (on the meta device)",
-    "torch._utils._rebuild_wrapper_subclass": "a tensor of a class of its own, such as DTensor",
+    "torch._utils._rebuild_wrapper_subclass": "a shard (DTensor) or of another class; save the full state_dict",
 }
 
 

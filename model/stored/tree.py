@@ -6,7 +6,7 @@ of a wrapping module (`module`, `_orig_mod`, `model`) and any of them within eac
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,7 +25,8 @@ ANCHORS = frozenset(
 )
 NAMESPACE = frozenset(("pos_embed", "cls_token", "patch_embed", "blocks", "norm", "head"))
 _ENOUGH = len(ANCHORS) // 2
-_MAX_DEPTH, _MAX_NODES, _MAX_PATH, _MAX_STATES = 64, 5_000_000, 500, 16
+_MAX_DEPTH, _MAX_STEPS, _MAX_PATH, _MAX_STATES = 64, 2_000_000, 500, 16
+_MAX_KEY = 60  # letters that a line shows
 
 _TIMM = re.compile(r"(^|\.)(pos_embed|cls_token)_(?=\d+$)")
 _AVERAGED = re.compile(r"(?<![a-z])(ema|ewma|swa|avg|polyak|shadow)(?![a-z])|averag|moving", re.IGNORECASE)
@@ -64,24 +65,28 @@ class State:
 def leaves(content: object) -> Leaves:
     """Every tensor in nested mappings, lists, objects and modules, by its path; raises Malformed if they never end."""
     found: Leaves = {}
-    stack: list[tuple[str, object, tuple[int, ...]]] = [("", content, ())]
-    seen = 0
+    stack: list[tuple[str, Iterator[tuple[str, object]], int]] = [("", iter([("", content)]), 0)]
+    above: set[int] = set()
+    steps = 0
     while stack:
-        path, node, above = stack.pop()
-        if isinstance(node, Object) and (array := from_numpy(node)) is not None:
-            node = array
-        if isinstance(node, Leaf):
-            found.setdefault(path, node)
-        elif id(node) not in above and len(above) < _MAX_DEPTH:
-            seen += 1 + _size(node)
-            if seen > _MAX_NODES:  # lists of the same list, and so on, look like more than there is in the file
+        path, children, node = stack[-1]
+        for key, child in children:
+            steps += 1
+            if steps > _MAX_STEPS:  # a list of lists of one list, and so on, looks like more than there is in the file
                 raise Malformed("it holds more objects than a checkpoint does")
-            within = [
-                (f"{path}.{key}" if path and key else f"{path}{key}", child, (*above, id(node)))
-                for key, child in _children(node)
-                if isinstance(child, _NODES) and len(path) + len(key) < _MAX_PATH
-            ]
-            stack.extend(reversed(within))
+            if not isinstance(child, _NODES) or len(path) + len(key) >= _MAX_PATH:
+                continue
+            here = f"{path}.{key}" if path and key else f"{path}{key}"
+            leaf = from_numpy(child) if isinstance(child, Object) else child
+            if isinstance(leaf, Leaf):
+                found.setdefault(here, leaf)
+            elif id(child) not in above and len(stack) < _MAX_DEPTH:
+                stack.append((here, _children(child), id(child)))
+                above.add(id(child))
+                break
+        else:
+            stack.pop()
+            above.discard(node)
     return found
 
 
@@ -96,7 +101,26 @@ def states(found: Leaves) -> list[State]:
             if name in ANCHORS:
                 votes[path.removesuffix(name)] += 1
     prefixes = [prefix for prefix, count in votes.items() if count >= _ENOUGH]
-    return [State(prefix, dict(_behind(prefix, named, prefixes))) for prefix in prefixes[:_MAX_STATES]]
+    by_name = [State(prefix, dict(_behind(prefix, named, prefixes))) for prefix in prefixes[:_MAX_STATES]]
+    return by_name + [state for model in by_name[:1] for state in _in_order(found, model)]
+
+
+def _in_order(found: Leaves, model: State) -> Iterator[State]:
+    """Averages that are a list of tensors without names (torch_ema's `shadow_params`), in the order of `model`'s."""
+    lists: dict[str, list[Leaf]] = {}
+    for path, leaf in found.items():
+        prefix, _, index = path.rpartition(".")
+        if index == str(len(lists.get(prefix, ()))):
+            lists.setdefault(prefix, []).append(leaf)
+    for prefix, values in lists.items():
+        if [_shape(leaf) for leaf in values] == [_shape(leaf) for leaf in model.tensors.values()]:
+            state = State(f"{prefix}.", dict(zip(model.tensors, values, strict=True)))
+            if state.is_average:
+                yield state
+
+
+def _shape(leaf: Leaf) -> tuple[int, ...]:
+    return () if isinstance(leaf, Unusable) else tuple(leaf.shape)
 
 
 def _behind(prefix: str, named: Leaves, prefixes: Iterable[str]) -> Iterator[tuple[str, Leaf]]:
@@ -117,27 +141,21 @@ def _is_counter(leaf: Leaf) -> bool:
 
 def passed_over(found: Leaves, state: State) -> list[str]:
     """What the file holds besides `state`: the keys where the paths part, each with how many tensors it has."""
-    taken = {state.prefix + name for name in state.tensors}
+    taken = set(map(id, state.tensors.values()))
     steps = [state.prefix[: match.end()] for match in re.finditer(r"[^.]*\.", state.prefix)]
     groups: Counter[str] = Counter()
-    for path in found:
-        if _TIMM.sub(r"\1\2.", path) not in taken:
+    for path, leaf in found.items():
+        if id(leaf) not in taken:
             common = next((step for step in reversed(steps) if path.startswith(step)), "")
-            rest = path.removeprefix(common)
-            whole = common == state.prefix and rest.partition(".")[0] in NAMESPACE
-            groups[common + (rest if whole else rest.partition(".")[0])] += 1
-    return [f"{key} ({count} tensors)" if count > 1 else key for key, count in groups.items()]
+            last = path.rpartition(".")[2]
+            groups[f"*.{last}" if last in _COUNTERS else common + path.removeprefix(common).partition(".")[0]] += 1
+    shown = ((key if len(key) <= _MAX_KEY else key[:_MAX_KEY] + "…", count) for key, count in groups.items())
+    return [f"{key} ({count} tensors)" if count > 1 else key for key, count in shown]
 
 
 def _words(key: str) -> str:
     """`modelEMA` as `model_EMA`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key)
-
-
-def _size(node: object) -> int:
-    if isinstance(node, Object):
-        return 4 + sum(len(part) for part in (node.args, node.entries, node.items))
-    return len(node) if isinstance(node, Sized) else 0
 
 
 def _children(node: object) -> Iterator[tuple[str, object]]:
