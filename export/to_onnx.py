@@ -169,7 +169,7 @@ def export(
     if normalization != IMAGENET:
         origin = "--mean and --std" if wishes.normalization else f"{CONFIG} beside the weights"
         _say(f"note: pixels are normalised with mean {normalization.mean} and std {normalization.std} ({origin})")
-    network = weights.network(variant)
+    network = weights.network(variant, say=_say)
     _check_head(network.classes, wishes.activation)
     names = labels_for(labels or beside, network.classes)
     for note in _notes(names, labels or beside):

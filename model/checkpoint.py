@@ -1,11 +1,12 @@
-"""Checkpoint files to a network: whatever wrapping they come in, every key and shape must fit."""
+"""Checkpoint files to a network: whatever wrapping they come in, every key and shape must fit.
 
-import argparse
+No code of a file is run, and no class of it is needed (model/stored/pickled.py). docs/training.md says what loads.
+"""
+
 import math
-import re
-import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 
 import safetensors.torch
 import torch
@@ -14,36 +15,45 @@ from torch import Tensor
 
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant, patch_grids
+from model.stored import formats, torch_file
+from model.stored.pickled import Harmful, Malformed
+from model.stored.torch_file import StoredTensor, Unusable
+from model.stored.tree import Leaf, Leaves, State, leaves, passed_over, states
 
 Tensors = dict[str, Tensor]
+Say = Callable[[str], None]
 
-_WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
-_PREFIXES = ("module.", "_orig_mod.")
-_LARGEST = 1 << 30  # numbers in a tensor; a few bytes can claim to be more
 _SHOWN = 2  # differences of each kind that a message names
+_NAMED = 6  # keys that were passed over that a line names
+_LINE = 1500  # letters of a message
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class BadCheckpoint(ValueError):
     """A file that holds no weights, or weights of another network; the message says what would help."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
 
-def load_network(path: Path, variant: Variant) -> CrossViT:
+
+def silent(_: str) -> None:
+    """For callers that need no notes."""
+
+
+def load_network(path: Path, variant: Variant, say: Say = silent) -> CrossViT:
     """`variant` with the weights of `path`, in evaluation mode, float32.
 
-    Takes safetensors and PyTorch files (tensors only, never a pickle's code), bare or wrapped in `model`,
-    `state_dict` or `model_ema`, with IBM's or timm's names, for any number of classes and any position grid.
+    Takes safetensors and PyTorch files, in which the network's tensors, with IBM's or timm's names, may lie in any
+    mapping and behind any prefix, for any number of classes and any position grid. Of several sets of weights the
+    moving average counts, as in timm's loader. `say` is told which was taken and which tensors were passed over.
     Raises BadCheckpoint where the file cannot be read or any key or shape differs.
     """
-    return fit(read_tensors(path), variant, path.name)
+    return fit(_weights(path, [variant], say), variant, path.name)
 
 
-def read_tensors(path: Path) -> Tensors:
-    """The weights in `path` under IBM's names, float32; BadCheckpoint if it holds none."""
-    tensors = _rename(_unwrap(_read(path), path.name))
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise BadCheckpoint(f"{path.name}: {name} has values that are not finite; the checkpoint is damaged")
-    return tensors
+def read_tensors(path: Path, say: Say = silent) -> Tensors:
+    """The weights in `path` of whatever variant, under IBM's names, float32; BadCheckpoint if it holds none."""
+    return _weights(path, list(VARIANTS.values()), say)
 
 
 def fit(tensors: Tensors, variant: Variant, origin: str) -> CrossViT:
@@ -60,61 +70,172 @@ def fit(tensors: Tensors, variant: Variant, origin: str) -> CrossViT:
     return network.eval()
 
 
+def _weights(path: Path, variants: list[Variant], say: Say) -> Tensors:
+    """The values of the one state in `path` that is one of `variants`."""
+    content = _read(path)
+    try:
+        found = leaves(content)
+    except Malformed as err:
+        raise BadCheckpoint(f"{path.name}: {err}") from err
+    present = states(found)
+    if not present:
+        raise BadCheckpoint(f"{path.name} {_instead(content, found)}")
+    outlines = [(state, {name: _outline(leaf) for name, leaf in state.tensors.items()}) for state in present]
+    fitting = [s for s, outline in outlines if any(not any(_differences(outline, variant)) for variant in variants)]
+    if not fitting:
+        closest, outline = max(outlines, key=lambda pair: (pair[0].is_average, len(pair[1])))
+        _refuse_parts(closest, path.name)
+        fit(outline, variants[0], path.name)  # raises
+    state = _chosen(fitting, content, path.name, say)
+    rest = passed_over(found, state)
+    if rest:
+        more = f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
+        say(_printable(f"{path.name}: passed over {', '.join(rest[:_NAMED])}{more}"))
+    return _values(state, path.name)
+
+
 def _read(path: Path) -> object:
+    """What the file holds: nested mappings with tensors in them."""
     try:
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(formats.HEAD)
+            if head[8:9] == b"{":  # a length of eight bytes, then JSON
+                return safetensors.torch.load_file(path)
+            if head[:4] == b"PK\3\4":
+                with zipfile.ZipFile(file) as archive:
+                    other = formats.other_archive(archive.namelist())
+            else:
+                other = formats.other_kind(path, head)
+            if other is not None:
+                raise BadCheckpoint(f"{path.name} {other}")
+            file.seek(0)
+            return torch_file.read(file)
     except OSError as err:
         raise BadCheckpoint(f"cannot read {path}: {err.strerror}") from err
-    try:
-        if head[8:] == b"{":  # a length of eight bytes, then JSON
-            return safetensors.torch.load_file(path)
-        # Training scripts of the DeiT family keep their arguments in a Namespace: plain data, no code.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what it says of odd files is said below
-            return torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
         raise BadCheckpoint(f"{path.name} is a damaged safetensors file") from err
-    except UnpicklingError as err:
+    except Harmful as err:
         raise BadCheckpoint(
-            f"{path.name} holds more than tensors, or is no checkpoint; it is not unpickled, since that could run "
-            "code. Save the state_dict alone: torch.save(model.state_dict(), path)"
+            f"{path.name} holds more than tensors: unpickling it would call {err}, which was not done. "
+            "Do not trust it. Save the state_dict alone: torch.save(model.state_dict(), path)"
         ) from err
-    except Exception as err:  # from a damaged file torch raises whatever it stumbles over
-        raise BadCheckpoint(f"{path.name} is damaged, or neither a safetensors nor a PyTorch file") from err
+    except (Malformed, zipfile.BadZipFile) as err:
+        raise BadCheckpoint(f"{path.name} is damaged, or neither a safetensors nor a PyTorch file: {err}") from err
 
 
-def _unwrap(content: object, origin: str) -> Tensors:
-    for _ in _WRAPPERS:
-        if not isinstance(content, dict):
-            break
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, dict) or not content:
-        raise BadCheckpoint(f"{origin} holds no state_dict")
-    if {"network", "optimizers"} <= content.keys():
-        raise BadCheckpoint(f"{origin} is what a training run goes on from; its weights are in model.safetensors")
+def _instead(content: object, found: Leaves) -> str:
+    """What a file without a CrossViT holds."""
+    keys = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else []
+    if {"network", "optimizers"} <= set(keys):
+        return "is what a training run goes on from; its weights are in model.safetensors"
+    if not found:
+        return f"holds no state_dict{', but ' + _listed(keys) if keys else ''}: save the network's"
+    names = list(found)
+    if any("lora_" in name.lower() for name in names):
+        return "holds an adapter (LoRA), not the network: merge it into the network (merge_and_unload) and save that"
+    if {"state", "param_groups"} <= set(keys):
+        return "is the state of an optimizer: give the file with the network's weights"
+    if all(name.rpartition(".")[2].isdecimal() for name in names):
+        return f"holds tensors without names ({_listed(names)}), which tell no network: save the network's state_dict"
+    return f"holds no state_dict of a CrossViT; its tensors are called {_listed(names)}"
+
+
+def _refuse_parts(state: State, origin: str) -> None:
+    """Say what is the matter with a state that is most of a CrossViT, where that can be said plainly."""
+    heads = [state.tensors.get(f"head.{branch}.weight") for branch in (0, 1)]
+    if all(head is None for head in heads):
+        raise BadCheckpoint(
+            f"{origin} has no head, only what comes before it (as num_classes=0 makes it), so it cannot classify"
+        )
+    shapes = [tuple(head.shape) for head in heads if head is not None and not isinstance(head, Unusable)]
+    if [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] != shapes[1][0] and 0 not in shapes[0]:
+        raise BadCheckpoint(
+            f"{origin}: head.0.weight is {shapes[0]}, head.1.weight {shapes[1]}: the answer is the mean of both, so "
+            "they need the same number of classes"
+        )
+    for name, leaf in state.tensors.items():
+        if isinstance(leaf, Unusable):
+            raise BadCheckpoint(f"{origin}: {name!r} is no plain tensor of floating-point numbers, but {leaf.what}")
+    if all(0 in leaf.shape for leaf in state.tensors.values() if not isinstance(leaf, Unusable)):
+        raise BadCheckpoint(
+            f"{origin}: its tensors are empty, as in a part of a sharded checkpoint; DeepSpeed's zero_to_fp32.py makes "
+            "one file of all parts"
+        )
+
+
+def _chosen(fitting: list[State], content: object, origin: str, say: Say) -> State:
+    """The moving average if there is one, as timm's loader has it, else the only state; BadCheckpoint if two differ."""
+    swapped = isinstance(content, dict) and {"ema_state_dict", "message_hub"} <= content.keys()
+    if swapped:  # MMEngine saves the average as `state_dict` and what it is the average of as `ema_state_dict`
+        averages = [state for state in fitting if not state.key.startswith("ema_state_dict")]
+    else:
+        averages = [state for state in fitting if state.is_average]
+    preferred = averages or [state for state in fitting if not state.is_raw] or fitting
+    first = preferred[0]
+    if not all(_same(first, other) for other in preferred[1:]):
+        keys = _listed([_key(state) for state in preferred])
+        raise BadCheckpoint(
+            f"{origin} holds different weights under {keys}, and nothing says which are meant: keep those that are, "
+            "with torch.load and torch.save"
+        )
+    left = [_key(state) for state in fitting if state not in preferred and not _same(first, state)]
+    if left:
+        kind = ", the moving average," if averages else ""
+        say(_printable(f"{origin}: takes {_key(first)}{kind} and not {_listed(left)}"))
+    return first
+
+
+def _key(state: State) -> str:
+    return state.key or "its top level"
+
+
+def _same(one: State, other: State) -> bool:
+    return one.tensors.keys() == other.tensors.keys() and all(
+        _same_values(leaf, other.tensors[name]) for name, leaf in one.tensors.items()
+    )
+
+
+def _same_values(one: Leaf, other: Leaf) -> bool:
+    if one is other or isinstance(one, Unusable) or isinstance(other, Unusable) or one.shape != other.shape:
+        return one is other
+    try:
+        return torch.equal(_loaded(one), _loaded(other))
+    except Malformed:
+        return False
+
+
+def _values(state: State, origin: str) -> Tensors:
     tensors = {}
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor) or not _is_plain(tensor):
-            raise BadCheckpoint(f"{origin}: {name!r} is no plain tensor of floating-point numbers")
-        tensors[name] = tensor.float()
+    for name, leaf in state.tensors.items():
+        if isinstance(leaf, Unusable) or leaf.dtype not in _FLOATS:
+            what = leaf.what if isinstance(leaf, Unusable) else f"a tensor of {leaf.dtype}".replace("torch.", "")
+            raise BadCheckpoint(f"{origin}: {name!r} is no plain tensor of floating-point numbers, but {what}")
+        try:
+            tensors[name] = _loaded(leaf).float()
+        except Malformed as err:
+            raise BadCheckpoint(f"{origin} is damaged: {name}: {err}") from err
+        if not torch.isfinite(tensors[name]).all():
+            raise BadCheckpoint(f"{origin}: {name} has values that are not finite; the checkpoint is damaged")
     return tensors
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return dense and tensor.is_floating_point() and tensor.numel() <= _LARGEST
+def _loaded(leaf: StoredTensor | Tensor) -> Tensor:
+    return leaf.load() if isinstance(leaf, StoredTensor) else leaf
 
 
-def _rename(tensors: Tensors) -> Tensors:
-    for prefix in _PREFIXES * 2:  # torch.compile and DataParallel, in either order
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    timm = re.compile(r"^(pos_embed|cls_token)_(?=\d+$)")
-    return {timm.sub(r"\1.", name): tensor for name, tensor in tensors.items()}
+def _outline(leaf: Leaf) -> Tensor:
+    """A tensor of the shape without values."""
+    return torch.empty((0,) if isinstance(leaf, Unusable) else leaf.shape, device="meta")
+
+
+def _listed(keys: list[str]) -> str:
+    return ", ".join(keys[:_NAMED]) + (", …" if len(keys) > _NAMED else "")
+
+
+def _printable(text: str) -> str:
+    """`text` for a terminal: names come from the file."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= _LINE else shown[:_LINE] + " …"
 
 
 def _differences(tensors: Tensors, variant: Variant) -> tuple[list[str], list[str], list[str]]:

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, PydanticBa
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from model.checkpoint import BadCheckpoint
+from model.checkpoint import BadCheckpoint, silent
 from model.dataset import BadDataset, Dataset
 from model.labels import can_be_label, labels_beside, labels_of, recipe_beside
 from model.spec import VARIANTS
@@ -174,7 +174,8 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
     _check(args, data, checks, group)
     labels = labels_of(data.categories)
     weights = None if args.weights == _NONE else find(args.weights, VARIANTS[recipe.variant], _say)
-    network, kept = starting_network(recipe, labels, weights.path if weights else None, args.head)
+    say = _say if group.first else silent
+    network, kept = starting_network(recipe, labels, weights.path if weights else None, args.head, say)
     if group.first:
         _begin(recipe_beside(args.out / WEIGHTS), args, data, weights, group, kept=kept)
         write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)

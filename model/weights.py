@@ -12,10 +12,11 @@ from typing import TypeVar
 import huggingface_hub as hub
 import torch
 
-from model.checkpoint import BadCheckpoint, load_network
+from model.checkpoint import BadCheckpoint, load_network, silent
 from model.crossvit import CrossViT
 from model.labels import labels_beside
 from model.spec import IMAGENET_CLASSES, Variant
+from model.stored.formats import folder_kind
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ SHIPPED_CAUTION = (
     "pictures of 64 x 64 pixels, and are often wrong (model/shipped/README.md). Give better ones with --weights"
 )
 HUB_FILE = "model.safetensors"
+FOLDER_FILES = (HUB_FILE, "pytorch_model.bin")  # what transformers and accelerate call a network's weights
+CHECKPOINT_SUFFIXES = frozenset((".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"))
 HUB_SECONDS = 4.5  # until the hub counts as unreachable
 
 
@@ -56,13 +59,16 @@ class Weights:
         """The file that names the classes, if it is beside the checkpoint."""
         return labels_beside(self.path) if self.path is not None else None
 
-    def network(self, variant: Variant, classes: int = IMAGENET_CLASSES) -> CrossViT:
+    def network(
+        self, variant: Variant, classes: int = IMAGENET_CLASSES, say: Callable[[str], None] = silent
+    ) -> CrossViT:
         """`variant` with these weights; `classes` is for untrained ones, others bring their own number.
 
-        Raises model.checkpoint.BadCheckpoint if the file does not fit.
+        `say` is told which of several sets of weights in a file was taken, and what was passed over. Raises
+        model.checkpoint.BadCheckpoint if the file does not fit.
         """
         if self.path is not None:
-            return load_network(self.path, variant)
+            return load_network(self.path, variant, say)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return CrossViT(variant, classes).eval()
@@ -81,6 +87,8 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
         return _cached(variant) or _download(variant)
     if choice == SHIPPED:
         return _shipped(variant)
+    if "://" in choice:
+        raise WeightsUnavailable(f"{choice} is an address: download it, and give the path of the file")
     if choice != "auto":
         return _file(Path(choice).expanduser())
     try:
@@ -95,10 +103,24 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
 
 
 def _file(path: Path) -> Weights:
+    if path.is_dir():
+        path = _within_folder(path)
     if not path.is_file():
-        raise WeightsUnavailable(f"no weights at {path}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
+        what = f"{path} is no regular file" if path.exists() else f"no weights at {path}"
+        raise WeightsUnavailable(f"{what}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
     shipped = path.resolve().parent == SHIPPED_FOLDER
     return Weights.of(path, SHIPPED_SOURCE if shipped else path.name, SHIPPED_CAUTION if shipped else None)
+
+
+def _within_folder(folder: Path) -> Path:
+    """The checkpoint in a folder that a trainer wrote: the file that Hugging Face's libraries name, or the only one."""
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    files = [path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES and path.is_file()]
+    if len(files) != 1:
+        raise WeightsUnavailable(f"{folder} {folder_kind(folder)}")
+    return files[0]
 
 
 def _shipped(variant: Variant) -> Weights:

@@ -1,7 +1,7 @@
 """The network that a training run starts from: a new one, or a checkpoint made to fit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from model.bicubic import resize
-from model.checkpoint import BadCheckpoint, load_network
+from model.checkpoint import BadCheckpoint, load_network, silent
 from model.crossvit import CrossViT
 from model.labels import Label
 from model.spec import VARIANTS, patch_grids
@@ -20,20 +20,25 @@ Head = Literal["auto", "keep", "new"]
 
 
 def starting_network(
-    recipe: Recipe, labels: Sequence[Label], weights: Path | None = None, head: Head = "auto"
+    recipe: Recipe,
+    labels: Sequence[Label],
+    weights: Path | None = None,
+    head: Head = "auto",
+    say: Callable[[str], None] = silent,
 ) -> tuple[CrossViT, bool]:
     """A network with outputs for `labels` and the position embeddings of `recipe.resolution`, in training mode.
 
     From `weights` comes all that fits: position embeddings are interpolated (bicubic, the CLS row kept apart), and
-    "auto" keeps the head if its classes are known to be `labels`; the second value says whether it was kept. Raises
-    model.checkpoint.BadCheckpoint, also if a head is to be kept that has another number of classes.
+    "auto" keeps the head if its classes are known to be `labels`; the second value says whether it was kept. `say`
+    is told what of the file was passed over. Raises model.checkpoint.BadCheckpoint, also if a head is to be kept that
+    has another number of classes.
     """
     variant = VARIANTS[recipe.variant]
     torch.manual_seed(recipe.seed)
     fresh = CrossViT(variant, len(labels), recipe.resolution)
     network, kept = fresh, False
     if weights is not None:
-        network = load_network(weights, variant)
+        network = load_network(weights, variant, say)
         regrid(network, recipe.resolution)
         kept = head == "keep" or (head == "auto" and has_classes(weights, network.classes, labels))
         if kept and network.classes != len(labels):

@@ -235,3 +235,34 @@ def test_a_damaged_cache_is_an_error_not_a_reason_for_other_weights(tmp_path: Pa
     blob.write_bytes(CHECKPOINT)
     with pytest.raises(BadCheckpoint, match="is damaged: its sha256 is not its name"):
         weights._from_hub(blob, TINY)
+
+
+@pytest.mark.parametrize("names", [["model.safetensors", "optimizer.pt", "training_args.bin"], ["last.ckpt", "a.json"]])
+def test_a_folder_of_a_trainer_stands_for_the_weights_in_it(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    assert find(str(tmp_path), TINY, print).path == tmp_path / names[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([".metadata", "__0_0.distcp"], "distributed checkpoint .*dcp_to_torch"),
+        (["zero_to_fp32.py", "latest"], "DeepSpeed"),
+        (["model.safetensors.index.json", "model-00001-of-00002.safetensors", "m.safetensors"], "several files"),
+        (["saved_model.pb"], "TensorFlow"),
+        (["adapter_config.json"], "LoRA"),
+        (["a.pt", "b.pt"], r"holds a\.pt, b\.pt: give one"),
+        ([], "holds nothing"),
+    ],
+)
+def test_a_folder_without_one_checkpoint_is_called_what_it_is(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(WeightsUnavailable, match=message):
+        find(str(tmp_path), TINY, print)
+
+
+def test_an_address_is_no_path() -> None:
+    with pytest.raises(WeightsUnavailable, match="is an address: download it"):
+        find("https://example.org/model.safetensors", TINY, print)

@@ -1,0 +1,294 @@
+"""What torch.save and pickle.dump write, read without PyTorch's unpickler: tensors are described, not made.
+
+Formats: torch.save's zip archive (1.6 and later), its older sequence of pickles, and a plain pickle of tensors or NumPy
+arrays. A tensor is a view of a storage's bytes in the mapped file (PyTorch, "Serialization semantics"), so what a file
+claims costs nothing until `StoredTensor.load`, which checks it against the bytes that there are.
+"""
+
+import io
+import math
+import mmap
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, cast
+
+import torch
+from torch import Tensor
+
+from model.stored import pickled
+from model.stored.pickled import Global, Malformed, Object
+
+MAGIC = 0x1950A86A20F9469CFC6C  # of the sequence of pickles
+_MAX_NDIM = 8
+_MAX_INNER = 5000  # storages that are files of their own,
+_MAX_INNER_OPCODES = 100  # and what each may take
+
+_DTYPES = {
+    **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64},
+    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
+    **{"Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128},
+    "Untyped": torch.uint8,
+}
+_NUMPY = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i8": torch.int64, "i4": torch.int32}
+# Calls whose results hold no plain numbers, and what those are.
+_UNUSABLE = {
+    "torch._utils._rebuild_qtensor": "a quantised tensor",
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+    "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (on the meta device)",
+    "torch._utils._rebuild_wrapper_subclass": "a shard (DTensor) or of another class; save the full state_dict",
+}
+
+
+@dataclass(eq=False, repr=False)
+class Storage:
+    """Bytes that tensors are views of. The older format has them behind the pickle: `data` is empty until then."""
+
+    dtype: torch.dtype
+    data: memoryview = field(default_factory=lambda: memoryview(b""))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as a file describes it; shape, stride and offset count elements."""
+
+    storage: Storage
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+    def load(self) -> Tensor:
+        """Its values, contiguous, in memory of their own; Malformed if they lie outside of the storage."""
+        if 0 in self.shape:
+            return torch.empty(self.shape, dtype=self.dtype)
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        held = len(self.storage.data) // self.dtype.itemsize
+        if last >= held:
+            raise Malformed("a tensor reaches past the end of its storage")
+        if math.prod(self.shape) > held:
+            raise Malformed("a tensor claims more values than its storage has")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the bytes are read-only: they are copied
+            start = self.offset * self.dtype.itemsize
+            flat = torch.frombuffer(self.storage.data, dtype=self.dtype, count=last + 1 - self.offset, offset=start)
+        return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """What stands where a tensor of numbers could: `what` says what it is."""
+
+    what: str
+
+
+def read(file: IO[bytes]) -> object:
+    """What `torch.save` or `pickle.dump` put into an open file, as plain data with StoredTensors; raises Malformed."""
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _read(mapped, memoryview(mapped), _Rebuilder())
+
+
+def _read(file: mmap.mmap | io.BytesIO, data: memoryview, rebuild: "_Rebuilder") -> object:
+    if bytes(data[:4]) == b"PK\3\4":
+        return _zip(file, data, rebuild)
+    storages: dict[object, Storage] = {}
+    first = _pickle(file, rebuild)
+    if first != MAGIC:
+        return first  # a plain pickle
+    _pickle(file, rebuild)  # the version
+    system = _pickle(file, rebuild)
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise Malformed("it was written on a big-endian machine")
+    content = _pickle(file, rebuild, lambda key: _later(key, storages))
+    keys = _pickle(file, rebuild)
+    start = file.tell()
+    for key in keys if isinstance(keys, list) else []:
+        storage = storages.get(key) if isinstance(key, str) else None
+        if storage is None:
+            raise Malformed("its storages are not those of its tensors")
+        size = struct.unpack("<Q", _region(data, start, 8))[0] * storage.dtype.itemsize
+        storage.data = _region(data, start + 8, size)
+        start += 8 + size
+    return content
+
+
+def _pickle(
+    file: mmap.mmap | io.BytesIO, rebuild: "_Rebuilder", persistent: pickled.Persistent | None = None
+) -> object:
+    return pickled.read(cast(IO[bytes], file), rebuild, persistent or _no_storage, rebuild.limit)
+
+
+def _zip(file: mmap.mmap | io.BytesIO, data: memoryview, rebuild: "_Rebuilder") -> object:
+    try:
+        entries = {entry.filename: entry for entry in zipfile.ZipFile(cast(IO[bytes], file)).infolist()}
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError, EOFError) as err:
+        raise Malformed("the archive is damaged or cut off") from err
+    pickle = next((name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")), None)
+    if pickle is None:
+        raise Malformed("an archive without data.pkl")
+    folder = pickle.removesuffix("data.pkl")
+    if (order := entries.get(folder + "byteorder")) is not None and bytes(_record(data, order)) != b"little":
+        raise Malformed("it was written on a big-endian machine")
+    storages: dict[str, Storage] = {}
+
+    def persistent(saved: object) -> object:
+        dtype, key = _saved_id(saved)
+        if key not in storages:
+            entry = entries.get(f"{folder}data/{key}")
+            if entry is None:
+                raise Malformed(f"the archive lacks data/{key}")
+            storages[key] = Storage(dtype, _record(data, entry))
+        return storages[key]
+
+    return _pickle(io.BytesIO(_record(data, entries[pickle])), rebuild, persistent)
+
+
+def _record(data: memoryview, entry: zipfile.ZipInfo) -> memoryview:
+    """The bytes of an entry, which torch.save never compresses. Its checksum may be left out, so it is not checked."""
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+        raise Malformed("its archive is compressed or encrypted: pack it again as torch.save writes it")
+    header = _region(data, entry.header_offset, 30)
+    name, extra = struct.unpack_from("<HH", header, 26)
+    return _region(data, entry.header_offset + 30 + name + extra, entry.file_size)
+
+
+def _region(data: memoryview, start: int, size: int) -> memoryview:
+    if start < 0 or start + size > len(data):
+        raise Malformed("it is cut off, or claims more bytes than it has")
+    return data[start : start + size]
+
+
+def _saved_id(saved: object) -> tuple[torch.dtype, str]:
+    """Of ("storage", type, key, device, elements, …), which both formats have: the type and the key."""
+    if not (isinstance(saved, tuple) and len(saved) >= 5 and saved[0] == "storage"):
+        raise Malformed("an object of it is stored elsewhere")
+    kind, key = saved[1:3]
+    if not isinstance(kind, Global) or not isinstance(key, str):
+        raise Malformed("a storage without type or name")
+    name = kind.name.rpartition(".")[2].removesuffix("Storage")
+    return _DTYPES.get(name, torch.uint8), key
+
+
+def _later(saved: object, storages: dict[object, Storage]) -> object:
+    if isinstance(saved, tuple) and len(saved) > 1 and saved[0] == "module":
+        return saved[1]  # a class with its source, which torch.save put beside whole modules
+    dtype, key = _saved_id(saved)
+    if isinstance(saved, tuple) and saved[5:] != (None,):
+        raise Malformed("storages within storages, as PyTorch 0.3 wrote them")
+    return storages.setdefault(key, Storage(dtype))
+
+
+def _no_storage(_: object) -> object:
+    raise Malformed("an object of it is stored elsewhere")
+
+
+class _Rebuilder:
+    """What becomes of calls: those that PyTorch writes for tensors make descriptions, all others an Object.
+
+    `inner` are the storages that were read so far of a plain pickle, where each is a file of its own.
+    """
+
+    def __init__(self, inner: dict[int, tuple[bytes, object]] | None = None) -> None:
+        self._inner = {} if inner is None else inner
+        self.limit = pickled.MAX_OPCODES if inner is None else _MAX_INNER_OPCODES
+
+    def __call__(self, name: str, args: tuple[object, ...]) -> object:
+        while name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes
+            function, _, within, _ = args
+            if not isinstance(function, Global) or not isinstance(within, tuple):
+                raise Malformed("a tensor without arguments")
+            name, args = function.name, within
+        if name == "torch.storage._load_from_bytes" and len(args) == 1 and isinstance(args[0], bytes):
+            return self._storage(args[0])
+        if name in _UNUSABLE:
+            return Unusable(_UNUSABLE[name])
+        make = _CALLS.get(name)
+        return Object(name, args) if make is None else make(*args)
+
+    def _storage(self, content: bytes) -> object:
+        if id(content) not in self._inner:
+            if self.limit == _MAX_INNER_OPCODES or len(self._inner) == _MAX_INNER:
+                raise Malformed("it holds too many files within the file")
+            within = _read(io.BytesIO(content), memoryview(content), _Rebuilder({}))
+            self._inner[id(content)] = content, within  # with `content`, so that its id stays its own
+        return self._inner[id(content)][1]
+
+
+def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> object:
+    return _view(storage, offset, shape, stride, None)
+
+
+def _tensor_of_type(storage: object, offset: object, shape: object, stride: object, *more: object) -> object:
+    _requires_grad, _hooks, dtype, *_ = more
+    return _view(storage, offset, shape, stride, dtype)
+
+
+def _view(storage: object, offset: object, shape: object, stride: object, dtype: object) -> object:
+    if isinstance(dtype, Global):
+        named = vars(torch).get(dtype.name.removeprefix("torch."))
+    else:
+        named = storage.dtype if isinstance(storage, Storage) else None
+    if not isinstance(storage, Storage) or not isinstance(named, torch.dtype):
+        return Unusable("a tensor of a type that is not known")
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (-1,)
+    steps = tuple(stride) if isinstance(stride, tuple | list) else (-1,)
+    if len(sizes) != len(steps) or len(sizes) > _MAX_NDIM or not all(map(_is_count, (offset, *sizes, *steps))):
+        raise Malformed("a tensor with an impossible shape")
+    if math.prod(sizes) >= 1 << 62:
+        raise Malformed("a tensor with an impossible shape")
+    return StoredTensor(storage, named, sizes, steps, offset)  # type: ignore[arg-type]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 62
+
+
+def _first(value: object, *_: object) -> object:
+    """The tensor within a parameter, or within one of another device."""
+    return value
+
+
+def _encoded(text: object, encoding: object = "latin1", *_: object) -> object:
+    """Bytes, as protocols 0 to 2 have them."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise Malformed("bytes in a coding that pickle does not use")
+    return text.encode("latin1")
+
+
+_CALLS: dict[str, Callable[..., object]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
+    "torch._utils._rebuild_device_tensor_from_numpy": _first,
+    "torch.Size": _first,
+    "_codecs.encode": _encoded,
+}
+
+
+def from_numpy(array: Object) -> StoredTensor | Unusable | None:
+    """The NumPy array that `array` would be; None if it would be something else."""
+    if array.name.endswith(".multiarray._reconstruct") and isinstance(array.state, tuple) and len(array.state) == 5:
+        _, shape, dtype, fortran, data = array.state
+    elif array.name.endswith("numeric._frombuffer") and len(array.args) == 4:
+        data, dtype, shape, order = array.args
+        fortran = order == "F"
+    else:
+        return None
+    kind = dtype.args[0] if isinstance(dtype, Object) and dtype.args else None
+    little = isinstance(dtype, Object) and isinstance(dtype.state, tuple) and dtype.state[1:2] != (">",)
+    known = _NUMPY.get(kind) if isinstance(kind, str) and little else None
+    if known is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
+        return Unusable("a NumPy array that holds no plain numbers")
+    if len(shape) > _MAX_NDIM or not all(map(_is_count, shape)):
+        raise Malformed("an array with an impossible shape")
+    sizes = shape[::-1] if fortran else shape
+    steps = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
+    storage = Storage(known, memoryview(data))
+    return StoredTensor(storage, known, shape, steps[::-1] if fortran else steps, 0)
