@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -13,7 +14,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
 
+from app.errors import QueueFull, RateLimited
 from app.main import create_app
+from app.problems import problem_of
 from app.settings import Settings
 
 PAGE = "https://page.example"
@@ -258,3 +261,21 @@ def test_a_timeout_that_is_none_is_refused(client: TestClient, value: str) -> No
 @pytest.mark.parametrize("value", ["1", "00000000000007", " 500 ", "9" * 50])
 def test_a_timeout_may_be_any_whole_number(client: TestClient, value: str) -> None:
     assert client.post("/classify", headers={"X-Request-Timeout-Ms": value}).status_code == 503  # it is loading
+
+
+# Errors
+
+
+def test_a_problem_says_which_error_it_is(client: TestClient) -> None:
+    found = [problem_of(error("x"), "id") for error in (QueueFull, RateLimited)]
+    assert [(problem.status, problem.reason) for problem in found] == [(429, "QueueFull"), (429, "RateLimited")]
+    assert client.get("/nowhere").json()["reason"] == "NotFound"
+    assert client.put("/models").json()["reason"] == "MethodNotAllowed"
+    assert client.post("/classify?top_k=0").json()["reason"] == "BadParameter"
+
+
+def test_the_log_has_a_status_as_a_number(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Mock()
+    monkeypatch.setattr("app.watch.log", log)
+    client.get("/nowhere")
+    assert [repr(call.kwargs["status"]) for call in log.log.call_args_list] == ["404"]
