@@ -57,7 +57,6 @@ class Connection(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._app: App = config.loaded_app
-        self._root_path = config.root_path
         self._app_state = app_state
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -257,11 +256,10 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         # Longer than the application's own, which answers: this one ends what goes on after the answer.
         self._expect_within(self.limits.body_seconds + 5, "its body comes too slowly")
-        app = _all_resources if scope["path"] == "*" else self._app
         keep_alive = version != "1.0" and self._parser.should_keep_alive() and not self._port.for_probes_alone(self)
         expects = version != "1.0" and self._head.expects_continue
         self._last = self._cycle(scope, keep_alive, expects)
-        self._answer(self._last, app)
+        self._answer(self._last, self._app)
 
     # Answers, one after the other
 
@@ -280,12 +278,10 @@ class Connection(asyncio.Protocol):
             "server": self._server,
             "client": self._client,
             "scheme": "http",
+            "root_path": "",
             "query_string": b"",
             "state": self._app_state.copy(),
         } | request
-        scope["root_path"] = self._root_path
-        scope["path"] = self._root_path + scope["path"]
-        scope["raw_path"] = self._root_path.encode("ascii") + scope["raw_path"]
         return _Cycle(
             scope=scope,  # type: ignore[arg-type]
             transport=_LastingTransport(self._transport, self._finish),  # type: ignore[arg-type]
@@ -470,11 +466,6 @@ def _refusal(refused: Refused, *, inference: bool) -> App:
         await _respond(send, status, body.model_dump_json().encode(), headers)
 
     return app
-
-
-async def _all_resources(_scope: Any, _receive: Any, send: Any) -> None:
-    """The answer to OPTIONS *, which asks what the server as a whole can do (RFC 9110, 9.3.7)."""
-    await _respond(send, HTTPStatus.OK, b"", {b"allow": b"GET, HEAD, OPTIONS, POST"})
 
 
 async def _respond(send: Any, status: HTTPStatus, body: bytes, headers: dict[bytes, bytes]) -> None:

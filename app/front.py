@@ -50,7 +50,7 @@ class Front:
         inner = dict(scope, method="GET" if scope["method"] == "HEAD" else scope["method"])
         try:
             self._check(scope)
-            if scope["method"] == "OPTIONS" and scope["path"] in ("*", "/*"):
+            if scope["method"] == "OPTIONS" and scope["path"] == "*":
                 await Response(status_code=204, headers={"Allow": _EVERY})(inner, receive, reply.send)
             else:
                 await self._app(inner, receive, reply.send)
