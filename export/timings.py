@@ -8,12 +8,15 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from export.engine import Device, slug
+from export.engine import Device, Unable, slug
 
 
 def default_file(device: Device) -> Path:
-    """Its place under XDG_CACHE_HOME, or ~/.cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """Its place under XDG_CACHE_HOME, or ~/.cache; Unable if there is neither."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as err:
+        raise Unable("this user has no home folder for the timing cache: give it with --timing-cache FILE") from err
     return home / "crossvit" / f"timings-{slug(device.gpu)}-trt{device.tensorrt}"
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from export.engine import Device
+from export.engine import Device, Unable
 from export.timings import default_file, read, write
 
 DEVICE = Device("10.16.1.11", "NVIDIA L4", "8.9", "580.95.05", "13.0", 24 << 30)
@@ -16,6 +16,16 @@ def test_it_lies_among_the_users_caches_one_for_each_gpu_and_version(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_file(DEVICE).parent == tmp_path / ".cache" / "crossvit"
+
+
+def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(Unable, match="give it with --timing-cache FILE"):
+        default_file(DEVICE)
 
 
 def test_it_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
