@@ -35,8 +35,8 @@ def check(**environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("form", ["{}", '"{}"', " {}\n"])
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1"])  # noqa: S104
+@pytest.mark.parametrize("form", ["{}", '"{}"', " {}\n", "+{}", "{}.0", "\ufeff{}"])
+@pytest.mark.parametrize("host", ["", "0.0.0.0", '" 127.0.0.1 "'])  # noqa: S104
 def test_it_asks_where_the_environment_has_the_service_listen(port: int, form: str, host: str) -> None:
     done = check(CROSSVIT_PORT=form.format(port), CROSSVIT_HOST=host)
     assert (done.returncode, done.stderr) == (0, "")
