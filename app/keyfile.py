@@ -30,7 +30,7 @@ _OTHER_FORMS = {  # that would pass for keys which nobody sends
     re.compile(r"(\S*:)?(\$(apr1|1|2[abxy]?|5|6|y|argon2\w*)\$|\{(SHA|SSHA|CRYPT)\})\S+"): (
         "a hash; keys stand in it as they are sent"
     ),
-    re.compile(r"(export\s+)?[A-Za-z_]\w*=[^=].*"): "a line of an env file; the key stands alone, or as NAME:KEY",
+    re.compile(r"(export\s+)?([A-Z][A-Z0-9_]*|[a-z]{3,}[a-z0-9]*(_[a-z0-9]+)*)=[^=].*"): "a line of an env file; the key stands alone, or as NAME:KEY",
     re.compile(r"""[^"']\S*,|["'].*["'],|[\[{].*[\]}],?"""): "a part of a list or of a JSON document; write one key a line",
 }
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
