@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.errors import BadInference
 from app.image import decode
-from app.inference import read
+from app.inference import CHARSETS, Strict, parse, read
 from app.worker import Arrays, Values
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
@@ -18,7 +18,7 @@ _LONGEST = 500_000  # bytes of what is not data in an inference request
 
 
 class Decoder:
-    """Decodes one thing at a time. It opens all that the decoders need at once, since a sealed worker cannot later."""
+    """Decodes one thing at a time. It opens and imports all that it may need at once: a sealed worker cannot later."""
 
     def __init__(self, max_pixels: int, scaled_jpeg: bool = False) -> None:
         self._max_pixels = max_pixels
@@ -28,6 +28,8 @@ class Decoder:
             file = BytesIO()
             Image.new("RGB", (8, 8)).save(file, kind)
             decode(file.getvalue(), Preprocessing(8, 8), max_pixels=64)
+        for charset in CHARSETS:
+            parse(Strict, "{}".encode(charset))
 
     def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
         """See app.image.decode."""

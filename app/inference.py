@@ -30,6 +30,8 @@ BINARY = "application/octet-stream"
 _ELEMENT = struct.Struct("<I")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 ENCODINGS = tuple(_WINDOW_BITS)  # of answers; app.coding has those of requests
+# What json.detect_encoding finds. Python imports each where it is first used.
+CHARSETS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -162,7 +164,7 @@ def compress(body: bytes, encoding: str) -> bytes:
 
 
 def parse(kind: type[Asked], body: bytes) -> Asked:
-    """The JSON in `body`, in UTF-8, UTF-16 or UTF-32 and with a byte order mark or without, as `kind`.
+    """The JSON in `body`, in one of CHARSETS, as `kind`.
 
     Raises BadInference.
     """

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from app.decoders import Decoders
-from app.errors import BadImage, NotAnImage, NotReady, TooLarge, TooLate
+from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from app.image import decode
+from app.inference import CHARSETS
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
@@ -169,6 +170,31 @@ def test_every_format_decodes_in_a_sealed_worker() -> None:
                 body = encoded(scene(300, 280), kind)
                 pixels, _ = await decoders.decode(body, STEPS)
                 assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind
+
+    asyncio.run(main())
+
+
+def test_json_in_every_charset_is_read_in_a_sealed_worker() -> None:
+    text = '{"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": ["b25l"]}], "id": "\u00fc"}'
+
+    async def main() -> None:
+        for charset in CHARSETS:
+            async with decoding() as (decoders, restarts):
+                asked, (file,) = await decoders.inference(text.encode(charset), json_bytes=None, max_images=1)
+                assert (asked.id, file.tobytes(), restarts) == ("\u00fc", b"one", []), charset
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf\xff", b"\xff\xfe{", b"\x00{\xd8\x00", b"{\x00\x00\x00\xff", b"\xff\xfe\x00\x00{"]
+)
+def test_what_is_in_no_charset_is_refused_in_a_sealed_worker(body: bytes) -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            with pytest.raises(BadInference, match="is not JSON"):
+                await decoders.inference(body, json_bytes=None, max_images=1)
+            assert restarts == []
 
     asyncio.run(main())
 
