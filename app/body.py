@@ -53,20 +53,27 @@ class Bodies:
     arriving: list["Body"] = field(default_factory=list)  # the oldest first
 
     def evict_before(self, body: "Body") -> bool:
-        """End the oldest body that is still arriving, so that a stalled one holds no memory that `body` needs.
+        """End other bodies that are still arriving, so that stalled ones hold no memory that `body` needs.
 
-        False if `body` is the oldest itself.
+        Those that hold the most go first, of equals the oldest, and no more than have to. False, and none is ended, if
+        all of them together would not make room.
         """
-        oldest = next(iter(self.arriving), body)
-        if oldest is body or oldest.timeout is None:
+        others = [other for other in self.arriving if other is not body and other.timeout is not None]
+        if self.held - sum(other.received for other in others) > self.all_bytes:
             return False
-        if not oldest.timeout.expired():  # or else it ends by itself
-            oldest.evicted = True
-            oldest.timeout.reschedule(0)
-        self.held -= oldest.received  # now, or others would be ended for the same need before this one has gone
-        oldest.received = 0
-        self.arriving.remove(oldest)
+        for other in sorted(others, key=lambda other: -other.received):
+            if self.held <= self.all_bytes:
+                break
+            self._end(other)
         return True
+
+    def _end(self, body: "Body") -> None:
+        if body.timeout is not None and not body.timeout.expired():  # or else it ends by itself
+            body.evicted = True
+            body.timeout.reschedule(0)
+        self.held -= body.received  # now, or others would be ended for the same need before this one has gone
+        body.received = 0
+        self.arriving.remove(body)
 
     @contextmanager
     def holding(self, request: Request) -> Iterator["Body"]:
@@ -108,7 +115,8 @@ class Body:
         image = upload.files[0].content
         if not image:
             raise NoImage(f"the image is empty; {_HOW}")
-        if what := mistaken(image):
+        coded = "Content-Encoding" in self._request.headers
+        if what := mistaken(image, body=not coded and not _is_form(content_type)):
             sent = f"the body ({content_type[:60]})" if upload.content_type else "the file"
             raise NotAnImage(f"{sent} is no image but {what}. Or {_HOW}")
         return upload
@@ -135,11 +143,12 @@ class Body:
             if arrived > self._limits.max_bytes:
                 raise self._too_large()
             for piece in body.feed(chunk):
-                self._hold(piece, codings)
-                yield piece
+                if piece:
+                    self._hold(piece, codings)
+                    yield piece
                 if codings:  # a small chunk may be much to inflate
                     await asyncio.sleep(0)
-        for piece in body.finish():
+        for piece in filter(None, body.finish()):
             self._hold(piece, codings)
             yield piece
 
@@ -183,6 +192,8 @@ class Body:
             raise BadParameter(str(err)) from err
         except BadForm as err:
             raise NoImage(f"the multipart body cannot be read: {err}; {how}") from err
+        if not form.files and form.unchosen:
+            raise NoImage(f"no file was chosen in the form: the file name is empty, and so is the file; {how}")
         if not form.files:
             seen = f", but in {', '.join(repr(name[:60]) for name in form.others[:5])}" if form.others else ""
             raise NoImage(

@@ -25,6 +25,10 @@ _TRANSFERS: dict[bytes, Callable[[bytes], bytes]] = {
 }
 _NEAR = 0.75  # of a name to an option's: topk, top-k, Resolution
 _FIRST_BYTES = 300
+_MAX_PREAMBLE_BYTES = 1 << 16
+_MAX_PADDING_BYTES = 1024  # after the first boundary
+_MAX_UNCHOSEN = 100  # inputs for files in which none was chosen
+_NO_TEXT = re.compile(rb"[^\t\r\n -~]")  # what neither base64 nor quoted-printable has
 
 
 class BadForm(Exception):
@@ -51,6 +55,9 @@ class Form:
     index, such as files[]. `others` are the names of other fields with files. Raises TooManyFiles for more than
     `max_files` files, those in other fields counted, BadField, and BadForm for more than `max_fields` fields that are
     neither, or what is no form; `finish` raises it for a form that breaks off. Limits of size are for whoever feeds it.
+
+    A part with an empty file name and nothing in it is an input in which no file was chosen (HTML, 4.10.21.4): it is no
+    file, and sets `unchosen`. An option that is empty counts as left out.
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class Form:
         self.files: list[File] = []
         self.options: dict[str, str] = {}
         self.others: list[str] = []
+        self.unchosen = 0
         self._fields, self._options = fields, options
         self._files_left, self._max_files = max_files, max_files
         self._fields_left, self._max_fields = max_fields, max_fields
@@ -122,6 +130,7 @@ class Form:
         self._option: str | None = None
         self._content: BytesIO | None = None  # of a file in the fields, or an option
         self._in_data = False
+        self._may_be_unchosen = False
         self._size = 0
 
     def _add_to_header(self, data: bytes, start: int, end: int) -> None:
@@ -153,6 +162,7 @@ class Form:
                 f"the part {name[:60]!r} is {self._kind[:40].decode('latin-1')!r} itself; each file has a part"
             )
         if _INDEX.sub("", name) in self._fields:
+            self._may_be_unchosen = filename == ""
             self._begin_file(filename or "")
             self._content = BytesIO()
         elif filename:
@@ -162,14 +172,18 @@ class Form:
             self._begin_field(name)
 
     def _begin_file(self, filename: str) -> None:
-        self._files_left -= 1
-        if self._files_left < 0:
-            raise TooManyFiles(f"it has more than {self._max_files} files")
+        if not self._may_be_unchosen:
+            self._count_file()
         if self._transfer not in (*_AS_IT_IS, *_TRANSFERS):
             raise BadForm(
                 f"the Content-Transfer-Encoding {self._transfer[:40].decode('latin-1')!r} is not taken; leave it out"
             )
         self._name = filename
+
+    def _count_file(self) -> None:
+        self._files_left -= 1
+        if self._files_left < 0:
+            raise TooManyFiles(f"it has more than {self._max_files} files")
 
     def _begin_field(self, name: str) -> None:
         if name not in self._options or name in self.options:
@@ -188,6 +202,9 @@ class Form:
             most = _MAX_FIELD_BYTES if self._option is None else _MAX_OPTION_BYTES
             if self._size > most:
                 raise BadForm(f"a field that is no file is over the limit of {most:,} bytes")
+        if self._may_be_unchosen and end > start:
+            self._may_be_unchosen = False
+            self._count_file()
         if self._content is not None:
             self._content.write(memoryview(data)[start:end])
 
@@ -197,17 +214,27 @@ class Form:
             return
         content = self._content.getvalue()  # shares the bytes, and copies none
         self._content = None
+        if self._may_be_unchosen:
+            self.unchosen += 1
+            if self.unchosen > _MAX_UNCHOSEN:
+                raise BadForm(f"it has more than {_MAX_UNCHOSEN} inputs for files in which none was chosen")
+            return
         if self._option is None:
             self.files.append(File(self._name or "", self._decoded(content)))
             return
         value = content.decode("utf-8", "replace")
+        if not value.strip():
+            return
         if self.options.setdefault(self._option, value) != value:
             raise BadField(f"the form has two values for {self._option!r}")
 
     def _decoded(self, content: bytes) -> bytes:
+        """`content` without its transfer encoding, unless it plainly is in none."""
         decode = _TRANSFERS.get(self._transfer)
+        if decode is None or (is_image(content) and _NO_TEXT.search(content)):
+            return content
         try:
-            return content if decode is None else decode(content)
+            return decode(content)
         except binascii.Error as err:
             raise BadForm("the data of a part is not base64, as its Content-Transfer-Encoding says") from err
 
@@ -220,37 +247,39 @@ class _Preamble:
 
     def __init__(self, boundary: bytes) -> None:
         self._boundary = boundary
-        self._delimiter = b"\r\n--" + boundary
-        self._seen = b"\r\n"
-        self._first = b""
+        delimiter = b"\r\n--" + boundary
+        self._first_boundary = re.compile(
+            re.escape(delimiter)
+            + rb"(?:[ \t]{0,%d}(?P<end>\r\n|--)|[ \t]{%d})" % (_MAX_PADDING_BYTES, _MAX_PADDING_BYTES + 1)
+        )
+        self._longest = len(delimiter) + _MAX_PADDING_BYTES + 2
+        self._seen = bytearray(b"\r\n")
 
     def after(self, piece: bytes) -> bytes | None:
-        """All that has come from the first boundary on, None if it is still to come."""
-        self._first += piece[: _FIRST_BYTES - len(self._first)]
-        seen = self._seen + piece
-        at = seen.find(self._delimiter)
-        while at >= 0:
-            rest = seen[at + len(self._delimiter) :].lstrip(b" \t")  # padding
-            if len(rest) < 2:
-                self._seen = seen[at:]
-                return None
-            if rest.startswith((b"\r\n", b"--")):
-                return b"--" + self._boundary + rest
-            at = seen.find(self._delimiter, at + 1)
-        self._seen = seen[-len(self._delimiter) :]
+        """All that has come from the first boundary on, None if it is still to come. Raises BadForm beyond limits."""
+        start = max(len(self._seen) - self._longest, 0)
+        self._seen += piece
+        found = self._first_boundary.search(self._seen, start, _MAX_PREAMBLE_BYTES + self._longest)
+        if found is not None and found["end"] is None:
+            raise BadForm(f"its first boundary has more than {_MAX_PADDING_BYTES:,} blanks after it")
+        if found is not None:
+            return b"--" + self._boundary + bytes(self._seen[found.start("end") :])
+        if len(self._seen) > _MAX_PREAMBLE_BYTES + self._longest:
+            raise BadForm(f"{self.why_none()}, or has more than {_MAX_PREAMBLE_BYTES:,} bytes before it")
         return None
 
     def why_none(self) -> str:
         """Why there is no boundary in the whole of the form."""
-        if not self._first:
+        first = bytes(self._seen[2 : 2 + _FIRST_BYTES])
+        if not first:
             return "it is empty"
-        if re.match(rb"\s*--" + re.escape(self._boundary) + rb"\n", self._first):
+        if re.match(rb"\s*--" + re.escape(self._boundary) + rb"\n", first):
             return "its lines end in LF alone; those of a form end in CR LF"
         text = self._boundary[:60].decode("latin-1")
-        if other := re.match(rb"\s*--([^\r\n]{1,70})\r?\n", self._first):
+        if other := re.match(rb"\s*--([^\r\n]{1,70})\r?\n", first):
             return f"its boundary is {other[1].decode('latin-1')!r}, but its Content-Type says {text!r}"
         return f"the boundary {text!r} of its Content-Type is not in it" + (
-            "; it is an image itself, and no form" if is_image(self._first) else ""
+            "; it is an image itself, and no form" if is_image(first) else ""
         )
 
 

@@ -187,7 +187,7 @@ def parse(kind: type[Asked], body: bytes) -> Asked:
 def _instead(body: bytes) -> str | None:
     if is_image(body):
         return f"it is an image file, which goes with {LENGTH_HEADER}: 0, or to POST /classify"
-    what = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body)
+    what = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body, body=True)
     return what and f"it is {what}"
 
 

@@ -10,6 +10,7 @@ _HEX = re.compile(rb"(0x|\\x)?[0-9a-fA-F\s\\x]{24,}")
 _FORM_PART = re.compile(rb"--\S[^\r\n]{0,250}\r?\ncontent-", re.IGNORECASE)
 _URLENCODED = re.compile(rb"[\w.\[\]-]{1,40}=[@%\w/+.:-]")
 _NAME = re.compile(rb"@?[^\0\r\n]{0,500}\.(jpe?g|png|webp|gif|bmp|tiff?|heic|avif)", re.IGNORECASE)
+_GZIP = b"\x1f\x8b"
 _AWS_CHUNK = re.compile(rb"[0-9a-fA-F]{1,8};chunk-signature=")
 
 
@@ -19,7 +20,7 @@ def is_hexadecimal(head: bytes) -> bool:
 
 
 _KINDS: tuple[tuple[Callable[[bytes], object], str], ...] = (
-    (lambda head: head.startswith(b"\x1f\x8b"), "gzip data: say so with Content-Encoding: gzip"),
+    (lambda head: head.startswith(_GZIP), "gzip data: unpack it first"),
     (
         _FORM_PART.match,
         "a form whose Content-Type does not say so: it is multipart/form-data with the form's boundary, and HTTP "
@@ -41,9 +42,14 @@ def is_image(head: bytes) -> bool:
     return any(matches(head[:HEAD_BYTES]) for matches in FORMATS.values())
 
 
-def mistaken(body: bytes) -> str | None:
-    """What was sent instead of an image file, with what would do; None if that cannot be told."""
-    if is_image(body):
+def mistaken(content: bytes, *, body: bool = False) -> str | None:
+    """What was sent instead of an image file, with what would do; None if that cannot be told.
+
+    `body` says that `content` is the whole body of a request without a content coding: what is in a form has none.
+    """
+    if is_image(content):
         return None
-    head = body[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
+    if body and content.startswith(_GZIP):
+        return "gzip data: say so with Content-Encoding: gzip"
+    head = content[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
     return next((what for matches, what in _KINDS if matches(head)), None)

@@ -68,17 +68,22 @@ _IMAGES = [  # that are not read here: their names, and how they begin
     ("PNM", rb"P[1-7][\s#]"),
     ("BPG", rb"BPG\xfb"),
     ("FLIF", rb"FLIF"),
-    ("MNG or JNG", rb"\x8a[MJ]NG\r\n"),
+    ("MNG or JNG", rb"\x8aMNG\r\n|\x8bJNG\r\n"),
+    ("XCF (GIMP)", rb"gimp xcf"),
+    ("PCX", rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08].{60}\x00"),
+    ("XBM or XPM", rb"(?:/\*.{0,200}?\*/\s*)?#define\s+\w{1,100}_width\s|/\* XPM \*/"),
     ("FITS", rb"SIMPLE  ="),
     ("Windows Metafile", rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF"),
 ]
 _OTHERS = [  # what stands in the place of an image: its name with its article, and how it begins
+    ("JSON, not an image", rb'(?:\xef\xbb\xbf)?\s*(?:[{\[]\s*["\[{\d\]}]|")'),
+    ("an archive or compressed, not an image", rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar"),
+]
+_PLAIN_OTHERS = [  # and what no content coding can begin like
     ("a pointer of Git LFS, not the image: run `git lfs pull`", rb"version https://git-lfs"),
     ("an HTML page, not an image", rb"(?i:(?:\xef\xbb\xbf)?\s*<(?:.*?<)??(?:!doctype html|html|head|body))"),
-    ("JSON, not an image", rb'(?:\xef\xbb\xbf)?\s*(?:[{\[]\s*["\[{\d\]}]|")'),
     ("text in base64: decode it first", rb"\s*(?:data:image/|/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|AAAA.GZ0eX)"),
     ("a ZIP archive, not an image", rb"PK\x03\x04|PK\x05\x06"),
-    ("an archive or compressed, not an image", rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar"),
     ("a video or sound, not an image", rb"\x1aE\xdf\xa3|RIFF....(?:AVI |WAVE)|OggS|\x00\x00\x01[\xb3\xba]|ID3|FLV\x01"),
     ("an array of NumPy: save it as an image", rb"\x93NUMPY"),
     ("what macOS keeps beside a file (AppleDouble), not the image", rb"\x00\x05\x16[\x00\x07]"),
@@ -94,13 +99,18 @@ def recognised(body: bytes) -> str:
     raise UnknownFormat(_what_it_is(head))
 
 
+def is_named(head: bytes) -> bool:
+    """Whether what begins so would be refused by its name, and is no compressed data."""
+    return head[4:8] == b"ftyp" or bool(_first((*_IMAGES, *_PLAIN_OTHERS), head))
+
+
 def _what_it_is(head: bytes) -> str:
     if not head:
         return "the file is empty"
     name = _of_brands(brands(head)) or _first(_IMAGES, head)
     if name:
         return f"the image is {name}, which is not supported; convert it to JPEG, PNG or WebP"
-    other = "a video, not an image" if head[4:8] == b"ftyp" else _first(_OTHERS, head)
+    other = "a video, not an image" if head[4:8] == b"ftyp" else _first((*_PLAIN_OTHERS, *_OTHERS), head)
     if other:
         return f"the bytes are {other}"
     return f"the bytes are not a {NAMES} image" + (", but all zeros" if not any(head) else "")

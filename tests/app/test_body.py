@@ -42,6 +42,45 @@ def test_one_stalled_body_is_ended_where_one_is_enough() -> None:
     asyncio.run(main())
 
 
+def test_the_body_that_holds_most_makes_room_and_no_small_one() -> None:
+    async def main() -> None:
+        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
+        sizes = (1, 30, 50, 5)  # the oldest holds the least
+        stalled = [asyncio.create_task(sent(bodies, [bytes(size)], whole=False)) for size in sizes]
+        await asyncio.sleep(0.01)
+        assert await sent(bodies, 3 * [bytes(20)]) == bytes(60)
+        with pytest.raises(SlowClient, match="make room for others"):
+            await stalled[2]
+        await asyncio.sleep(0.01)
+        assert [task.done() for task in stalled] == [False, False, True, False]
+        assert await sent(bodies, 4 * [bytes(20)]) == bytes(80)
+        await asyncio.sleep(0.01)
+        assert [task.done() for task in stalled] == [False, True, True, False]
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+        assert bodies.held == 0
+
+    asyncio.run(main())
+
+
+def test_no_body_is_ended_where_that_would_not_make_room() -> None:
+    async def main() -> None:
+        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
+        bodies.held = 80  # by those that have arrived
+        paused = asyncio.create_task(sent(bodies, [bytes(5)], whole=False))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded):
+            await sent(bodies, [bytes(30)])
+        await asyncio.sleep(0.01)
+        assert not paused.done()
+        assert bodies.held == 85
+        paused.cancel()
+        await asyncio.gather(paused, return_exceptions=True)
+
+    asyncio.run(main())
+
+
 def test_a_body_that_ends_by_itself_is_no_fault_of_others() -> None:
     """Its time is over, but it has not come to know that."""
 

@@ -1,8 +1,10 @@
 import base64
+import time
 
 import pytest
 
 from app.form import BadField, BadForm, File, Form, TooManyFiles
+from tests.app.pictures import encoded, scene
 
 KIND = "multipart/form-data; boundary=x"
 CONTENT = b"\r\n--\r\n--y\r\n-\r" + bytes(range(256)) + b"\r\n--"  # begins like the boundary again and again
@@ -84,6 +86,57 @@ def test_an_option_has_one_value() -> None:
     assert read(2 * part(b"2", "top_k", None) + b"--x--").options == {"top_k": "2"}
     with pytest.raises(BadField, match="two values for 'top_k'"):
         read(part(b"2", "top_k", None) + part(b"3", "top_k", None) + b"--x--")
+
+
+def test_an_input_in_which_no_file_was_chosen_is_no_file() -> None:
+    unchosen = part(b"", name="")
+    form = read(unchosen + part(b"a") + unchosen + part(b"b") + unchosen + b"--x--")
+    assert (form.files, form.unchosen) == ([("a.jpg", b"a"), ("a.jpg", b"b")], 3)
+    assert taken_apart(part(b"a", name="") + part(b"", name=None) + b"--x--") == [("", b"a"), ("", b"")]
+    with pytest.raises(TooManyFiles):
+        taken_apart(3 * part(b"a", name="") + b"--x--")
+    with pytest.raises(BadForm, match="more than 100 inputs for files in which none was chosen"):
+        taken_apart(101 * unchosen + b"--x--")
+
+
+def test_an_empty_option_is_left_out() -> None:
+    body = part(b"", "top_k", None) + part(b"2", "top_k", None) + part(b" ", "resolution", None) + b"--x--"
+    assert read(body).options == {"top_k": "2"}
+
+
+@pytest.mark.parametrize("coding", ["base64", "quoted-printable"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
+def test_a_transfer_encoding_that_is_only_said_is_passed_over(kind: str, coding: str) -> None:
+    image = encoded(scene(40, 30), kind)
+    headers = ['Content-Disposition: form-data; name="file"; filename="a"', f"Content-Transfer-Encoding: {coding}"]
+    assert taken_apart(with_headers(*headers, content=image)) == [("a", image)]
+    packed = base64.encodebytes(image) if coding == "base64" else b"=\r\n".join(b"=%02X" % byte for byte in image)
+    assert taken_apart(with_headers(*headers, content=packed)) == [("a", image)]
+
+
+@pytest.mark.parametrize("size", [64, 1 << 16, 10_000_000])
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"\r\n--x" + 300_000 * b" ", "its first boundary has more than 1,024 blanks after it"),
+        (1_000_000 * b"\r\n--xX", "or has more than 65,536 bytes before it"),
+        (500 * (b"\r\n--x" + 1000 * b" " + b"X"), "or has more than 65,536 bytes before it"),
+        (100_000 * b"a" + b"\r\n" + part(b"a") + b"--x--", "or has more than 65,536 bytes before it"),
+    ],
+    ids=["padding", "false boundaries", "both", "text"],
+)
+def test_what_is_before_the_first_boundary_is_limited_and_quickly_read(body: bytes, why: str, size: int) -> None:
+    started = time.process_time()
+    with pytest.raises(BadForm, match=why):
+        taken_apart(body, size)
+    assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize("size", [11, 1000, 1 << 20])
+def test_as_much_as_may_stand_before_the_first_boundary_is_read(size: int) -> None:
+    before = 10_000 * b"\r\n--xX" + b"\r\n"
+    body = part(b"a").replace(b"--x\r\n", b"--x" + 1024 * b" " + b"\r\n") + b"--x--"
+    assert taken_apart(before + body, size) == [("a.jpg", b"a")]
 
 
 def test_an_input_for_files_that_was_left_empty_is_no_file() -> None:

@@ -20,7 +20,7 @@ def test_an_image_is_not_mistaken_but_text_of_one_is(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "what"),
     [
-        (b"\x1f\x8b\x08\x00", "gzip data: say so with Content-Encoding: gzip"),
+        (b"\x1f\x8b\x08\x00", "gzip data: unpack it first"),
         (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n', "a form whose Content-Type does not say so"),
         (b"10000;chunk-signature=0a1b\r\n\xff\xd8", "aws-chunked"),
         (b"https://example.org/cat.jpg", "a URL, and no URL is fetched"),
@@ -36,6 +36,11 @@ def test_an_image_is_not_mistaken_but_text_of_one_is(body: bytes) -> None:
 )
 def test_what_was_sent_instead_is_named(body: bytes, what: str) -> None:
     assert what in (mistaken(body) or "")
+
+
+def test_a_file_in_a_form_is_told_no_header_that_it_cannot_have() -> None:
+    assert "Content-Encoding: gzip" in (mistaken(b"\x1f\x8b\x08\x00", body=True) or "")
+    assert "Content-Encoding" not in (mistaken(b"\x1f\x8b\x08\x00") or "")
 
 
 @pytest.mark.parametrize(
