@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 WANTED = "NAME:KEY or KEY, of 8 characters or more without spaces"
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.2
+_MOST_CHANGES = 4  # looks in a row that differ, before what is there is taken: within a second
 _COMPLAINT_SECONDS = 60
 _HUNG_SECONDS = 10  # since the last look
 _MOST_BYTES = 1 << 20
@@ -30,8 +31,12 @@ _OTHER_FORMS = {  # that would pass for keys which nobody sends
     re.compile(r"(\S*:)?(\$(apr1|1|2[abxy]?|5|6|y|argon2\w*)\$|\{(SHA|SSHA|CRYPT)\})\S+"): (
         "a hash; keys stand in it as they are sent"
     ),
-    re.compile(r"(export\s+)?([A-Z][A-Z0-9_]*|[a-z]{3,}[a-z0-9]*(_[a-z0-9]+)*)=[^=].*"): "a line of an env file; the key stands alone, or as NAME:KEY",
-    re.compile(r"""[^"']\S*,|["'].*["'],|[\[{].*[\]}],?"""): "a part of a list or of a JSON document; write one key a line",
+    re.compile(r"(export\s+)?([A-Z][A-Z0-9_]*|[a-z]{3,}[a-z0-9]*(_[a-z0-9]+)*)=[^=].*"): (
+        "a line of an env file; the key stands alone, or as NAME:KEY"
+    ),
+    re.compile(r"""[^"']\S*,|["'].*["'],|[\[{].*[\]}],?"""): (
+        "a part of a list or of a JSON document; write one key a line"
+    ),
 }
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
 
@@ -67,6 +72,7 @@ class KeyFile:
         self._faults: list[str] = []  # of its lines
         self._unread = ""  # why it cannot be read
         self._failures = 0  # looks in a row
+        self._changes = 0  # looks since two in a row saw the same
         self._taken = self._seen = b""  # digests of what the file held
         self._looked = time.monotonic()
         self._complained = -float("inf")
@@ -102,17 +108,23 @@ class KeyFile:
             self._watching = None
 
     def look(self) -> None:
-        """Take what the file says if it has changed, once two looks have seen the same: it is not being written."""
+        """Take what the file says if it has changed, once two looks have seen the same: it is not being written.
+
+        A file that is written all the time is taken as it is at the fourth look: a revocation waits no longer.
+        """
         try:
             content = _read(self._path)
         except (OSError, ValueError) as err:
             self._failures += 1
+            self._changes += 1
             if self._failures > 1:  # an editor may be putting another file in its place
                 self._unread = f"the keys stay as they were: {_why(self._path, err)}"
         else:
             digest = hashlib.sha256(content).digest()
-            if digest == self._seen:
+            self._changes = 0 if digest == self._seen else self._changes + 1
+            if not 0 < self._changes < _MOST_CHANGES:
                 self._unread = ""
+                self._changes = 0
                 if digest != self._taken:
                     self._take(content)
             self._failures = 0

@@ -138,6 +138,8 @@ class Worker:
     worker before that, so that somebody else can kill it meanwhile.
     """
 
+    _sealed = False
+
     def __init__(
         self,
         role: str,
@@ -151,6 +153,7 @@ class Worker:
         on_spawn: Callable[["Worker"], None] = lambda _: None,
     ) -> None:
         self._role = role
+        self._sealed = limits is not None and limits.sealed
         waiting = _taken(factory.partition(":")[0], keep_environment)
         self._process, self._socket = waiting or _spawn(role, [], keep_environment)
         self._closing = threading.Lock()
@@ -209,12 +212,17 @@ class Worker:
             self.kill()
             raise WorkerDied("it sent what is no answer, and was ended") from err
         for level, message in head.log:
-            log.log(level, "%s: %s", self._role, _printable(message))
+            level = min(level, logging.WARNING) if self._sealed else level
+            log.log(level, "%s: %s", self._role, self._shown(message))
         if kind is not None:
-            raise kind(_printable(head.message))
+            raise kind(self._shown(head.message))
         if head.values is None:
-            raise WorkerFailed(_printable(head.message))
+            raise WorkerFailed(self._shown(head.message))
         return head.values, results
+
+    def _shown(self, text: str) -> str:
+        """What it says, for the log. What a sealed one says may be an image's, and begins no line."""
+        return _printable(text, kept="" if self._sealed else "\n")
 
     def kill(self) -> None:
         """End the process, whatever it does; again is a no-op."""
@@ -308,9 +316,9 @@ def _spawn(role: str, modules: list[str], keep_environment: bool) -> _Process:
     return process, ours
 
 
-def _printable(text: str) -> str:
-    """`text` on as many lines, without what would control a terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+def _printable(text: str, kept: str) -> str:
+    """`text` without what would control a terminal; of its line ends and the like, those in `kept` stay."""
+    return "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)
 
 
 class _Channel:

@@ -55,6 +55,8 @@ def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArr
 def photographs(folder: Path | None = None) -> list[Path]:
     """The photographs in `folder` and below, by default the shipped ones, in order; NoPhotos if there is none."""
     root = folder or SHIPPED
+    if root.exists() and not root.is_dir():
+        raise NoPhotos(f"{root} is a file, and photographs are read from a folder: unpack it, or give the one it is in")
     try:
         found = [root / name for name in images_in(root)]
     except OSError as err:

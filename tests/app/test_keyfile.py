@@ -283,3 +283,17 @@ def test_what_is_watched_counts_without_being_asked_for_until_it_is_closed(path:
     while any(thread.name == "keys keys" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["other each time", "away every other time"])
+def test_a_key_that_is_taken_out_of_a_file_that_changes_all_the_time_counts_no_more_within_a_second(
+    path: Path, *, away: bool
+) -> None:
+    file = KeyFile(path)
+    for number in range(int(1 / keyfile._LOOK_SECONDS)):
+        path.unlink(missing_ok=True)
+        if not (away and number % 2):
+            path.write_text(f"bob:{BOB}\n# {number}\n")
+        file.look()
+    assert owners(file) == [None, "bob", None]
+    assert file.ok

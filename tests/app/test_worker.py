@@ -403,3 +403,16 @@ def test_no_room_for_a_process_leaves_no_open_file(monkeypatch: pytest.MonkeyPat
             Worker("target", TARGET, ["it"], seconds=30)
         spare("target", TARGET.partition(":")[0])
     assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_sealed_worker_begins_no_line_of_the_log_and_says_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    sealed = Worker("target", "tests.app.workers:Talker", [], seconds=30, limits=Limits(sealed=True))
+    sealed.call("say", ["a\r\n2026-01-01 ERROR forged\x85\u2028b"], [], seconds=5)
+    sealed.call("shout", ["fire"], [], seconds=5)
+    with pytest.raises(WorkerFailed, match=r"^Traceback.*\\n.*ArithmeticError: a\\nb\\n$"):
+        sealed.call("fail", ["a\nb"], [], seconds=5)
+    sealed.kill()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", r"target: a\r\n2026-01-01 ERROR forged\x85\u2028b"),
+        ("WARNING", "target: fire"),
+    ]

@@ -70,6 +70,13 @@ class Talker:
         logging.getLogger("talker").warning(what)
         return [], []
 
+    def shout(self, what: str) -> tuple[Values, Arrays]:
+        logging.getLogger("talker").critical(what)
+        return [], []
+
+    def fail(self, what: str) -> tuple[Values, Arrays]:
+        raise ArithmeticError(what)
+
     def say_often(self, times: int) -> tuple[Values, Arrays]:
         for number in range(times):
             logging.getLogger("talker").warning("%d", number)

@@ -55,3 +55,9 @@ def test_the_shipped_photographs_are_named_with_their_sources() -> None:
     notice = (Path(__file__).parents[2] / "NOTICE").read_text()
     for path in SHIPPED.iterdir():
         assert path.stem in notice
+
+
+def test_an_archive_instead_of_a_folder_is_told_that_a_folder_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "mine.zip").write_bytes(b"PK")
+    with pytest.raises(NoPhotos, match=r"mine\.zip is a file, and photographs are read from a folder: unpack it"):
+        views(STEPS, 5, tmp_path / "mine.zip")
