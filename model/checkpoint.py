@@ -5,7 +5,8 @@ No code of a file is run, and no class of it is needed (model/stored/pickled.py)
 
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -18,7 +19,7 @@ from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant, patch_g
 from model.stored import formats, torch_file
 from model.stored.pickled import Harmful, Malformed
 from model.stored.torch_file import StoredTensor, Unusable
-from model.stored.tree import Leaf, Leaves, State, leaves, passed_over, states
+from model.stored.tree import Leaf, Leaves, State, averages, leaves, lists_in_order, optimizers, passed_over, states
 
 Tensors = dict[str, Tensor]
 Say = Callable[[str], None]
@@ -26,6 +27,9 @@ Say = Callable[[str], None]
 _SHOWN = 2  # differences of each kind that a message names
 _NAMED = 6  # keys that were passed over that a line names
 _LINE = 1500  # letters of a message
+_HEADER = 100_000_000  # bytes that safetensors allows its header
+# What else a file has whose `state_dict` is the average, and the key of what it is the average of.
+_SWAPPED = (("message_hub", "ema_state_dict"), ("averaging_state", "current_model_state"))  # MMEngine, Lightning
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -75,9 +79,9 @@ def _weights(path: Path, variants: list[Variant], say: Say) -> Tensors:
     content = _read(path)
     try:
         found = leaves(content)
+        present = states(found)
     except Malformed as err:
         raise BadCheckpoint(f"{path.name}: {err}") from err
-    present = states(found)
     if not present:
         raise BadCheckpoint(f"{path.name} {_instead(content, found)}")
     outlines = [(state, {name: _outline(leaf) for name, leaf in state.tensors.items()}) for state in present]
@@ -86,7 +90,8 @@ def _weights(path: Path, variants: list[Variant], say: Say) -> Tensors:
         closest, outline = max(outlines, key=lambda pair: (pair[0].is_average, len(pair[1])))
         _refuse_parts(closest, path.name)
         fit(outline, variants[0], path.name)  # raises
-    state = _chosen(fitting, content, path.name, say)
+    fitting += lists_in_order(found, [(state, _orders(state, variants)) for state in fitting])
+    state = _chosen(_Sets(content, found, present, fitting), path.name, say)
     rest = passed_over(found, state)
     if rest:
         more = f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
@@ -99,7 +104,7 @@ def _read(path: Path) -> object:
     try:
         with path.open("rb") as file:
             head = file.read(formats.HEAD)
-            if head[8:9] == b"{":  # a length of eight bytes, then JSON
+            if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _HEADER:  # then JSON
                 return safetensors.torch.load_file(path)
             if head[:4] == b"PK\3\4":
                 with zipfile.ZipFile(file) as archive:
@@ -120,6 +125,8 @@ def _read(path: Path) -> object:
             "Do not trust it. Save the state_dict alone: torch.save(model.state_dict(), path)"
         ) from err
     except (Malformed, zipfile.BadZipFile) as err:
+        if (text := formats.beginning_of_text(head)) is not None:  # a pickle of protocol 0 is text too
+            raise BadCheckpoint(f"{path.name} is text, not a checkpoint ({text!r}): give the file itself") from err
         raise BadCheckpoint(f"{path.name} is damaged, or neither a safetensors nor a PyTorch file: {err}") from err
 
 
@@ -131,6 +138,9 @@ def _instead(content: object, found: Leaves) -> str:
     if not found:
         return f"holds no state_dict{', but ' + _listed(keys) if keys else ''}: save the network's"
     names = list(found)
+    below = optimizers(found)
+    if below and all(name.startswith(tuple(f"{key}." for key in below)) for name in names):
+        return f"holds what belongs to an optimizer ({_listed(below)}): give the network's weights"
     if any("lora_" in name.lower() for name in names):
         return "holds an adapter (LoRA), not the network: merge it into the network (merge_and_unload) and save that"
     if {"state", "param_groups"} <= set(keys):
@@ -163,14 +173,65 @@ def _refuse_parts(state: State, origin: str) -> None:
         )
 
 
-def _chosen(fitting: list[State], content: object, origin: str, say: Say) -> State:
-    """The moving average if there is one, as timm's loader has it, else the only state; BadCheckpoint if two differ."""
-    swapped = isinstance(content, dict) and {"ema_state_dict", "message_hub"} <= content.keys()
-    if swapped:  # MMEngine saves the average as `state_dict` and what it is the average of as `ema_state_dict`
-        averages = [state for state in fitting if not state.key.startswith("ema_state_dict")]
-    else:
-        averages = [state for state in fitting if state.is_average]
-    preferred = averages or [state for state in fitting if not state.is_raw] or fitting
+def _orders(state: State, variants: list[Variant]) -> Iterator[Sequence[str]]:
+    """The orders that the parameters of the network in `state` may have had: the file's, IBM's and timm's."""
+    yield tuple(state.tensors)
+    outline = {name: _outline(leaf) for name, leaf in state.tensors.items()}
+    for variant in variants:
+        if not any(_differences(outline, variant)):
+            names = list(_blank(outline, variant).state_dict())
+            yield names
+            first = [f"{name}.{branch}" for branch in range(len(PATCH_SIZES)) for name in ("pos_embed", "cls_token")]
+            yield first + [name for name in names if name not in first]
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The sets of weights in a file: `present` has all with names, `fitting` those that may be taken."""
+
+    content: object
+    found: Leaves
+    present: list[State]
+    fitting: list[State]
+
+    @property
+    def _raw_key(self) -> str | None:
+        keys: set[object] = set(self.content) if isinstance(self.content, dict) else set()
+        return next((raw for mark, raw in _SWAPPED if {"state_dict", mark, raw} <= keys), None)
+
+    def is_average(self, state: State) -> bool:
+        if self._raw_key is None:
+            return state.is_average
+        first = state.key.partition(".")[0]
+        return first == "state_dict" or (first != self._raw_key and state.is_average)
+
+    def unfit_average(self) -> str | None:
+        """The key of an average that is none of the sets that fit."""
+        taken = [state for state in self.fitting if self.is_average(state)]
+        fits = set(map(id, self.fitting))
+        unfit = [state.key for state in self.present if self.is_average(state) and id(state) not in fits]
+        unfit += [
+            key
+            for key in averages(self.found, self.fitting)
+            if key.partition(".")[0] != self._raw_key and not any(state.prefix.startswith(key + ".") for state in taken)
+        ]
+        return unfit[0] if unfit else None
+
+
+def _chosen(sets: _Sets, origin: str, say: Say) -> State:
+    """The moving average if there is one, as timm's loader has it, else the only state.
+
+    Raises BadCheckpoint if two differ, or if there is an average that cannot be taken.
+    """
+    unfit = sets.unfit_average()
+    if unfit is not None:
+        raise BadCheckpoint(
+            f"{origin} holds a moving average under {unfit} that is not taken: its names, shapes or order are not the "
+            "network's. Save the average as a whole state_dict, or, if the weights that were not averaged are meant, "
+            "those alone, with torch.load and torch.save"
+        )
+    found = [state for state in sets.fitting if sets.is_average(state)]
+    preferred = found or [state for state in sets.fitting if not state.is_backup] or sets.fitting
     first = preferred[0]
     if not all(_same(first, other) for other in preferred[1:]):
         keys = _listed([_key(state) for state in preferred])
@@ -178,9 +239,9 @@ def _chosen(fitting: list[State], content: object, origin: str, say: Say) -> Sta
             f"{origin} holds different weights under {keys}, and nothing says which are meant: keep those that are, "
             "with torch.load and torch.save"
         )
-    left = [_key(state) for state in fitting if state not in preferred and not _same(first, state)]
+    left = [_key(state) for state in sets.fitting if state not in preferred and not _same(first, state)]
     if left:
-        kind = ", the moving average," if averages else ""
+        kind = ", the moving average," if found else ""
         say(_printable(f"{origin}: takes {_key(first)}{kind} and not {_listed(left)}"))
     return first
 
@@ -234,7 +295,7 @@ def _listed(keys: list[str]) -> str:
 
 def _printable(text: str) -> str:
     """`text` for a terminal: names come from the file."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: _LINE + 1])
     return shown if len(shown) <= _LINE else shown[:_LINE] + " …"
 
 

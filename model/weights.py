@@ -30,6 +30,7 @@ SHIPPED_CAUTION = (
 HUB_FILE = "model.safetensors"
 FOLDER_FILES = (HUB_FILE, "pytorch_model.bin")  # what transformers and accelerate call a network's weights
 CHECKPOINT_SUFFIXES = frozenset((".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"))
+LARGEST = 16_000_000_000  # bytes; the largest network with its optimizer has under 1 GB
 HUB_SECONDS = 4.5  # until the hub counts as unreachable
 
 
@@ -108,6 +109,12 @@ def _file(path: Path) -> Weights:
     if not path.is_file():
         what = f"{path} is no regular file" if path.exists() else f"no weights at {path}"
         raise WeightsUnavailable(f"{what}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise WeightsUnavailable(
+            f"{path} has {size / 1e9:.0f} GB, more than any checkpoint of a CrossViT (at most {LARGEST / 1e9:.0f} GB "
+            "are read): save the network's state_dict alone"
+        )
     shipped = path.resolve().parent == SHIPPED_FOLDER
     return Weights.of(path, SHIPPED_SOURCE if shipped else path.name, SHIPPED_CAUTION if shipped else None)
 

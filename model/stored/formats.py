@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HEAD = 512  # bytes that `other_kind` wants
+_LETTERS = 40  # of a text that a message shows
 
 _UNPACK = "unpack it, and give the checkpoint within"
 _PYTORCH = "save its weights in PyTorch: torch.save(model.state_dict(), path)"
+_WEIGHTS = "give the weights of the network"
 _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
     (b"\x1f\x8b", "compressed (gzip)", _UNPACK),
@@ -22,16 +24,23 @@ _STARTS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes them", _PYTORCH),
     (b"GGUF", "a GGUF file", _PYTORCH),
     (b"\x93NUMPY", "a NumPy array", _PYTORCH),
-    (b"\x89PNG", "an image", "give the weights of the network"),
-    (b"\xff\xd8\xff", "an image", "give the weights of the network"),
-    (b"%PDF", "a PDF document", "give the weights of the network"),
+    (b"\x89PNG", "an image", _WEIGHTS),
+    (b"\xff\xd8\xff", "an image", _WEIGHTS),
+    (b"GIF8", "an image", _WEIGHTS),
+    (b"II*\0", "an image", _WEIGHTS),
+    (b"MM\0*", "an image", _WEIGHTS),
+    (b"RIFF", "an image, sound or film (RIFF)", _WEIGHTS),
+    (b"%PDF", "a PDF document", _WEIGHTS),
+    (b"PAR1", "a table (Parquet)", _WEIGHTS),
+    (b"ARROW1", "a table (Arrow)", _WEIGHTS),
+    (b"SQLite format 3\0", "a database (SQLite)", _WEIGHTS),
     (b"ftrt", "a TensorRT plan", _PYTORCH),
-    (b"\x7fELF", "a program", "give the weights of the network"),
+    (b"\x7fELF", "a program", _WEIGHTS),
 )
 _TEXTS: tuple[tuple[bytes, str, str], ...] = (
     (
         b"<",
-        "a web page (HTML or XML), not a checkpoint",
+        "XML or HTML, such as a web page, not a checkpoint",
         "download the file itself; a link may need a login or /resolve/",
     ),
     (b'{"error', "an error message of a server, not a checkpoint", "download the file again"),
@@ -45,6 +54,8 @@ def other_kind(path: Path, head: bytes) -> str | None:
         return "is damaged: the file is empty"
     if head[257:262] == b"ustar":
         return _sentence("a tar archive", _UNPACK)
+    if head[4:8] == b"ftyp":
+        return _sentence("an image or film (such as AVIF, HEIC, MP4)", _WEIGHTS)
     if head[4:8] == b"TFL3":
         return _sentence("a TensorFlow Lite model", _PYTORCH)
     for start, what, advice in _STARTS:
@@ -53,14 +64,30 @@ def other_kind(path: Path, head: bytes) -> str | None:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:1] == b"{" and b'"weight_map"' in head:
         return _index()
+    if text[:1] == b"<" and b"<net " in head:
+        return _sentence("an OpenVINO model", _PYTORCH)
     for start, what, advice in _TEXTS:
         if text.startswith(start):
             return _sentence(what, advice)
     if head[:1] == b"\x08" and (b"pytorch" in head or b"onnx" in head or b"tf2" in head or path.suffix == ".onnx"):
         return _sentence("an ONNX graph", "the exporter makes one from a checkpoint: " + _PYTORCH)
+    if head[:1] in (b"\x08", b"\n") and beginning_of_text(head) is None:  # no pickle begins so
+        return _sentence("a protocol buffer, as ONNX, Core ML and TensorFlow write them", _PYTORCH)
     if path.suffix == ".msgpack" or (0x80 < head[0] < 0x90 and head[1:2] >= b"\xa1") or head[:1] == b"\xde":
         return _sentence("a MessagePack file, as Flax writes them", _PYTORCH)
     return None
+
+
+def beginning_of_text(head: bytes) -> str | None:
+    """The first line with letters of what begins with `head`, at most 40 letters; None if that is no text."""
+    try:
+        text = head.decode("utf-8-sig", "strict" if len(head) < HEAD else "ignore")
+    except UnicodeDecodeError:
+        return None
+    if not all(letter.isprintable() or letter in "\t\n\r\f" for letter in text):
+        return None
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line[:_LETTERS] for line in lines if line), "")
 
 
 def other_archive(names: Sequence[str]) -> str | None:

@@ -12,14 +12,14 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, cast
 
 import torch
 from torch import Tensor
 
 from model.stored import pickled
-from model.stored.pickled import Global, Malformed, Object
+from model.stored.pickled import Budget, Global, Malformed, Object
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the sequence of pickles
 _MAX_NDIM = 8
@@ -54,13 +54,17 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor as a file describes it; shape, stride and offset count elements."""
+    """A tensor as a file describes it; shape, stride and offset count elements.
+
+    `negative` is PyTorch's bit of a view whose values are those of its storage with the other sign.
+    """
 
     storage: Storage
     dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
+    negative: bool = False
 
     def load(self) -> Tensor:
         """Its values, contiguous, in memory of their own; Malformed if they lie outside of the storage."""
@@ -76,7 +80,8 @@ class StoredTensor:
             warnings.simplefilter("ignore", UserWarning)  # that the bytes are read-only: they are copied
             start = self.offset * self.dtype.itemsize
             flat = torch.frombuffer(self.storage.data, dtype=self.dtype, count=last + 1 - self.offset, offset=start)
-        return flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
+        values = flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
+        return values.neg_() if self.negative else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,10 @@ class Unusable:
 
 def read(file: IO[bytes]) -> object:
     """What `torch.save` or `pickle.dump` put into an open file, as plain data with StoredTensors; raises Malformed."""
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as err:  # of a file that the system makes up, as in /proc
+        raise Malformed("its size is not known, so it cannot be mapped: copy it to a file on a disk") from err
     return _read(mapped, memoryview(mapped), _Rebuilder())
 
 
@@ -119,7 +127,7 @@ def _read(file: mmap.mmap | io.BytesIO, data: memoryview, rebuild: "_Rebuilder")
 def _pickle(
     file: mmap.mmap | io.BytesIO, rebuild: "_Rebuilder", persistent: pickled.Persistent | None = None
 ) -> object:
-    return pickled.read(cast(IO[bytes], file), rebuild, persistent or _no_storage, rebuild.limit)
+    return pickled.read(cast(IO[bytes], file), rebuild, persistent or _no_storage, *rebuild.budgets)
 
 
 def _zip(file: mmap.mmap | io.BytesIO, data: memoryview, rebuild: "_Rebuilder") -> object:
@@ -189,12 +197,13 @@ def _no_storage(_: object) -> object:
 class _Rebuilder:
     """What becomes of calls: those that PyTorch writes for tensors make descriptions, all others an Object.
 
-    `inner` are the storages that were read so far of a plain pickle, where each is a file of its own.
+    `budgets` are what its pickles may have. In a plain pickle each storage is a file of its own, which has one more.
     """
 
-    def __init__(self, inner: dict[int, tuple[bytes, object]] | None = None) -> None:
-        self._inner = {} if inner is None else inner
-        self.limit = pickled.MAX_OPCODES if inner is None else _MAX_INNER_OPCODES
+    def __init__(self, *budgets: Budget) -> None:
+        self.budgets = budgets or (Budget(),)
+        self._inner: dict[int, tuple[bytes, object]] = {}
+        self._encoded: dict[int, tuple[str, bytes]] = {}
 
     def __call__(self, name: str, args: tuple[object, ...]) -> object:
         while name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes
@@ -204,6 +213,8 @@ class _Rebuilder:
             name, args = function.name, within
         if name == "torch.storage._load_from_bytes" and len(args) == 1 and isinstance(args[0], bytes):
             return self._storage(args[0])
+        if name == "_codecs.encode" and args and isinstance(args[0], str):
+            return self._bytes(args[0], *args[1:])
         if name in _UNUSABLE:
             return Unusable(_UNUSABLE[name])
         make = _CALLS.get(name)
@@ -211,31 +222,53 @@ class _Rebuilder:
 
     def _storage(self, content: bytes) -> object:
         if id(content) not in self._inner:
-            if self.limit == _MAX_INNER_OPCODES or len(self._inner) == _MAX_INNER:
+            if len(self.budgets) > 1 or len(self._inner) == _MAX_INNER:
                 raise Malformed("it holds too many files within the file")
-            within = _read(io.BytesIO(content), memoryview(content), _Rebuilder({}))
+            budgets = *self.budgets, Budget(_MAX_INNER_OPCODES)
+            within = _read(io.BytesIO(content), memoryview(content), _Rebuilder(*budgets))
             self._inner[id(content)] = content, within  # with `content`, so that its id stays its own
         return self._inner[id(content)][1]
 
+    def _bytes(self, text: str, encoding: object = "latin1", *_: object) -> bytes:
+        """Bytes, as protocols 0 to 2 have them; the same ones each time that a file asks for those of one text."""
+        if encoding != "latin1":
+            raise Malformed("bytes in a coding that pickle does not use")
+        if id(text) not in self._encoded:
+            self._encoded[id(text)] = text, text.encode("latin1")  # with `text`, so that its id stays its own
+        return self._encoded[id(text)][1]
 
-def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> object:
-    return _view(storage, offset, shape, stride, None)
+
+def _tensor(storage: object, offset: object, shape: object, stride: object, *more: object) -> object:
+    _requires_grad, _hooks, bits = (*more, None, None, None)[:3]
+    return _with_bits(_view(storage, offset, shape, stride, None), bits)
 
 
 def _tensor_of_type(storage: object, offset: object, shape: object, stride: object, *more: object) -> object:
-    _requires_grad, _hooks, dtype, *_ = more
-    return _view(storage, offset, shape, stride, dtype)
+    _requires_grad, _hooks, dtype, bits = (*more, None)[:4]
+    return _with_bits(_view(storage, offset, shape, stride, dtype), bits)
 
 
-def _view(storage: object, offset: object, shape: object, stride: object, dtype: object) -> object:
+def _with_bits(tensor: StoredTensor | Unusable, bits: object) -> StoredTensor | Unusable:
+    """`tensor` with what PyTorch says of a view's values beside their bytes, `{"neg": True}`."""
+    if isinstance(tensor, Unusable) or not bits:
+        return tensor
+    if not isinstance(bits, dict):
+        return Unusable("a tensor with marks that are not known")
+    other = [str(name) for name, value in bits.items() if name != "neg" and value]
+    if other:
+        return Unusable(f"a tensor whose values are not those stored ({', '.join(other)}); save its clone()")
+    return replace(tensor, negative=bool(bits.get("neg")))
+
+
+def _view(storage: object, offset: object, shape: object, stride: object, dtype: object) -> StoredTensor | Unusable:
     if isinstance(dtype, Global):
         named = vars(torch).get(dtype.name.removeprefix("torch."))
     else:
         named = storage.dtype if isinstance(storage, Storage) else None
     if not isinstance(storage, Storage) or not isinstance(named, torch.dtype):
         return Unusable("a tensor of a type that is not known")
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else (-1,)
-    steps = tuple(stride) if isinstance(stride, tuple | list) else (-1,)
+    sizes = tuple(shape[: _MAX_NDIM + 1]) if isinstance(shape, tuple | list) else (-1,)
+    steps = tuple(stride[: _MAX_NDIM + 1]) if isinstance(stride, tuple | list) else (-1,)
     if len(sizes) != len(steps) or len(sizes) > _MAX_NDIM or not all(map(_is_count, (offset, *sizes, *steps))):
         raise Malformed("a tensor with an impossible shape")
     if math.prod(sizes) >= 1 << 62:
@@ -252,13 +285,6 @@ def _first(value: object, *_: object) -> object:
     return value
 
 
-def _encoded(text: object, encoding: object = "latin1", *_: object) -> object:
-    """Bytes, as protocols 0 to 2 have them."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise Malformed("bytes in a coding that pickle does not use")
-    return text.encode("latin1")
-
-
 _CALLS: dict[str, Callable[..., object]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -268,7 +294,6 @@ _CALLS: dict[str, Callable[..., object]] = {
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _first,
     "torch._utils._rebuild_device_tensor_from_numpy": _first,
     "torch.Size": _first,
-    "_codecs.encode": _encoded,
 }
 
 
@@ -277,13 +302,15 @@ def from_numpy(array: Object) -> StoredTensor | Unusable | None:
     if array.name.endswith(".multiarray._reconstruct") and isinstance(array.state, tuple) and len(array.state) == 5:
         _, shape, dtype, fortran, data = array.state
     elif array.name.endswith("numeric._frombuffer") and len(array.args) == 4:
-        data, dtype, shape, order = array.args
-        fortran = order == "F"
+        data, dtype, shape, layout = array.args
+        fortran = layout == "F"
     else:
         return None
     kind = dtype.args[0] if isinstance(dtype, Object) and dtype.args else None
-    little = isinstance(dtype, Object) and isinstance(dtype.state, tuple) and dtype.state[1:2] != (">",)
-    known = _NUMPY.get(kind) if isinstance(kind, str) and little else None
+    order = dtype.state[1:2] if isinstance(dtype, Object) and isinstance(dtype.state, tuple) else ()
+    if order == (">",):
+        return Unusable("a big-endian NumPy array; save array.astype(array.dtype.newbyteorder('<'))")
+    known = _NUMPY.get(kind) if isinstance(kind, str) and order else None
     if known is None or not isinstance(data, bytes | bytearray) or not isinstance(shape, tuple):
         return Unusable("a NumPy array that holds no plain numbers")
     if len(shape) > _MAX_NDIM or not all(map(_is_count, shape)):

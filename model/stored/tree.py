@@ -4,10 +4,12 @@ The path of a tensor joins the keys that lead to it with dots, so a wrapping dic
 of a wrapping module (`module`, `_orig_mod`, `model`) and any of them within each other are all one thing: a prefix.
 """
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -25,18 +27,34 @@ ANCHORS = frozenset(
 )
 NAMESPACE = frozenset(("pos_embed", "cls_token", "patch_embed", "blocks", "norm", "head"))
 _ENOUGH = len(ANCHORS) // 2
-_MAX_DEPTH, _MAX_STEPS, _MAX_PATH, _MAX_STATES = 64, 2_000_000, 500, 16
+_MAX_DEPTH, _MAX_STEPS, _MAX_LEAVES, _MAX_PATH, _MAX_STATES = 64, 500_000, 20_000, 500, 16
 _MAX_KEY = 60  # letters that a line shows
+_CONSIDERABLE = 0.1  # of a network's numbers, in one tensor: its parameters in a row
 
 _TIMM = re.compile(r"(^|\.)(pos_embed|cls_token)_(?=\d+$)")
-_AVERAGED = re.compile(r"(?<![a-z])(ema|ewma|swa|avg|polyak|shadow)(?![a-z])|averag|moving", re.IGNORECASE)
-_NOT_AVERAGED = re.compile(
-    r"(?<![a-z])(non?|not|without|current|online|raw|source|live|orig|original)(?![a-z])", re.IGNORECASE
+# Modules around a module, which add a step to its names wherever they stand.
+_WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"))
+_WITHIN = re.compile(rf"\.(?:{'|'.join(sorted(_WRAPPERS))})(?=\.)")
+_NAME = re.compile(rf"(?:^|\.)(?:{'|'.join(sorted(NAMESPACE))})(?=\.)")
+
+# A step of a path is told by its words: `modelEMA`, `model_ema` and `ema.model` have the same.
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_A-Za-z]+")
+_AVERAGED, _NEUTRAL, _NOT_AVERAGED, _OPTIMIZER, _MOMENT, _ADAMS, _NETWORK = (
+    frozenset(words.split())
+    for words in (
+        "ema ewma swa avg average averaged averages averaging averager polyak shadow",
+        "model models net network module backbone classifier crossvit state states dict weight weights param params "
+        "parameter parameters decay moving exponential running callback handler",
+        "raw backup collected online current source orig original live stored",
+        "optimizer optimizers optim optims opt opts optimiser optimisers grad grads gradient gradients scheduler "
+        "schedulers scaler scalers",
+        "moment moments momentum momenta",
+        "exp avg sq inf max",  # `exp_avg`, `exp_avg_sq`, `exp_inf`
+        "model models net network encoder backbone teacher student",  # a `momentum_encoder` is a network
+    )
 )
 # Parts of a module that serve its training alone, and buffers that profilers leave in each layer.
-_TRAINING = re.compile(
-    r"loss|criteri|metric|accura|(?<![a-z])(acc|auroc|f1|confmat|optim|sched|scaler|teacher|ema)(?![a-z])|averag"
-)
+_TRAINING = re.compile(r"loss|criteri|metric|accura|(?<![a-z])(acc|auroc|f1|confmat|sched|teacher)(?![a-z])")
 _COUNTERS = frozenset(("total_ops", "total_params", "num_batches_tracked"))
 
 
@@ -54,12 +72,12 @@ class State:
 
     @property
     def is_average(self) -> bool:
-        return bool(_AVERAGED.search(_words(self.prefix))) and not self.is_raw
+        return _average_key(self.key) is not None and not self.is_backup
 
     @property
-    def is_raw(self) -> bool:
-        """Whether its key says that these are the weights that were not averaged."""
-        return bool(_NOT_AVERAGED.search(_words(self.prefix).replace("_orig_mod", "")))
+    def is_backup(self) -> bool:
+        """Whether these are the weights that were not averaged, which an average keeps within it."""
+        return _is_backup(self.key)
 
 
 def leaves(content: object) -> Leaves:
@@ -80,6 +98,8 @@ def leaves(content: object) -> Leaves:
             leaf = from_numpy(child) if isinstance(child, Object) else child
             if isinstance(leaf, Leaf):
                 found.setdefault(here, leaf)
+                if len(found) > _MAX_LEAVES:  # a CrossViT has 700 at most
+                    raise Malformed(f"it holds more than {_MAX_LEAVES:,} tensors, as no checkpoint does")
             elif id(child) not in above and len(stack) < _MAX_DEPTH:
                 stack.append((here, _children(child), id(child)))
                 above.add(id(child))
@@ -91,8 +111,11 @@ def leaves(content: object) -> Leaves:
 
 
 def states(found: Leaves) -> list[State]:
-    """Every prefix behind which the names of a CrossViT stand, with all tensors there, in the file's order."""
-    named = {_TIMM.sub(r"\1\2.", path): leaf for path, leaf in found.items()}
+    """Every prefix behind which the names of a CrossViT stand, with all tensors there, in the file's order.
+
+    What lies below an optimizer or gradients has such names too, and is none. Raises Malformed if there are too many.
+    """
+    named = _named(found)
     votes: Counter[str] = Counter()
     for path in named:
         parts = path.rsplit(".", 3)
@@ -101,22 +124,70 @@ def states(found: Leaves) -> list[State]:
             if name in ANCHORS:
                 votes[path.removesuffix(name)] += 1
     prefixes = [prefix for prefix, count in votes.items() if count >= _ENOUGH]
-    by_name = [State(prefix, dict(_behind(prefix, named, prefixes))) for prefix in prefixes[:_MAX_STATES]]
-    return by_name + [state for model in by_name[:1] for state in _in_order(found, model)]
+    networks = [prefix for prefix in prefixes if not _is_optimizers(prefix)]
+    if len(networks) > _MAX_STATES:
+        raise Malformed(f"it holds more than {_MAX_STATES} networks: keep the one that is meant")
+    return [State(prefix, dict(_behind(prefix, named, prefixes))) for prefix in networks]
 
 
-def _in_order(found: Leaves, model: State) -> Iterator[State]:
-    """Averages that are a list of tensors without names (torch_ema's `shadow_params`), in the order of `model`'s."""
+def optimizers(found: Leaves) -> list[str]:
+    """The keys of optimizers and gradients that tensors lie below."""
+    keys = (key for path in found if (key := _first_step(path, _says_optimizer)) is not None)
+    return list(dict.fromkeys(keys))
+
+
+def lists_in_order(found: Leaves, models: Iterable[tuple[State, Iterable[Sequence[str]]]]) -> Iterator[State]:
+    """Averages that are a list of tensors without names (torch_ema's `shadow_params`), in the order of a model's.
+
+    Each model comes with the orders that its parameters may have had. A list whose shapes are those of no order, or of
+    several, is left out: nothing says what its tensors are.
+    """
     lists: dict[str, list[Leaf]] = {}
     for path, leaf in found.items():
         prefix, _, index = path.rpartition(".")
         if index == str(len(lists.get(prefix, ()))):
             lists.setdefault(prefix, []).append(leaf)
+    orders = [(model, tuple(order)) for model, known in models for order in known]
     for prefix, values in lists.items():
-        if [_shape(leaf) for leaf in values] == [_shape(leaf) for leaf in model.tensors.values()]:
-            state = State(f"{prefix}.", dict(zip(model.tensors, values, strict=True)))
-            if state.is_average:
-                yield state
+        if _is_optimizers(prefix) or not State(f"{prefix}.", {}).is_average:
+            continue
+        shapes = [_shape(leaf) for leaf in values]
+        matching = {order for model, order in orders if [_shape(model.tensors[name]) for name in order] == shapes}
+        if len(matching) == 1:
+            yield State(f"{prefix}.", dict(zip(matching.pop(), values, strict=True)))
+
+
+def averages(found: Leaves, like: Iterable[State]) -> list[str]:
+    """The keys that say that what lies below is an average, where that may be one of a network `like` these."""
+    shapes, sizes = set[tuple[int, ...]](), [0]
+    for state in like:
+        held = [_shape(leaf) for leaf in state.tensors.values()]
+        shapes.update(shape for shape in held if math.prod(shape) > 1)
+        sizes.append(sum(map(math.prod, held)))
+    keys: dict[str, None] = {}
+    for path, leaf in found.items():
+        shape = _shape(leaf)
+        one_of_many = isinstance(leaf, Unusable) or shape in shapes
+        key = _average_key(path.rpartition(".")[0] if one_of_many else path)
+        if key is None or _is_backup(path) or _is_optimizers(path):
+            continue
+        if one_of_many or math.prod(shape) > max(sizes) * _CONSIDERABLE:
+            keys[key] = None
+    return list(keys)
+
+
+def _named(found: Leaves) -> Leaves:
+    """The tensors by IBM's names behind their prefixes, without the steps of wrappers within the names."""
+    names = [_ibm_name(path) for path in found]
+    count = Counter(names)  # where two would have one name, both keep theirs
+    return {name if count[name] == 1 else path: leaf for name, (path, leaf) in zip(names, found.items(), strict=True)}
+
+
+def _ibm_name(path: str) -> str:
+    start = _NAME.search(path)
+    if start is not None:
+        path = path[: start.end()] + _WITHIN.sub("", path[start.end() :])
+    return _TIMM.sub(r"\1\2.", path)
 
 
 def _shape(leaf: Leaf) -> tuple[int, ...]:
@@ -131,8 +202,12 @@ def _behind(prefix: str, named: Leaves, prefixes: Iterable[str]) -> Iterator[tup
             continue
         name = path.removeprefix(prefix)
         first, last = name.partition(".")[0], name.rpartition(".")[2]
-        if last not in _COUNTERS and (first in NAMESPACE or not (_TRAINING.search(first) or _is_counter(leaf))):
+        if last not in _COUNTERS and (first in NAMESPACE or not (_is_training(first) or _is_counter(leaf))):
             yield name, leaf
+
+
+def _is_training(step: str) -> bool:
+    return bool(_TRAINING.search(step)) or _says_average(step) or _says_optimizer(step)
 
 
 def _is_counter(leaf: Leaf) -> bool:
@@ -153,9 +228,48 @@ def passed_over(found: Leaves, state: State) -> list[str]:
     return [f"{key} ({count} tensors)" if count > 1 else key for key, count in shown]
 
 
-def _words(key: str) -> str:
-    """`modelEMA` as `model_EMA`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key)
+@lru_cache(maxsize=4096)
+def _words(step: str) -> frozenset[str]:
+    """The words of one step, in small letters; none of a wrapper, whose name says nothing."""
+    return frozenset() if step in _WRAPPERS else frozenset(map(str.lower, _WORD.findall(step)))
+
+
+def _says_average(step: str) -> bool:
+    """Whether no word of it speaks of something else, as in `avg_pool`."""
+    words = _words(step)
+    return bool(words & _AVERAGED) and words <= _AVERAGED | _NEUTRAL
+
+
+def _says_optimizer(step: str) -> bool:
+    words = _words(step)
+    return (
+        bool(words & _OPTIMIZER)
+        or (bool(words & _MOMENT) and not words & _NETWORK)
+        or ("exp" in words and len(words) > 1 and words <= _ADAMS)
+    )
+
+
+def _first_step(path: str, says: Callable[[str], bool]) -> str | None:
+    """`path` as far as the first step of which `says` is true."""
+    steps = path.split(".")
+    return next((".".join(steps[: index + 1]) for index, step in enumerate(steps) if says(step)), None)
+
+
+def _is_optimizers(path: str) -> bool:
+    return _first_step(path, _says_optimizer) is not None
+
+
+def _average_key(path: str) -> str | None:
+    """`path` as far as the last step that says that it is an average."""
+    steps = path.split(".")
+    last = max((index for index, step in enumerate(steps) if _says_average(step)), default=None)
+    return None if last is None else ".".join(steps[: last + 1])
+
+
+def _is_backup(path: str) -> bool:
+    """Whether a step behind one that says average says that it is not."""
+    key = _first_step(path, _says_average)
+    return key is not None and any(_words(step) & _NOT_AVERAGED for step in path.removeprefix(key).split("."))
 
 
 def _children(node: object) -> Iterator[tuple[str, object]]:

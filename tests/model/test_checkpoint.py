@@ -1,5 +1,6 @@
 import argparse
 import pickle
+import re
 import sys
 import types
 import zipfile
@@ -69,6 +70,20 @@ def test_prefixes_of_wrapped_modules(tmp_path: Path, tensors: Tensors, prefix: s
     assert_loads(saved(tmp_path / "x.pt", {prefix + name: tensor for name, tensor in tensors.items()}), tensors)
 
 
+@pytest.mark.parametrize("step", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module"])
+def test_wrapped_modules_within_the_network(tmp_path: Path, tensors: Tensors, step: str) -> None:
+    inner = {re.sub(r"^(blocks\.\d+)\.", rf"\1.{step}.", name): tensor for name, tensor in tensors.items()}
+    inner = {re.sub(r"^(norm|head)\.", rf"\1.{step}.", name): tensor for name, tensor in inner.items()}
+    assert inner.keys() != tensors.keys()
+    assert_loads(saved(tmp_path / "x.pt", inner), tensors)
+
+
+def test_names_that_only_a_wrapper_tells_apart_are_not_merged(tmp_path: Path, tensors: Tensors) -> None:
+    both = tensors | {"head.module.1.bias": tensors["head.1.bias"] + 1}
+    with pytest.raises(BadCheckpoint):
+        load_network(saved(tmp_path / "x.pt", both), TINY)
+
+
 def test_half_precision_becomes_float32(tmp_path: Path, tensors: Tensors) -> None:
     halves = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     assert_loads(saved(tmp_path / "x.pt", halves), {name: tensor.float() for name, tensor in halves.items()})
@@ -93,6 +108,10 @@ def behind(prefix: str, tensors: Tensors) -> Tensors:
 def others(tensors: Tensors) -> Tensors:
     """Weights of the same network that are not `tensors`."""
     return {name: tensor + 1 for name, tensor in tensors.items()}
+
+
+def without_head(tensors: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if name != "head.1.bias"}
 
 
 def noted(path: Path, tensors: Tensors) -> list[str]:
@@ -155,7 +174,6 @@ def test_parts_of_training_beside_the_weights_are_named_but_another_layer_is_ref
         (("state_dict", "ema_model"), ("state_dict", "model")),
         (("modelEMA",), ("model",)),
         (("ema_model",), ("online_model",)),  # ema-pytorch
-        (("state_dict",), ("current_model_state",)),  # Lightning's WeightAveraging
     ],
 )
 def test_of_weights_and_their_average_the_average_is_taken_and_said(
@@ -169,9 +187,57 @@ def test_of_weights_and_their_average_the_average_is_taken_and_said(
     assert first.endswith(f" and not {'.'.join(raw)}")
 
 
-def test_mmengine_has_the_average_where_others_have_the_weights(tmp_path: Path, tensors: Tensors) -> None:
-    content = {"message_hub": {}, "ema_state_dict": behind("module.", others(tensors)), "state_dict": tensors}
+@pytest.mark.parametrize(
+    ("mark", "raw"), [("message_hub", "ema_state_dict"), ("averaging_state", "current_model_state")]
+)
+def test_mmengine_and_lightning_have_the_average_where_others_have_the_weights(
+    tmp_path: Path, tensors: Tensors, mark: str, raw: str
+) -> None:
+    content: dict[str, object] = {mark: {}, raw: behind("module.", others(tensors)), "state_dict": tensors}
     assert "takes state_dict, the moving average" in noted(saved(tmp_path / "x.pth", content), tensors)[0]
+    content["state_dict"] = without_head(tensors)
+    with pytest.raises(BadCheckpoint, match="holds a moving average under state_dict that is not taken"):
+        load_network(saved(tmp_path / "x.pth", content), TINY)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"optimizer": {"exp_avg": "named"}},
+        {"optimizer": {"exp_avg": "named", "exp_avg_sq": "named"}},
+        {"exp_avg": "named", "exp_avg_sq": "named"},
+        {"optimizer": {"running_avg": "list"}},
+        {"optimizer_states": [{"ema": "list"}]},
+        {"optimizer_states": [{"ema": "named"}]},
+        {"swa_opt": {"momentum": "list"}},
+        {"gradEMA": "named"},
+        {"moments": {"avg": "list"}},
+    ],
+)
+def test_what_lies_below_an_optimizer_or_gradients_is_no_network(
+    tmp_path: Path, tensors: Tensors, beside: dict[str, object]
+) -> None:
+    def filled(node: object) -> object:
+        if isinstance(node, dict):
+            return {key: filled(child) for key, child in node.items()}
+        if isinstance(node, list):
+            return list(map(filled, node))
+        return others(tensors) if node == "named" else list(others(tensors).values())
+
+    content = {"model": tensors} | {key: filled(child) for key, child in beside.items()}
+    first, *_ = noted(saved(tmp_path / "x.pt", content), tensors)
+    assert first.startswith(f"x.pt: passed over {next(iter(beside))}")
+
+
+def test_a_file_of_an_optimizer_alone_is_called_so(tmp_path: Path, tensors: Tensors) -> None:
+    with pytest.raises(BadCheckpoint, match=r"belongs to an optimizer \(optimizer\): give the network's weights"):
+        load_network(saved(tmp_path / "x.pt", {"optimizer": {"exp_avg": tensors}}), TINY)
+
+
+def test_a_momentum_encoder_is_a_network(tmp_path: Path, tensors: Tensors) -> None:
+    content = {"encoder": tensors, "momentum_encoder": others(tensors)}
+    with pytest.raises(BadCheckpoint, match="different weights under encoder, momentum_encoder"):
+        load_network(saved(tmp_path / "x.pt", content), TINY)
 
 
 def test_an_average_that_is_a_list_is_taken_in_the_order_of_the_weights(tmp_path: Path, tensors: Tensors) -> None:
@@ -181,10 +247,99 @@ def test_an_average_that_is_a_list_is_taken_in_the_order_of_the_weights(tmp_path
         load_network(saved(tmp_path / "y.pt", content["ema"]), TINY)
 
 
-def test_two_sets_of_weights_that_differ_are_refused_with_their_keys(tmp_path: Path, tensors: Tensors) -> None:
-    content = {"student": tensors, "teacher": others(tensors)}
-    with pytest.raises(BadCheckpoint, match="different weights under student, teacher, and nothing says which"):
+def test_an_average_that_is_a_list_is_in_the_order_of_the_network_where_the_weights_are_sorted(
+    tmp_path: Path, tensors: Tensors
+) -> None:
+    alphabetical = {name: tensors[name] - 1 for name in sorted(tensors)}
+    in_order = [parameter.detach() for parameter in fit(tensors, TINY, "x").parameters()]
+    assert [tuple(value.shape) for value in in_order] != [tuple(value.shape) for value in alphabetical.values()]
+    content = {"model": alphabetical, "ema": {"shadow_params": in_order}}
+    assert "takes ema.shadow_params" in noted(saved(tmp_path / "x.pt", content), tensors)[0]
+
+
+@pytest.mark.parametrize("change", ["fewer", "more", "reversed", "ambiguous"])
+def test_an_average_that_is_a_list_in_no_order_that_is_known_is_refused(
+    tmp_path: Path, tensors: Tensors, change: str
+) -> None:
+    values = list(others(tensors).values())
+    model = dict(tensors)
+    if change == "ambiguous":  # the file's order and the network's differ and have the same shapes
+        one, other = "norm.0.weight", "norm.0.bias"
+        swapped = {one: other, other: one}
+        model = {name: tensors[name] for name in (swapped.get(name, name) for name in tensors)}
+    else:
+        values = {"fewer": values[:-1], "more": [*values, values[0]], "reversed": values[::-1]}[change]
+    with pytest.raises(BadCheckpoint, match=r"moving average under ema\.shadow_params that is not taken.*those alone"):
+        load_network(saved(tmp_path / "x.pt", {"model": model, "ema": {"shadow_params": values}}), TINY)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without_head,
+        lambda tensors: {"head.1.bias": tensors["head.1.bias"]},
+        lambda tensors: {name.replace(".", ""): tensor for name, tensor in tensors.items()},  # as LitEma names them
+        lambda tensors: torch.cat([tensor.flatten() for tensor in tensors.values()]),
+    ],
+)
+def test_an_average_that_does_not_fit_is_refused_and_the_raw_weights_are_not_taken_for_it(
+    tmp_path: Path, tensors: Tensors, spoil: Callable[[Tensors], object]
+) -> None:
+    path = saved(tmp_path / "x.pt", {"state_dict": tensors, "state_dict_ema": spoil(others(tensors))})
+    with pytest.raises(BadCheckpoint, match="moving average under state_dict_ema that is not taken"):
+        load_network(path, TINY)
+
+
+def test_an_average_without_tensors_of_the_network_is_none(tmp_path: Path, tensors: Tensors) -> None:
+    ema = {"decay": 0.9, "num_updates": torch.tensor(3), "shadow": {}, "loss": torch.zeros(7)}
+    content = {"model": tensors, "ema": ema, "state_dict_ema": None}
+    assert noted(saved(tmp_path / "x.pt", content), tensors) == ["x.pt: passed over ema (2 tensors)"]
+
+
+@pytest.mark.parametrize(
+    ("average", "raw"),
+    [
+        (("ema", "shadow"), ("ema", "backup")),
+        (("ema", "shadow_params"), ("ema", "collected_params")),  # torch_ema
+        (("ema", "ema_model"), ("ema", "online_model")),  # ema-pytorch
+        (("ema", "params"), ("ema", "stored_params")),
+    ],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_raw_weights_that_an_average_keeps_are_no_average(
+    tmp_path: Path, tensors: Tensors, average: tuple[str, str], raw: tuple[str, str], *, listed: bool
+) -> None:
+    def form(state: Tensors) -> object:
+        return list(state.values()) if listed else state
+
+    ema = {raw[1]: form(others(tensors)), average[1]: form(tensors)}
+    content = {"model": others(tensors), "ema": ema}
+    assert f"takes {'.'.join(average)}, the moving average" in noted(saved(tmp_path / "x.pt", content), tensors)[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("student", "teacher"),
+        ("current", "previous"),
+        ("online", "target"),
+        ("live", "init"),
+        ("net", "net_0_current"),
+        ("removing", "keep"),
+        ("moving", "fixed"),
+        ("model_avg_pool", "model_cls"),
+        ("model", "model_no_ema"),
+    ],
+)
+def test_two_sets_of_weights_that_differ_are_refused_with_their_keys(
+    tmp_path: Path, tensors: Tensors, one: str, other: str
+) -> None:
+    content = {one: tensors, other: others(tensors)}
+    with pytest.raises(BadCheckpoint, match=f"different weights under {one}, {other}, and nothing says which"):
         load_network(saved(tmp_path / "x.pt", content), TINY)
+
+
+def test_two_sets_of_weights_that_are_the_same_load(tmp_path: Path, tensors: Tensors) -> None:
     assert noted(saved(tmp_path / "x.pt", {"a": tensors, "b": dict(tensors)}), tensors) == []
 
 
@@ -231,6 +386,16 @@ def test_heads_that_are_missing_or_differ_are_said(tmp_path: Path, tensors: Tens
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS.*git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b'<?xml version="1.0"?>\n<net name="x" version="11">', "an OpenVINO model"),
+        (b"404: Not Found", r"is text, not a checkpoint \('404: Not Found'\)"),
+        (b"# CrossViT\n\nWeights of \xc3\xa9.\n" * 40, r"is text, not a checkpoint \('# CrossViT'\)"),
+        (b"PAR1\x15\x04", r"Parquet"),
+        (b"SQLite format 3\0", r"a database \(SQLite\)"),
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "an image, sound or film"),
+        (b"\0\0\0\x1cftypavif", "an image or film"),
+        (b"GIF89a\1\0", "an image"),
+        (b"\x08\x04\x12\x20\x0a\x06", "protocol buffer.*Core ML"),
+        (b"\x0a\x3a\x0a\x05input\x12\x0bPlaceholder", "protocol buffer.*TensorFlow"),
         (b'{"error": "Not Found"}', "error message of a server"),
         (b'{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}', "several files.*max_shard_size"),
         (b"\x1f\x8b\x08\0", "gzip"),
@@ -356,7 +521,8 @@ def test_a_missing_key_is_refused(tmp_path: Path, tensors: Tensors) -> None:
     ("content", "message"),
     [
         (b"", "damaged"),
-        (b"nonsense", "damaged|holds more than tensors"),
+        (b"nonsense", "is text"),
+        (b"\x80\x02}q\x00(", "is damaged"),
         (b"\x10\0\0\0\0\0\0\0{" + b"x" * 40, "damaged safetensors"),
         (b"PK\x03\x04" + b"x" * 40, "damaged"),
     ],
@@ -394,3 +560,9 @@ def test_a_checkpoint_of_another_size_keeps_its_positions(tmp_path: Path, grids:
     tensors = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
     network = load_network(saved(tmp_path / "x.pth", tensors), TINY)
     assert [positions.shape[1] - 1 for positions in network.pos_embed] == [grid**2 for grid in grids]
+
+
+def test_a_file_whose_size_is_not_known_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").symlink_to("/proc/self/stat")
+    with pytest.raises(BadCheckpoint, match=r"x\.pth"):
+        load_network(tmp_path / "x.pth", TINY)

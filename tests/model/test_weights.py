@@ -266,3 +266,11 @@ def test_a_folder_without_one_checkpoint_is_called_what_it_is(tmp_path: Path, na
 def test_an_address_is_no_path() -> None:
     with pytest.raises(WeightsUnavailable, match="is an address: download it"):
         find("https://example.org/model.safetensors", TINY, print)
+
+
+def test_a_file_larger_than_any_checkpoint_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    with path.open("wb") as file:
+        file.truncate(50_000_000_000)  # takes no room on the disk
+    with pytest.raises(WeightsUnavailable, match=r"x\.pth has 50 GB.*at most 16 GB.*state_dict alone"):
+        find(str(path), TINY, print)

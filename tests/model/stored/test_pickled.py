@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from model.stored.pickled import Global, Harmful, Malformed, Object, read
+from model.stored.pickled import Budget, Global, Harmful, Malformed, Object, read
 
 P2 = b"\x80\x02"
 
 
 def load(data: bytes, limit: int = 100_000) -> object:
-    return read(io.BytesIO(data), Object, lambda saved: saved, limit)
+    return read(io.BytesIO(data), Object, lambda saved: saved, Budget(limit))
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.stored.pickled import Malformed, Object
-from model.stored.torch_file import StoredTensor, from_numpy, read
+from model.stored.torch_file import StoredTensor, Unusable, from_numpy, read
 
 
 def tensor(path: Path, key: str = "a") -> torch.Tensor:
@@ -31,6 +31,7 @@ FORMS = (
     torch.nn.Parameter(torch.ones(3)),
     torch.zeros(0, 3),
     torch.arange(4, dtype=torch.float32).to(torch.float8_e4m3fn),
+    torch.view_as_complex(torch.arange(6.0).reshape(3, 2)).conj().imag,  # has the bit that its values are negative
 )
 
 
@@ -112,3 +113,29 @@ def test_a_checksum_that_was_left_out_does_not_count(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(before)
     assert torch.equal(tensor(path), torch.ones(4))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_bits_that_say_that_values_are_not_those_stored_are_refused_by_name(tmp_path: Path, *, zipped: bool) -> None:
+    path = tmp_path / "x.pt"
+    value = torch.view_as_complex(torch.arange(6.0).reshape(3, 2)).conj()
+    torch.save({"a": value}, path, _use_new_zipfile_serialization=zipped)
+    with path.open("rb") as file:
+        content = read(file)
+    assert content == {"a": Unusable("a tensor whose values are not those stored (conj); save its clone()")}
+
+
+def test_an_array_of_big_endian_numbers_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps({"a": np.ones(3, dtype=">f4")}))
+    with path.open("rb") as file:
+        content = read(file)
+    assert isinstance(content, dict)
+    unusable = from_numpy(content["a"])
+    assert isinstance(unusable, Unusable)
+    assert "big-endian NumPy array" in unusable.what
+
+
+def test_a_file_that_the_system_makes_up_is_refused() -> None:
+    with Path("/proc/self/stat").open("rb") as file, pytest.raises(Malformed, match="copy it to a file"):
+        read(file)
