@@ -1,10 +1,16 @@
 """The Content-Disposition of a form's part, as RFC 7578 has it and as clients write it."""
 
 import re
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 CHARSETS = ("utf-8", "us-ascii", "iso-8859-1")  # what clients declare; some of Python's take minutes, or raise
+_OF_VALUES = (  # of `filename*`, beside those
+    *(f"iso-8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15, 16)),
+    *(f"windows-{page}" for page in range(1250, 1259)),
+    *("koi8-r", "koi8-u", "shift_jis", "windows-31j", "euc-jp", "euc-kr", "gb2312", "gbk", "gb18030", "big5"),
+)
 
 _PARAMETER = re.compile(r';\s*([^=;\s"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 _EXTENDED = re.compile(r"(?P<name>[^*]+)\*((?P<number>\d{1,2})(?P<encoded>\*?))?")
@@ -58,15 +64,21 @@ def _unquoted(value: str) -> str:
 
 
 def _decoded(pieces: dict[int, tuple[str, bool]], charset: str) -> str:
-    """The value of `name*`, or of `name*0`, `name*1*`, …: CHARSET'LANGUAGE'VALUE with %XX for bytes."""
+    """The value of `name*`, or of `name*0`, `name*1*`, …: CHARSET'LANGUAGE'VALUE with %XX for bytes.
+
+    The bytes stay as %XX where their charset is not known, or they are not in it.
+    """
     values = [pieces[number] for number in sorted(pieces)]
     first, encoded = values[0]
     if encoded and first.count("'") >= 2:
         declared, _, first = first.split("'", 2)
         values[0] = (first, True)
-        charset = declared.lower() if declared.lower() in CHARSETS else charset
-    raw = [unquote_to_bytes(value) if encoded else value.encode("latin-1") for value, encoded in values]
-    return _text(b"".join(raw).decode("latin-1"), charset)
+        charset = declared.lower() or charset
+    raw = b"".join(unquote_to_bytes(value) if encoded else value.encode("latin-1") for value, encoded in values)
+    if charset in (*CHARSETS, *_OF_VALUES):
+        with suppress(UnicodeDecodeError):
+            return raw.decode(charset)
+    return "".join(value for value, _ in values)
 
 
 def _text(raw: str, charset: str) -> str:

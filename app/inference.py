@@ -20,8 +20,9 @@ from pydantic_core import from_json, to_json
 
 from app.base64text import BadBase64, decoded
 from app.errors import BadInference, TooLarge
-from app.sent import is_image, mistaken
+from app.sent import is_form, is_image, mistaken
 from app.words import place, told
+from model.files.formats import HEAD_BYTES
 
 IMAGE, ENCODED = "image", "encoded"
 LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -29,6 +30,8 @@ BINARY = "application/octet-stream"
 
 _ELEMENT = struct.Struct("<I")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_FORM = "it is a multipart form, which goes to POST /classify; here a file goes alone"
+_WITH_BINARY = b'"binary_data_size"'
 ENCODINGS = tuple(_WINDOW_BITS)  # of answers; app.coding has those of requests
 # What json.detect_encoding finds. Python imports each where it is first used.
 CHARSETS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
@@ -101,10 +104,12 @@ def read(body: bytes, *, json_bytes: int | None, max_images: int) -> tuple[Infer
     if json_bytes is not None and json_bytes > len(body):
         raise BadInference(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
     if json_bytes == 0:
+        if is_form(body[:HEAD_BYTES]):
+            raise BadInference(f"the request is not an image file: {_FORM}")
         tensor = Input(name=ENCODED, shape=[1], datatype="BYTES")
         request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
         return request, [np.frombuffer(body, np.uint8)]
-    request = parse(InferenceRequest, body if json_bytes is None else body[:json_bytes])
+    request = parse(InferenceRequest, body[:json_bytes], whole=json_bytes is None)
     _check(request)
     tensor = request.inputs[0]
     raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
@@ -163,8 +168,8 @@ def compress(body: bytes, encoding: str) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def parse(kind: type[Asked], body: bytes) -> Asked:
-    """The JSON in `body`, in one of CHARSETS, as `kind`.
+def parse(kind: type[Asked], body: bytes, *, whole: bool = True) -> Asked:
+    """The JSON in `body`, which is all of the request or not, in one of CHARSETS, as `kind`.
 
     Raises BadInference.
     """
@@ -174,17 +179,29 @@ def parse(kind: type[Asked], body: bytes) -> Asked:
         value = from_json(content.removeprefix("\ufeff"), allow_inf_nan=False)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             raise BadInference("the request is a JSON string that has JSON in it; send the object itself")
+        if isinstance(value, dict) and "instances" in value and "inputs" not in value:
+            raise BadInference("the request has 'instances', as version 1 of the protocol; this is version 2: 'inputs'")
         return kind.model_validate(value)
     except ValidationError as err:
-        first = err.errors(include_url=False, include_input=False)[0]
-        raise BadInference(f"{place(first, 'the request')} {told(first)}") from err
+        first = err.errors(include_url=False)[0]
+        written = "; write it without a decimal point" if _is_whole(first["input"]) else ""
+        raise BadInference(f"{place(first, 'the request')} {told(first)}{written}") from err
     except UnicodeDecodeError as err:
-        raise BadInference(f"the request is not JSON: {_instead(body) or 'it is not UTF-8'}") from err
+        raise BadInference(f"the request is not JSON: {_instead(body, whole) or 'it is not UTF-8'}") from err
     except ValueError as err:
-        raise BadInference(f"the request is not JSON: {_instead(body) or err}"[:300]) from err
+        raise BadInference(f"the request is not JSON: {_instead(body, whole) or err}"[:300]) from err
 
 
-def _instead(body: bytes) -> str | None:
+def _is_whole(value: Any) -> bool:
+    """Whether it is a whole number that is written with a decimal point."""
+    return isinstance(value, float) and value.is_integer()
+
+
+def _instead(body: bytes, whole: bool) -> str | None:
+    if is_form(body[:HEAD_BYTES]):
+        return _FORM
+    if whole and _WITH_BINARY in body:
+        return f"binary data follows it, and the header {LENGTH_HEADER} has to say how long the JSON is"
     if is_image(body):
         return f"it is an image file, which goes with {LENGTH_HEADER}: 0, or to POST /classify"
     what = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body, body=True)
@@ -220,6 +237,8 @@ def _raw(tensor: Input, binary: bytes) -> bytes | None:
         if tensor.data is None:
             raise BadInference(f"the input {tensor.name[:60]!r} has no data")
         return None
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise BadInference(f"the parameter 'binary_data_size' is a number of bytes, not {str(size)[:20]!r}")
     if tensor.data is not None:
         raise BadInference(f"the input {tensor.name[:60]!r} has data in the JSON and a binary_data_size as well")
     if size != len(binary):
@@ -249,6 +268,8 @@ def _octets(rows: Any, shape: list[int]) -> bytes:
             if not all(isinstance(row, list) and len(row) == length for row in rows):
                 raise BadInference(f"the lists in {IMAGE!r} are not as long or deep as its shape {shape}")
             rows = list(chain.from_iterable(rows))
+    if rows and all(map(_is_whole, rows)):
+        raise BadInference(f"{IMAGE!r} must have whole numbers; write them without a decimal point")
     # NumPy would turn 1.5 and "1" into 1, and make every element as long as the longest string.
     if not set(map(type, rows)) <= {int} or (rows and (min(rows) < 0 or max(rows) > 255)):
         raise BadInference(f"{IMAGE!r} must have whole numbers from 0 to 255")

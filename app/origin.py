@@ -32,13 +32,17 @@ class Origins:
 
     def check_host(self, headers: Mapping[str, str]) -> None:
         """Forbidden if hosts are set and the request is for another one."""
-        if self._hosts and not _is_one_of(headers.get("host", ""), self._hosts):
+        host = headers.get("host", "")
+        if self._hosts and not (host.strip() and _is_one_of(host, self._hosts)):
             raise Forbidden("the Host of this request is not one that is served: add it to --allowed-hosts")
 
     def check_page(self, headers: Mapping[str, str]) -> None:
         """Forbidden if a page asks that is neither the service's own nor one of those that may call."""
         if is_foreign(headers) and "*" not in self._pages and headers.get("origin") not in self._pages:
-            raise Forbidden("a web page of another origin may not call this: add its origin to --cors-origins")
+            raise Forbidden(
+                "a web page of another origin may not call this: --cors-origins has those that may, "
+                "though none may call what is for admins"
+            )
 
     def check_admin(self, headers: Mapping[str, str], *, by_port: bool) -> None:
         """Forbidden if any other page asks for what is for admins.

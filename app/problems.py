@@ -179,9 +179,18 @@ async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
     if status == HTTPStatus.NOT_FOUND:
         detail += _where(request)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail += f"; it takes {_allowed(request)}"
     response = _response(request, status, detail)
     response.headers.update(err.headers or {})
     return response
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path, without those that are answered on every one."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    methods = {method for route in routes for method in getattr(route, "methods", None) or ("GET",)}
+    return ", ".join(sorted(methods - {"HEAD", "OPTIONS"}))
 
 
 def _where(request: Request) -> str:

@@ -1,10 +1,11 @@
 """The service's answers, as they stand in the OpenAPI document."""
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.spec import RESOLUTIONS, Activation
 
@@ -13,6 +14,13 @@ class Options(BaseModel):
     """The query of POST /classify. The descriptions also stand in error messages."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, values: Any) -> Any:
+        """An option that is empty counts as left out: a form in a page sends its empty fields."""
+        is_options = isinstance(values, Mapping)
+        return {key: value for key, value in values.items() if value != ""} if is_options else values
 
     top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
     resolution: Annotated[

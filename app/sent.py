@@ -37,6 +37,11 @@ _KINDS: tuple[tuple[Callable[[bytes], object], str], ...] = (
 )
 
 
+def is_form(head: bytes) -> bool:
+    """Whether what begins so is a multipart form."""
+    return bool(_FORM_PART.match(head.lstrip()))
+
+
 def is_image(head: bytes) -> bool:
     """Whether what begins so is in one of the formats that are taken."""
     return any(matches(head[:HEAD_BYTES]) for matches in FORMATS.values())

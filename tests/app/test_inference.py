@@ -102,6 +102,11 @@ def test_a_raw_binary_request_is_one_file_and_is_answered_in_binary() -> None:
     assert request.parameters == {"binary_data_output": True}
 
 
+def test_a_form_is_no_raw_binary_request() -> None:
+    with pytest.raises(BadInference, match="is not an image file: it is a multipart form"):
+        opened(b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n', json_bytes=0)
+
+
 def test_compression_is_what_the_standard_library_undoes() -> None:
     body = bytes(range(256)) * 100
     assert gzip.decompress(compress(body, "gzip")) == body
@@ -115,6 +120,25 @@ def test_compression_is_what_the_standard_library_undoes() -> None:
         (b"hello", "the request is not JSON"),
         (b"\xff\xfe", "the request is not JSON"),
         (b'{"id": "\xfc"}', "the request is not JSON: it is not UTF-8"),
+        (
+            b'{"instances": [{"image": "b25l"}]}',
+            "has 'instances', as version 1 of the protocol; this is version 2: 'inputs'",
+        ),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n',
+            "a multipart form, which goes to POST /classify",
+        ),
+        (with_binary(image_input(), b"\xff" * 24)[0], "the header Inference-Header-Content-Length has to say how long"),
+        (with_binary(image_input(), b"a" * 24)[0], "the header Inference-Header-Content-Length has to say how long"),
+        (
+            as_json(image_input(parameters={"binary_data_size": "24"})),
+            "'binary_data_size' is a number of bytes, not '24'",
+        ),
+        (
+            as_json(image_input([0], shape=[1.0, 2, 2, 3])),
+            "shape.0 is not a whole number; write it without a decimal point",
+        ),
+        (as_json(image_input([1.0, 2.0])), "'image' must have whole numbers; write them without a decimal point"),
         (b'{"inputs": NaN}', "the request is not JSON"),
         (b'{"id": "\\ud800", "inputs": []}', "the request is not JSON"),
         (b'{"inputs": ' + b"9" * 5000 + b"}", "the request is not JSON"),
@@ -184,7 +208,10 @@ def test_json_is_read_in_any_unicode_with_a_mark_or_without(charset: str) -> Non
     [
         (json.dumps(as_json().decode()).encode(), "a JSON string that has JSON in it"),
         (b"\xff\xd8\xff\xe0 and so on", "an image file, which goes with Inference-Header-Content-Length: 0"),
-        (b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n', "it is a form"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n',
+            "it is a multipart form, which goes to POST /classify",
+        ),
         (b"inputs=1&outputs=2", "it is an urlencoded form"),
         (b"\x1f\x8b\x08\x00", "it is gzip data"),
     ],
@@ -268,7 +295,14 @@ def test_binary_data_that_is_no_tensor_is_refused(tensor: dict[str, Any], raw: b
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("size", [0, 23, 25, -24, True, "24", 24.5])
+@pytest.mark.parametrize("size", [True, "24", 24.5])
+def test_a_binary_data_size_that_is_no_number_of_bytes_is_refused(size: Any) -> None:
+    head = as_json(image_input(parameters={"binary_data_size": size}))
+    with pytest.raises(BadInference, match=f"'binary_data_size' is a number of bytes, not '{size}'"):
+        opened(head + PIXELS.tobytes(), json_bytes=len(head))
+
+
+@pytest.mark.parametrize("size", [0, 23, 25, -24])
 def test_a_binary_data_size_that_is_not_what_follows_is_refused(size: Any) -> None:
     head = as_json(image_input(parameters={"binary_data_size": size}))
     with pytest.raises(BadInference, match=f"binary_data_size is {size}, but 24 bytes follow the JSON"):

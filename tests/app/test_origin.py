@@ -99,9 +99,16 @@ def test_without_admin_keys_the_admin_port_is_asked_by_names_that_no_page_can_ha
     assert not refused(origins, {"host": host}, by_port=False)  # a key is asked for
 
 
+def test_no_page_is_told_of_a_setting_that_would_not_help_it() -> None:
+    with pytest.raises(Forbidden, match="--cors-origins has those that may, though none may call what is for admins"):
+        Origins([], [], "127.0.0.1").check_page(HOST | {"origin": PAGE})
+
+
 def test_the_hosts_that_are_set_are_the_only_ones() -> None:
     origins = Origins([], ["api.example.org", "Other.example:8443"], "127.0.0.1")
-    for host in ("api.example.org", "API.EXAMPLE.ORG.:8000", "other.example:8443", ""):
+    for host in ("api.example.org", "API.EXAMPLE.ORG.:8000", "other.example:8443"):
         assert not refused(origins, {"host": host})
-    for host in ("127.0.0.1", "evil.example", "other.example", "api.example.org.evil.example"):
+    assert refused(origins, {})
+    assert not refused(Origins([], [], "127.0.0.1"), {})
+    for host in ("", " ", "127.0.0.1", "evil.example", "other.example", "api.example.org.evil.example"):
         assert refused(origins, {"host": host})
