@@ -11,6 +11,7 @@ import uuid
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -21,8 +22,9 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.connections import Port, State
-from app.head import Head, Refused, not_http
+from app.connections import Port, State, Turns
+from app.front import without_prefix
+from app.head import Head, Refused, no_body, not_http
 from app.schemas import Failure, Problem
 from app.settings import Settings
 from app.watch import PROBES
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 _FRAMING_BYTES = 1 << 20  # of a request, beside its body; a single-byte chunk has five, and costs about 2 microseconds
 _FRAMING_SHARE = 10  # and one byte more for so many of the body: chunks of 64 bytes need no more
 _MAX_PIPELINED = 16
+_WITH_BODY = ("PATCH", "POST", "PUT")
+_FOLLOWING_SECONDS = 0.05  # for a body that a request has not told of
+_AT_ONCE = PROBES - {"/metrics"}  # which takes longer than the others
 _LINGERING_SECONDS = 3.0  # without a byte
 _OPENING_BYTES = 64  # of a request, kept to say what it is if it is not HTTP
 _LOOK_SECONDS = 0.1
@@ -44,9 +49,13 @@ App = Callable[..., Any]
 
 
 class Connection(asyncio.Protocol):
-    """One connection, in the interface that uvicorn.Server wants. `port_of` gives the Port that counts it."""
+    """One connection, in the interface that uvicorn.Server wants.
+
+    `port_of` gives the Port that counts it, and requests start in `turns`, but for probes.
+    """
 
     limits: Settings
+    turns: Turns
     port_of: Callable[[int], Port]
 
     def __init__(
@@ -63,8 +72,9 @@ class Connection(asyncio.Protocol):
         self._timer: TimerHandle | None = None  # for what the client has to send
         self._writing: TimerHandle | None = None  # for reading what it is sent
         # The request that is read
-        self._parser = self._new_parser()
+        self._parser = httptools.HttpRequestParser(self)
         self._head = Head()
+        self._bodiless = False  # the last one is to have a body by its method, tells of none, and no other has come
         self._between = True  # requests
         self._in_head = True
         self._offers_upgrade = False
@@ -129,7 +139,7 @@ class Connection(asyncio.Protocol):
                 log.error("a request of %s cannot be taken", self._peer, exc_info=err)
             self._refuse(self._refusal or Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed"))
         except httptools.HttpParserError as err:
-            self._refuse(not_http(err, self._opening))
+            self._refuse(no_body() if self._bodiless else not_http(err, self._opening))
         else:
             self._report()
 
@@ -180,6 +190,7 @@ class Connection(asyncio.Protocol):
         self._expect_within(self.limits.header_seconds, _SLOW_HEAD)
 
     def on_url(self, piece: bytes) -> None:
+        self._bodiless = False
         self._or_refuse(self._head.add_target, piece)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -209,11 +220,6 @@ class Connection(asyncio.Protocol):
             self._last.more_body = False
             self._last.message_event.set()
 
-    def _new_parser(self) -> httptools.HttpRequestParser:
-        parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what follows is dropped, not an error
-        return parser
-
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse `data`. The parser stops behind a head that offers an upgrade; it goes on as if there were no offer."""
         while True:
@@ -222,7 +228,7 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserUpgrade as err:
                 head = self._head.without_upgrade(self._parser.get_method(), self._parser.get_http_version())
                 self._offers_upgrade = False
-                self._parser = self._new_parser()
+                self._parser = httptools.HttpRequestParser(self)
                 self._parser.feed_data(head)
                 data = memoryview(data)[err.args[0] :]
             else:
@@ -251,15 +257,22 @@ class Connection(asyncio.Protocol):
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"more than {_MAX_PIPELINED} requests wait on this connection: wait for their answers",
             )
-        if self._port.for_probes_alone(self) and scope["path"] not in PROBES:
+        path = self._without_prefix(scope["path"])
+        if self._port.for_probes_alone(self) and path not in PROBES:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "all connections that the service takes at once are at work")
         self._in_head = False
         # Longer than the application's own, which answers: this one ends what goes on after the answer.
         self._expect_within(self.limits.body_seconds + 5, "its body comes too slowly")
         keep_alive = version != "1.0" and self._parser.should_keep_alive() and not self._port.for_probes_alone(self)
         expects = version != "1.0" and self._head.expects_continue
+        self._bodiless = method in _WITH_BODY and not self._head.has_length
+        # What follows the last request is dropped, unless it may be meant as the body of that.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=not self._bodiless)
         self._last = self._cycle(scope, keep_alive, expects)
-        self._answer(self._last, self._app)
+        self._answer(self._last, self._app, at_once=path in _AT_ONCE)
+
+    def _without_prefix(self, path: str) -> str:
+        return without_prefix(path, self.limits.root_path or "")
 
     # Answers, one after the other
 
@@ -296,13 +309,24 @@ class Connection(asyncio.Protocol):
             on_response=self._answered,
         )
 
-    def _answer(self, cycle: "_Cycle", app: App) -> None:
-        """Have `app` answer now, or after what was asked before."""
+    def _answer(self, cycle: "_Cycle", app: App, *, at_once: bool = False) -> None:
+        """Have `app` answer in a turn of its own, or at once; in any case after what was asked before."""
         if self._running is not None and not self._running.response_complete:
             self._flow.pause_reading()
             self._pipeline.append((cycle, app))
             return
         self._running = cycle
+        start = partial(self._start, cycle, app)
+        if at_once:
+            start()
+        elif self._bodiless and cycle is self._last:
+            self._loop.call_later(_FOLLOWING_SECONDS, self.turns.take, start)
+        else:
+            self.turns.take(start)
+
+    def _start(self, cycle: "_Cycle", app: App) -> None:
+        if cycle.disconnected:  # meanwhile
+            return
         task = self._loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._server_state.tasks.discard)
         self._server_state.tasks.add(task)
@@ -329,9 +353,8 @@ class Connection(asyncio.Protocol):
         log.info("the client %s is refused: %d, %s", self._peer, refused.status, refused.detail)
         self._deaf = True
         self._expect_within(None)
-        if (
-            not self._in_head and self._last is not None
-        ):  # its body is at fault, and the application may have it already
+        in_body = not self._in_head or (self._bodiless and self._owed is self._last)
+        if in_body and self._last is not None:  # the application may have it already
             if self._pipeline:
                 self._pipeline.pop()
             elif self._last.response_complete:
@@ -344,7 +367,8 @@ class Connection(asyncio.Protocol):
                 self._disconnect()
                 self._running = None
         method = "HEAD" if self._opening.startswith(b"HEAD ") else "GET"
-        inference = self._head.target.startswith(b"/v2")
+        path = str(self._last.scope["path"]) if self._bodiless and self._last else self._head.target.decode("latin-1")
+        inference = self._without_prefix(path).startswith("/v2")
         cycle = self._cycle({"method": method, "path": "", "raw_path": b"", "headers": []}, keep_alive=False)
         cycle.more_body = False
         self._answer(cycle, _refusal(refused, inference=inference))

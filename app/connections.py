@@ -1,7 +1,10 @@
-"""The open connections of a port, and which of them makes room for a new one."""
+"""What connections share: the places of a port, where one makes room for another, and the turns of the event loop."""
 
+import asyncio
 import logging
 import time
+from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -26,6 +29,25 @@ class Counted(Protocol):
 
     def make_room(self) -> None:
         """End at once."""
+
+
+class Turns:
+    """Starts one thing in each turn of the event loop, in order, so that others are read and answered in between."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def take(self, start: Callable[[], None]) -> None:
+        """Call `start`, which must not raise, after all that wait already."""
+        self._waiting.append(start)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._waiting[0]()
+        self._waiting.popleft()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next)
 
 
 class Port:

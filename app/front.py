@@ -44,7 +44,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["path"] = self._path(scope["path"])
+        scope["path"] = without_prefix(scope["path"], self._prefix)
         reply = _Reply(scope["method"], send)
         # A copy, since servers look up the method to know that HEAD has no content.
         inner = dict(scope, method="GET" if scope["method"] == "HEAD" else scope["method"])
@@ -61,11 +61,6 @@ class Front:
         finally:
             scope.update({name: inner[name] for name in _FOUND if name in inner})
 
-    def _path(self, path: str) -> str:
-        if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
-            return path[len(self._prefix) :] or "/"
-        return path
-
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if scope["query_string"].count(b"&") >= _MAX_PARAMETERS:
@@ -74,6 +69,13 @@ class Front:
             self._origins.check_host(headers)
         if scope["method"] not in SAFE:
             self._origins.check_page(headers)
+
+
+def without_prefix(path: str, prefix: str) -> str:
+    """`path` below `prefix`, or as it is where it is not below that."""
+    if prefix and (path == prefix or path.startswith(f"{prefix}/")):
+        return path[len(prefix) :] or "/"
+    return path
 
 
 class _Reply:

@@ -12,6 +12,8 @@ MAX_FIELDS = 100  # in a head and its trailers
 MAX_TARGET_BYTES = 8 * 1024
 
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}(?= )")
+# RFC 3986, 3.2.2 and 3.2.3, and the zone of an IPv6 address, which some clients send
+_HOST = re.compile(rb"(\[[\w.~:%-]+\]|([\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:\d*)?")
 _TLS_HANDSHAKE = b"\x16"  # the type of the first record, RFC 8446, 5.1
 _PROXY_PROTOCOLS = (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")  # versions 1 and 2
 
@@ -69,6 +71,7 @@ class Head:
         self._check_transfer_coding()
         if version != "1.0":  # which has no expectations, RFC 9110, 10.1.1
             self._check_expectation()
+        self._check_host(version)
         path, query = self._target(method)
         return {
             "method": method,
@@ -78,6 +81,11 @@ class Head:
             "query_string": query,
             "headers": self.fields,
         }
+
+    @property
+    def has_length(self) -> bool:
+        """Whether the request says that it has a body, be it an empty one (RFC 9112, 6.3)."""
+        return any(name in (b"content-length", b"transfer-encoding") for name, _ in self.fields)
 
     @property
     def expects_continue(self) -> bool:
@@ -101,6 +109,21 @@ class Head:
                 raise Refused(
                     HTTPStatus.EXPECTATION_FAILED, f"the expectation {_shown(value)} is not known here: 100-continue is"
                 )
+
+    def _check_host(self, version: str) -> None:
+        """RFC 9112, 3.2."""
+        hosts = self.values(b"host")
+        if not hosts and version != "1.0":
+            detail = (
+                "the request has no Host field, which HTTP/1.1 needs: send the name or address that you ask, or none"
+            )
+            raise Refused(HTTPStatus.BAD_REQUEST, f"{detail} ('Host:')")
+        if len(hosts) > 1:
+            shown = " and ".join(map(_shown, hosts[:2]))
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the request has {len(hosts)} Host fields, {shown}: send one")
+        if hosts and not _HOST.fullmatch(hosts[0].strip()):
+            detail = f"the Host {_shown(hosts[0])} is neither a name nor an address, with a port or without"
+            raise Refused(HTTPStatus.BAD_REQUEST, detail)
 
     def _target(self, method: str) -> tuple[bytes, bytes]:
         """The path and the query of the target, whichever of the forms of RFC 9112, 3.2, it has."""
@@ -149,6 +172,14 @@ def not_http(err: Exception, opening: bytes) -> Refused:
     version = str(err) == "Invalid HTTP version"
     status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if version else HTTPStatus.BAD_REQUEST
     return Refused(status, f"this is not HTTP/1.1: {err}")
+
+
+def no_body() -> Refused:
+    """What is the matter with bytes behind a POST without a length, which are no request (RFC 9110, 15.5.12)."""
+    detail = (
+        "the request has neither Content-Length nor Transfer-Encoding, and so no body, but what follows is no request"
+    )
+    return Refused(HTTPStatus.LENGTH_REQUIRED, f"{detail}: send Content-Length")
 
 
 def _check_version(version: str) -> None:

@@ -1,12 +1,13 @@
 """The OpenAPI document, where it has to say more or less than FastAPI finds by itself, and its page."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fastapi_offline
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from app.schemas import Failure, Problem
@@ -39,9 +40,10 @@ def describe(app: FastAPI, *, keys: bool) -> None:
 
 
 def serve_docs(app: FastAPI) -> None:
-    """Serve the document of `app` as a page at /docs, without a CDN.
+    """Serve the document of `app` at /openapi.json, and as a page at /docs, without a CDN.
 
-    All of its links are relative, so that it works below whatever path a proxy has it.
+    The document is written once, which takes milliseconds. All links of the page are relative, so that it works below
+    whatever path a proxy has it.
     """
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
@@ -50,6 +52,14 @@ def serve_docs(app: FastAPI) -> None:
         swagger_css_url=f"{_STATIC}/swagger-ui.css",
         swagger_favicon_url=f"{_STATIC}/favicon.png",
     )
+
+    @cache
+    def document() -> bytes:
+        return bytes(JSONResponse(app.openapi()).body)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(document(), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

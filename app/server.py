@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.connection import Connection
-from app.connections import ADMIN_CONNECTIONS, PROBE_CONNECTIONS, Port
+from app.connections import ADMIN_CONNECTIONS, PROBE_CONNECTIONS, Port, Turns
 from app.errors import BadParameter
 from app.repository import Repository
 from app.service import Service
@@ -94,6 +94,7 @@ class Server(uvicorn.Server):
 
         class Accepted(Connection):
             limits = settings
+            turns = Turns()
 
             def port_of(self, number: int) -> Port:
                 return admin if number == service.access.admin_port else public

@@ -4,17 +4,20 @@ import contextlib
 import json
 import re
 import socket
+import statistics
 import struct
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.app.pictures import encoded, scene
-from tests.conftest import Server
+from tests.conftest import Server, StartServer
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LARGE = JPEG[:2] + 100 * (b"\xff\xfe\x04\x02" + 1024 * b"c") + JPEG[2:]  # with comments, as large as a photograph
@@ -144,8 +147,13 @@ def test_limits_hold_for_a_request_that_offers_an_upgrade(server: Server, path: 
         (b"GET /livez HTTP/9.9\r\n\r\n", 505, "version"),
         (b"get /livez HTTP/1.1\r\n\r\n", 501, "'get'"),
         (b"FROBNICATE /livez HTTP/1.1\r\n\r\n", 501, "'FROBNICATE'"),
-        (b"GET * HTTP/1.1\r\n\r\n", 400, "'*'"),
-        (b"GET ftp://a/livez HTTP/1.1\r\n\r\n", 400, "ftp://a/livez"),
+        (b"GET * HTTP/1.1\r\nHost: service\r\n\r\n", 400, "'*'"),
+        (b"GET ftp://a/livez HTTP/1.1\r\nHost: a\r\n\r\n", 400, "ftp://a/livez"),
+        (b"GET /livez HTTP/1.1\r\n\r\n", 400, "has no Host field"),
+        (b"GET http://service/livez HTTP/1.1\r\n\r\n", 400, "has no Host field"),
+        (b"OPTIONS * HTTP/1.1\r\n\r\n", 400, "has no Host field"),
+        (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "2 Host fields, 'a' and 'b'"),
+        (b"GET http://a/livez HTTP/1.1\r\nHost: a b/c\r\n\r\n", 400, "the Host 'a b/c'"),
         (b"GET /livez?\xc3\xa4 HTTP/1.1\r\n\r\n", 400, "%XX"),
         (POST + b"Expect: nothing\r\n" + LENGTH, 417, "'nothing'"),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "'gzip, chunked'"),
@@ -183,6 +191,7 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(
         b"\r\n\r\nGET /livez HTTP/1.1",
         b"GET /livez HTTP/1.1\r\nX: \xff\xfe",
         b"GET /livez HTTP/1.0\r\nExpect: nothing",
+        b"GET /livez HTTP/1.1\r\nX: a, b",
     ],
 )
 def test_what_the_specification_has_servers_take_is_answered(server: Server, request_line: bytes) -> None:
@@ -213,6 +222,79 @@ def test_more_requests_than_may_wait_are_refused_after_those_that_may(server: Se
     *taken, refused = exchanged(server, 100 * LIVEZ)
     assert statuses(taken) == [200] * 17
     assert (refused.status, "more than 16 requests wait" in refused.detail) == (429, True)
+
+
+# Bodies of which the head does not tell
+
+
+@pytest.mark.parametrize("path", [b"/classify", b"/classify/batch", b"/v2/repository/index", b"/livez", b"/nowhere"])
+@pytest.mark.parametrize("end", [b"1.1\r\n", b"1.0\r\n", b"1.1\r\nConnection: close\r\n"])
+@pytest.mark.parametrize("body", [JPEG, b'{"inputs": []}'])
+def test_a_body_behind_a_post_without_a_length_is_told_to_have_one(
+    server: Server, path: bytes, end: bytes, body: bytes
+) -> None:
+    head = b"POST %s HTTP/%sHost: service\r\n\r\n" % (path, end)
+    for packets in ([head + body], [head, body]) if path == b"/classify" else ([head + body],):
+        (refused,) = exchanged(server, *packets)
+        assert refused.status == 411
+        assert "neither Content-Length nor Transfer-Encoding" in refused.detail
+        assert "send Content-Length" in refused.detail
+        assert (b"problem+json" in refused.head) == (not path.startswith(b"/v2"))
+
+
+def test_a_body_without_a_length_is_told_so_after_the_answers_to_what_came_before(server: Server) -> None:
+    head = b"POST /classify HTTP/1.1\r\nHost: service\r\n\r\n"
+    assert statuses(exchanged(server, LIVEZ + LIVEZ + head + JPEG)) == [200, 200, 411]
+    with connected(server) as connection:
+        connection.sendall(head)
+        time.sleep(1)
+        connection.sendall(JPEG)  # when the answer is out already
+        assert statuses(until_closed(connection)) == [400, 411]
+
+
+def test_a_post_without_a_length_has_no_body_and_what_follows_is_the_next_request(server: Server) -> None:
+    head = b"POST /v2/repository/index HTTP/1.1\r\nHost: service\r\n\r\n"
+    for packets in ([head + head + LAST], [head, b"\r\n" + LAST[:3], LAST[3:]], [head.replace(b"1.1", b"1.0")]):
+        found = exchanged(server, *packets)
+        assert statuses(found) == [200] * b"".join(packets).count(b"HTTP/")
+        assert found[0].body.startswith(b"[")
+
+
+# Requests that cost time
+
+
+def test_probes_come_in_between_requests_that_are_pipelined_on_many_connections(server: Server) -> None:
+    metrics = b"GET /metrics HTTP/1.1\r\nHost: service\r\n\r\n"
+    last = metrics.replace(b"Host", b"Connection: close\r\nHost")
+    with contextlib.ExitStack() as open_ones, ThreadPoolExecutor(1) as pool:
+        flood = [open_ones.enter_context(connected(server)) for _ in range(40)]
+        started = time.monotonic()
+        for connection in flood:
+            connection.sendall(15 * metrics + last)
+        reading = pool.submit(lambda: [until_closed(connection) for connection in flood])
+        probes = []
+        while not reading.done():
+            asked = time.monotonic()
+            assert statuses(exchanged(server, LAST)) == [200]
+            probes.append(time.monotonic() - asked)
+        seconds = time.monotonic() - started
+        assert {len(found) for found in reading.result()} == {16}
+    # Were all 40 started in one turn, each turn would take a 16th of the time, and a probe takes several.
+    assert statistics.median(probes) < seconds / 20
+
+
+def test_probes_below_a_prefix_have_the_places_of_probes(bundle: Path, start_server: StartServer) -> None:
+    server = start_server("--bundle", str(bundle), "--root-path", "/crossvit", "--max-connections", "2")
+    server.wait_until_ready()
+    with connected(server) as first, connected(server) as second:
+        for connection in (first, second):
+            connection.sendall(POST + LENGTH + JPEG[:10])
+        time.sleep(0.2)
+        for path, status in ((b"/crossvit/livez", 200), (b"/livez", 200), (b"/crossvit/models", 503)):
+            (answer,) = exchanged(server, LAST.replace(b"/livez", path))
+            assert answer.status == status, path
+        (refused,) = exchanged(server, LAST.replace(b"/livez", b"/crossvit/v2"))
+        assert set(json.loads(refused.body)) == {"error"}  # as clients of that protocol read it
 
 
 @pytest.mark.parametrize("size", [1, 16, 64, 200])

@@ -1,10 +1,11 @@
 """Which connection makes room, without any."""
 
+import asyncio
 import time
 
 import pytest
 
-from app.connections import Port, State
+from app.connections import Port, State, Turns
 
 
 class Fake:
@@ -82,3 +83,19 @@ def test_a_flood_writes_a_line_now_and_then(caplog: pytest.LogCaptureFixture, mo
     now += 11
     added(port, State.IDLE)
     assert caplog.messages[1:] == ["more than 1 connections: 999 closed to make room"]
+
+
+def test_one_thing_starts_in_each_turn_of_the_loop_and_in_order() -> None:
+    async def started() -> list[object]:
+        seen: list[object] = []
+        turns = Turns()
+        for number in range(3):
+            turns.take(lambda number=number: seen.append(number))  # type: ignore[misc]
+        for _ in range(4):
+            seen.append("turn")
+            await asyncio.sleep(0)
+        turns.take(lambda: seen.append("later"))
+        await asyncio.sleep(0)
+        return seen
+
+    assert asyncio.run(started()) == ["turn", 0, "turn", 1, "turn", 2, "turn", "later"]

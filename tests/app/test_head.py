@@ -63,3 +63,42 @@ def test_trailers_count_and_are_not_kept() -> None:
     assert len(made.fields) == 50
     with pytest.raises(Refused, match="more than 100 header fields"):
         made.add_field(b"c", b"d", trailer=True)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"", b"service", b"service:80", b"service:", b"a_b.example.", b"192.0.2.1:80", b"xn--bcher-kva.example"),
+        *(b"[::1]", b"[::1]:80", b"[fe80::1%25eth0]:80", b"[fe80::1%eth0]", b"[v7.x]", b"a%20b", b" service\t"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_or_empty(host: bytes) -> None:
+    for version in ("1.0", "1.1"):
+        assert head(b"/x", (b"Host", host)).scope("GET", version)["path"] == "/x"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"a b", b"a/b", b"a b/c", b"http://a", b"user@a", b"a:b", b"a:80:80", b"::1", b"[::1", b"[::1]x", b"[]"),
+        *(b"a?b", b"a#b", b"a, b", b"\xc3\xa4.example", b"a%2", b"a\\b", b'"a"', b"<a>"),
+    ],
+)
+def test_a_host_that_is_none_is_named(host: bytes) -> None:
+    for version in ("1.0", "1.1"):
+        with pytest.raises(Refused, match="neither a name nor an address") as refused:
+            head(b"http://there/x", (b"Host", host)).scope("GET", version)
+        assert repr(host.decode("latin-1")) in refused.value.detail
+        assert refused.value.status == HTTPStatus.BAD_REQUEST
+
+
+def test_a_request_has_one_host_but_for_http_1_0_which_needs_none() -> None:
+    assert head(b"/x").scope("GET", "1.0")["path"] == "/x"
+    for version, hosts, said in (
+        ("1.1", [], "no Host field"),
+        ("1.1", [b"a", b"a"], "2 Host fields, 'a' and 'a'"),
+        ("1.0", [b"a", b"b"], "2 Host fields, 'a' and 'b'"),
+    ):
+        with pytest.raises(Refused, match=said) as refused:
+            head(b"http://there/x", *((b"Host", host) for host in hosts)).scope("GET", version)
+        assert refused.value.status == HTTPStatus.BAD_REQUEST

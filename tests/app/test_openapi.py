@@ -5,10 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from app.main import create_app
+from app.settings import Settings
 from tests.conftest import Server, running
 
 ROOT = Path(__file__).parents[2]
@@ -77,3 +81,17 @@ def test_the_document_asks_for_keys_only_where_one_is_needed(open_server: Server
     }
     assert {"/classify", "/classify/batch", "/models", "/v2/models/{name}/infer"} < secured[1]
     assert "/livez" not in secured[1]
+
+
+def test_the_document_is_written_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(Settings(bundle=bundle, root_path="/crossvit"))
+    document = app.openapi
+    counted = Mock(side_effect=document)
+    monkeypatch.setattr(app, "openapi", counted)
+    client = TestClient(app)
+    found = [client.get(path) for path in ("/openapi.json", "/crossvit/openapi.json", "/openapi.json")]
+    assert [answer.json() for answer in found] == [document()] * 3
+    assert {answer.headers["Content-Type"] for answer in found} == {"application/json"}
+    assert client.head("/openapi.json").headers["Content-Length"] == str(len(found[0].content))
+    assert client.options("/openapi.json").headers["Allow"] == "GET, HEAD, OPTIONS"
+    assert counted.call_count == 1
