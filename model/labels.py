@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from model.characters import controls
+from model.characters import controls, trimmed
 from model.label_files.content import WNID, BadLabels, Entry
 from model.label_files.files import read_label_file
 from model.spec import IMAGENET_CLASSES
@@ -78,7 +78,8 @@ def _label(index: int, entry: Entry, origin: str) -> Label:
     label, wnid = entry.label, entry.wnid
     if label is None and isinstance(wnid, str) and WNID.fullmatch(wnid):
         label = _by_wnid()[wnid][1] if wnid in _by_wnid() else wnid
-    if not isinstance(label, str) or not label.strip() or not isinstance(wnid, str | None):
+    label = trimmed(label) if isinstance(label, str) else label
+    if not isinstance(label, str) or not label or not isinstance(wnid, str | None):
         blank = f": line {index + 1} is blank" if label == "" else ""
         raise BadLabels(f"{origin}: the label of index {index} is no name{blank}")
     if not can_be_label(label, wnid or ""):
@@ -86,7 +87,7 @@ def _label(index: int, entry: Entry, origin: str) -> Label:
             f"{origin}: the label of index {index} is no name: {label[:40]!r} has control characters, or more "
             f"than {LONGEST} characters"
         )
-    return Label(index=index, wnid=wnid, label=label.strip())
+    return Label(index=index, wnid=wnid, label=label)
 
 
 def _other_count(entries: Sequence[Entry], classes: int, origin: str) -> str:

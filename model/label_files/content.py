@@ -5,14 +5,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from model.label_files.nested import class_labels, columns
+
+MOST = 100_000  # classes that a network may have; ImageNet-21k has 21,841
 WANTED = "give one name a line in index order, or a JSON list of names"
+AS_THEY_ARE = "If these are names, give a JSON list of them, which is taken as it is"
 WNID = re.compile(r"n\d{8}")
-SEPARATOR = r"\s*(?:->|=>|→|[:,;=|\t])\s*"
-WNID_FIRST = re.compile(rf"(n\d{{8}})(?:{SEPARATOR}|\s+)(\S.*)")
+# Of possessive parts, so that space which separates nothing is read once, not from each of its places.
+SEPARATOR = r"(?:[^\S\t]*+(?:->|=>|→|[:,;=|])|[^\S\t]*+\t\s*+(?:->|=>|→|[:,;=|])?+)\s*+"
+WNID_FIRST = re.compile(rf"(n\d{{8}})(?:{SEPARATOR}|\s++)(\S.*+)")
 
 # Keys of objects and columns of tables, in lower case, the likeliest first.
 NAMES = (
-    *("label", "name", "display_name", "label_name", "class_name", "classname", "class", "category", "category_name"),
+    *(
+        "label",
+        "display_name",
+        "displayname",
+        "name",
+        "label_name",
+        "class_name",
+        "classname",
+        "class",
+        "category",
+        "category_name",
+    ),
     *("title", "text", "value", "description", "lemma", "word", "words", "labels"),
 )
 WNIDS = ("wnid", "synset", "synset_id", "wordnet_id")
@@ -23,10 +39,13 @@ INDICES = (
 # Under which larger files have their labels; the first that is there and not empty counts.
 _HOLDERS = (
     *("id2label", "label2id", "idx_to_class", "class_to_idx", "names", "label_names", "class_names", "categories"),
-    *("classes", "labels", "vocab", "label", "items"),
+    *("classes", "default_classes", "labels", "displaynames", "vocab", "label", "items", "tags"),
 )
+# Under which these lie deeper.
+_OUTER = ("metainfo", "meta", "dataset_meta", "data")
 _SYNSET = re.compile(r"(\d{8})-n")  # WordNet's way to write n01440764
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
+_MACHINE_ID = re.compile(r"/(?:m/0|g/1|t/dd)\w*")  # of Freebase, as Open Images and AudioSet have them
 
 
 class BadLabels(ValueError):
@@ -64,6 +83,7 @@ def of_objects(items: Sequence[Mapping[str, object]], origin: str) -> list[Entry
         name = next((key for key in NAMES if any(key in item for item in items)), None)
     index = _index_key(items, [key for key in named if key != name and key not in textual], origin)
     entries = [Entry(item.get(name) if name else None, _wnid(item[wnid]) if wnid else _given(item)) for item in items]
+    check_placeholders([entry.label for entry in entries], origin)
     if index is None:
         return entries
     return in_order([as_index(item[index]) for item in items], entries, origin, index)
@@ -75,7 +95,7 @@ def in_order(numbers: Sequence[int | None], entries: Sequence[Entry], origin: st
     missing = next((index for index in range(len(entries)) if index not in found), None)
     if missing is None:
         ordered = [found[index] for index in range(len(entries))]
-        _check_placeholders([entry.label for entry in ordered], origin)
+        check_placeholders([entry.label for entry in ordered], origin)
         return ordered
     known = sorted(number for number in found if number is not None)
     twice = ", some of them twice," if len(found) < len(entries) else ""
@@ -86,7 +106,11 @@ def in_order(numbers: Sequence[int | None], entries: Sequence[Entry], origin: st
 
 
 def as_index(value: object) -> int | None:
-    """The whole number that `value` is, or spells."""
+    """The whole number that `value` is, or spells, also as pandas writes those of a column with gaps: 1.0."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e9:
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}\.0+", value, re.ASCII):
+        return int(value.partition(".")[0])
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
@@ -107,7 +131,12 @@ def _of_list(content: Sequence[object], origin: str) -> list[Entry]:
     if all(isinstance(item, Mapping) for item in content):
         return of_objects([folded(item) for item in content if isinstance(item, Mapping)], origin)
     if all(isinstance(item, str) for item in content):
-        _check_placeholders(content, origin)
+        check_placeholders(content, origin)
+    if all(isinstance(item, list | tuple) and len(item) == 1 for item in content):
+        return _of_list([item[0] for item in content if isinstance(item, list | tuple)], origin)
+    pairs = _indexed_pairs(content)
+    if pairs is not None:
+        return in_order([as_index(number) for number, _ in pairs], [Entry(name) for _, name in pairs], origin)
     return [_entry(item, origin) for item in content]
 
 
@@ -118,9 +147,19 @@ def _of_object(content: Mapping[object, object], origin: str) -> list[Entry]:
     if are_indices(values):  # from name to index; of a network that knows digits, the names are numbers too
         return in_order([as_index(value) for value in values], [Entry(key) for key in keys], origin)
     known = folded(content)
+    features = class_labels(content)
+    if len(features) > 1:
+        raise BadLabels(f"{origin} has {len(features)} features with names of classes; give a JSON list of one's names")
+    inner = next(iter(features), None) or columns(known, NAMES)
+    if inner is not None:
+        return of_content(inner, origin)
     for holder in _HOLDERS:
         held = known.get(holder)
-        if isinstance(held, Mapping | list | tuple) and held:
+        if _holds(held) and (holder != "tags" or all(isinstance(item, Mapping) for item in held)):
+            return of_content(held, origin)
+    for holder in _OUTER:
+        held = known.get(holder)
+        if isinstance(held, list) or (isinstance(held, Mapping) and any(map(_holds, folded(held).values()))):
             return of_content(held, origin)
     if all(_wnid(key) for key in keys) and all(isinstance(value, str) for value in values):
         if keys != sorted(map(str, keys)):
@@ -133,6 +172,21 @@ def _of_object(content: Mapping[object, object], origin: str) -> list[Entry]:
         f"{origin} has none for index 0, and no labels under a key that is known here (names, id2label, class_to_idx, "
         f"categories, …), but {str(keys[0])[:40]!r}; {WANTED}"
     )
+
+
+def _holds(held: object) -> TypeGuard[Mapping[object, object] | Sequence[object]]:
+    return isinstance(held, Mapping | list | tuple) and bool(held)
+
+
+def _indexed_pairs(content: Sequence[object]) -> list[tuple[object, object]] | None:
+    """[[0, 'cat'], …] or [['cat', 0], …] as pairs of index and name, or None if it is none of these."""
+    pairs = [tuple(item) for item in content if isinstance(item, list | tuple) and len(item) == 2]
+    if len(pairs) < len(content):
+        return None
+    first, second = zip(*pairs, strict=True)
+    if are_indices(first) != are_indices(second):
+        return pairs if are_indices(first) else [(number, name) for name, number in pairs]
+    return None
 
 
 def _entries(values: Sequence[object], origin: str) -> list[Entry]:
@@ -186,6 +240,8 @@ def _wnid(value: object) -> str | None:
     return value if WNID.fullmatch(value) else None
 
 
-def _check_placeholders(names: Iterable[object], origin: str) -> None:
+def check_placeholders(names: Sequence[object], origin: str) -> None:
     if all(isinstance(name, str) and _PLACEHOLDER.fullmatch(name) for name in names):
         raise BadLabels(f"{origin} has no names, but the placeholders of Hugging Face (LABEL_0, …); {WANTED}")
+    if all(isinstance(name, str) and _MACHINE_ID.fullmatch(name) for name in names):
+        raise BadLabels(f"{origin} has no names, but identifiers such as Freebase's ({next(iter(names))}); {WANTED}")

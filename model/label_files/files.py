@@ -1,25 +1,21 @@
 """A label file's bytes to text, and the text to what its form says of each class."""
 
-import ast
-import json
 import re
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from model.label_files.content import WANTED, BadLabels, Entry, of_content
+from model.characters import trimmed
+from model.label_files.code import is_printed
+from model.label_files.content import AS_THEY_ARE, MOST, WANTED, BadLabels, Entry, of_content
 from model.label_files.lines import of_lines, of_table
+from model.label_files.notations import assigned, is_label_map, json_or_python, of_label_map, of_yaml
+from model.label_files.syntax import are_all_in_brackets, is_markup, is_name_in_brackets
 
-LARGEST = 16 << 20  # bytes
-_LARGEST_LITERAL = 4 << 20  # characters of Python, whose syntax tree takes a hundred times as much
+LARGEST = 4 << 20  # bytes; ImageNet-21k's 21,841 names with their wnids take 1
 
-_VALUE = r"(?:(-?\d+)|\"([^\"\n]*)\"|'([^'\n]*)')"
-_FIELD = re.compile(rf"\s*(\w+)\s*:\s*{_VALUE}[\s,;]*")
-_ITEM = re.compile(r"\s*item\s*:?\s*\{([^{}]*)\}")
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*\s*=\s*[\[{(]")
-_NESTED = "is nested too deeply to be a list of labels"
+
+# A document of YAML, alone or at the top of Markdown, as the dataset cards of Hugging Face have it.
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)(?:^(?:---|\.\.\.)[ \t]*\r?$|\Z)", re.DOTALL | re.MULTILINE)
 
 _BINARY = {
     b"\x80": "a pickle, which is not read since that could run code",
@@ -53,19 +49,25 @@ def read_label_file(path: Path) -> list[Entry]:
     """
     text = _text(path)
     beginning, suffix = text.lstrip(), path.suffix.lower()
-    if beginning.startswith("<"):
-        raise BadLabels(f"{path.name} is HTML or XML; {WANTED}")
-    if suffix in (".yaml", ".yml"):
-        return of_content(_yaml(text, path.name), path.name)
-    if suffix == ".json" or beginning[0] in "{[":
-        return of_content(_literal(text, path.name, suffix), path.name)
-    if suffix == ".pbtxt" or _ITEM.match(text):
-        return of_content(_label_map(text, path.name), path.name)
+    if beginning.startswith("<") and is_markup(beginning):
+        raise BadLabels(f"{path.name} is HTML or XML; {WANTED}. {AS_THEY_ARE}")
+    front = _FRONT_MATTER.match(beginning)
+    if front or suffix in (".yaml", ".yml"):
+        return of_content(of_yaml(front[1] if front else text, path.name), path.name)
+    if suffix != ".json" and are_all_in_brackets(beginning):
+        raise BadLabels(f"{path.name}: all lines are words in brackets, which is no JSON; {WANTED}. {AS_THEY_ARE}")
+    bracketed = beginning[0] in "{[" and not is_name_in_brackets(beginning)
+    if suffix == ".json" or bracketed or is_printed(beginning):
+        return of_content(json_or_python(text, path.name, named=suffix == ".json"), path.name)
+    if suffix == ".pbtxt" or is_label_map(text):
+        return of_content(of_label_map(text, path.name), path.name)
     if suffix == ".py" or _ASSIGNED.match(beginning):
-        return of_content(_assigned(text, path.name), path.name)
+        return of_content(assigned(text, path.name), path.name)
     if re.search(r"^names:", text, re.MULTILINE):
-        return of_content(_yaml(text, path.name), path.name)
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text.rstrip())]
+        return of_content(of_yaml(text, path.name), path.name)
+    lines = [trimmed(line) for line in re.split(r"\r\n|\n|\r", text.rstrip())]
+    if len(lines) > MOST:
+        raise BadLabels(f"{path.name} has more than {MOST:,} lines, and no network here so many classes; {WANTED}")
     return of_table(lines, path.name, named=suffix in (".csv", ".tsv")) or of_lines(lines, path.name)
 
 
@@ -91,78 +93,6 @@ def _text(path: Path) -> str:
         ) from err
     if "\0" in text:
         raise BadLabels(f"{path.name} is a binary file, or UTF-16 without its mark; save it as UTF-8: {WANTED}")
-    if not text.strip():
+    if not trimmed(text):
         raise BadLabels(f"{path.name} is empty; {WANTED}")
     return text
-
-
-def _literal(text: str, origin: str, suffix: str) -> object:
-    """JSON, or what Python prints of a list or a dictionary."""
-    try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, origin))
-    except json.JSONDecodeError as err:
-        try:
-            return _evaluated(text)
-        except (RecursionError, MemoryError):
-            raise BadLabels(f"{origin} {_NESTED}") from err
-        except (ValueError, TypeError, SyntaxError):
-            other = "" if suffix == ".json" else ", nor a list or a dictionary of Python"
-            raise BadLabels(f"{origin} is not JSON: line {err.lineno}, column {err.colno}{other}; {WANTED}") from err
-    except RecursionError as err:
-        raise BadLabels(f"{origin} {_NESTED}") from err
-
-
-def _object(pairs: Sequence[tuple[str, object]], origin: str) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in pairs:
-        if name in found:
-            raise BadLabels(f"{origin} has {name[:40]!r} twice in one object; {WANTED}")
-        found[name] = value
-    return found
-
-
-def _assigned(text: str, origin: str) -> object:
-    """The list or dictionary that a file of Python gives a name, and nothing else."""
-    try:
-        return _evaluated(text)
-    except (ValueError, TypeError, SyntaxError) as err:
-        raise BadLabels(f"{origin} is code, and more than a list or a dictionary of names; {WANTED}") from err
-    except (RecursionError, MemoryError) as err:
-        raise BadLabels(f"{origin} {_NESTED}") from err
-
-
-def _evaluated(text: str) -> object:
-    """The literal that `text` is, or assigns; nothing is run. ValueError if it is more, or has a key twice."""
-    if len(text) > _LARGEST_LITERAL:
-        raise ValueError("too large")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of backslashes in names
-        statements = ast.parse(text.strip()).body
-        if len(statements) != 1 or not isinstance(statements[0], ast.Expr | ast.Assign):
-            raise ValueError("more than a literal")
-        content = statements[0].value
-        found: object = ast.literal_eval(content)
-    if isinstance(content, ast.Dict) and isinstance(found, dict) and len(found) < len(content.keys):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _yaml(text: str, origin: str) -> object:
-    try:
-        return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506, it makes strings, lists and dictionaries only
-    except yaml.YAMLError as err:
-        raise BadLabels(f"{origin} is not YAML ({' '.join(str(err).split())[:100]}); {WANTED}") from err
-    except RecursionError as err:
-        raise BadLabels(f"{origin} {_NESTED}") from err
-
-
-def _label_map(text: str, origin: str) -> list[object]:
-    """A label map of TensorFlow: `item { id: 1 name: 'cat' }`, one after another."""
-    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
-    items = _ITEM.findall(text)
-    if _ITEM.sub("", text).strip() or any(_FIELD.sub("", item).strip() for item in items):
-        raise BadLabels(f"{origin} is a label map with more than numbers and names in its items; {WANTED}")
-    return [
-        {key: int(number) if number else double or single for key, number, double, single in _FIELD.findall(item)}
-        for item in items
-    ]

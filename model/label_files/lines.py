@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from model.label_files.content import (
+    AS_THEY_ARE,
     INDICES,
     NAMES,
     SEPARATOR,
@@ -14,20 +15,22 @@ from model.label_files.content import (
     WNIDS,
     BadLabels,
     Entry,
+    check_placeholders,
     folded,
     in_order,
     of_objects,
 )
+from model.label_files.syntax import check_names
 
 LONGEST = 2000  # characters in a line
 
-_INDEX_FIRST = re.compile(rf"(\d{{1,9}})({SEPARATOR}|[.)]\s+|\s+-\s+|\s+)(\S.*)")
-_INDEX_LAST = re.compile(rf"(\S.*?)({SEPARATOR}|\s+)(\d{{1,9}})")
+_INDEX_FIRST = re.compile(rf"(\d{{1,9}})({SEPARATOR}|[.)]\s++|\s++-\s++|\s++)(\S.*+)")
+_LAST_NUMBER = re.compile(r"(?<!\d)\d{1,9}$")
+_LAST_SEPARATOR = re.compile(r"->$|=>$|[→:,;=|]$")
 _QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1,?""")
 _NUMBER_WITHIN = re.compile(r"(\D*)(\d{1,9})(?=.*\w).*")
 _COMMENT = re.compile(r"(#|//)\s*\S")
 _IMAGES = ("filename", "file_name", "file", "image", "image_id", "image_path", "image_name", "filepath", "path")
-_AS_THEY_ARE = "If these are names, give a JSON list of them, which is taken as it is"
 
 
 def of_lines(lines: Sequence[str], origin: str) -> list[Entry]:
@@ -44,6 +47,8 @@ def of_lines(lines: Sequence[str], origin: str) -> list[Entry]:
     entries = _wnids(filled, origin) or _index_first(filled, origin) or _index_last(filled, origin)
     if entries is None:
         _check_unnumbered(filled, origin)
+        check_names(filled, origin)
+        check_placeholders(filled, origin)
         return [Entry(line) for line in plain]
     if len(filled) < len(plain):
         raise BadLabels(f"{origin}: line {1 + plain.index('')} is blank")
@@ -55,11 +60,15 @@ def of_table(lines: Sequence[str], origin: str, *, named: bool) -> list[Entry] |
 
     BadLabels where columns are not known, by a header or by what is in them.
     """
-    delimiter = next((each for each in ("\t", ";", ",") if each in lines[0]), ",")
+    stated = re.fullmatch(r"sep=([;,|\t])", lines[0])  # for Excel
+    lines = lines[1:] if stated and len(lines) > 1 else lines
+    delimiter = stated[1] if stated else next((each for each in ("\t", ";", "|", ",") if each in lines[0]), ",")
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error:
         return None
+    if named and rows[0] == ["", "0"] and len(rows) > 1:  # of a Series of pandas that has no name
+        rows[0] = ["index", "name"]
     header = list(folded(dict.fromkeys(rows[0])))
     if len(header) > 1 and header[0] in _IMAGES:
         raise BadLabels(f"{origin} is a table of images ({lines[0][:60]!r}), not of classes; {WANTED}")
@@ -98,14 +107,14 @@ def _unwrapped(lines: Sequence[str], origin: str) -> list[str]:
     quoted = [_QUOTED.fullmatch(line) for line in lines]
     if all(quoted):
         return [match[2].strip() for match in quoted if match]
-    if len(lines) > 1 and all(re.match(r"[-*•]\s+\S", line) for line in lines):
+    if all(re.match(r"[-*•]\s+\S", line) for line in lines):
         return [line[1:].strip() for line in lines]
     if len(lines) > 1 and all(line.endswith((",", ";")) for line in lines[:-1]):
         raise BadLabels(f"{origin}: the lines end with {lines[0][-1]!r}; {WANTED}")
     comments = [bool(_COMMENT.match(line)) for line in lines]
     if any(comments) and not all(comments):
         line = comments.index(True)
-        raise BadLabels(f"{origin}: line {line + 1} is a comment ({lines[line][:40]!r}): remove it. {_AS_THEY_ARE}")
+        raise BadLabels(f"{origin}: line {line + 1} is a comment ({lines[line][:40]!r}): remove it. {AS_THEY_ARE}")
     return list(lines)
 
 
@@ -150,17 +159,29 @@ def _index_first(lines: Sequence[str], origin: str) -> list[Entry] | None:
 
 def _index_last(lines: Sequence[str], origin: str) -> list[Entry] | None:
     """Lines such as `tench 0` or `tench,0`."""
-    found = [_INDEX_LAST.fullmatch(line) for line in lines]
-    numbers = [int(match[3]) if match else None for match in found]
-    words = [match[1].casefold() for match in found if match]
-    separated = all(match and match[2].strip(" ") for match in found)
+    found = [_name_and_index(line) for line in lines]
+    numbers = [parts[2] if parts else None for parts in found]
+    words = [parts[0].casefold() for parts in found if parts]
+    separated = all(parts and parts[1].strip(" ") for parts in found)
     if not separated:
         if len(set(words)) < len(words):
             return None  # digit 0, digit 1
         counted = {*range(len(lines))}, {*range(1, 1 + len(lines))}
         if None not in numbers and set(numbers) not in counted:
             return None  # Boeing 737
-    return _numbered(numbers, [Entry(_unquoted(match[1])) if match else None for match in found], origin, "tench 0")
+    return _numbered(numbers, [Entry(_unquoted(parts[0])) if parts else None for parts in found], origin, "tench 0")
+
+
+def _name_and_index(line: str) -> tuple[str, str, int] | None:
+    """The parts of `tench 0`: name, separator, index. Read from the end, so that a line of spaces is read once."""
+    number = _LAST_NUMBER.search(line)
+    if number is None:
+        return None
+    before = line[: number.start()]
+    name = before.rstrip()
+    if "\t" not in before[len(name) :] or _LAST_SEPARATOR.search(name):
+        name = _LAST_SEPARATOR.sub("", name).rstrip()
+    return (name, before[len(name) :], int(number[0])) if name and len(name) < len(before) else None
 
 
 def _numbered(
@@ -173,11 +194,11 @@ def _numbered(
         try:
             return in_order(numbers, [name for name in names if name], origin)
         except BadLabels as err:
-            raise BadLabels(f"{err}. {_AS_THEY_ARE}") from None
+            raise BadLabels(f"{err}. {AS_THEY_ARE}") from None
     counted = [number is not None and number - place in (0, 1) for place, number in enumerate(numbers)]
     if sum(counted) > 1 and 2 * sum(counted) >= len(numbers):
         line = numbers.index(None)
-        raise BadLabels(f"{origin}: lines have an index ({form!r}), but line {line + 1} has none. {_AS_THEY_ARE}")
+        raise BadLabels(f"{origin}: lines have an index ({form!r}), but line {line + 1} has none. {AS_THEY_ARE}")
     return None
 
 
@@ -188,7 +209,7 @@ def _check_unnumbered(lines: Sequence[str], origin: str) -> None:
     from_one = [int(match[2]) for match in found] == list(range(1, 1 + len(lines)))
     worded = all(match[1].strip() and match[1][0].isalpha() for match in found)  # stage 1 fire, stage 2 fire
     if len(lines) > 1 and (from_zero or (from_one and not worded)):
-        raise BadLabels(f"{origin}: the lines are counted ({lines[0][:40]!r}); {WANTED}. {_AS_THEY_ARE}")
+        raise BadLabels(f"{origin}: the lines are counted ({lines[0][:40]!r}); {WANTED}. {AS_THEY_ARE}")
 
 
 def _unquoted(text: str) -> str:

@@ -1,4 +1,6 @@
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,43 @@ def test_a_users_own_labels(tmp_path: Path, name: str, content: object) -> None:
         ("data.yaml", "path: data\nnc: 2\nnames:\n  0: cat\n  1: dog\n"),
         ("data.yaml", "names: [cat, 'dog']  # two\n"),
         ("data.yml", "names:\n- cat\n- dog\n"),
+        (
+            "a.pbtxt",
+            'item { name: "/m/01" id: 0 display_name: "cat" }\nitem { name: "/m/02" id: 1 display_name: "dog" }',
+        ),
+        ("a.jsonl", '{"id": 1, "name": "dog"}\n{"id": 0, "name": "cat"}\n'),
+        ("a.jsonl", '[0, "cat"]\n[1, "dog"]\n'),
+        ("a.txt", "('cat', 'dog')"),
+        ("a.txt", "OrderedDict([('dog', 1), ('cat', 0)])"),
+        ("a.txt", "dict_keys(['cat', 'dog'])"),
+        ("a.txt", "array(['cat', 'dog'], dtype='<U3')"),
+        ("a.txt", "Index(['cat',\n 'dog'], dtype='object')"),
+        ("a.json", {"name": {"1": "dog", "0": "cat"}}),
+        ("a.json", {"id": {"0": 1, "1": 0}, "name": {"0": "dog", "1": "cat"}}),
+        ("a.json", {"columns": ["name"], "index": [0, 1], "data": [["cat"], ["dog"]]}),
+        ("a.json", {"columns": ["id", "name"], "index": [0, 1], "data": [[1, "dog"], [0, "cat"]]}),
+        ("a.json", {"schema": {}, "data": [{"index": 0, "name": "cat"}, {"index": 1, "name": "dog"}]}),
+        ("a.json", [["cat"], ["dog"]]),
+        ("a.json", [[1, "dog"], [0, "cat"]]),
+        ("a.json", [["cat", 0], ["dog", 1]]),
+        ("a.json", {"0.0": "cat", "1.0": "dog"}),
+        ("a.json", {"dog": 1.0, "cat": 0.0}),
+        ("a.csv", "index,name\n1.0,dog\n0.0,cat\n"),
+        ("a.csv", ",0\n0,cat\n1,dog\n"),
+        ("a.csv", "sep=;\nid;name\n0;cat\n1;dog\n"),
+        ("a.csv", "id|name\n0|cat\n1|dog\n"),
+        ("dataset_info.json", {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}),
+        (
+            "README.md",
+            "---\ntags: [vision]\ndataset_info:\n  features:\n  - name: label\n    dtype:\n      class_label:\n"
+            "        names:\n          '0': cat\n          '1': dog\n---\n# Pets\n",
+        ),
+        ("meta.json", {"tags": [{"name": "cat"}, {"name": "dog"}], "classes": []}),
+        ("a.json", {"default_classes": ["cat", "dog"]}),
+        ("a.json", {"metainfo": {"classes": ["cat", "dog"]}, "data_list": []}),
+        ("a.json", {"meta": {"CLASSES": ["cat", "dog"]}}),
+        ("a.txt", "\u200fcat\n\u200edog\u200b\n"),
+        ("a.txt", "\u200f0 cat\n\u200f1 dog\n"),
         ("a.pbtxt", "item {\n  id: 0\n  name: 'cat'\n}\nitem {\n  id: 1\n  name: \"dog\"\n}\n"),
     ],
 )
@@ -124,6 +163,7 @@ def test_wnids_alone_get_imagenets_names(tmp_path: Path, content: str) -> None:
         ["digit 0", "digit 1", "digit 2"],
         ["2012 Audi A4", "2012 BMW X5", "1998 Nissan"],
         ["20 km/h", "30 km/h", "50 km/h"],
+        ["Audi (2012)", "BMW (2013)", "Nissan (2012)"],
         ["stage 1 fire", "stage 2 fire", "stage 3 fire"],
         ["#", "$", "A"],
         ["C#", "C++", '5" pipe'],
@@ -164,7 +204,7 @@ def test_text_of_windows_editors_is_read(tmp_path: Path) -> None:
         ("a.txt", "cat\n\ndog\n", "has 3 labels, but the head has 2 classes: line 2 is blank"),
         ("a.txt", "a\nb\nc\n", "the first is 'a', the last 'c'"),
         ("a.txt", "<html>\n<body>\n", "is HTML or XML"),
-        ("a.txt", "[net]\ncat\n", "is not JSON"),
+        ("a.txt", "[net]\nbatch=64\n", "is not JSON"),
         ("a.txt", " \n\n", "is empty"),
         ("a.txt", "x" * 3000, "line 1 has more than 2000 characters"),
         ("a.csv", "id,breed\n0,cat\n1,dog\n", None),
@@ -183,7 +223,6 @@ def test_text_of_windows_editors_is_read(tmp_path: Path) -> None:
         ("a.pbtxt", "item { id: 1 name: 'cat' }\nitem { id: 2 name: 'dog' }", "from 1 to 2"),
         ("a.pbtxt", "item { id: 0 name: 'cat' keypoints { id: 1 } }", "is a label map with more than"),
         ("config.json", {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "placeholders of Hugging Face"),
-        ("a.json", [[0, "cat"], [1, "dog"]], "the label of index 0 is no name"),
         ("a.json", {"n01443537": "goldfish", "n01440764": "tench"}, "not in the order of the wnids"),
         ("data.yaml", "names: [cat, 'dog'", "is not YAML"),
         ("data.yaml", "nc: 2\ntrain: images\n", "no labels under a key"),
@@ -265,3 +304,123 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 def test_a_head_that_is_not_imagenets_needs_labels() -> None:
     with pytest.raises(BadLabels, match=r"the head has 37 classes.*--labels FILE"):
         labels_for(None, 37)
+
+
+def yaml_aliases() -> str:
+    """A kilobyte that stands for 2^40 names."""
+    lines = ["a0: &a0 [cat, dog]", *(f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}]" for level in range(1, 40))]
+    return "\n".join([*lines, "names: *a39"])
+
+
+COSTLY: dict[str, tuple[str, Callable[[], str], str]] = {
+    "a number of many digits": ("a.json", lambda: "1" * 100_000, "has a number of 100000 digits"),
+    "many digits within": ("a.json", lambda: f"[{'1' * 100_000}]", "has a number of 100000 digits"),
+    "hexadecimal digits": ("a.txt", lambda: f"[0x{'f' * 100_000}, 1]", "has a number of more than 18 digits"),
+    "digits of a label map": ("a.pbtxt", lambda: f"item {{ id: {'1' * 100_000} }}", "is a label map with more than"),
+    "a value that is no number": ("a.json", lambda: "[NaN, NaN]", "has NaN without quotation marks"),
+    "objects within objects": ("a.json", lambda: '{"names":' * 900 + "[]" + "}" * 900, "is nested too deeply"),
+    "lists within lists": ("a.json", lambda: "[" * 900 + "]" * 900, "is nested too deeply"),
+    "YAML within YAML": ("a.yaml", lambda: "- " * 400_000, "is nested too deeply"),
+    "aliases": ("a.yaml", yaml_aliases, r"has an alias of YAML \(\*a0\)"),
+    "documents": ("a.yaml", lambda: "- cat\n---\n- dog", "has several documents of YAML"),
+    "lists as keys": ("a.yaml", lambda: "? [cat]\n: dog", "has a list or an object as a key"),
+    "many lines of YAML": ("a.yaml", lambda: "names:\n" + "- a\n" * 200_000, "has more than 100,000 labels"),
+    "long YAML": ("a.yaml", lambda: "names:\n" + "- a\n" * 300_000, "is YAML of more than 1,048,576 characters"),
+    "space in a label map": ("a.pbtxt", lambda: " " * 300_000 + "x", "is a label map with more than"),
+    "blank lines in a label map": (
+        "a.pbtxt",
+        lambda: "item {}" + "\n" * 300_000 + "x",
+        "is a label map with more than",
+    ),
+    "space in names": ("a.txt", lambda: f"a{' ' * 1900}b\n" * 2000, "has 2000 labels"),
+    "a quotation mark that stays open": ("a.csv", lambda: '"' + "\n" * 2_000_000 + "x", "has more than 100,000 lines"),
+    "many lines": ("a.txt", lambda: "a\n" * 100_001, "has more than 100,000 lines"),
+    "many objects": ("a.json", lambda: f"[{'{},' * 100_000}{{}}]", "has more than 100,000 labels"),
+    "a long list of Python": (
+        "a.txt",
+        lambda: "[" + "'a'," * 900_000 + "]",
+        "is Python, or damaged JSON, of more than",
+    ),
+    "many values of Python": ("a.txt", lambda: "[" + "a," * 500_000 + "]", "holds more than the labels of a network"),
+    "keys that collide": ("a.txt", lambda: f"{{{2**61 - 1}: 'a', {(2**61 - 1) << 9}: 'b'}}", "is not JSON"),
+    "a set": ("a.txt", lambda: "{'cat', 'dog'}", "is not JSON"),
+    "a large file": ("a.json", lambda: f'["{"a" * (4 << 20)}"]', "has more than 4 MiB"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), COSTLY.values(), ids=COSTLY)
+def test_a_file_that_would_cost_more_than_a_networks_labels_is_refused_in_seconds(
+    tmp_path: Path, name: str, content: Callable[[], str], message: str
+) -> None:
+    path = written(tmp_path / name, content())
+    started = time.process_time()
+    with pytest.raises(BadLabels, match=message):
+        labels_for(path, 2)
+    assert time.process_time() - started < 4  # of a second or less
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("  120 cat\n   98 dog\n    3 bird\n", r"begin with numbers that are not the indices .*'120 cat'.*JSON list"),
+        ("2000 cat\n2000 dog\n", "begin with numbers"),
+        ("0.93 cat\n0.05 dog\n", "begin with numbers"),
+        ("0x0 cat\n0x1 dog\n", "begin with numbers"),
+        ("cat (0)\ndog (1)\n", "end with numbers"),
+        ("cat (120)\ndog (98)\n", "end with numbers"),
+        ("cat #0\ndog #1\n", "end with numbers"),
+        ("cat: 120\ndog: 120\n", "end with numbers"),
+        ("a) cat\nb) dog\n", "are enumerated"),
+        ("I. cat\nII. dog\nIII. bird\n", "are enumerated"),
+        ("cat/\ndog/\n", "are paths"),
+        ("./cat\n./dog\n", "are paths"),
+        ("# cat\n# dog\n", "comments or headings"),
+        ("/m/01yrx\n/m/0bt9lr\n", "identifiers such as Freebase's"),
+        ("LABEL_0\nLABEL_1\n", "placeholders of Hugging Face"),
+        ("['cat' 'dog'\n 'bird']", r"without a comma between them, as NumPy.*tolist"),
+        ("const L = [\n'cat',\n'dog'\n];", "this is code"),
+        ("set(['cat', 'dog'])", "is code: a call of 'set'"),
+        ("[PAD]\n[UNK]\n", "all lines are words in brackets"),
+        ("{cat}\n", "all lines are words in brackets"),
+        ("<cat>\n", "is HTML or XML.*If these are names"),
+        ("\u200f\n", "is empty"),
+    ],
+)
+def test_lines_of_a_form_that_names_do_not_have_are_no_names(tmp_path: Path, content: str, message: str) -> None:
+    """With as many classes as lines, so that the count does not tell."""
+    with pytest.raises(BadLabels, match=message):
+        labels_for(written(tmp_path / "a.txt", content), len(content.strip().splitlines()))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("set(['cat'])", "const L = ['cat'];", "labels: cat", "label=cat", '"cat": "dog"', "cat,dog", "cat|dog"),
+        *("'cat' 'dog'", "# x", "// x", "**cat**", "`cat`", "cat;", "cat/", "a) cat", "120 cat", "print('cat')"),
+        *("defaultdict(<class 'int'>, {'cat': 0})", "('cat')", "export default ['cat']"),
+    ],
+)
+def test_code_and_lists_are_not_the_name_of_an_only_class(tmp_path: Path, content: str) -> None:
+    with pytest.raises(BadLabels, match="JSON list"):
+        labels_for(written(tmp_path / "a.txt", content), 1)
+
+
+@pytest.mark.parametrize(
+    "content", ["array(['cat'])", "dict_keys(['cat'])", "OrderedDict([('cat', 0)])", "('cat',)", "- cat", "* cat"]
+)
+def test_a_list_of_an_only_class_is_read_to_its_name(tmp_path: Path, content: str) -> None:
+    assert [label["label"] for label in labels_for(written(tmp_path / "a.txt", content), 1)] == ["cat"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["<unk>", "cat"], ["<5 years", ">5 years"], ["[other]", "cat"], ["{x}", "cat"]],
+)
+def test_names_that_begin_with_a_bracket_are_names(tmp_path: Path, names: list[str]) -> None:
+    assert [label["label"] for label in labels_for(written(tmp_path / "a.txt", "\n".join(names)), 2)] == names
+
+
+def test_features_of_a_dataset_with_several_lists_of_classes_are_refused(tmp_path: Path) -> None:
+    features = {name: {"names": [f"{name} 1", "x"], "_type": "ClassLabel"} for name in ("fine", "coarse")}
+    with pytest.raises(BadLabels, match="has 2 features with names of classes"):
+        labels_for(written(tmp_path / "dataset_info.json", {"features": features}), 2)
