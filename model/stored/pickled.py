@@ -8,12 +8,13 @@ which need not be installed, and a hostile one has nothing to run. The caller al
 
 import builtins
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-MAX_OPCODES = 2_000_000  # some 5 s; a CrossViT with its optimizer takes 100,000
-
+MAX_OPCODES = 400_000  # some 3 s; a CrossViT with its optimizer takes 100,000
+_MAX_ARGS = 1000  # of one call
+_LONGEST_NAME = 500  # of a class or function
 
 # Modules whose functions no checkpoint calls. Nothing is called anyhow: this is for saying what such a file is.
 _HARMFUL_MODULES = frozenset(
@@ -58,14 +59,27 @@ Rebuild = Callable[[str, tuple[object, ...]], object]
 Persistent = Callable[[object], object]
 
 
-def read(file: IO[bytes], rebuild: Rebuild, persistent: Persistent, limit: int = MAX_OPCODES) -> object:
-    """The next pickle in `file`, of at most `limit` opcodes; the file is left behind its end.
+class Budget:
+    """How many opcodes the pickles of one file may still have, together."""
+
+    def __init__(self, opcodes: int = MAX_OPCODES) -> None:
+        self._most = self._left = opcodes
+
+    def take(self) -> None:
+        """One opcode more; Malformed if there are too many."""
+        self._left -= 1
+        if self._left < 0:
+            raise Malformed(f"it holds more beside the tensors than a checkpoint does (over {self._most:,} opcodes)")
+
+
+def read(file: IO[bytes], rebuild: Rebuild, persistent: Persistent, *budgets: Budget) -> object:
+    """The next pickle in `file`, whose opcodes count against `budgets`; the file is left behind its end.
 
     `rebuild` is given the name and the arguments of each call and returns what stands for its result, `persistent`
     the id of each object that is stored elsewhere. Raises Malformed.
     """
     try:
-        return _Machine(rebuild, persistent).run(file, limit)
+        return _Machine(rebuild, persistent).run(file, budgets)
     except Malformed:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as err:
@@ -84,11 +98,11 @@ class _Machine:
             name: getattr(self, f"_{step or name.lower()}") for step, names in _STEPS.items() for name in names.split()
         }
 
-    def run(self, file: IO[bytes], limit: int) -> object:
+    def run(self, file: IO[bytes], budgets: Sequence[Budget]) -> object:
         steps, push = self._steps, self._push
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count == limit:
-                raise Malformed(f"it holds more beside the tensors than a checkpoint does (over {limit:,} opcodes)")
+        for opcode, argument, _ in pickletools.genops(file):
+            for budget in budgets:
+                budget.take()
             steps.get(opcode.name, push)(argument)
         return self._stack.pop()
 
@@ -190,11 +204,11 @@ class _Machine:
         entries.update(zip(map(_key, values[::2]), values[1::2], strict=True))
 
     def _global(self, name: str) -> None:
-        self._push(Global(name.replace(" ", ".", 1)))
+        self._push(_named(name.replace(" ", ".", 1)))
 
     def _stack_global(self, _: object) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._push(Global(f"{_of(str, module)}.{_of(str, name)}"))
+        self._push(_named(f"{_of(str, module)[: _LONGEST_NAME + 1]}.{_of(str, name)[: _LONGEST_NAME + 1]}"))
 
     def _reduce(self, _: object) -> None:
         args, called = self._stack.pop(), self._stack.pop()
@@ -202,20 +216,20 @@ class _Machine:
 
     def _newobj_ex(self, _: object) -> None:
         kwargs, args, called = self._stack.pop(), self._stack.pop(), self._stack.pop()
-        self._call(called, (*_of(tuple, args), kwargs))
+        self._call(called, (*_arguments(args), kwargs))
 
     def _obj(self, _: object) -> None:
         called, *args = self._since_mark()
         self._call(called, tuple(args))
 
     def _inst(self, name: str) -> None:
-        self._call(Global(name.replace(" ", ".", 1)), tuple(self._since_mark()))
+        self._call(_named(name.replace(" ", ".", 1)), tuple(self._since_mark()))
 
     def _call(self, called: object, args: object) -> None:
         name = called.name if isinstance(called, Global) else "a call of a value"
         if _is_harmful(name):
             raise Harmful(name)
-        self._push(self._rebuild(name, _of(tuple, args)))
+        self._push(self._rebuild(name, _arguments(args)))
 
     def _build(self, _: object) -> None:
         state = self._stack.pop()
@@ -252,6 +266,20 @@ def _is_harmful(name: str) -> bool:
         return function != "getattr" and not isinstance(vars(builtins).get(function), type)
     known = module in _HARMFUL_MODULES or module.partition(".")[0] in _HARMFUL_MODULES
     return known and (function[:1].islower() or function == "Popen")
+
+
+def _named(name: str) -> Global:
+    """A name that a file gives once, and may use a hundred thousand times."""
+    if len(name) > _LONGEST_NAME:
+        raise Malformed("a name of a class that is too long")
+    return Global(name)
+
+
+def _arguments(value: object) -> tuple[object, ...]:
+    if isinstance(value, tuple) and len(value) > _MAX_ARGS:
+        raise Malformed(f"a call with more than {_MAX_ARGS:,} arguments")
+    found: tuple[object, ...] = _of(tuple, value)
+    return found
 
 
 def _of(kind: type, value: Any) -> Any:

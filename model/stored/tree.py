@@ -27,7 +27,7 @@ ANCHORS = frozenset(
 )
 NAMESPACE = frozenset(("pos_embed", "cls_token", "patch_embed", "blocks", "norm", "head"))
 _ENOUGH = len(ANCHORS) // 2
-_MAX_DEPTH, _MAX_STEPS, _MAX_LEAVES, _MAX_PATH, _MAX_STATES = 64, 500_000, 20_000, 500, 16
+_MAX_DEPTH, _MAX_STEPS, _MAX_LEAVES, _MAX_PATH, _MAX_STATES = 64, 400_000, 50_000, 500, 16
 _MAX_KEY = 60  # letters that a line shows
 _CONSIDERABLE = 0.1  # of a network's numbers, in one tensor: its parameters in a row
 
@@ -44,7 +44,7 @@ _AVERAGED, _NEUTRAL, _NOT_AVERAGED, _OPTIMIZER, _MOMENT, _ADAMS, _NETWORK = (
     for words in (
         "ema ewma swa avg average averaged averages averaging averager polyak shadow",
         "model models net network module backbone classifier crossvit state states dict weight weights param params "
-        "parameter parameters decay moving exponential running callback handler",
+        "parameter parameters decay moving exp exponential running callback handler",
         "raw backup collected online current source orig original live stored",
         "optimizer optimizers optim optims opt opts optimiser optimisers grad grads gradient gradients scheduler "
         "schedulers scaler scalers",
@@ -98,7 +98,7 @@ def leaves(content: object) -> Leaves:
             leaf = from_numpy(child) if isinstance(child, Object) else child
             if isinstance(leaf, Leaf):
                 found.setdefault(here, leaf)
-                if len(found) > _MAX_LEAVES:  # a CrossViT has 700 at most
+                if len(found) > _MAX_LEAVES:  # a CrossViT has 400, its optimizer three times as many
                     raise Malformed(f"it holds more than {_MAX_LEAVES:,} tensors, as no checkpoint does")
             elif id(child) not in above and len(stack) < _MAX_DEPTH:
                 stack.append((here, _children(child), id(child)))
@@ -147,14 +147,17 @@ def lists_in_order(found: Leaves, models: Iterable[tuple[State, Iterable[Sequenc
         prefix, _, index = path.rpartition(".")
         if index == str(len(lists.get(prefix, ()))):
             lists.setdefault(prefix, []).append(leaf)
-    orders = [(model, tuple(order)) for model, known in models for order in known]
-    for prefix, values in lists.items():
-        if _is_optimizers(prefix) or not State(f"{prefix}.", {}).is_average:
-            continue
+    ema = {p: values for p, values in lists.items() if not _is_optimizers(p) and State(f"{p}.", {}).is_average}
+    if not ema:
+        return
+    orders = {
+        tuple((name, _shape(model.tensors[name])) for name in order) for model, known in models for order in known
+    }
+    for prefix, values in ema.items():
         shapes = [_shape(leaf) for leaf in values]
-        matching = {order for model, order in orders if [_shape(model.tensors[name]) for name in order] == shapes}
+        matching = [order for order in orders if len(order) == len(shapes) and [shape for _, shape in order] == shapes]
         if len(matching) == 1:
-            yield State(f"{prefix}.", dict(zip(matching.pop(), values, strict=True)))
+            yield State(f"{prefix}.", {name: leaf for (name, _), leaf in zip(matching[0], values, strict=True)})
 
 
 def averages(found: Leaves, like: Iterable[State]) -> list[str]:

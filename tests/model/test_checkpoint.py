@@ -2,11 +2,13 @@ import argparse
 import pickle
 import re
 import sys
+import time
 import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PosixPath, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -174,6 +176,7 @@ def test_parts_of_training_beside_the_weights_are_named_but_another_layer_is_ref
         (("state_dict", "ema_model"), ("state_dict", "model")),
         (("modelEMA",), ("model",)),
         (("ema_model",), ("online_model",)),  # ema-pytorch
+        (("expMovingAverage",), ("model",)),
     ],
 )
 def test_of_weights_and_their_average_the_average_is_taken_and_said(
@@ -566,3 +569,12 @@ def test_a_file_whose_size_is_not_known_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pth").symlink_to("/proc/self/stat")
     with pytest.raises(BadCheckpoint, match=r"x\.pth"):
         load_network(tmp_path / "x.pth", TINY)
+
+
+def test_one_array_that_stands_for_millions_is_refused_in_seconds(tmp_path: Path) -> None:
+    array = pickle.dumps(np.zeros(2, np.float32), 2)[:-1]
+    (tmp_path / "x.pkl").write_bytes(array + b"2\x86" * 30 + b".")
+    started = time.process_time()
+    with pytest.raises(BadCheckpoint, match="holds more than 50,000 tensors"):
+        load_network(tmp_path / "x.pkl", TINY)
+    assert time.process_time() - started < 8  # of some two

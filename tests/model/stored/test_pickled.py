@@ -94,3 +94,26 @@ def test_depth_indices_and_keys_that_blow_up_other_unpicklers_cost_nothing() -> 
     load(P2 + b"]r\xff\xff\xff\x7f.")  # a memo of two billion
     load(P2 + b"}K\x01" + b"2\x86" * 300 + b"K\x01s.")  # a key with 2^300 parts, were it hashed
     load(P2 + b"}K\x01" + b"\x85" * 50_000 + b"K\x01s.")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (P2 + b"ca\nb\nq\0(" + b"K\x01" * 2000 + b"tq\x01](" + b"h\0h\x01}\x92" * 9 + b"e.", "more than 1,000 arg"),
+        (P2 + b"c" + b"a" * 1000 + b"\nb\nq\0](" + b"h\0)R" * 9 + b"e.", "a name of a class that is too long"),
+        (
+            b"\x80\x04X\xe8\x03\0\0" + b"a" * 1000 + b"q\0](" + b"h\0h\0\x93" * 9 + b"e.",
+            "a name of a class that is too",
+        ),
+    ],
+)
+def test_what_is_once_in_the_file_and_copied_at_each_use_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(Malformed, match=message):
+        load(data)
+
+
+def test_the_pickles_of_one_file_have_their_opcodes_together() -> None:
+    file, budget = io.BytesIO((P2 + b"]" * 60 + b".") * 2), Budget(100)
+    read(file, Object, lambda saved: saved, budget)
+    with pytest.raises(Malformed, match="over 100 opcodes"):
+        read(file, Object, lambda saved: saved, budget)

@@ -139,3 +139,14 @@ def test_an_array_of_big_endian_numbers_is_called_so(tmp_path: Path) -> None:
 def test_a_file_that_the_system_makes_up_is_refused() -> None:
     with Path("/proc/self/stat").open("rb") as file, pytest.raises(Malformed, match="copy it to a file"):
         read(file)
+
+
+def test_bytes_that_are_once_in_the_file_are_made_once(tmp_path: Path) -> None:
+    text = b"X\xe8\x03\0\0" + b"a" * 1000 + b"q\x01"
+    use = b"h\0h\x01h\x02\x86R"
+    data = b"\x80\x02c_codecs\nencode\nq\0" + text + b"X\x06\0\0\0latin1q\x02](" + use * 2 + b"e."
+    (tmp_path / "x.pkl").write_bytes(data)
+    with (tmp_path / "x.pkl").open("rb") as file:
+        one, other = read(file)  # type: ignore[misc]
+    assert one == b"a" * 1000
+    assert one is other
