@@ -140,6 +140,7 @@ def test_what_triton_is_told_of_a_graph(bundle: Path, tmp_path: Path) -> None:
             "precision": triton.ModelParameter(string_value="fp32"),
             "resize": triton.ModelParameter(string_value="384"),
             "crop": triton.ModelParameter(string_value="384"),
+            "activation": triton.ModelParameter(string_value="softmax"),
         },
     )
 
