@@ -44,8 +44,8 @@ def read_label_file(path: Path) -> list[Entry]:
 
     Known are: a name, "index name", "name index", "wnid name" or a wnid a line; CSV and TSV; JSON, YAML and what Python
     prints, with a list of names or objects, or an object from index to name, from index to [wnid, name] or from name
-    to index, alone or under the key that Hugging Face, Ultralytics, COCO or torchvision give it; TensorFlow's label
-    maps. Text is UTF-8, or UTF-16 with its mark.
+    to index, alone or under the key that Hugging Face, Ultralytics, COCO or torchvision give it; JSON Lines; JSON of
+    pandas; the features of a dataset of Hugging Face; TensorFlow's label maps. Text is UTF-8, or UTF-16 with its mark.
     """
     text = _text(path)
     beginning, suffix = text.lstrip(), path.suffix.lower()

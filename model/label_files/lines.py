@@ -87,7 +87,11 @@ def of_table(lines: Sequence[str], origin: str, *, named: bool) -> list[Entry] |
                 f"'wnid,label', but {lines[0][:60]!r}; {WANTED}"
             )
         return entries
-    return [Entry(row[0] if row else "") for row in rows] if named and not several and _single(rows) else None
+    if not named or several or not _single(rows):
+        return None
+    names = [row[0] if row else "" for row in rows]
+    check_names([name for name in names if name], origin)
+    return [Entry(name) for name in names]
 
 
 def _single(rows: Sequence[Sequence[str]]) -> bool:

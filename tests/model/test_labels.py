@@ -208,6 +208,7 @@ def test_text_of_windows_editors_is_read(tmp_path: Path) -> None:
         ("a.txt", " \n\n", "is empty"),
         ("a.txt", "x" * 3000, "line 1 has more than 2000 characters"),
         ("a.csv", "id,breed\n0,cat\n1,dog\n", None),
+        ("a.csv", "120 cat\n98 dog\n", "begin with numbers"),
         ("a.csv", "cat,tabby\ndog,hound\n", "2 columns and no header that is known"),
         ("a.csv", "index,name\n0,cat,tabby\n1,dog\n", "line 2 has not the 2 columns"),
         ("_classes.csv", "filename, cat, dog\na.jpg, 1, 0\n", "a table of images"),
