@@ -180,17 +180,10 @@ async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     if status == HTTPStatus.NOT_FOUND:
         detail += _where(request)
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail += f"; it takes {_allowed(request)}"
+        detail += f"; it takes {(err.headers or {}).get('Allow', 'GET')}"
     response = _response(request, status, detail)
     response.headers.update(err.headers or {})
     return response
-
-
-def _allowed(request: Request) -> str:
-    """The methods of a path, without those that are answered on every one."""
-    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
-    methods = {method for route in routes for method in getattr(route, "methods", None) or ("GET",)}
-    return ", ".join(sorted(methods - {"HEAD", "OPTIONS"}))
 
 
 def _where(request: Request) -> str:

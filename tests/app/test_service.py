@@ -140,6 +140,35 @@ def test_options_in_the_form_are_those_of_the_query(client: httpx.Client) -> Non
     assert answer["model"]["resolution"] == 384
 
 
+def test_an_empty_option_counts_as_left_out_in_the_form_and_in_the_query(client: httpx.Client) -> None:
+    empty = {"top_k": "", "resolution": "", "model": ""}
+    for field, path in (("file", "/classify"), ("files", "/classify/batch")):
+        for asked in ({"data": empty}, {"params": empty}, {"data": empty, "params": {"top_k": 2}}):
+            answer = client.post(path, files={field: JPEG}, **asked)
+            assert answer.status_code == 200, answer.text
+
+
+def test_an_input_in_which_no_file_was_chosen_is_passed_over(client: httpx.Client) -> None:
+    head = '--x\r\nContent-Disposition: form-data; name="{}"; filename="{}"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    for path in ("/classify", "/classify/batch"):
+        unchosen = head.format("file", "").encode() + b"\r\n"
+        chosen = head.format("file", "a.jpg").encode() + JPEG + b"\r\n"
+        for parts in (unchosen + chosen, chosen + unchosen):
+            assert client.post(path, content=parts + b"--x--", headers=headers).status_code == 200
+        assert_problem(client.post(path, content=unchosen + b"--x--", headers=headers), 400, "no file was chosen")
+
+
+def test_a_packed_file_in_a_form_is_told_to_be_unpacked(client: httpx.Client) -> None:
+    packed = gzip.compress(JPEG)
+    assert_problem(client.post("/classify", files={"file": packed}), 415, "gzip data: unpack it first")
+    answer = client.post("/classify/batch", files={"files": packed}).json()
+    assert "gzip data: unpack it first" in answer["results"][0]["problem"]["detail"]
+    assert_problem(client.post("/classify", content=packed), 415, "say so with Content-Encoding: gzip")
+    twice = client.post("/classify", content=gzip.compress(packed), headers={"Content-Encoding": "gzip"})
+    assert_problem(twice, 415, "gzip data: unpack it first")
+
+
 @pytest.mark.parametrize(
     ("query", "form", "status", "detail"),
     [
@@ -185,7 +214,8 @@ def test_files_keep_their_names_whatever_they_are(client: httpx.Client, server: 
 
 
 @pytest.mark.parametrize(
-    "coding", ["gzip", "x-gzip", "GZIP", "gzip, identity", "deflate", "identity", "", "br", "aws-chunked"]
+    "coding",
+    ["gzip", "x-gzip", "GZIP", "gzip, identity", "deflate", "identity", "", "br", "aws-chunked", "aws-chunked,gzip"],
 )
 def test_a_body_may_be_coded_or_only_be_said_to_be(client: httpx.Client, coding: str) -> None:
     request = httpx.Request("POST", "http://x", files={"file": JPEG})
@@ -320,7 +350,7 @@ def test_a_broken_image_is_422(client: httpx.Client) -> None:
 def test_other_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
     assert_problem(client.get("/nowhere"), 404, "GET /nowhere")
     response = client.get("/classify")
-    assert_problem(response, 405, "GET /classify")
+    assert_problem(response, 405, "GET /classify: Specified method is invalid for this resource; it takes POST")
     assert response.headers["Allow"] == "OPTIONS, POST"
 
 
