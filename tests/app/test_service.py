@@ -309,9 +309,12 @@ def test_too_many_pixels_is_413(client: httpx.Client) -> None:
     assert_problem(post(client, encoded(Image.new("1", (8000, 8000)))), 413, "8000 x 8000 pixels, over the limit")
 
 
-@pytest.mark.parametrize("body", [b"hello", b"%PDF-1.7 ..."])
-def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes) -> None:
-    assert_problem(post(client, body), 415, "not a JPEG, PNG, WebP, GIF, BMP, AVIF or ICO")
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [(b"hello", "not a JPEG, PNG, WebP, GIF, BMP, AVIF or ICO"), (b"%PDF-1.7 ...", "the image is PDF, which is not")],
+)
+def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes, detail: str) -> None:
+    assert_problem(post(client, body), 415, detail)
 
 
 @pytest.mark.parametrize(
@@ -320,11 +323,11 @@ def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes) -> No
         (
             "application/json",
             b'{"url": "https://example.org/cat.jpg"}',
-            "the body (application/json) is no image but JSON",
+            "the bytes are JSON, not an image; it came with the Content-Type 'application/json'",
         ),
         ("application/x-www-form-urlencoded", b"file=@photo.jpg", "no image but an urlencoded form"),
         ("application/x-www-form-urlencoded", b"\x89PNG\x1a", "curl sends a file as it is with --data-binary"),
-        ("text/plain", base64.b64encode(JPEG), "the body (text/plain) is no image but base64 text"),
+        ("text/plain", base64.b64encode(JPEG), "the bytes are text in base64: decode it first"),
         ("text/plain", b"hello", "it came with the Content-Type 'text/plain'"),
         (
             "multipart/mixed; boundary=x",
