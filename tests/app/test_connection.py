@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import socket
-import statistics
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -279,8 +278,8 @@ def test_probes_come_in_between_requests_that_are_pipelined_on_many_connections(
             probes.append(time.monotonic() - asked)
         seconds = time.monotonic() - started
         assert {len(found) for found in reading.result()} == {16}
-    # Were all 40 started in one turn, each turn would take a 16th of the time, and a probe takes several.
-    assert statistics.median(probes) < seconds / 20
+    # Where each turn starts one request of every connection, the first probe waits for nearly all of them.
+    assert max(probes) < seconds / 3
 
 
 def test_probes_below_a_prefix_have_the_places_of_probes(bundle: Path, start_server: StartServer) -> None:
