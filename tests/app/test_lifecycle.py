@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -125,12 +126,23 @@ def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
         idle.close()
 
 
+def takes(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for the signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16) >> (number - 1) & 1)
+
+
 def signalled(bundle: Path, number: signal.Signals, after: float) -> tuple[int | None, str, list[int]]:
-    """The exit status of a server that gets a signal so early, what it wrote, and its workers; None if it goes on."""
+    """The exit status of a server that gets a signal `after` seconds, what it wrote, and its workers; None if it goes on.
+
+    The seconds count from when it takes signals: before that it is the interpreter that starts.
+    """
     command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), *ENGINE, "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
+        while not takes(process.pid, signal.SIGHUP):
+            time.sleep(0.01)
         time.sleep(after)
         workers = children(process.pid)
         process.send_signal(number)
@@ -146,7 +158,7 @@ def signalled(bundle: Path, number: signal.Signals, after: float) -> tuple[int |
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_at_any_time_of_the_start_does_what_it_does_later(bundle: Path, number: signal.Signals) -> None:
-    for after in (0.15, 0.4, 0.8, 1.5):  # about the first, Python's own start is over
+    for after in (0, 0.3, 0.7, 1.4):
         status, wrote, workers = signalled(bundle, number, after)
         assert status == (None if number == signal.SIGHUP else 0), (after, wrote)
         assert "Traceback" not in wrote
@@ -266,11 +278,12 @@ def test_a_failed_engine_fails_its_batch_is_seen_and_comes_back(
     deadline = time.monotonic() + 30
     while classify("b").status_code != 200:
         assert time.monotonic() < deadline
-    for fault, status in ((signal.SIGKILL, 500), (signal.SIGSTOP, 504)):
+    # One that is killed while it has nothing to do is noticed at once, before a request or while it is on its way.
+    for fault, statuses in ((signal.SIGKILL, (500, 503)), (signal.SIGSTOP, (504,))):
         os.kill(children(server.process.pid, "engine a")[0], fault)
         failed = classify("a")
-        assert failed.status_code == status
-        assert "it is being started again" in failed.json()["detail"]
+        assert failed.status_code in statuses
+        assert "is being started again" in failed.json()["detail"]
         assert state(server) == 503
         refused = classify("a")
         assert refused.status_code == 503
@@ -279,8 +292,8 @@ def test_a_failed_engine_fails_its_batch_is_seen_and_comes_back(
         server.wait_until_ready()
         assert classify("a").status_code == 200
     metrics = httpx.get(f"{server.url}/metrics").text
-    for reason in ("died", "hung"):
-        assert f'crossvit_engine_restarts_total{{model="a",reason="{reason}"}} 1.0' in metrics
+    for reason in ("died|ended", "hung"):
+        assert re.search(rf'crossvit_engine_restarts_total{{model="a",reason="({reason})"}} 1.0', metrics)
 
 
 def test_deep_readiness_asks_the_engine_itself(bundle: Path, start_server: StartServer) -> None:
