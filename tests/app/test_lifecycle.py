@@ -133,7 +133,7 @@ def takes(pid: int, number: signal.Signals) -> bool:
 
 
 def signalled(bundle: Path, number: signal.Signals, after: float) -> tuple[int | None, str, list[int]]:
-    """The exit status of a server that gets a signal `after` seconds, what it wrote, and its workers; None if it goes on.
+    """The exit status of a server that gets a signal `after` seconds, what it wrote, its workers; None if it goes on.
 
     The seconds count from when it takes signals: before that it is the interpreter that starts.
     """
