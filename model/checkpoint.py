@@ -133,8 +133,6 @@ def _read(path: Path) -> object:
 def _instead(content: object, found: Leaves) -> str:
     """What a file without a CrossViT holds."""
     keys = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else []
-    if {"network", "optimizers"} <= set(keys):
-        return "is what a training run goes on from; its weights are in model.safetensors"
     if not found:
         return f"holds no state_dict{', but ' + _listed(keys) if keys else ''}: save the network's"
     names = list(found)

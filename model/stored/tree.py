@@ -81,8 +81,12 @@ class State:
 
 
 def leaves(content: object) -> Leaves:
-    """Every tensor in nested mappings, lists, objects and modules, by its path; raises Malformed if they never end."""
+    """Every tensor in nested mappings, lists, objects and modules, by its path; raises Malformed if they never end.
+
+    Of two tensors with one path neither is usable: nothing says which is meant.
+    """
     found: Leaves = {}
+    sources: dict[str, object] = {}
     stack: list[tuple[str, Iterator[tuple[str, object]], int]] = [("", iter([("", content)]), 0)]
     above: set[int] = set()
     steps = 0
@@ -97,7 +101,10 @@ def leaves(content: object) -> Leaves:
             here = f"{path}.{key}" if path and key else f"{path}{key}"
             leaf = from_numpy(child) if isinstance(child, Object) else child
             if isinstance(leaf, Leaf):
-                found.setdefault(here, leaf)
+                if sources.setdefault(here, child) is child:
+                    found.setdefault(here, leaf)
+                else:
+                    found[here] = Unusable("one of two tensors under this key: keep the one that is meant")
                 if len(found) > _MAX_LEAVES:  # a CrossViT has 400, its optimizer three times as many
                     raise Malformed(f"it holds more than {_MAX_LEAVES:,} tensors, as no checkpoint does")
             elif id(child) not in above and len(stack) < _MAX_DEPTH:

@@ -346,6 +346,15 @@ def test_two_sets_of_weights_that_are_the_same_load(tmp_path: Path, tensors: Ten
     assert noted(saved(tmp_path / "x.pt", {"a": tensors, "b": dict(tensors)}), tensors) == []
 
 
+def test_two_tensors_under_one_key_are_refused_unless_they_are_one(tmp_path: Path, tensors: Tensors) -> None:
+    bias = tensors["head.0.bias"]
+    load_network(saved(tmp_path / "same.pt", {"model": tensors, "model.head.0.bias": bias}), TINY)
+    with pytest.raises(
+        BadCheckpoint, match=r"'head\.0\.bias' is no plain tensor .*, but one of two tensors under this key"
+    ):
+        load_network(saved(tmp_path / "x.pt", {"model": tensors, "model.head.0.bias": bias + 1}), TINY)
+
+
 def test_a_teacher_of_another_variant_is_passed_over(tmp_path: Path, tensors: Tensors) -> None:
     teacher = rule.tensors(VARIANTS["crossvit_9"], classes=5)
     path = saved(tmp_path / "x.pt", behind("teacher.", teacher) | behind("student.", tensors))
