@@ -275,14 +275,15 @@ def test_a_failed_engine_fails_its_batch_is_seen_and_comes_back(
     def classify(model: str) -> httpx.Response:
         return httpx.post(f"{server.url}/classify?model={model}", files={"file": JPEG}, timeout=60)
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while classify("b").status_code != 200:
         assert time.monotonic() < deadline
-    # One that is killed while it has nothing to do is noticed at once, before a request or while it is on its way.
-    for fault, statuses in ((signal.SIGKILL, (500, 503)), (signal.SIGSTOP, (504,))):
+    for fault, status in ((signal.SIGKILL, 503), (signal.SIGSTOP, 504)):
         os.kill(children(server.process.pid, "engine a")[0], fault)
+        while fault == signal.SIGKILL and state(server) == 200:  # it is noticed without a request
+            assert time.monotonic() < deadline
         failed = classify("a")
-        assert failed.status_code in statuses
+        assert failed.status_code == status
         assert "is being started again" in failed.json()["detail"]
         assert state(server) == 503
         refused = classify("a")
@@ -292,8 +293,8 @@ def test_a_failed_engine_fails_its_batch_is_seen_and_comes_back(
         server.wait_until_ready()
         assert classify("a").status_code == 200
     metrics = httpx.get(f"{server.url}/metrics").text
-    for reason in ("died|ended", "hung"):
-        assert re.search(rf'crossvit_engine_restarts_total{{model="a",reason="({reason})"}} 1.0', metrics)
+    for reason in ("ended", "hung"):
+        assert re.search(rf'crossvit_engine_restarts_total{{model="a",reason="{reason}"}} 1.0', metrics)
 
 
 def test_deep_readiness_asks_the_engine_itself(bundle: Path, start_server: StartServer) -> None:

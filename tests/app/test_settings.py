@@ -118,7 +118,7 @@ def test_keys_are_without_the_quotes_of_a_list(monkeypatch: pytest.MonkeyPatch, 
         ("engine", "tpu", "'tpu' is not one of auto, tensorrt,"),
         ("docs", "2", "'2' is not true or false"),
         ("preload", "384;480", "'384;480' is not whole numbers with commas between them"),
-        ("rate_limit", "5 per minute", "'5 per minute' is not what it takes, requests of one key: 100/minute"),
+        ("rate_limit", "5 per minute", "'5 per minute' is not what it takes, images of one key: 100/minute"),
     ],
 )
 def test_a_complaint_says_what_was_seen_what_would_do_and_where_it_is_set(

@@ -115,10 +115,13 @@ def test_every_response_has_a_request_id_and_the_security_headers(caller: httpx.
 def test_an_answer_to_a_failing_engine_has_them_too(watched: Server, caller: httpx.Client) -> None:
     (engine,) = children(watched.process.pid, "engine")
     os.kill(engine, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while caller.get("/readyz").status_code == 200:
+        assert time.monotonic() < deadline
     response = caller.post("/classify", files={"file": JPEG})
-    assert response.status_code == 500
+    assert response.status_code == 503
     assert {name: response.headers.get(name) for name in SECURITY} == SECURITY
-    assert line_of(watched, response)["status"] == 500
+    assert line_of(watched, response)["status"] == 503
     watched.wait_until_ready()
 
 
