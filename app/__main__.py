@@ -2,7 +2,7 @@
 
 import sys
 
-from app.signals import outside
+from app.machine.signals import outside
 
 
 def main() -> None:

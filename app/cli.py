@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from app.console import clear_errors, error, notes, print_table
-from app.errors import BadBundle
-from app.report import Format, report
-from app.signals import outside
+from app.commands.classify_output import Format, report
+from app.commands.terminal import clear_errors, error, notes, print_table
+from app.machine.signals import outside
+from bundle.errors import BadBundle
 from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
-    from app.bundle import Bundle
-    from app.settings import Settings
+    from app.configuration.settings import Settings
+    from bundle.reader import Bundle
 
 main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,15 +41,15 @@ def crossvit() -> None:
 def serve(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
     outside.take()
-    from app.settings import Settings
+    from app.configuration.settings import Settings
 
     with clear_errors():
         settings = Settings.from_command_line(context.args)
         _start_processes(settings)  # which import on other cores what they need, while this one does
 
-        from app import logs
         from app.main import create_app
-        from app.server import Server
+        from app.server.listener import Server
+        from app.telemetry import logs
 
         logs.configure(settings.log_level, settings.log_format, waits=False)
         failed = False
@@ -72,10 +72,10 @@ def classify(
     output: Annotated[Format, typer.Option("--format", help="how to print the answers")] = Format.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
-    from app.bulk import image_files
-    from app.bundle import open_bundle
-    from app.scan import bundle_at
-    from app.settings import Settings, log_remarks
+    from app.commands.classify import image_files
+    from app.configuration.settings import Settings, log_remarks
+    from bundle.discovery import bundle_at
+    from bundle.reader import open_bundle
     from model.files.folders import others_in
 
     with clear_errors():
@@ -98,7 +98,7 @@ def classify(
 @main.command(context_settings=_HANDED_ON)
 def evaluate(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""
-    from app.evaluate.command import main as measure
+    from app.commands.evaluate.evaluate_command import main as measure
 
     measure(context.args, prog_name=context.command_path)
 
@@ -106,7 +106,7 @@ def evaluate(context: typer.Context) -> None:
 @main.command(context_settings=_HANDED_ON)
 def bench(context: typer.Context) -> None:
     """Measure a running server, or a bundle's engine: throughput, percentiles, and where the time goes."""
-    from app.bench.command import main as measure
+    from app.commands.bench.bench_command import main as measure
 
     measure(context.args, prog_name=context.command_path)
 
@@ -128,7 +128,7 @@ def models(
     folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
 ) -> None:
     """List the variants of CrossViT, and the bundles that were made of them."""
-    from app.scan import find_bundles
+    from bundle.discovery import find_bundles
 
     table = Table(
         Column("variant", no_wrap=True),
@@ -164,14 +164,18 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
 
 
 def _start_processes(settings: "Settings") -> None:
-    from app.worker import end_spares, spare
+    from app.processes.worker import end_spares, spare
 
     outside.cleanup = end_spares
-    libraries = {"auto": ["app.engines.ov"], "openvino": ["app.engines.ov"], "onnxruntime": ["app.engines.ort"]}
+    libraries = {
+        "auto": ["app.engines.cpu.openvino_engine"],
+        "openvino": ["app.engines.cpu.openvino_engine"],
+        "onnxruntime": ["app.engines.cpu.onnxruntime_engine"],
+    }
     role = f"engine {settings.default_model or settings.bundle.name}"
-    spare(role, "app.engines.host", *libraries.get(settings.engine, []), keep_environment=True)
+    spare(role, "app.engines.process.engine_host", *libraries.get(settings.engine, []), keep_environment=True)
     for _ in range(settings.decoder_count):
-        spare("decoder", "app.decoder")
+        spare("decoder", "app.decoding.decoder")
 
 
 async def _classify(
@@ -180,7 +184,7 @@ async def _classify(
     """Print the answers; the number of files that have none."""
     from rich.progress import Progress
 
-    from app.bulk import classify_files, offline
+    from app.commands.classify import classify_files, offline
 
     broken = 0
     async with offline(bundle, settings) as model:
@@ -197,7 +201,7 @@ async def _classify(
 
 
 def _bundle_at(folder: Path) -> str:
-    from app.bundle import open_bundle
+    from bundle.reader import open_bundle
 
     try:
         bundle = open_bundle(folder)

@@ -1,106 +1,96 @@
-"""What can go wrong, in the service's own words; `app.problems` says which HTTP status each one is.
+"""Errors of the service; `app.api.problems` maps each class to an HTTP status.
 
-The names of these classes are the `reason` of crossvit_rejected_total.
+The class names are the `reason` label of crossvit_rejected_total.
 """
 
-
-class ServiceError(Exception):
-    """An error whose message may be shown to whoever asked; `retry_after`, in seconds, where trying again may help."""
-
-    def __init__(self, message: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+from bundle.errors import ExplainedError
 
 
-class NoImage(ServiceError):
+class NoImage(ExplainedError):
     """The request brings no image."""
 
 
-class BadBody(ServiceError):
+class BadBody(ExplainedError):
     """A body that is not in the content coding that its headers name."""
 
 
-class UnknownCoding(ServiceError):
+class UnknownCoding(ExplainedError):
     """A body in a content coding that is not taken."""
 
 
-class TooLarge(ServiceError):
+class TooLarge(ExplainedError):
     """More bytes, pixels or images than the limits allow."""
 
 
-class NotAnImage(ServiceError):
+class NotAnImage(ExplainedError):
     """Not one of the image formats that are taken."""
 
 
-class BadImage(ServiceError):
+class BadImage(ExplainedError):
     """An image of a known format that cannot be decoded, or not within the decoder's time and memory."""
 
 
-class BadParameter(ServiceError):
+class BadParameter(ExplainedError):
     """A parameter that cannot be served."""
 
 
-class BadInference(ServiceError):
+class BadInference(ExplainedError):
     """A request of the Open Inference Protocol that is not one, or asks for what the model has not."""
 
 
-class UnknownModel(ServiceError):
+class UnknownModel(ExplainedError):
     """A model that is not served."""
 
 
-class NotReady(ServiceError):
+class NotReady(ExplainedError):
     """The model is still loading, has failed to, or its engine is being rebuilt."""
 
 
-class QueueFull(ServiceError):
+class QueueFull(ExplainedError):
     """As many images wait as the queue holds."""
 
 
-class Overloaded(ServiceError):
+class Overloaded(ExplainedError):
     """The memory for request bodies is taken."""
 
 
-class TooLate(ServiceError):
+class TooLate(ExplainedError):
     """The request's deadline has passed, or would pass before its answer is there."""
 
 
-class SlowClient(ServiceError):
+class SlowClient(ExplainedError):
     """The request's body did not arrive in time."""
 
 
-class EngineFailed(ServiceError):
+class EngineFailed(ExplainedError):
     """The engine raised or died while it had the request."""
 
 
-class EngineHung(ServiceError):
+class EngineHung(ExplainedError):
     """The engine did not come back in time while it had the request."""
 
 
-class Unauthorized(ServiceError):
+class Unauthorized(ExplainedError):
     """No key, or one that is not known."""
 
 
-class Forbidden(ServiceError):
+class Forbidden(ExplainedError):
     """A key, or a port, that does not open this."""
 
 
-class RateLimited(ServiceError):
+class RateLimited(ExplainedError):
     """The key has used up its rate."""
 
 
-class LoadFailed(ServiceError):
+class LoadFailed(ExplainedError):
     """A model that could not be loaded; what was served before still is."""
 
 
-class BadBundle(ServiceError):
-    """A bundle that is not whole, or not what its manifest says."""
-
-
-class WrongAnswers(ServiceError):
+class WrongAnswers(ExplainedError):
     """An engine whose logits are not the recorded ones."""
 
 
-class NoEngine(ServiceError):
+class NoEngine(ExplainedError):
     """No engine is installed that could run the model as asked for."""
 
 

@@ -10,25 +10,25 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app import v2
-from app.access import Access, Keys, RateLimit
-from app.body import Bodies
-from app.bundle import Bundle
+from app.api import oip_routes
+from app.api.auth import Access, Keys, RateLimit
+from app.api.body import Bodies
+from app.api.dependencies import Service
+from app.api.entry_middleware import Front
+from app.api.observability_middleware import HEADER, PROBES, Watch
+from app.api.openapi import describe, serve_docs
+from app.api.origin import Origins
+from app.api.problems import answer, handle_problems
+from app.api.routes import router
+from app.configuration.settings import Settings, log_remarks
+from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
-from app.front import Front
-from app.inference import LENGTH_HEADER
-from app.metrics import Metrics, ModelState
-from app.model import Model
-from app.openapi import describe, serve_docs
-from app.origin import Origins
-from app.problems import answer, handle_problems
-from app.repository import Repository
-from app.routes import router
-from app.service import Service
-from app.settings import Settings, log_remarks
-from app.tracing import Tracing
-from app.watch import HEADER, PROBES, Watch
-from app.wiring import make_decoders, make_model
+from app.serving.assembly import make_decoders, make_model
+from app.serving.repository import Repository
+from app.serving.served_model import Model
+from app.telemetry.metrics import Metrics, ModelState
+from app.telemetry.tracing import Tracing
+from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     )
     app.state.service = service
     app.include_router(router)
-    app.include_router(v2.router)
+    app.include_router(oip_routes.router)
     if settings.docs:
         serve_docs(app)
     app.add_middleware(

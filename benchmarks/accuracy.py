@@ -31,17 +31,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.bundle import Bundle, Label, open_bundle
-from app.engines.engine import OUTPUTS
-from app.evaluate.engines import seen
-from app.evaluate.run import sample
-from app.evaluate.tally import Tally
-from app.evaluate.truth import match
-from app.image import decode
+from app.commands.evaluate.accuracy import Tally
+from app.commands.evaluate.bundle_source import seen
+from app.commands.evaluate.class_mapping import match
+from app.commands.evaluate.evaluation import sample
+from app.decoding.image import decode
 from benchmarks.cpu.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.server import running
-from export.graph import INPUT, Served
+from bundle.reader import Bundle, Label, open_bundle
+from bundle.tensors import INPUT, OUTPUTS
+from export.graphs.served import Served
 from model.checkpoint import load_network
 from model.dataset import Dataset
 from model.spec import VARIANTS

@@ -19,7 +19,7 @@ import httptools
 import httpx
 import uvloop
 
-from app.bench.http import Client
+from app.commands.bench.http_client import Client
 
 _CONTENT = b'{"predictions": [], "padding": "%b"}' % (b"x" * 700)
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_CONTENT), _CONTENT)

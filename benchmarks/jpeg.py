@@ -1,6 +1,6 @@
 """JPEGs by the GPU's way against the CPU's: `python -m benchmarks.jpeg PHOTOS --bundle BUNDLE --device gpu`.
 
-Says how many photographs the GPU decodes, how far its pixels and the network's answers are from those of app.image,
+Says how many photographs the GPU decodes, how far its pixels and the network's answers are from those of app.decoding.image,
 and how long both take. With `--device cpu` nvImageCodec's decoder for the CPU and the kernels compiled by g++ stand in
 for the GPU: agreement is then that of the resizing, not of the GPU's own decoder, and times mean nothing.
 """
@@ -16,9 +16,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from app.engines.bitmap import Gpu
-from app.engines.jpeg import JpegDecoder
-from app.image import decode
+from app.decoding.image import decode
+from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder
+from app.engines.gpu_jpeg.jpeg_device import Gpu
 from benchmarks.machine import line as machine
 from model.spec import PREPROCESSING, Preprocessing
 
@@ -53,19 +53,19 @@ def main() -> None:
 
 
 def _gpu(device: str) -> Gpu:
-    from app.engines import nvimage
+    from app.engines.gpu_jpeg import nvimagecodec
 
     if device == "gpu":
-        gpu = nvimage.find()
+        gpu = nvimagecodec.find()
         return gpu if gpu is not None else sys.exit("no GPU is here; --device cpu does without")
-    from tests.app.engines.kernel_on_cpu import KernelOnCpu, compiled
+    from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, compiled
 
     with tempfile.TemporaryDirectory() as folder:
         kernels = compiled(Path(folder))
     if kernels is None:
         sys.exit("--device cpu needs g++")
     stand_in = KernelOnCpu(kernels)
-    stand_in.decode = nvimage.Codec(gpu=False).decode  # type: ignore[method-assign]
+    stand_in.decode = nvimagecodec.Codec(gpu=False).decode  # type: ignore[method-assign]
     return stand_in
 
 
@@ -91,7 +91,7 @@ def _compare_answers(graph: Path, pixels: NDArray[np.uint8], expected: NDArray[n
 
     ours, theirs = logits(pixels), logits(expected)
     agreement = (ours.argmax(1) == theirs.argmax(1)).mean()
-    print(f"| top-1 agreement with app.image | {agreement:.1%} |")
+    print(f"| top-1 agreement with app.decoding.image | {agreement:.1%} |")
     print(f"| logits, largest difference, of a scale of {theirs.std():.2f} | {np.abs(ours - theirs).max():.2g} |")
 
 
@@ -109,7 +109,7 @@ def _compare_times(decoder: JpegDecoder, bodies: Sequence[bytes], batch: int, st
         best["cpu"] = min(best["cpu"], time.perf_counter() - between)
         best["gpu"] = min(best["gpu"], between - started)
     print(f"| images/s, batches of {batch} | {len(bodies) / best['gpu']:.0f} |")
-    print(f"| images/s, app.image on one core | {len(bodies) / best['cpu']:.0f} |")
+    print(f"| images/s, app.decoding.image on one core | {len(bodies) / best['cpu']:.0f} |")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import openvino
 
-from app.bundle import GRAPHS
-from app.engines.ov_graph import without_identities
+from app.engines.cpu.openvino_graph import without_identities
 from benchmarks.machine import line as machine
+from bundle.reader import GRAPHS
 
 SIDE = 224
 WARM_UP, RUNS = 2, 8

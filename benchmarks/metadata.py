@@ -22,11 +22,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from app.bundle import open_bundle
-from app.evaluate.run import sample
-from app.evaluate.truth import match
-from app.image import decode
+from app.commands.evaluate.class_mapping import match
+from app.commands.evaluate.evaluation import sample
+from app.decoding.image import decode
 from benchmarks.machine import line as machine
+from bundle.reader import open_bundle
 from model.dataset import Dataset
 from model.files.pixels import MOST_PIXELS, rgb
 

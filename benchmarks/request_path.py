@@ -25,10 +25,10 @@ from pydantic import TypeAdapter
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
-from app.form import Form
-from app.image import decode
-from app.model import top
-from app.schemas import Classification
+from app.api.multipart import Form
+from app.api.schemas import Classification
+from app.decoding.image import decode
+from app.serving.served_model import top
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import running

@@ -17,16 +17,16 @@ from statistics import median
 
 import numpy as np
 
-from app.bundle import Bundle, open_bundle
-from app.cpus import usable_cpus
-from app.engines.engine import Images
-from app.engines.live import LiveEngine
-from app.errors import BadBundle
-from app.image import decode
+from app.decoding.image import decode
+from app.engines.process.supervisor import LiveEngine
+from app.machine.cpus import usable_cpus
 from benchmarks.cpu.load import Load, load_of, percentile
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import Server, running
+from bundle.errors import BadBundle
+from bundle.reader import Bundle, open_bundle
+from bundle.tensors import Images
 from model.spec import Preprocessing
 
 MOST_PIXELS = 1 << 28

@@ -16,11 +16,11 @@ from statistics import median
 
 import httpx
 
-from app.bundle import open_bundle
-from app.errors import BadBundle
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import Server, proportional_mb, resident_mb, running
+from bundle.errors import BadBundle
+from bundle.reader import open_bundle
 from tests.app.workers import children
 
 CLIENTS = 16

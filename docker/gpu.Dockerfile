@@ -16,6 +16,7 @@ RUN python3 -m venv /opt/crossvit && pip install --require-hashes -r build.txt
 FROM pip AS project
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY model model
+COPY bundle bundle
 COPY export export
 COPY app app
 RUN pip install --no-build-isolation --no-deps --no-index --prefix /project .

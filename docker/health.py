@@ -7,8 +7,8 @@ import os
 import sys
 from http.client import HTTPConnection, HTTPException
 
-from app.environment import variables
-from app.quantities import whole
+from app.configuration.environment import variables
+from app.configuration.quantities import whole
 
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104, where the service listens
 

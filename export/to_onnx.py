@@ -19,9 +19,8 @@ from typing import Any
 import onnx
 import onnx_ir
 
-from export import arguments
-from export.agreement import Disagreement
-from export.bundle import (
+from bundle.tensors import INPUT, OUTPUTS
+from bundle.writer import (
     FORMAT,
     GOLDEN,
     LABELS,
@@ -33,14 +32,16 @@ from export.bundle import (
     sha256,
     write_json,
 )
-from export.cpu import INT8, agreements
-from export.graph import INPUT, OUTPUTS, Served, to_onnx
-from export.half import DTYPES
-from export.int8 import add_int8, calibration_id
-from export.photos import NoPhotos
-from export.precision import add_precision, file_name, float32_answers
-from export.proof import BATCH, ENGINE, record, references, worst_differences
-from export.quantize import NotInstalled, require
+from export import arguments
+from export.graphs.half import DTYPES
+from export.graphs.quantize import NotInstalled, require
+from export.graphs.served import Served, to_onnx
+from export.measurement.agreement import Disagreement
+from export.measurement.int8 import add_int8, calibration_id
+from export.measurement.openvino_precisions import INT8, agreements
+from export.measurement.photos import NoPhotos
+from export.measurement.precision import add_precision, file_name, float32_answers
+from export.measurement.proof import BATCH, ENGINE, record, references, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
 from model.config_beside import BadConfig, config_beside, labels_in, normalization_in

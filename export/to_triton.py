@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bundle.writer import sha256
 from export import arguments
-from export.bundle import sha256
-from export.engine import PRECISIONS
-from export.model_repository import CONFIG, BadVersion, Changes, NotOurs, changing, version_for
-from export.pbtxt import LABELS, Config, text
-from export.triton_models import NotServable, Source, Wishes, models, open_bundle
+from export.plans.build_spec import PRECISIONS
+from export.triton_repository.model_repository import CONFIG, BadVersion, Changes, NotOurs, changing, version_for
+from export.triton_repository.pbtxt import LABELS, Config, text
+from export.triton_repository.triton_models import NotServable, Source, Wishes, models, open_bundle
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def export(folder: Path, wishes: Wishes, resolutions: list[int] | None, *, out: Path, version: int | str) -> None:
     """Write the bundle at `folder` to the repository `out`; an error leaves that as it was.
 
-    `version` is as in export.model_repository.version_for.
+    `version` is as in export.triton_repository.model_repository.version_for.
     """
     bundle = open_bundle(folder, wishes.variant)
     try:

@@ -18,15 +18,16 @@ from pathlib import Path
 
 import onnx_ir
 
-from export import arguments, timings
-from export.agreement import Disagreement, agreement
-from export.bundle import MANIFEST, NotABundle
-from export.engine import PRECISIONS, Device, Gpu, Order, Unable, engine_name
-from export.passport import ENGINES, check_place, put_in_place, stands
-from export.photos import NoPhotos, views
-from export.precision import logits
-from export.progress import Bars, interruptibly
-from export.source import OPERATOR, PRODUCTS, Source, read_source
+from bundle.writer import MANIFEST, NotABundle
+from export import arguments
+from export.measurement.agreement import Disagreement, agreement
+from export.measurement.photos import NoPhotos, views
+from export.measurement.precision import logits
+from export.plans import timing_cache
+from export.plans.build_spec import PRECISIONS, Device, Gpu, Order, Unable, engine_name
+from export.plans.plan_folder import ENGINES, check_place, put_in_place, stands
+from export.plans.progress import Bars, interruptibly
+from export.plans.source import OPERATOR, PRODUCTS, Source, read_source
 from model.spec import branch_sides
 
 VIEWS = 200  # of which two may be answered otherwise: in some the first two classes lie closer than 16 bits can tell
@@ -70,7 +71,7 @@ class Task:
 def tensorrt() -> Gpu:
     """The GPU of this machine. Unable if TensorRT is not here, or another one than this was written for."""
     try:
-        from export.trt import TensorRT
+        from export.plans.builder import TensorRT
     except ModuleNotFoundError as err:
         if err.name is None or err.name.partition(".")[0] not in ("tensorrt", "tensorrt_bindings", "cuda"):
             raise
@@ -150,7 +151,7 @@ def preview(task: Task, find: Callable[[], Gpu]) -> None:
         device = find().device()
         _say(f"TensorRT {device.tensorrt}")
         _say(f"{device.gpu} ({device.compute_capability}), driver {device.driver}, CUDA up to {device.cuda}")
-        _say(f"timing cache: {task.timing_cache or timings.default_file(device)}")
+        _say(f"timing cache: {task.timing_cache or timing_cache.default_file(device)}")
     except Unable as err:
         _say(f"nothing can be built here: {err}")
     if not (task.bundle / MANIFEST).exists():
@@ -171,7 +172,7 @@ def preview(task: Task, find: Callable[[], Gpu]) -> None:
 
 
 def _build_one(task: Task, source: Source, resolution: int, gpu: Gpu, device: Device) -> None:
-    cache = task.timing_cache or timings.default_file(device)
+    cache = task.timing_cache or timing_cache.default_file(device)
     order = task.order(source, resolution, _cached(cache))
     wanted = {
         "resolution": resolution,
@@ -239,7 +240,7 @@ def _prove(task: Task, source: Source, resolution: int, gpu: Gpu, order: Order, 
 
 def _cached(file: Path) -> bytes:
     try:
-        return timings.read(file)
+        return timing_cache.read(file)
     except OSError as err:
         _say(f"note: the timing cache {file} cannot be read ({err.strerror}); building without it")
         return b""
@@ -247,7 +248,7 @@ def _cached(file: Path) -> bytes:
 
 def _keep(file: Path, content: bytes) -> None:
     try:
-        timings.write(file, content)
+        timing_cache.write(file, content)
     except OSError as err:
         _say(f"note: the timing cache {file} cannot be written ({err.strerror}); the next build will measure anew")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant, patch_grids
-from model.stored import formats, torch_file
+from model.stored import foreign_files, torch_file
 from model.stored.pickled import Harmful, Malformed
 from model.stored.torch_file import StoredTensor, Unusable
 from model.stored.tree import Leaf, Leaves, State, averages, leaves, lists_in_order, optimizers, passed_over, states
@@ -103,14 +103,14 @@ def _read(path: Path) -> object:
     """What the file holds: nested mappings with tensors in them."""
     try:
         with path.open("rb") as file:
-            head = file.read(formats.HEAD)
+            head = file.read(foreign_files.HEAD)
             if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _HEADER:  # then JSON
                 return safetensors.torch.load_file(path)
             if head[:4] == b"PK\3\4":
                 with zipfile.ZipFile(file) as archive:
-                    other = formats.other_archive(archive.namelist())
+                    other = foreign_files.other_archive(archive.namelist())
             else:
-                other = formats.other_kind(path, head)
+                other = foreign_files.other_kind(path, head)
             if other is not None:
                 raise BadCheckpoint(f"{path.name} {other}")
             file.seek(0)
@@ -125,7 +125,7 @@ def _read(path: Path) -> object:
             "Do not trust it. Save the state_dict alone: torch.save(model.state_dict(), path)"
         ) from err
     except (Malformed, zipfile.BadZipFile) as err:
-        if (text := formats.beginning_of_text(head)) is not None:  # a pickle of protocol 0 is text too
+        if (text := foreign_files.beginning_of_text(head)) is not None:  # a pickle of protocol 0 is text too
             raise BadCheckpoint(f"{path.name} is text, not a checkpoint ({text!r}): give the file itself") from err
         raise BadCheckpoint(f"{path.name} is damaged, or neither a safetensors nor a PyTorch file: {err}") from err
 

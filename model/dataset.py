@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from model.files.errors import BadFile
+from model.files.bad_files import BadFile
 from model.files.folders import MOST_BYTES, check_length, check_regular, images_in, is_image, others_in, read
 from model.files.formats import SUFFIXES
 

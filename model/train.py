@@ -25,12 +25,12 @@ from model.checkpoint import BadCheckpoint, silent
 from model.dataset import BadDataset, Dataset
 from model.labels import can_be_label, labels_beside, labels_of, recipe_beside
 from model.spec import VARIANTS
-from model.training.group import Group, NoGPU
+from model.training.artifacts import WEIGHTS, write_json
+from model.training.distributed import Group, NoGPU
 from model.training.images import FromFiles, Images, InMemory
-from model.training.journal import Row
+from model.training.initial_network import starting_network
 from model.training.recipe import PRESETS, Recipe
-from model.training.result import WEIGHTS, write_json
-from model.training.start import starting_network
+from model.training.run_log import Row
 from model.training.trainer import CHECKPOINT, Diverged, Options, Trainer
 from model.weights import Weights, WeightsUnavailable, find
 

@@ -16,7 +16,7 @@ from model.checkpoint import BadCheckpoint, load_network, silent
 from model.crossvit import CrossViT
 from model.labels import labels_beside
 from model.spec import IMAGENET_CLASSES, Variant
-from model.stored.formats import folder_kind
+from model.stored.foreign_files import folder_kind
 
 T = TypeVar("T")
 

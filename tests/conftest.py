@@ -49,7 +49,9 @@ class _Folders(LoadScopeScheduling):
         folder = file.rpartition("/")[0]
         if file == "tests/test_transfer.py":  # which is long, and would come last
             return "tests/docker"
-        return folder if folder in ("tests/app", "tests/docker") else file
+        if folder.startswith("tests/app") and not folder.startswith("tests/app/engines"):
+            return "tests/app"
+        return folder if folder == "tests/docker" else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from app.bundle import open_bundle
-from app.engines.ort import OnnxRuntime
-from app.image import decode
-from app.model import top
+from app.decoding.image import decode
+from app.engines.cpu.onnxruntime_engine import OnnxRuntime
+from app.serving.served_model import top
+from bundle.reader import open_bundle
 from tests.app.pictures import encoded, scene
 
 PHOTOS = sorted((Path(__file__).parents[1] / "export" / "data" / "photos").glob("*.jpg"))

@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.bundle import open_bundle
-from app.errors import BadBundle
 from benchmarks import machine
 from benchmarks.cpu import engines, services
 from benchmarks.cpu.load import Load, load_of
@@ -25,6 +23,8 @@ from benchmarks.cpu.readme import update
 from benchmarks.cpu.report import CpuReport, markdown, summary
 from benchmarks.gpu.player import say
 from benchmarks.photographs import photographs
+from bundle.errors import BadBundle
+from bundle.reader import open_bundle
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = ["crossvit_18_dagger", "crossvit_9_dagger"]

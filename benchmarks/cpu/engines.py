@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle import open_bundle
-from app.image import decode
-from app.worker import Worker
+from app.decoding.image import decode
+from app.processes.worker import Worker
 from benchmarks.gpu.player import START_SECONDS, Player, say
 from benchmarks.gpu.results import Entry, Round, Section, agreement
 from benchmarks.server import proportional_mb
+from bundle.reader import open_bundle
 from model.spec import RESOLUTIONS, variant_named
 
 PREPARE_SECONDS = 600  # compiling the largest network at the largest batch

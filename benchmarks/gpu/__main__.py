@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from app.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from benchmarks.gpu.contest import DEFAULT, Rules, Setting, WrongWeights, profile, run, setting
 from benchmarks.gpu.machine import ROOT, machine
 from benchmarks.gpu.player import CONTESTANTS, say

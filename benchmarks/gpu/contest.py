@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.image import decode
-from app.worker import Values, Worker
+from app.decoding.image import decode
+from app.processes.worker import Values, Worker
 from benchmarks.gpu.player import PYTORCH, Player, say
 from benchmarks.gpu.results import Report, Round, Section, agreement
 from model.spec import RESOLUTIONS, Preprocessing, variant_named

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.bundle import GRAPHS, Bundle, open_bundle
-from app.engines.choice import choose
-from app.engines.engine import OUTPUTS, Files, Plan
+from app.engines.interface import Files, Plan
+from app.engines.selection import choose
 from benchmarks.gpu.contestant import PROFILED, WARM_UP, Contestant, Images, Logits
 from benchmarks.gpu.profiles import session_nodes, torch_kernels
+from bundle.reader import GRAPHS, Bundle, open_bundle
+from bundle.tensors import OUTPUTS
 
 PROVIDERS = {  # of the session that is profiled
     "onnxruntime-cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -54,7 +55,7 @@ class Ours(Contestant):
             options = onnxruntime.SessionOptions()
             options.add_free_dimension_override_by_name("side", self._side)
             without = []
-            if len(providers) > 1:  # on a GPU, as app.engines.ort_session has it
+            if len(providers) > 1:  # on a GPU, as app.engines.gpu.bound_session has it
                 options.add_free_dimension_override_by_name("batch", len(images))
                 without = ["MatMulAddFusion"]
             options.enable_profiling = True
@@ -66,7 +67,7 @@ class Ours(Contestant):
 
 
 def files_of(bundle: Bundle, resolution: int) -> Files:
-    """What an engine is given of `bundle`, as app.engines.host has it."""
+    """What an engine is given of `bundle`, as app.engines.process.engine_host has it."""
     return Files(
         {precision: (bundle.path / GRAPHS[precision]).read_bytes for precision in bundle.graphs},
         [Plan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],

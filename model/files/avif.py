@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from model.files.errors import Damaged
+from model.files.bad_files import Damaged
 from model.files.essential import Essential
 
 MAX_BOXES = 1000  # that are not in others; files have three or four

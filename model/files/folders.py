@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from model.files.errors import BadFile
+from model.files.bad_files import BadFile
 from model.files.formats import OTHER_SUFFIXES, SUFFIXES
 
 MOST_BYTES = 100_000_000  # of one image file

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from PIL import features
 
-from model.files.errors import UnknownFormat
+from model.files.bad_files import UnknownFormat
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".avif",

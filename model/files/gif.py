@@ -2,7 +2,7 @@
 
 import re
 
-from model.files.errors import Damaged
+from model.files.bad_files import Damaged
 from model.files.essential import Essential
 
 MAX_BLOCKS = 50_000

@@ -3,7 +3,7 @@
 import struct
 
 from model.files import png
-from model.files.errors import Damaged
+from model.files.bad_files import Damaged
 from model.files.essential import Essential
 
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -3,7 +3,7 @@
 import re
 
 from model.files import exif
-from model.files.errors import Damaged
+from model.files.bad_files import Damaged
 from model.files.essential import Essential
 
 END = b"\xff\xd9"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image
 
 from model.files import avif, gif, icon, jpeg, png, webp
-from model.files.errors import BadFile, Damaged, TooManyPixels
+from model.files.bad_files import BadFile, Damaged, TooManyPixels
 from model.files.essential import Essential
 from model.files.formats import recognised
 

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 
 from model.files import exif
-from model.files.errors import Damaged
+from model.files.bad_files import Damaged
 from model.files.essential import Essential
 
 MAX_CHUNKS = 50_000

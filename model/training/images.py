@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from model.dataset import BadDataset, Dataset
-from model.files.errors import BadFile
+from model.files.bad_files import BadFile
 from model.files.pixels import rgb
 from model.training.crops import Draws, View, resized
 

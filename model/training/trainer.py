@@ -17,15 +17,15 @@ from torch.optim.swa_utils import AveragedModel
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD
+from model.training.artifacts import WEIGHTS, replacing, write_weights
 from model.training.augment import Mixture, erase, mix, rand_augment
-from model.training.average import moving_average
 from model.training.crops import View
-from model.training.group import Group
+from model.training.distributed import Group
 from model.training.images import Batch, Images
-from model.training.journal import Journal, Row
+from model.training.moving_average import moving_average
 from model.training.optimizers import Optimizers
 from model.training.recipe import Recipe, learning_rate
-from model.training.result import WEIGHTS, replacing, write_weights
+from model.training.run_log import Journal, Row
 from model.training.sampler import Sampler, all_in_order, derive_seed
 
 CHECKPOINT = "checkpoint.pt"

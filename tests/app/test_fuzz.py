@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from app.decoders import Decoders
+from app.decoding.image import Pixels
+from app.decoding.pool import Decoders
 from app.errors import BadImage, NotAnImage, TooLarge
-from app.image import Pixels
 from benchmarks.server import resident_mb
 from model.files.formats import FORMATS
 from model.spec import Preprocessing

@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from app.errors import BadParameter
-from app.server import listen
+from app.server.listener import listen
 from tests.app.pictures import encoded, scene
 from tests.app.test_limits import connect, head
 from tests.app.waiting import until

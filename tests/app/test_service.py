@@ -23,13 +23,13 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.requests import Request
 
-from app.bundle import open_bundle
-from app.engines.ort import OnnxRuntime
-from app.image import decode
+from app.api.dependencies import sharer
+from app.configuration.settings import Settings
+from app.decoding.image import decode
+from app.engines.cpu.onnxruntime_engine import OnnxRuntime
 from app.main import create_app
-from app.model import top
-from app.service import sharer
-from app.settings import Settings
+from app.serving.served_model import top
+from bundle.reader import open_bundle
 from tests import rule
 from tests.app.engines import fakes
 from tests.app.pictures import encoded, scene

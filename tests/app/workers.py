@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import BadImage
-from app.worker import Arrays, Values
+from app.processes.worker import Arrays, Values
 
 
 class Target:
@@ -96,6 +96,6 @@ def children(pid: int, role: str = "") -> list[int]:
             command = (status.parent / "cmdline").read_text().split("\0")
         except (OSError, ValueError):
             continue  # it has just ended
-        if parent == pid and "app.worker" in command and command[5].startswith(role):
+        if parent == pid and "app.processes.worker" in command and command[5].startswith(role):
             found.append(int(status.parent.name))
     return sorted(found)

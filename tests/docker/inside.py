@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from app.cpus import usable_cpus
+from app.machine.cpus import usable_cpus
 
 PEAKS = ("/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes")  # of control groups 2 and 1
 
@@ -20,7 +20,7 @@ def writable(folder: str) -> bool:
 def workers() -> dict[Path, str]:
     """The service's workers and their roles, by their places in /proc."""
     commands = {path.parent: path.read_text().split("\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return {place: command[5] for place, command in commands.items() if command[2:4] == ["-m", "app.worker"]}
+    return {place: command[5] for place, command in commands.items() if command[2:4] == ["-m", "app.processes.worker"]}
 
 
 def ticks(place: Path) -> list[int]:

@@ -29,7 +29,7 @@ def test_the_image_is_small_and_has_neither_pytorch_nor_pip(images: dict[str, st
     assert size_mb(serve) - size_mb(BASE) < MOST_MB
     listing = run("run", "--rm", "--entrypoint", "python", serve, "-c", MODULES)
     names = set(listing.split())
-    assert {"app", "model", "openvino", "onnxruntime"} <= names
+    assert {"app", "bundle", "model", "openvino", "onnxruntime"} <= names
     assert not {"torch", "onnx", "pip", "setuptools", "nncf"} & names
     assert inspect_image(serve, ".Config.User") == "10001:10001"
     labels = json.loads(inspect_image(serve, "json .Config.Labels"))

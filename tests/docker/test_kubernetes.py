@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from app.keyfile import KeyFile
-from app.settings import Settings, variable
+from app.api.key_files import KeyFile
+from app.configuration.settings import Settings, variable
 from tests.docker.containers import ROOT
 
 IMAGE = (ROOT / "docker" / "cpu.Dockerfile").read_text()

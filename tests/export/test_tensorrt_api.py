@@ -82,7 +82,11 @@ def findings(bindings: Bindings) -> dict[str, Findings]:
 
 
 def test_what_calls_tensorrt_or_cuda_is_checked() -> None:
-    assert {"export/trt.py", "app/engines/nvidia.py", "app/engines/nvimage.py"} <= CALLERS.keys()
+    assert {
+        "export/plans/builder.py",
+        "app/engines/gpu/cuda_device.py",
+        "app/engines/gpu_jpeg/nvimagecodec.py",
+    } <= CALLERS.keys()
 
 
 def test_all_calls_fit(findings: dict[str, Findings]) -> None:
@@ -92,16 +96,16 @@ def test_all_calls_fit(findings: dict[str, Findings]) -> None:
 @pytest.mark.parametrize(
     ("path", "owner", "name"),
     [
-        ("export/trt.py", "tensorrt.Builder", "build_serialized_network"),
-        ("export/trt.py", "tensorrt.OnnxParser", "parse"),
-        ("export/trt.py", "tensorrt.IBuilderConfig", "progress_monitor"),
-        ("export/trt.py", "tensorrt.IExecutionContext", "execute_async_v3"),
-        ("app/engines/nvidia.py", "tensorrt.Runtime", "deserialize_cuda_engine"),
-        ("app/engines/nvidia.py", "tensorrt.ICudaEngine", "get_tensor_profile_shape"),
-        ("app/engines/nvidia.py", "tensorrt.IExecutionContext", "execute_async_v3"),
-        ("app/engines/nvidia.py", "cuda.bindings.runtime", "cudaGraphInstantiate"),
-        ("app/engines/nvimage.py", "cuda.bindings.driver", "cuLaunchKernel"),
-        ("app/engines/nvimage.py", "cuda.bindings.nvrtc", "nvrtcCompileProgram"),
+        ("export/plans/builder.py", "tensorrt.Builder", "build_serialized_network"),
+        ("export/plans/builder.py", "tensorrt.OnnxParser", "parse"),
+        ("export/plans/builder.py", "tensorrt.IBuilderConfig", "progress_monitor"),
+        ("export/plans/builder.py", "tensorrt.IExecutionContext", "execute_async_v3"),
+        ("app/engines/gpu/cuda_device.py", "tensorrt.Runtime", "deserialize_cuda_engine"),
+        ("app/engines/gpu/cuda_device.py", "tensorrt.ICudaEngine", "get_tensor_profile_shape"),
+        ("app/engines/gpu/cuda_device.py", "tensorrt.IExecutionContext", "execute_async_v3"),
+        ("app/engines/gpu/cuda_device.py", "cuda.bindings.runtime", "cudaGraphInstantiate"),
+        ("app/engines/gpu_jpeg/nvimagecodec.py", "cuda.bindings.driver", "cuLaunchKernel"),
+        ("app/engines/gpu_jpeg/nvimagecodec.py", "cuda.bindings.nvrtc", "nvrtcCompileProgram"),
     ],
 )
 def test_mypy_knew_what_it_looked_at(findings: dict[str, Findings], path: str, owner: str, name: str) -> None:
@@ -158,7 +162,11 @@ class Mistake:
     only_since: str = OLDEST  # before, it is none
 
 
-TRT, NVIDIA, NVIMAGE = "export/trt.py", "app/engines/nvidia.py", "app/engines/nvimage.py"
+TRT, NVIDIA, NVIMAGE = (
+    "export/plans/builder.py",
+    "app/engines/gpu/cuda_device.py",
+    "app/engines/gpu_jpeg/nvimagecodec.py",
+)
 MISTAKES = [
     Mistake(TRT, "builder.create_builder_config()", "builder.create_config()", 'has no attribute "create_config"'),
     Mistake(TRT, "MemoryPoolType.WORKSPACE", "MemoryPoolType.WORK_SPACE", 'has no attribute "WORK_SPACE"'),

@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from export.attention import fuse_attention
-from export.half import DTYPES
-from export.source import read_source
+from export.graphs.attention import fuse_attention
+from export.graphs.half import DTYPES
+from export.plans.source import read_source
 from tests.conftest import TINY
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}

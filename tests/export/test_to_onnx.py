@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.bundle import open_bundle
-from app.model import top
+from app.serving.served_model import top
+from bundle.reader import open_bundle
+from bundle.tensors import OUTPUTS
+from bundle.writer import NotABundle, sha256
 from export import to_onnx
-from export.agreement import Disagreement
-from export.bundle import NotABundle, sha256
-from export.graph import OUTPUTS, Served
-from export.proof import references, worst_differences
+from export.graphs.served import Served
+from export.measurement.agreement import Disagreement
+from export.measurement.proof import references, worst_differences
 from export.to_onnx import Wishes
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT

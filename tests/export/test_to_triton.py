@@ -554,7 +554,8 @@ def test_a_full_disk_leaves_the_repository_as_it_was(
 
 KILLED = """
 import os, signal, sys
-from export import model_repository, to_triton
+from export import to_triton
+from export.triton_repository import model_repository
 def kill(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 KILL = kill

@@ -16,13 +16,14 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from app.plans import open_plans
+from bundle.plans import open_plans
+from bundle.tensors import INPUT, OUTPUTS
+from bundle.writer import sha256
 from export import to_trt
-from export.bundle import sha256
-from export.engine import INPUT, OUTPUTS, Built, Device, Gpu, Order, Progress, Unable
-from export.source import Source
+from export.plans.build_spec import Built, Device, Gpu, Order, Progress, Unable
+from export.plans.source import Source
 from tests.conftest import TINY
-from tests.export.test_passport import tree
+from tests.export.plans.test_plan_folder import tree
 
 VIEWS = 3
 DEVICE = Device("10.16.1.11", "NVIDIA H100 80GB HBM3", "9.0", "580.95.05", "13.0", 80 << 30)
@@ -373,7 +374,7 @@ def test_without_tensorrt_nothing_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.delitem(sys.modules, "export.trt", raising=False)
+    monkeypatch.delitem(sys.modules, "export.plans.builder", raising=False)
     assert to_trt.main(["--variant", TINY.name, "--bundle", str(tmp_path / "b")]) == 1
     err = capsys.readouterr().err
     assert err == "error: TensorRT is not installed: pip install -e '.[export,gpu]' brings what engines need\n"
@@ -408,7 +409,7 @@ def test_where_no_bundle_is_and_pytorch_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "export.to_onnx", raising=False)
-    monkeypatch.delitem(sys.modules, "export.graph", raising=False)
+    monkeypatch.delitem(sys.modules, "export.graphs.served", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(tmp_path / "b") == 1
     assert "without torch none can be made here" in capsys.readouterr().err

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.image import decode
-from export.graph import Served
-from export.photos import SHIPPED as PHOTOS
+from app.decoding.image import decode
+from export.graphs.served import Served
+from export.measurement.photos import SHIPPED as PHOTOS
 from model.labels import IMAGENET, Label, labels_beside, labels_for, recipe_beside
 from model.spec import RESOLUTIONS, VARIANTS, Preprocessing, patch_grids
 from model.weights import SHIPPED_FOLDER, find

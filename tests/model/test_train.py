@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from model.checkpoint import read_tensors
 from model.train import Arguments, _alone_in, main
-from model.training.journal import TRAINING, VALIDATION, read
-from model.training.result import replacing
+from model.training.artifacts import replacing
+from model.training.run_log import TRAINING, VALIDATION, read
 from tests.model.training import made
 
 RECIPE = ["--variant", "crossvit_tiny", "--resolution", "64", "--batch", "6", "--epochs", "3", "--clip-grad", "1"]

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from app.engines import choice, ort
-from app.engines.engine import Files, Images, Outputs, Refused
-from app.engines.ort import OnnxRuntime
+from app.engines import selection
+from app.engines.cpu import onnxruntime_engine
+from app.engines.cpu.onnxruntime_engine import OnnxRuntime
+from app.engines.interface import Files, Refused
+from bundle.tensors import Images, Outputs
 
 FILE = "FAKE_GPU"
 _CUSTOMIZE = "from tests.app.engines import fakes\nfakes.register()\n"
@@ -45,9 +47,9 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
 def register() -> None:
     """Have the fakes tried here, and of the real ones ONNX Runtime."""
     module = "tests.app.engines.fakes"
-    choice.ENGINES |= {"tensorrt": f"{module}:tensorrt", "onnxruntime-cuda": f"{module}:cuda"}
-    choice.TIERS = (("tensorrt",), ("onnxruntime-cuda",), ("onnxruntime",))
-    ort._SIZES = (1,)  # no time is spent on measuring it
+    selection.ENGINES |= {"tensorrt": f"{module}:tensorrt", "onnxruntime-cuda": f"{module}:cuda"}
+    selection.TIERS = (("tensorrt",), ("onnxruntime-cuda",), ("onnxruntime",))
+    onnxruntime_engine._SIZES = (1,)  # no time is spent on measuring it
 
 
 def tensorrt(files: Files, side: int) -> Iterator["_Fake"]:

@@ -10,9 +10,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from app.engines import ort, ov
-from app.engines.engine import Engine, Files
-from app.engines.ov import OpenVino
+from app.engines.cpu import onnxruntime_engine, openvino_engine
+from app.engines.cpu.openvino_engine import OpenVino
+from app.engines.interface import Engine, Files
 from tests import rule
 
 ROOT = Path(__file__).parents[3]
@@ -31,10 +31,10 @@ def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long batches take is for test_curve."""
-    monkeypatch.setattr(ort, "_SIZES", (1,))
+    monkeypatch.setattr(onnxruntime_engine, "_SIZES", (1,))
 
 
-@pytest.mark.parametrize("module", [ort, ov])
+@pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
 @pytest.mark.parametrize("side", [224, 408, 480])
 def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: ModuleType, side: int) -> None:
     engine = loaded(module, bundle, side)
@@ -45,7 +45,7 @@ def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: M
             np.testing.assert_allclose(logits, GOLDEN[f"{name}_{side}"][:batch], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("module", [ort, ov])
+@pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
 def test_answers_stay_when_the_next_call_comes(bundle: Path, module: ModuleType) -> None:
     engine = loaded(module, bundle, 224)
     first = engine.run(rule.images(224)[:1])
@@ -54,7 +54,7 @@ def test_answers_stay_when_the_next_call_comes(bundle: Path, module: ModuleType)
     assert np.array_equal(first, kept)
 
 
-@pytest.mark.parametrize("module", [ort, ov])
+@pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
 def test_a_closed_engine_runs_nothing_more(bundle: Path, module: ModuleType) -> None:
     engine = loaded(module, bundle, 224)
     engine.close()
@@ -63,7 +63,7 @@ def test_a_closed_engine_runs_nothing_more(bundle: Path, module: ModuleType) -> 
         engine.run(rule.images(224)[:1])
 
 
-@pytest.mark.skipif("bf16" not in ov.PRECISIONS, reason="this CPU has no bfloat16 instructions")
+@pytest.mark.skipif("bf16" not in openvino_engine.PRECISIONS, reason="this CPU has no bfloat16 instructions")
 def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
     engine = OpenVino((bundle / "model.onnx").read_bytes, "bf16")
     engine.load(224)
@@ -74,9 +74,12 @@ def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["-c", "import app.engines.ort, onnxruntime; onnxruntime.InferenceSession('{bundle}/model.onnx')"],
-        ["-c", "import app.engines.ov, openvino; openvino.Core()"],
-        ["-c", "import export.cpu; export.cpu._has_bfloat16()"],
+        [
+            "-c",
+            "import app.engines.cpu.onnxruntime_engine, onnxruntime; onnxruntime.InferenceSession('{bundle}/model.onnx')",
+        ],
+        ["-c", "import app.engines.cpu.openvino_engine, openvino; openvino.Core()"],
+        ["-c", "import export.measurement.openvino_precisions; export.measurement.openvino_precisions._has_bfloat16()"],
         ["export/to_onnx.py", "--help"],
     ],
 )
@@ -109,7 +112,7 @@ def test_threads_are_counted_for_it_where_some_cpus_may_not_be_used(
             return [np.zeros((1, 1000), np.float32)] * 3
 
     monkeypatch.setattr("os.cpu_count", lambda: cpus)
-    monkeypatch.setattr(ort, "usable_cpus", lambda: usable)
+    monkeypatch.setattr(onnxruntime_engine, "usable_cpus", lambda: usable)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    loaded(ort, bundle, 224)
+    loaded(onnxruntime_engine, bundle, 224)
     assert seen == [threads]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.files import folders
-from model.files.errors import BadFile
+from model.files.bad_files import BadFile
 from model.files.folders import images_in, is_image, others_in, read
 from model.files.formats import SUFFIXES
 

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from model.files.errors import UnknownFormat
+from model.files.bad_files import UnknownFormat
 from model.files.formats import FORMATS, recognised
 from tests.app.pictures import encoded, scene
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.image import decode
-from model.files.errors import Damaged, TooManyPixels
+from app.decoding.image import decode
+from model.files.bad_files import Damaged, TooManyPixels
 from model.files.pixels import opened, rgb
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene

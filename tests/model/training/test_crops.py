@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.image import decode
+from app.decoding.image import decode
 from model.spec import PREPROCESSING
 from model.training.crops import View, central_boxes, resized
 from tests.model.training.made import stripes

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.image import decode
+from app.decoding.image import decode
 from model.dataset import BadDataset, Dataset
 from model.spec import Preprocessing
 from model.training.crops import View

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from model.crossvit import CrossViT
 from model.dataset import Dataset
 from model.spec import VARIANTS
-from model.training.group import Group
+from model.training.distributed import Group
 from model.training.images import FromFiles
-from model.training.journal import TRAINING, read
 from model.training.recipe import Recipe
+from model.training.run_log import TRAINING, read
 from model.training.trainer import CHECKPOINT, Options, Trainer
 from tests.model.training import made
 

@@ -1,0 +1,202 @@
+"""Errors at the edge: every one leaves as application/problem+json (RFC 9457), in the service's own words.
+
+Below /v2 it leaves as the Open Inference Protocol has it, {"error": …}.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+
+from app.api.content_coding import CODINGS
+from app.api.observability_middleware import PROBES
+from app.api.schemas import Failure, Options, Problem
+from app.errors import (
+    BadBody,
+    BadImage,
+    BadInference,
+    BadParameter,
+    EngineFailed,
+    EngineHung,
+    Forbidden,
+    LoadFailed,
+    NoEngine,
+    NoImage,
+    NotAnImage,
+    NotReady,
+    Overloaded,
+    QueueFull,
+    RateLimited,
+    SlowClient,
+    TooLarge,
+    TooLate,
+    Unauthorized,
+    UnknownCoding,
+    UnknownModel,
+    WrongAnswers,
+)
+from app.pydantic_errors import told
+from bundle.errors import BadBundle, ExplainedError
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+STATUS: dict[type[ExplainedError], HTTPStatus] = {
+    NoImage: HTTPStatus.BAD_REQUEST,
+    BadBody: HTTPStatus.BAD_REQUEST,
+    BadInference: HTTPStatus.BAD_REQUEST,
+    LoadFailed: HTTPStatus.BAD_REQUEST,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    UnknownModel: HTTPStatus.NOT_FOUND,
+    SlowClient: HTTPStatus.REQUEST_TIMEOUT,
+    TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    NotAnImage: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    UnknownCoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
+    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
+    WrongAnswers: HTTPStatus.SERVICE_UNAVAILABLE,
+    BadBundle: HTTPStatus.SERVICE_UNAVAILABLE,
+    NoEngine: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLate: HTTPStatus.GATEWAY_TIMEOUT,
+    EngineHung: HTTPStatus.GATEWAY_TIMEOUT,
+}
+
+
+def handle_problems(app: FastAPI) -> None:
+    """Answer every error that a route of `app`, or the framework, raises."""
+    app.add_exception_handler(ExplainedError, _service_error)
+    app.add_exception_handler(RequestValidationError, _bad_parameters)
+    app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(ClientDisconnect, _client_has_gone)
+
+
+def status_of(err: ExplainedError) -> HTTPStatus:
+    return next(status for kind, status in STATUS.items() if isinstance(err, kind))
+
+
+def problem_of(err: ExplainedError, request_id: str) -> Problem:
+    """The problem that says what `err` is."""
+    status = status_of(err)
+    return Problem(
+        title=status.phrase, status=status, reason=type(err).__name__, detail=str(err), request_id=request_id
+    )
+
+
+def responses(*errors: type[ExplainedError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of these errors, for a route's `responses`."""
+    kind, model = ("application/json", Failure) if inference else (MEDIA_TYPE, Problem)
+    found: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        status = STATUS[error]
+        found[int(status)] = {
+            "description": status.phrase,
+            "content": {kind: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
+        }
+    return found
+
+
+def answer(request: Request, err: Exception) -> Response:
+    """The response to `err`: one that is foreseen, or a defect."""
+    if isinstance(err, ExplainedError):
+        return _refusal(request, err)
+    log.error("request %s failed", request.state.request_id, exc_info=err)
+    return _response(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")
+
+
+def _response(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
+    problem = Problem(title=status.phrase, status=status, detail=detail, request_id=request.state.request_id)
+    return _problem_response(request, problem)
+
+
+def _problem_response(request: Request, problem: Problem) -> JSONResponse:
+    if request.url.path.startswith("/v2"):
+        return JSONResponse(Failure(error=problem.detail).model_dump(), problem.status)
+    return JSONResponse(problem.model_dump(), problem.status, media_type=MEDIA_TYPE)
+
+
+def _refusal(request: Request, err: ExplainedError) -> JSONResponse:
+    _count(request, type(err))
+    response = _problem_response(request, problem_of(err, request.state.request_id))
+    if err.retry_after is not None:
+        response.headers["Retry-After"] = str(err.retry_after)
+    if isinstance(err, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(err, UnknownCoding):
+        response.headers["Accept-Encoding"] = ", ".join((*CODINGS, "identity"))  # RFC 9110, 15.5.16
+    if isinstance(err, SlowClient):
+        response.headers["Connection"] = "close"  # what is still to come is not waited for
+    return response
+
+
+async def _service_error(request: Request, err: Exception) -> JSONResponse:
+    assert isinstance(err, ExplainedError)
+    return _refusal(request, err)
+
+
+async def _bad_parameters(request: Request, err: Exception) -> JSONResponse:
+    assert isinstance(err, RequestValidationError)
+    return _refusal(request, bad_parameters(err.errors()))
+
+
+def bad_parameters(errors: Sequence[Mapping[str, Any]]) -> BadParameter:
+    """The error that says which options cannot be, and why; `errors` are pydantic's."""
+    return BadParameter("; ".join(map(_describe, errors[:3])))
+
+
+def _count(request: Request, kind: type[ExplainedError]) -> None:
+    if request.url.path not in PROBES:  # what a probe is told is not a refusal
+        request.app.state.service.metrics.rejected.labels(kind.__name__).inc()
+
+
+def _describe(error: Mapping[str, Any]) -> str:
+    name = str(error["loc"][-1])[:40]
+    if error["type"] == "extra_forbidden":
+        return f"there is no parameter {name!r}; one of {', '.join(Options.model_fields)}"
+    field = Options.model_fields.get(name)
+    why = f"it {told(error)}" if field is None else f"{name} is {field.description}"
+    return f"{name}={str(error['input'])[:40]!r} cannot be: {why}"
+
+
+async def _framework_error(request: Request, err: Exception) -> JSONResponse:
+    assert isinstance(err, HTTPException)
+    status = HTTPStatus(err.status_code)
+    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
+    if status == HTTPStatus.NOT_FOUND:
+        detail += _where(request)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail += f"; it takes {(err.headers or {}).get('Allow', 'GET')}"
+    response = _response(request, status, detail)
+    response.headers.update(err.headers or {})
+    return response
+
+
+def _where(request: Request) -> str:
+    """The path that was meant, where a slash too many or capital letters are all that is wrong.
+
+    It is named and not served: a proxy that closes a path closes that path as it is written.
+    """
+    path: str = request.scope["path"]
+    for meant in (found := re.sub("/+", "/", path).rstrip("/"), found.lower()):
+        scope = dict(request.scope, path=meant)
+        if meant != path and any(route.matches(scope)[0] != Match.NONE for route in request.app.routes):
+            return f"; the path is {meant}"
+    return ""
+
+
+async def _client_has_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; nginx's number for the log

@@ -1,0 +1,5 @@
+"""Commands that need no server of their own: `crossvit classify`, `bench` and `evaluate`.
+
+Enters: files or a URL. Leaves: tables, JSON or CSV on the terminal.
+Runs in: the command's process, with the same decoder and engine processes as the service.
+"""

@@ -1,0 +1,102 @@
+"""How `crossvit bench` prints what it measured: a table for people, JSON for programs."""
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from app.commands.bench.engine_bench import EngineReport
+from app.commands.bench.load_generator import Load
+from app.commands.bench.load_summary import STAGES, Figures, Latency
+from app.commands.bench.server_bench import ServerReport
+from app.commands.terminal import notes, print_table
+
+Report = ServerReport | EngineReport
+
+_PERCENTILES = ("p50 ms", "p90 ms", "p99 ms")
+_BUSY = 0.8  # of a core: from there on this process may be what limits the figures
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+
+
+def print_report(report: Report, output: Format) -> None:
+    """Print `report` on standard output, and what is to be said about it on standard error."""
+    if output is Format.JSON:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+    else:
+        title, table = _of_server(report) if isinstance(report, ServerReport) else _of_engine(report)
+        print(title)
+        print_table(table)
+    if report.interrupted:
+        notes.print("stopped early; these are the figures up to then", style="yellow")
+    for said in _notes(report):
+        notes.print(said, style="yellow", markup=False, highlight=False)
+
+
+def _notes(report: Report) -> list[str]:
+    if isinstance(report, EngineReport):
+        return []
+    said = [f"passed over: {passed}" for passed in report.fallbacks]
+    said += [
+        f"{_load(row)}: not all were answered with 200; the last: {row.problem}" for row in report.rows if row.problem
+    ]
+    if any(row.client_cores > _BUSY for row in report.rows):
+        said.append("this client was at the limit of its core: the server may do more than it could ask for")
+    return said
+
+
+def _of_server(report: ServerReport) -> tuple[str, Table]:
+    title = (
+        f"{report.model} at {report.resolution}: {report.engine} {report.precision}, weights {_short(report.weights)}; "
+        f"{report.url}, {report.images} images"
+    )
+    table = _table("load", "images/s", *_PERCENTILES, *STAGES, "answers", "client's cores")
+    for row in report.rows:
+        shares = [f"{100 * row.shares[stage]:.1f} %" if row.shares else "" for stage in STAGES]
+        answers = ", ".join(f"{status}: {count}" for status, count in row.statuses.items())
+        table.add_row(
+            _load(row),
+            f"{row.images_per_second:.1f}",
+            *_milliseconds(row.latency_ms),
+            *shares,
+            escape(answers),
+            f"{row.client_cores:.2f}",
+        )
+    return title, table
+
+
+def _of_engine(report: EngineReport) -> tuple[str, Table]:
+    title = (
+        f"{report.bundle} at {report.resolution}: {report.engine} {report.precision}, "
+        f"best at batches of {report.best_batch}, weights {_short(report.weights)}"
+    )
+    table = _table("", "images/s", *_PERCENTILES, "calls")
+    for row in report.rows:
+        speed = f"{row.images_per_second:.1f}"
+        table.add_row(f"engine, batch {row.batch}", speed, *_milliseconds(row.latency_ms), str(row.calls))
+    decoding = report.decoding
+    speed = f"{decoding.images_per_second:.1f}"
+    table.add_row("decoding, one core", speed, *_milliseconds(decoding.latency_ms), f"{report.images} images")
+    return title, table
+
+
+def _table(first: str, *others: str) -> Table:
+    columns = [Column(name, justify="right", no_wrap=True) for name in others]
+    return Table(Column(first, no_wrap=True), *columns)
+
+
+def _load(row: Figures) -> str:
+    return str(Load(row.clients, row.rate))
+
+
+def _milliseconds(latency: Latency | None) -> tuple[str, str, str]:
+    return (f"{latency.p50:.1f}", f"{latency.p90:.1f}", f"{latency.p99:.1f}") if latency else ("", "", "")
+
+
+def _short(weights: str | None) -> str:
+    return (weights or "unknown")[:19]

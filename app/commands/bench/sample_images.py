@@ -1,0 +1,43 @@
+"""The images to measure with: files, or pictures made by code where none are at hand."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from app.commands.classify import image_files
+from app.errors import BadParameter
+
+MOST = 256  # all are held in memory
+_MADE, _WIDTH, _HEIGHT = 4, 500, 375
+
+
+def read(paths: Sequence[Path]) -> dict[str, bytes]:
+    """The first 256 files by their names, folders searched as `crossvit classify` does; BadParameter without any."""
+    files = {}
+    for path in islice(image_files(paths), MOST):
+        try:
+            files[str(path)] = path.read_bytes()
+        except OSError as err:
+            raise BadParameter(f"{path}: {err.strerror}") from err
+    if not files:
+        raise BadParameter("no image files there")
+    return files
+
+
+def made() -> dict[str, bytes]:
+    """JPEGs of the size of ImageNet's usual photograph, 500 x 375 and about 70 KB: waves and noise."""
+    return {f"made-{seed}": _jpeg(seed) for seed in range(_MADE)}
+
+
+def _jpeg(seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH]
+    waves = [np.sin(x / rng.uniform(5, 40)) + np.cos(y / rng.uniform(5, 40)) for _ in range(3)]
+    pixels = 127.5 + 55 * np.stack(waves, axis=-1) + rng.normal(0, 10, (_HEIGHT, _WIDTH, 3))
+    buffer = BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()

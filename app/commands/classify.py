@@ -1,0 +1,90 @@
+"""Many image files through one model, without a server."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.configuration.settings import Settings
+from app.errors import BadParameter
+from app.serving.assembly import make_decoders, make_model
+from app.serving.served_model import Model
+from app.telemetry.metrics import Metrics
+from bundle.errors import ExplainedError
+from bundle.reader import Bundle, Label
+from model.files.bad_files import BadFile
+from model.files.folders import images_in, read
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: its best classes with their scores, or the reason why there are none."""
+
+    path: Path
+    classes: list[tuple[Label, float]] | None = None
+    error: str | None = None
+
+
+def image_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are given; of folders, the images below them (model.files.folders). Raises BadParameter."""
+    for path in paths:
+        if path.is_dir():
+            try:
+                yield from (path / name for name in images_in(path))
+            except OSError as err:
+                raise BadParameter(f"{err.filename} cannot be read: {err.strerror}") from err
+        else:
+            yield path
+
+
+@asynccontextmanager
+async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[Model]:
+    """A model of `bundle` that serves nobody else."""
+    decoders = make_decoders(settings)
+    model = make_model(settings, bundle, decoders, Metrics(list).model(bundle.name))
+    async with decoders:
+        try:
+            await model.start()
+            yield model
+        finally:
+            await model.close()
+
+
+def classify_files(
+    model: Model, paths: Iterable[Path], top_k: int, resolution: int | None, in_flight: int
+) -> AsyncIterator[Outcome]:
+    """The outcome of each path, in order, with up to `in_flight` files under way so that batches fill up."""
+    return in_order((_classify(model, path, top_k, resolution) for path in paths), in_flight)
+
+
+async def in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
+    """The results of `work`, in order, with up to `in_flight` under way; closing it cancels those."""
+    under_way: deque[asyncio.Task[T]] = deque()
+    try:
+        for each in work:
+            under_way.append(asyncio.create_task(each))
+            if len(under_way) == in_flight:
+                yield await under_way.popleft()
+        while under_way:
+            yield await under_way.popleft()
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _classify(model: Model, path: Path, top_k: int, resolution: int | None) -> Outcome:
+    try:
+        body = await asyncio.to_thread(read, path)
+        with model.room() as (place,):
+            answer = await model.file(place, body, resolution)
+        return Outcome(path, classes=answer.best(model.bundle.labels, top_k))
+    except OSError as err:
+        return Outcome(path, error=err.strerror or "cannot be read")
+    except (BadFile, ExplainedError) as err:
+        return Outcome(path, error=str(err))

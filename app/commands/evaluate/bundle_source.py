@@ -1,0 +1,132 @@
+"""Asking a bundle's own engine, and a second one beside it: decoders, batches and proofs are those of the service."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.commands.classify import offline
+from app.commands.evaluate.accuracy import TOP, Compared, Seen
+from app.commands.evaluate.class_mapping import check_classes, match
+from app.commands.evaluate.evaluation import Answered, Source
+from app.commands.terminal import notes
+from app.configuration.settings import Settings
+from app.errors import BadParameter
+from app.serving.served_model import Model, top
+from bundle.discovery import bundle_at
+from bundle.reader import Bundle, Label, open_bundle
+from bundle.tensors import Outputs
+from model.spec import SOFTMAX, Activation
+
+
+class Engines:
+    """Asks `model` at `resolution` for images of the classes in `truths`, and `other` for the same ones."""
+
+    def __init__(self, model: Model, truths: Mapping[str, Label], resolution: int, other: Model | None = None) -> None:
+        self._model = model
+        self._truths = truths
+        self._resolution = resolution
+        self._other = other
+
+    async def ask(self, category: str, body: bytes) -> Seen:
+        """What is seen of the encoded image in `body`; raises as Model.file does."""
+        truth = self._truths[category]
+        outputs = await self._outputs(self._model, body)
+        others = None if self._other is None else await self._outputs(self._other, body)
+        return seen(outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation)
+
+    async def _outputs(self, model: Model, body: bytes) -> Outputs:
+        with model.room() as (place,):
+            return (await model.file(place, body, self._resolution)).outputs
+
+
+@asynccontextmanager
+async def engines(
+    categories: Collection[str], settings: Settings, second: Settings | None, resolution: int | None
+) -> AsyncIterator[Source]:
+    """The engines that `settings` describe, ready; raises as open_bundle, match and Model.load do."""
+    bundles = _opened([settings, second] if second else [settings])
+    try:
+        check_classes(len(bundles[0].labels))
+        truths = match(categories, bundles[0].labels)
+        _check_same_classes(bundles)
+    except BadParameter:
+        for bundle in bundles:
+            bundle.close()
+        raise
+    async with AsyncExitStack() as stack:
+        given = zip(bundles, [settings, second or settings], strict=False)
+        models = [await stack.enter_async_context(offline(bundle, each)) for bundle, each in given]
+        resolution = models[0].resolution(resolution)
+        for model in models:
+            await model.load(model.resolution(resolution))
+        yield _source(models, truths, resolution)
+
+
+def _opened(settings: Sequence[Settings]) -> list[Bundle]:
+    bundles = [open_bundle(bundle_at(each.bundle, each.default_model)) for each in settings]
+    for warning in dict.fromkeys(bundle.warning for bundle in bundles if bundle.warning):
+        notes.print(warning, style="bold red")
+    return bundles
+
+
+def _check_same_classes(bundles: Sequence[Bundle]) -> None:
+    for bundle in bundles[1:]:
+        if bundle.labels != bundles[0].labels:
+            raise BadParameter(f"{bundle.path} has other classes than {bundles[0].path}: their labels differ")
+
+
+def _source(models: Sequence[Model], truths: Mapping[str, Label], resolution: int) -> Source:
+    first, second = models[0], models[1] if len(models) > 1 else None
+    return Source(
+        Engines(first, truths, resolution, second).ask,
+        in_flight=min(model.capacity for model in models),  # so that none is refused
+        answered_by=lambda: [_answered(first, resolution)],
+        against=None if second is None else _answered(second, resolution),
+    )
+
+
+def _answered(model: Model, resolution: int) -> Answered:
+    manifest, (engine, precision) = model.bundle.manifest, model.engine(resolution)
+    weights = manifest.weights
+    return Answered(model.bundle.name, manifest.variant, weights.id, weights.source, engine, precision, resolution)
+
+
+def seen(
+    outputs: Outputs,
+    truth: Label,
+    labels: list[Label],
+    others: Outputs | None = None,
+    activation: Activation = SOFTMAX,
+) -> Seen:
+    """What is kept of one image's `outputs` (outputs, classes), `others` being the second model's.
+
+    Where scores are sigmoids they are no distribution over the classes, so there is no likelihood of the truth.
+    """
+    best, score = top(outputs[0], 1, activation)[0]
+    return Seen(
+        labels[best],
+        score,
+        ranks=tuple(rank(logits, truth.index) for logits in outputs),
+        truth=truth,
+        nll=nll(outputs[0], truth.index) if activation == SOFTMAX else None,
+        other=None if others is None else _compared(outputs, others, truth.index),
+    )
+
+
+def rank(logits: NDArray[np.float32], truth: int) -> int | None:
+    """The place of class `truth` among the best five, 1 for the best; None if it is not one of them."""
+    best = [index for index, _ in top(logits, TOP)]
+    return best.index(truth) + 1 if truth in best else None
+
+
+def nll(logits: NDArray[np.float32], truth: int) -> float:
+    """The negative logarithm of the softmax of class `truth`."""
+    wide = logits.astype(np.float64) - float(logits.max())
+    return float(np.log(np.exp(wide).sum()) - wide[truth])
+
+
+def _compared(outputs: Outputs, others: Outputs, truth: int) -> Compared:
+    same_best = top(outputs[0], 1)[0][0] == top(others[0], 1)[0][0]
+    return Compared(rank(others[0], truth), same_best, float(np.abs(outputs - others).max()))

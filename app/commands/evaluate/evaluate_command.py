@@ -1,0 +1,177 @@
+"""The command `crossvit evaluate`."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from app.commands.bench.bench_output import Format
+from app.commands.bench.http_client import NoAnswer
+from app.commands.evaluate.answers_csv import written
+from app.commands.evaluate.bundle_source import engines
+from app.commands.evaluate.evaluate_output import Report, print_report, report_of
+from app.commands.evaluate.evaluation import Outcome, Source, run, sample
+from app.commands.evaluate.http_source import server
+from app.commands.terminal import STOPPED, absent, clear_errors, error, notes
+from app.configuration.settings import Settings, log_remarks
+from app.errors import BadParameter
+from app.telemetry import logs
+from model.dataset import BadDataset, Dataset
+
+OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[Source]]
+
+main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_CLIENTS = 16
+
+
+@main.command()
+def evaluate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA", help="folders or zip files of <class>/<image>, or WebDataset's tar files"),
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option(help="the bundle whose engine is asked; as `crossvit serve` has it if left out")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
+    precision: Annotated[str | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
+    scaled_jpeg: Annotated[bool | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="ENGINE:PRECISION", help="with --bundle: ask a second one too, and compare")
+    ] = None,
+    against_bundle: Annotated[
+        Path | None, typer.Option(help="with --bundle: the second one's bundle, of the same classes")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="a running server instead, such as http://127.0.0.1:8000")] = None,
+    model: Annotated[str | None, typer.Option(help="with --url: the server's default model if left out")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="CROSSVIT_API_KEY", help="with --url: the server's key, best not typed here")
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(min=1, max=256, help=f"with --url: requests at a time ({_CLIENTS})")
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many images, evenly spread, always the same")] = None,
+    top_classes: Annotated[int, typer.Option(min=0, help="how many of the worst classes the table shows")] = 10,
+    output: Annotated[Format, typer.Option("--format", help="how to print the figures")] = Format.TABLE,
+    plot: Annotated[Path | None, typer.Option(help="write a reliability diagram to this PNG file")] = None,
+    answers: Annotated[Path | None, typer.Option(help="write a row for each image to this CSV file")] = None,
+) -> None:
+    """Measure the accuracy of a bundle, or of a running server, on labelled images.
+
+    A class of the data is the model's class of this wnid, or label, or index if all are whole numbers. Exit code 1 if
+    an image has no answer; the figures are of the others. Ctrl-C prints those of what was measured.
+    """
+    own = {"engine": engine, "precision": precision, "scaled_jpeg": scaled_jpeg}
+    with clear_errors(), _ends_clearly():
+        draw = _drawing(plot)
+        if url is None:
+            absent("--url", model=model, clients=clients)
+            settings = _settings(bundle=bundle, **own)
+            open_source = partial(
+                engines,
+                settings=settings,
+                second=_second(own, settings, against, against_bundle),
+                resolution=resolution,
+            )
+            logs.configure("warning", settings.log_format)
+            log_remarks()
+        else:
+            if bundle is not None:
+                raise BadParameter("either --url or --bundle")
+            absent("--bundle", against=against, against_bundle=against_bundle, **own)
+            open_source = partial(
+                server, url=url, key=api_key, clients=clients or _CLIENTS, model=model, resolution=resolution
+            )
+        report = _measured(paths, limit, open_source, answers)
+        try:
+            print_report(report, output, top_classes)
+        except OSError as err:
+            raise BadParameter(f"the figures cannot be printed: {err.strerror}") from err
+        finally:
+            draw(report)
+    if report.interrupted:
+        raise typer.Exit(STOPPED)
+    raise typer.Exit(1 if report.errors else 0)
+
+
+def _measured(paths: Sequence[Path], limit: int | None, open_source: OpenSource, answers: Path | None) -> Report:
+    data = _dataset(paths)
+    indices = sample(len(data), limit)
+
+    async def measure(write: Callable[[Outcome], None]) -> Report:
+        async with open_source(data.categories) as source:
+            with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+                bar = progress.add_task("evaluating", total=len(indices))
+
+                def watch(outcome: Outcome) -> None:
+                    write(outcome)
+                    progress.advance(bar)
+
+                return report_of([str(path) for path in paths], await run(data, indices, source, watch), source)
+
+    with written(answers) as write:
+        return asyncio.run(measure(write))
+
+
+def _dataset(paths: Sequence[Path]) -> Dataset:
+    try:
+        return Dataset(paths)
+    except BadDataset as err:
+        raise BadParameter(str(err)) from err
+
+
+def _settings(**given: Any) -> Settings:
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _second(own: dict[str, Any], first: Settings, against: str | None, against_bundle: Path | None) -> Settings | None:
+    """The second engine's settings: what is not said of it is as with the first."""
+    if against is None and against_bundle is None:
+        return None
+    if against is not None:
+        engine, colon, precision = against.partition(":")
+        if not (engine and colon and precision):
+            raise BadParameter(f"--against {against}: not like openvino:f32")
+        own = own | {"engine": engine, "precision": precision}
+    return _settings(bundle=against_bundle or first.bundle, **own)
+
+
+def _drawing(plot: Path | None) -> Callable[[Report], None]:
+    """What draws a report's diagram; BadParameter before anything is measured if it cannot be drawn."""
+    if plot is None:
+        return lambda _: None
+    if not plot.absolute().parent.is_dir():
+        raise BadParameter(f"--plot {plot}: there is no such folder")
+    try:
+        from app.commands.evaluate.reliability_plot import reliability
+    except ImportError as err:
+        raise BadParameter("--plot needs matplotlib: pip install matplotlib") from err
+
+    def draw(report: Report) -> None:
+        try:
+            if report.figures is not None:
+                reliability(report.figures, str(report.model), plot)
+        except OSError as err:
+            raise BadParameter(f"{plot} cannot be written: {err.strerror}") from err
+
+    return draw
+
+
+@contextmanager
+def _ends_clearly() -> Iterator[None]:
+    """A server that cannot be asked ends the command with exit code 1, Ctrl-C with the one that is usual."""
+    try:
+        yield
+    except NoAnswer as err:
+        error(err)
+        raise typer.Exit(1) from err
+    except KeyboardInterrupt:
+        notes.print("stopped before anything was measured", style="yellow")
+        raise typer.Exit(STOPPED) from None

@@ -1,0 +1,134 @@
+"""How `crossvit evaluate` prints what it measured: tables for people, JSON for programs."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+from app.commands.bench.bench_output import Format
+from app.commands.evaluate.accuracy import ClassFigures, Figures
+from app.commands.evaluate.evaluation import Answered, ImageError, Run, Source
+from app.commands.terminal import notes, print_table, take_any_name
+from bundle.reader import Label
+
+_NAMED = 10  # images without an answer that the table names
+
+
+@dataclass
+class Report:
+    """`images` were asked for. `failures` counts those without an answer by what was wrong; `errors` names them."""
+
+    data: list[str]
+    url: str | None
+    model: Answered
+    against: Answered | None
+    images: int
+    figures: Figures | None
+    errors: list[ImageError]
+    failures: dict[str, int]
+    seconds: float
+    images_per_second: float
+    interrupted: bool
+    also_answered: list[Answered] = field(default_factory=list)
+
+
+def report_of(data: Sequence[str], run: Run, source: Source) -> Report:
+    """What is to be said of `run`, which asked `source`."""
+    figures, (first, *others) = run.tally.figures(), source.answered_by()
+    return Report(
+        list(data),
+        source.url,
+        first,
+        source.against,
+        images=run.asked,
+        figures=figures,
+        errors=run.errors,
+        failures=dict(Counter(run.failures).most_common()),
+        seconds=run.seconds,
+        images_per_second=figures.images / run.seconds if figures else 0.0,
+        interrupted=run.interrupted,
+        also_answered=others,
+    )
+
+
+def print_report(report: Report, output: Format, worst: int) -> None:
+    """Print `report` on standard output, with so many of the `worst` classes; on standard error what is wrong."""
+    take_any_name()
+    if output is Format.JSON:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False, default=Label.model_dump))
+    else:
+        _print_tables(report, worst)
+    for said in _notes(report):
+        notes.print(said, style="yellow", markup=False, highlight=False)
+
+
+def _print_tables(report: Report, worst: int) -> None:
+    figures = report.figures
+    print(f"{report.model}; {figures.images if figures else 0} of {report.images} images in {', '.join(report.data)}")
+    if figures is None:
+        return
+    print_table(_accuracies(report, figures))
+    if figures.against is not None:
+        print(
+            f"the same best class for {_percent(figures.against.same_best)} of the images; "
+            f"logits differ by at most {figures.against.worst_difference:.2g}"
+        )
+    print(f"{report.images_per_second:.1f} images/s, {report.seconds:.1f} s")
+    if worst:
+        print_table(_worst(figures.classes, worst))
+
+
+def _accuracies(report: Report, figures: Figures) -> Table:
+    others = ("top-1", "95 %", "top-5", "mean of classes", "confidence", "ECE", "NLL")
+    table = Table("", *(Column(name, justify="right", no_wrap=True) for name in others))
+    table.add_row(
+        "logits",
+        _percent(figures.top1),
+        f"{100 * figures.top1_low:.2f} to {_percent(figures.top1_high)}",
+        _percent(figures.top5),
+        _percent(figures.class_mean),
+        f"{figures.confidence:.4f}",
+        f"{figures.ece:.4f}",
+        "" if figures.nll is None else f"{figures.nll:.4f}",
+    )
+    for name, branch in figures.branches.items():
+        table.add_row(name, _percent(branch.top1), "", _percent(branch.top5))
+    if report.against is not None and figures.against is not None:
+        name = f"{report.against.name}: {report.against.engine} {report.against.precision}"
+        table.add_row(escape(name), _percent(figures.against.top1), "", _percent(figures.against.top5))
+    return table
+
+
+def _worst(classes: Sequence[ClassFigures], count: int) -> Table:
+    table = Table("worst classes", "label", *(Column(name, justify="right") for name in ("images", "top-1", "top-5")))
+    table.add_column("most often taken for")
+    for each in sorted(classes, key=lambda each: (each.top1, each.top5, -each.images, each.category))[:count]:
+        table.add_row(
+            escape(each.category),
+            escape(each.truth.label) if each.truth else "",
+            str(each.images),
+            _percent(each.top1),
+            _percent(each.top5),
+            escape(f"{each.taken_for.label} ({each.taken_for_images})") if each.taken_for else "",
+        )
+    return table
+
+
+def _notes(report: Report) -> list[str]:
+    said = ["stopped early: these are the figures of a part"] if report.interrupted else []
+    said += [f"also answered: {other}; the figures are of all" for other in report.also_answered]
+    said += [f"{each.name} in {each.source}: {each.error}" for each in report.errors[:_NAMED]]
+    if report.errors:
+        kinds = ", ".join(f"{kind}: {count}" for kind, count in report.failures.items())
+        said.append(f"{len(report.errors)} images have no answer ({kinds}); the last: {report.errors[-1].error}")
+    unknown = [each.category for each in report.figures.classes if not each.truth] if report.figures else []
+    if unknown:
+        said.append(f"{len(unknown)} classes were in no answer's top five, such as {unknown[0]!r}: has the model them?")
+    return said
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

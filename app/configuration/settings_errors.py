@@ -1,0 +1,56 @@
+"""What is wrong with settings, in the project's words."""
+
+from typing import Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from app.configuration.settings import Settings, variable
+
+_UNITS = {
+    "_bytes": "a number of bytes, such as 10000000, 10MB or 10MiB,",
+    "_seconds": "a number of seconds, such as 90, 1.5m or 1m30s,",
+}
+
+
+def complaints(err: ValidationError) -> list[str]:
+    """A sentence for each fault of the settings: which one, what was seen, what would do. No key is shown."""
+    return [_complaint(fault) for fault in err.errors()]
+
+
+def _complaint(fault: ErrorDetails) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    field = Settings.model_fields.get(name)
+    if field is None:  # a rule for several settings
+        return str(fault.get("ctx", {}).get("error", fault["msg"]))
+    where = f"--{name.replace('_', '-')}, or {variable(name)} in the environment"
+    if fault["type"] == "value_error":  # a check of the setting's own
+        return f"setting {name}: {fault['ctx']['error']} ({where})"
+    seen = "a key" if "Secret" in str(field.annotation) else repr(fault["input"])[:100]
+    return f"setting {name}: {seen} is not {_wanted(name, field)} ({where})"
+
+
+def _wanted(name: str, field: FieldInfo) -> str:
+    """What the setting takes."""
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    kinds = {field.annotation, *get_args(field.annotation)}
+    if bool in kinds:
+        return "true or false"
+    if list[int] in kinds:
+        return "whole numbers with commas between them"
+    if not kinds & {int, float}:
+        return f"what it takes, {field.description}"
+    unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "a whole number")
+    return f"{unit} {_bounds(field)}".rstrip(" ,")
+
+
+def _bounds(field: FieldInfo) -> str:
+    least = next((f"from {limit.ge}" for limit in field.metadata if isinstance(limit, Ge)), "")
+    over = next((f"over {limit.gt}" for limit in field.metadata if isinstance(limit, Gt)), "")
+    most = next((f"to {limit.le}" for limit in field.metadata if isinstance(limit, Le)), "")
+    if least and not most:
+        return f"{least} on"
+    return " ".join(filter(None, (least or over, most.replace("to ", "up to ") if over else most)))

@@ -1,0 +1,45 @@
+"""The worker's side of decoding: what bytes from outside are turned into pixels by. `app.decoding.pool` calls it."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.decoding.image import decode
+from app.decoding.oip_tensors import CHARSETS, Strict, parse, read
+from app.errors import BadInference
+from app.processes.worker import Arrays, Values
+from model.files.formats import FORMATS
+from model.spec import Preprocessing
+
+_LONGEST = 500_000  # bytes of what is not data in an inference request
+
+
+class Decoder:
+    """Decodes one thing at a time. It opens and imports all that it may need at once: a sealed worker cannot later."""
+
+    def __init__(self, max_pixels: int, scaled_jpeg: bool = False) -> None:
+        self._max_pixels = max_pixels
+        self._scaled_jpeg = scaled_jpeg
+        Image.init()
+        for kind in FORMATS:
+            file = BytesIO()
+            Image.new("RGB", (8, 8)).save(file, kind)
+            decode(file.getvalue(), Preprocessing(8, 8), max_pixels=64)
+        for charset in CHARSETS:
+            parse(Strict, "{}".encode(charset))
+
+    def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+        """See app.decoding.image.decode."""
+        steps = Preprocessing(resize, crop)
+        return [], [decode(body.tobytes(), steps, self._max_pixels, scaled_jpeg=self._scaled_jpeg)]
+
+    def inference(self, json_bytes: int | None, max_images: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+        """See app.decoding.oip_tensors.read."""
+        request, tensors = read(body.tobytes(), json_bytes=json_bytes, max_images=max_images)
+        described = request.model_dump(mode="json")
+        if len(json.dumps(described, ensure_ascii=False).encode("utf-8", "replace")) > _LONGEST:
+            raise BadInference(f"the request's names and parameters take more than {_LONGEST:,} bytes; send fewer")
+        return [described], tensors

@@ -1,0 +1,317 @@
+"""Decoding, away from the service: a few worker processes with a time and memory cap, replaced when they fail."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.decoding.fair_queue import FairQueue, Turn
+from app.decoding.image import Pixels
+from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
+from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
+from app.processes.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.timing import Interval
+from bundle.errors import ExplainedError
+from model.spec import Preprocessing
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 60
+_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to start a decoder
+
+
+@dataclass(eq=False)
+class _Job:
+    """A call of a method of app.decoding.decoder.Decoder, and where its answer is awaited."""
+
+    method: str
+    values: Values
+    body: bytes
+    reply: Reply
+    deadline: float
+    answer: asyncio.Future[tuple[Values, Arrays, Interval]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def fail(self, err: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(err)
+
+
+class Decoders:
+    """`count` workers, which share their time fairly between callers; what one caller gives waits in order.
+
+    They start with the context, and leaving it ends them; one that fails, or ends while it has nothing to do, is
+    replaced at once. `max_pixels` and `scaled_jpeg` are as for app.decoding.image.decode. `on_restart` is called with a reason
+    each time a worker had to be replaced.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        max_pixels: int,
+        scaled_jpeg: bool = False,
+        seconds: float,
+        memory_bytes: int,
+        on_restart: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._given = [max_pixels, scaled_jpeg]
+        self._seconds = seconds
+        self._limits = Limits(memory_bytes=memory_bytes, sealed=True)
+        self._on_restart = on_restart
+        self._queue = FairQueue[_Job]()
+        self._idle: deque[asyncio.Future[Turn[_Job] | None]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._threads: set[ThreadPoolExecutor] = set()  # each waits for one worker
+        self._workers: set[Worker] = set()
+        self._serving = 0
+        self._retry_after: int | None = None  # seconds, while no worker can be started and none is left
+        self._changed = asyncio.Event()  # _serving or _retry_after
+        self._closed = False
+        self.count = count
+
+    async def __aenter__(self) -> "Decoders":
+        self._tasks = [asyncio.create_task(self._keep_one()) for _ in range(self.count)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        workers = list(self._workers)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.sleep(0)  # no connection is watched any more when it is closed
+        for worker in workers:
+            worker.kill()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for thread in list(self._threads):
+            await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+        self._refuse_waiting(NotReady("the service is stopping"))
+
+    async def start(self) -> None:
+        """Wait until all workers run; NotReady if none can be started."""
+        while self._serving < self.count:
+            self._check()
+            self._changed.clear()
+            await self._changed.wait()
+
+    def seconds_to_empty(self) -> float:
+        """How long what waits will take, as far as is known."""
+        return self._queue.seconds() / self.count
+
+    async def decode(
+        self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
+    ) -> tuple[Pixels, Interval]:
+        """The pixels that the network sees, and when they were made; raises as app.decoding.image.decode does.
+
+        No worker begins with it after `deadline`, on the clock of time.perf_counter: TooLate. BadImage if it costs the
+        worker its life, NotReady if there is none. What decoding takes is charged to `caller`.
+        """
+        shape = (steps.crop, steps.crop, 3)
+        reply = Reply(_HEAD_BYTES, math.prod(shape), (NotAnImage, TooLarge, BadImage), partial(_check_pixels, shape))
+        _, (pixels,), span = await self._call("image", [steps.resize, steps.crop], body, reply, deadline, caller)
+        return pixels, span
+
+    async def inference(
+        self,
+        body: bytes,
+        *,
+        json_bytes: int | None,
+        max_images: int,
+        deadline: float = math.inf,
+        caller: str = "",
+    ) -> tuple[InferenceRequest, Sequence[NDArray[np.uint8]]]:
+        """What app.decoding.oip_tensors.read gives; raises as that and as `decode` do."""
+        # Tensors are never larger than the body that they come in.
+        reply = Reply(_HEAD_BYTES, len(body), (BadInference, TooLarge), partial(_check_inference, max_images))
+        values, arrays, _ = await self._call("inference", [json_bytes, max_images], body, reply, deadline, caller)
+        return InferenceRequest.model_validate(values[0]), arrays
+
+    async def _call(
+        self, method: str, values: Values, body: bytes, reply: Reply, deadline: float, caller: str
+    ) -> tuple[Values, Arrays, Interval]:
+        self._check()
+        job = _Job(method, values, body, reply, deadline)
+        self._queue.put(caller, job)
+        self._hand_out()
+        try:
+            return await job.answer
+        finally:
+            self._queue.discard(caller, job)  # of a request that has gone
+
+    def _check(self) -> None:
+        """NotReady if there is no worker, and none can be started."""
+        if self._retry_after is not None:
+            raise NotReady("no decoder could be started; the log says why", retry_after=self._retry_after)
+
+    def _hand_out(self) -> None:
+        while self._idle and (turn := self._queue.take()) is not None:
+            self._idle.popleft().set_result(turn)
+
+    def _refuse_waiting(self, err: NotReady) -> None:
+        for job in self._queue.clear():
+            job.fail(NotReady(str(err), err.retry_after))  # each has a traceback of its own
+
+    async def _keep_one(self) -> None:
+        """Keep one worker at work. One that was of use is replaced at once, others after longer and longer pauses."""
+        pause = 0.0
+        while True:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
+            self._threads.add(thread)
+            try:
+                worker = await self._in(thread, self._start)
+                if await self._serve(worker, thread):
+                    pause = 0.0
+            except Exception as err:  # whatever it is (no process, no thread, no memory), the next attempt may do
+                pause = max(pause, _FIRST_PAUSE)
+                self._cannot_start(err, pause)
+            finally:
+                thread.shutdown(wait=False)
+                if not self._closed:
+                    self._threads.discard(thread)
+            await asyncio.sleep(pause)
+            pause = min(max(_FIRST_PAUSE, 2 * pause), _LONGEST_PAUSE)
+
+    def _start(self) -> Worker:
+        return Worker(
+            "decoder",
+            "app.decoding.decoder:Decoder",
+            self._given,
+            seconds=_START_SECONDS,
+            limits=self._limits,
+            on_spawn=self._spawned,
+        )
+
+    def _spawned(self, worker: Worker) -> None:
+        self._workers.add(worker)
+        if self._closed:
+            raise WorkerDied("closed meanwhile")
+
+    def _cannot_start(self, err: Exception, pause: float) -> None:
+        self._workers = {worker for worker in self._workers if worker.alive}
+        log.error("no decoder can be started, the next attempt is in %g s: %s", pause, err)
+        if not self._serving:
+            self._retry_after = math.ceil(pause)
+            self._refuse_waiting(NotReady("no decoder could be started; the log says why", self._retry_after))
+            self._changed.set()
+
+    async def _serve(self, worker: Worker, thread: ThreadPoolExecutor) -> bool:
+        """Have `worker` decode until it is lost; whether it was given anything."""
+        self._serving += 1
+        self._retry_after = None
+        self._changed.set()
+        served = False
+        reason: str | None = None
+        try:
+            while reason is None:
+                turn = await self._turn(worker)
+                if turn is None or not worker.alive:
+                    if turn is not None:  # that costs no image
+                        self._queue.give_back(turn)
+                    log.warning("a decoder was lost between images: %s", await self._in(thread, worker.how_it_ended))
+                    reason = "ended"
+                    self._on_restart(reason)
+                else:
+                    served = True
+                    reason = await self._do(turn, worker, thread)
+            await self._in(thread, worker.kill)  # which takes a moment, but for one that has ended
+        finally:
+            worker.kill()
+            self._serving -= 1
+            self._workers.discard(worker)
+        self._hand_out()
+        return served
+
+    async def _turn(self, worker: Worker) -> Turn[_Job] | None:
+        """What is to be decoded next, or None once the worker has ended."""
+        if not worker.alive:
+            return None
+        turn = self._queue.take()
+        if turn is not None:
+            return turn
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[Turn[_Job] | None] = loop.create_future()
+        self._idle.append(waiting)
+        file = worker.fileno()
+        loop.add_reader(file, _resolve, waiting)
+        try:
+            return await waiting
+        finally:
+            loop.remove_reader(file)
+            if waiting in self._idle:
+                self._idle.remove(waiting)
+
+    async def _do(self, turn: Turn[_Job], worker: Worker, thread: ThreadPoolExecutor) -> str | None:
+        """Answer a turn's job; the reason if that cost the worker."""
+        job, started = turn.item, time.perf_counter()
+        if job.answer.done() or started >= job.deadline:  # its request has gone, or will have
+            self._queue.drop(turn)
+            job.fail(TooLate("the request's deadline has passed before its image was decoded"))
+            return None
+        body = [np.frombuffer(job.body, np.uint8)]
+        call = partial(worker.call, job.method, job.values, body, seconds=self._seconds, reply=job.reply)
+        try:
+            values, arrays = await self._in(thread, call)
+            if not job.answer.done():
+                job.answer.set_result((values, arrays, Interval(started, time.perf_counter())))
+        except WorkerHung:
+            return self._lost(job, "hung", f"the image takes longer than {self._seconds:g} s to decode")
+        except WorkerDied as err:
+            log.warning("a decoder was lost: %s", err)
+            return self._lost(job, "died", "the image cannot be decoded")
+        except WorkerFailed as err:
+            log.error("a decoder failed: %s", err)
+            return self._lost(job, "failed", "the image cannot be decoded")
+        except ExplainedError as err:
+            job.fail(err)
+        except asyncio.CancelledError:
+            job.fail(NotReady("the service is stopping"))
+            raise
+        finally:
+            self._queue.over(turn, time.perf_counter() - started)
+        return None
+
+    def _lost(self, job: _Job, reason: str, message: str) -> str:
+        if not self._closed:
+            self._on_restart(reason)
+        job.fail(BadImage(message))
+        return reason
+
+    @staticmethod
+    async def _in(thread: ThreadPoolExecutor, call: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(thread, call)
+
+
+def _resolve(waiting: asyncio.Future[Turn[_Job] | None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _check_pixels(shape: tuple[int, ...], values: Values, arrays: Arrays) -> None:
+    (pixels,) = arrays
+    if values or pixels.shape != shape or pixels.dtype != np.uint8:
+        raise ValueError("not the pixels that were asked for")
+
+
+def _check_inference(max_images: int, values: Values, arrays: Arrays) -> None:
+    (described,) = values
+    request = InferenceRequest.model_validate(described)
+    (tensor,) = request.inputs
+    if tensor.data is not None or any(array.dtype != np.uint8 for array in arrays):
+        raise ValueError("tensors that are not bytes")
+    dimensions = {IMAGE: 4, ENCODED: 1}[tensor.name]
+    if any(array.ndim != dimensions for array in arrays) or (tensor.name == IMAGE and len(arrays) != 1):
+        raise ValueError("tensors of other shapes than were asked for")
+    images = len(arrays[0]) if tensor.name == IMAGE else len(arrays)
+    if not 1 <= images <= max_images:
+        raise ValueError("more images than there may be, or none")

@@ -1,0 +1,143 @@
+"""Folders of what engines compiled, for later starts. What is compiled is code: nobody else may write there."""
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engines.interface import Refused
+
+_DIGEST = hashlib.sha256().digest_size
+_MOST_KEYS = 8  # folders of one kind; the least recently used go
+_PARTIAL = ".partial-"
+_ABANDONED = 3600  # seconds
+
+
+def private_folder(what: str, *names: str) -> Path:
+    """A folder of these names in each other, below XDG_CACHE_HOME or ~/.cache, made if it is not there; for `what`.
+
+    Refused if it cannot be made, or another user owns it or may write to it.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crossvit")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check(folder)
+        for name in names:
+            folder /= name
+            folder.mkdir(exist_ok=True, mode=0o700)
+            _check(folder)
+    except (OSError, RuntimeError) as err:  # RuntimeError: there is no home
+        raise Refused(f"no folder for {what}: {err}. Let XDG_CACHE_HOME be one that is writable") from err
+    return folder
+
+
+class Kept:
+    """A file's content, mapped: what is changed in it stays in this process."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._mapped = mapped
+        self.content: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)[:-_DIGEST]
+
+    def release(self) -> None:
+        """Give its memory back. What of it is read later comes from the file again, without what was changed."""
+        with suppress(AttributeError, OSError):  # a system that has no such advice
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class Cache:
+    """Files by their names, in a folder for what is known by `key`; another key has another folder.
+
+    A file is there whole or not at all; one that is damaged counts as none, and one that cannot be written is not
+    kept. Refused as private_folder does.
+    """
+
+    def __init__(self, key: Mapping[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self._folder = private_folder("compiled models", "compiled", digest[:32])
+        self.written = 0  # bytes, by this object
+        with suppress(OSError):  # what cannot be tidied can still be read
+            self._prune()
+            os.utime(self._folder)
+
+    def read(self, name: str) -> Kept | None:
+        """The file called `name`, or None if there is none."""
+        try:
+            with (self._folder / name).open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError):  # ValueError: it is empty
+            return None
+        kept = Kept(mapped)
+        return kept if hashlib.sha256(kept.content.data).digest() == mapped[-_DIGEST:] else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep `content` under `name`, if that can be."""
+        partial = self._folder / f"{_PARTIAL}{uuid.uuid4().hex}"
+        try:
+            with partial.open("xb") as file:
+                file.write(content)
+                file.write(hashlib.sha256(content).digest())
+            partial.replace(self._folder / name)
+            self.written += len(content)
+        except OSError:  # a full disk, a folder that was removed meanwhile
+            with suppress(OSError):
+                partial.unlink()
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote, or None."""
+        kept = self.read(name)
+        return None if kept is None else json.loads(kept.content.tobytes())
+
+    def write_json(self, name: str, value: object) -> None:
+        self.write(name, json.dumps(value).encode())
+
+    def drop(self, pattern: str, but: str) -> None:
+        """Remove the files whose names are like `pattern`, but for those that begin with `but`."""
+        with suppress(OSError):
+            for file in self._folder.glob(pattern):
+                if not file.name.startswith(but):
+                    file.unlink()
+
+    def _prune(self) -> None:
+        for partial in self._folder.glob(f"{_PARTIAL}*"):  # of processes that were killed
+            if time.time() - partial.stat().st_mtime > _ABANDONED:
+                partial.unlink()
+        used = sorted(self._folder.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in used[_MOST_KEYS:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def cpu_model() -> dict[str, str]:
+    """What tells a CPU from others for which other code is compiled: its model, and what instructions it has.
+
+    A virtual machine may hide some of these, so that the model alone does not say it. Empty where /proc does not.
+    """
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines if name.strip() in _CPU}
+
+
+_CPU = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} | {  # of x86, and of Arm
+    "CPU implementer",
+    "CPU variant",
+    "CPU part",
+    "Features",
+}
+
+
+def _check(folder: Path) -> None:
+    found = folder.stat(follow_symlinks=False)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise Refused(f"{folder} is another user's, or open to others, and plans are code: remove it, or chmod 700 it")

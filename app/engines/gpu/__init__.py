@@ -1,0 +1,5 @@
+"""Engines for NVIDIA GPUs: TensorRT plans, and ONNX Runtime with CUDA or TensorRT.
+
+Enters: pixels, uint8 RGB (batch, side, side, 3). Leaves: logits, float32 (outputs, batch, classes).
+Runs in: an engine process.
+"""

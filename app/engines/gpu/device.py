@@ -1,0 +1,150 @@
+"""What the TensorRT engine asks of a GPU. `app.engines.gpu.cuda_device` does it.
+
+Whatever is taken here is given back by leaving its context. Every method raises DeviceError where the GPU, its driver
+or TensorRT fails. Work on a stream is asynchronous: it is done in the stream's order, at some time after the call.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NewType, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Address = NewType("Address", int)  # in the GPU's memory
+Stream = NewType("Stream", int)
+Event = NewType("Event", int)
+Graph = NewType("Graph", int)  # a captured one, ready to be launched
+
+Shape = tuple[int, ...]
+
+
+class DeviceError(Exception):
+    """A call that failed: the error's name, and what was being done. What follows it on the GPU means nothing."""
+
+
+class CaptureFailed(DeviceError):
+    """The work cannot be captured as a graph. The stream is as it was, and the work can be enqueued."""
+
+
+@dataclass(frozen=True)
+class GpuImages:
+    """Images in the GPU's memory, complete: RGB (count, side, side, 3) uint8. A slice of them is a part of them."""
+
+    address: Address
+    count: int
+    side: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, rows: slice) -> "GpuImages":
+        start, stop, _ = rows.indices(self.count)
+        return GpuImages(Address(self.address + start * 3 * self.side**2), stop - start, self.side)
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * 3 * self.side**2
+
+
+@runtime_checkable
+class TakesGpuImages(Protocol):
+    """An engine, see app.engines.interface, that runs images also where they are."""
+
+    def run_on_gpu(self, images: GpuImages) -> NDArray[np.float32]:
+        """As `run`; the images may be written over afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a network."""
+
+    dtype: str  # as numpy names it
+    shape: Shape  # of one image's: without the batch, which comes first
+    is_input: bool
+
+
+class Context(Protocol):
+    """A network bound to buffers at one batch size. It is not changed again: a graph captured from it stays true."""
+
+    def enqueue(self, stream: Stream) -> None:
+        """Run once."""
+        ...
+
+
+class Network(Protocol):
+    """A deserialised plan. `profiles` has the smallest, best and largest shape of the input in each profile."""
+
+    tensors: Mapping[str, Tensor]
+    profiles: list[tuple[Shape, Shape, Shape]]
+    scratch_bytes: int  # of memory that a run needs beside its buffers, at any profile
+
+    def context(
+        self, profile: int, addresses: Mapping[str, Address], scratch: Address, stream: Stream
+    ) -> AbstractContextManager[Context]:
+        """A context for the shape that `profile` is best at, which will run on `stream`.
+
+        `addresses` of the tensors and `scratch` are multiples of 256. Contexts that never run at the same time may
+        share `scratch`.
+        """
+        ...
+
+
+class Gpu(Protocol):
+    """One GPU, with the TensorRT that runs on it."""
+
+    name: str
+    compute_capability: str  # "9.0"
+    tensorrt: str  # its version, "10.16.1.11"
+
+    def network(self, plan: bytes, *, host_code: bool) -> AbstractContextManager[Network]:
+        """Deserialise `plan`, which is code: check it first. `host_code` lets it bring a runtime of its own."""
+        ...
+
+    def memory(self, size: int) -> AbstractContextManager[Address]:
+        """`size` bytes on the GPU, at a multiple of 256."""
+        ...
+
+    def pinned(self, size: int) -> AbstractContextManager[NDArray[np.uint8]]:
+        """`size` bytes of host memory that the GPU copies from and to by itself."""
+        ...
+
+    def stream(self) -> AbstractContextManager[Stream]: ...
+
+    def event(self) -> AbstractContextManager[Event]: ...
+
+    def copy_in(self, to: Address, pixels: NDArray[np.uint8], stream: Stream) -> None:
+        """Copy all of `pixels`, contiguous and in pinned memory."""
+        ...
+
+    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
+        """Copy `size` bytes from one place in the GPU's memory to another."""
+        ...
+
+    def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:
+        """Fill the rows of `to`, contiguous and in pinned memory, from `start` and every `pitch` bytes after it."""
+        ...
+
+    def capture(self, context: Context, stream: Stream) -> AbstractContextManager[Graph]:
+        """A graph of what `context` enqueues, once it has run; CaptureFailed if there can be none."""
+        ...
+
+    def launch(self, graph: Graph, stream: Stream) -> None: ...
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Let `event` be the moment at which all work that `stream` has so far is done."""
+        ...
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Let what comes on `stream` wait for what `event` is now."""
+        ...
+
+    def synchronize(self, event: Event) -> None:
+        """Wait here for `event`."""
+        ...
+
+    def drain(self) -> None:
+        """Wait here until the GPU has nothing more to do."""
+        ...

@@ -1,0 +1,134 @@
+"""One of the ways that images take through the GPU: buffers on both sides, and the network bound to them.
+
+Pixels go from pinned memory to the GPU on one stream, the network runs on a second and logits come back on a third, so
+that copies for one lane overlap the network's run for another. Events order the three steps of a piece; the steps of
+the next piece in the same lane come after `collect`, which waits for the last of them. So no buffer is touched while it
+is in use. All lanes run their networks on the same stream, one after the other, so they can share scratch memory.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.engines.gpu.device import Address, CaptureFailed, Gpu, GpuImages, Network, Stream
+from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
+
+log = logging.getLogger(__name__)
+
+_ALIGNMENT = 256  # of buffers that TensorRT is given
+_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Streams:
+    """One for each step of a piece."""
+
+    images: Stream
+    network: Stream
+    logits: Stream
+
+
+class Lane:
+    """Takes one piece at a time. `profiles` maps each bucket to its profile; `held` gives back what is taken here."""
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        network: Network,
+        streams: Streams,
+        scratch: Address,
+        *,
+        profiles: Mapping[int, int],
+        side: int,
+        classes: int,
+        held: ExitStack,
+    ) -> None:
+        self._gpu = gpu
+        self._streams = streams
+        self._classes = classes
+        self._copied, self._ran, self._done = (held.enter_context(gpu.event()) for _ in range(3))
+        largest = max(profiles)
+        self._pixels = held.enter_context(gpu.pinned(largest * side * side * 3)).reshape(largest, side, side, 3)
+        self._logits = held.enter_context(gpu.pinned(len(OUTPUTS) * largest * classes * 4)).view(np.float32)
+        self._images = held.enter_context(gpu.memory(self._pixels.nbytes))
+        self._pitch = -(-largest * classes * 4 // _ALIGNMENT) * _ALIGNMENT  # bytes from one output to the next
+        self._outputs = held.enter_context(gpu.memory(len(OUTPUTS) * self._pitch))
+        addresses = {name: Address(self._outputs + index * self._pitch) for index, name in enumerate(OUTPUTS)}
+        addresses[INPUT] = self._images
+        self._launch = {
+            bucket: self._prepare(network, profile, addresses, scratch, held) for bucket, profile in profiles.items()
+        }
+        self._awaited: Outputs | None = None  # where the logits go of the piece that is on its way
+
+    def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
+        """Send `images`, at most `bucket` of them, on their way; `collect` writes their logits to `outputs`.
+
+        The rest of the bucket holds whatever earlier pieces left there. Images do not mix in the network, and of the
+        rest nothing comes back.
+        """
+        count = len(images)
+        logits = self._returned(count)
+        gpu, streams = self._gpu, self._streams
+        self._awaited = outputs
+        if isinstance(images, GpuImages):
+            gpu.copy_across(self._images, images.address, images.nbytes, streams.images)
+        else:
+            pixels = self._pixels[:count]
+            np.copyto(pixels, images)
+            gpu.copy_in(self._images, pixels, streams.images)
+        gpu.record(self._copied, streams.images)
+        gpu.wait(streams.network, self._copied)
+        self._launch[bucket]()
+        gpu.record(self._ran, streams.network)
+        gpu.wait(streams.logits, self._ran)
+        gpu.copy_out(logits, self._outputs, self._pitch, streams.logits)
+        gpu.record(self._done, streams.logits)
+
+    def collect(self) -> None:
+        """Wait for the piece that is on its way, if there is one: then its logits are in place and the lane is free."""
+        if self._awaited is not None:
+            self._gpu.synchronize(self._done)
+            np.copyto(self._awaited, self._returned(self._awaited.shape[1]).reshape(self._awaited.shape))
+            self._awaited = None
+
+    def seconds(self, bucket: int) -> float:
+        """What the network takes for a full bucket: the best of a few, since other load on the GPU only ever adds."""
+        times = []
+        for _ in range(1 + _RUNS):  # the first launch of a graph also uploads it
+            started = time.perf_counter()
+            self._launch[bucket]()
+            self._gpu.record(self._ran, self._streams.network)
+            self._gpu.synchronize(self._ran)
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    def _returned(self, count: int) -> NDArray[np.float32]:
+        """Pinned memory for the logits of `count` images: one row for each output, without gaps."""
+        return self._logits[: len(OUTPUTS) * count * self._classes].reshape(len(OUTPUTS), -1)
+
+    def _prepare(
+        self, network: Network, profile: int, addresses: Mapping[str, Address], scratch: Address, held: ExitStack
+    ) -> Callable[[], None]:
+        """What enqueues the network at `profile`: all of it as a captured graph, or kernel by kernel if there is none.
+
+        The kernels are the same; a graph saves the time of launching several hundred. It has its context's state built
+        in, so that each has a context of its own.
+        """
+        gpu, stream = self._gpu, self._streams.network
+        context = held.enter_context(network.context(profile, addresses, scratch, stream))
+        # TensorRT finishes its preparations in the first run, which cannot be captured. It is waited for, so that what
+        # fails of the run is not taken for a failed capture.
+        context.enqueue(stream)
+        gpu.record(self._ran, stream)
+        gpu.synchronize(self._ran)
+        try:
+            graph = held.enter_context(gpu.capture(context, stream))
+        except CaptureFailed as err:
+            log.warning("profile %d runs without a CUDA graph, which small batches will feel: %s", profile, err)
+            return lambda: context.enqueue(stream)
+        return lambda: gpu.launch(graph, stream)

@@ -1,0 +1,43 @@
+"""How many CPUs this process may keep busy: those it may run on, and no more than its container's quota allows."""
+
+import math
+import os
+from pathlib import Path
+
+from app.machine.cgroups import ROOT, groups, text
+
+
+def allowed_cpus() -> int:
+    """How many CPUs the scheduler may put this process on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def usable_cpus() -> int:
+    """The same, or the CPU quota of this process's control group if that is less, a part of a CPU counted as one.
+
+    More threads than that only make the kernel stop all of them for the rest of each period.
+    """
+    quota = cpu_quota()
+    return allowed_cpus() if quota is None else max(1, min(allowed_cpus(), math.ceil(quota)))
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """The least CPU quota, in CPUs, of this process's control groups; None where there is none.
+
+    Source: the kernel's documentation of cgroup v1 (sched-bwc) and v2 (cpu.max).
+    """
+    read = {1: _quota_v1, 2: _quota_v2}
+    quotas = [read[version](group) for version, group in groups("cpu", root)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota_v2(group: Path) -> float | None:
+    match text(group / "cpu.max").split():
+        case [quota, period] if quota.isdecimal() and int(period):
+            return int(quota) / int(period)
+    return None
+
+
+def _quota_v1(group: Path) -> float | None:
+    quota, period = (text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None

@@ -1,0 +1,207 @@
+"""Concurrent requests share engine calls, without a timer: what waits while the engine is busy is the next batch.
+
+The queue is bounded. A request enters it before its image is decoded, and leaves when an engine call takes it.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from app.errors import QueueFull, TooLarge, TooLate
+from app.timing import Interval
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_RESERVE = 8  # th part of the queue's room that there is more of for callers who have no place
+_MEMORY = 0.8  # of the measured seconds an image takes, at each new measurement
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Result]):
+    """A result, when it waited for the engine, and when its engine call ran."""
+
+    result: Result
+    queue: Interval
+    inference: Interval
+
+
+class Place:
+    """Room for one item in the queue. Leaving twice is leaving once."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
+
+
+@dataclass
+class _Entry(Generic[Item, Result]):
+    place: Place
+    key: int
+    item: Item
+    deadline: float
+    answer: asyncio.Future[Answer[Result]]
+    since: float = field(default_factory=time.perf_counter)
+
+
+async def _at_once() -> None:
+    pass
+
+
+class Batcher(Generic[Item, Result]):
+    """Calls `run` with a key and up to `limit(key)` waiting items of it, one call at a time.
+
+    `run` gives one result for each item, in order; no call begins before `ready` returns. `room()` is how many items
+    may wait. Both are asked anew each time: what runs may be replaced by what takes more or less. `before` gives the
+    seconds that what is not submitted yet takes to get there. `on_batch` is told the size of each finished call, and
+    when it ran. Use as an async context manager: leaving it finishes what was
+    submitted.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[int, list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        limit: Callable[[int], int],
+        room: Callable[[], int],
+        ready: Callable[[], Awaitable[None]] = _at_once,
+        before: Callable[[], float] = lambda: 0.0,
+        on_batch: Callable[[int, Interval], None] = lambda *_: None,
+    ) -> None:
+        self._run = run
+        self._limit = limit
+        self._room = room
+        self._ready = ready
+        self._before = before
+        self._on_batch = on_batch
+        self._taken: Counter[str] = Counter()  # places, by caller
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._running: list[_Entry[Item, Result]] = []
+        self._arrived = asyncio.Event()
+        self._seconds: dict[int | None, float] = {}  # that an image of each key takes, measured
+        self._last: int | None = None  # the key of the last call
+        self._closing = False
+
+    async def __aenter__(self) -> "Batcher[Item, Result]":
+        self._worker = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing = True
+        await asyncio.gather(*(entry.answer for entry in (*self._running, *self._waiting)), return_exceptions=True)
+        self._worker.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """How many items have a place in the queue."""
+        return self._taken.total()
+
+    def check_room(self, count: int = 1, caller: str = "") -> None:
+        """Raise QueueFull if `count` items of `caller` have no room now; it says when to try again.
+
+        A full queue still has room for an eighth more of callers who have no place in it: one caller that sends all it
+        holds does not shut out the others.
+        """
+        room = self._room()
+        if count > room:
+            raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
+        if caller and not self._taken[caller]:
+            room += room // _RESERVE
+        if self.waiting + count > room:
+            raise QueueFull(
+                f"the queue is full: {self.waiting} images wait, {room} may",
+                retry_after=max(1, math.ceil(max(self._seconds_to_empty(), self._before()))),
+            )
+
+    def enter(self, count: int = 1, caller: str = "") -> list[Place]:
+        """Places for `count` items of `caller`, all or none: QueueFull."""
+        self.check_room(count, caller)
+        self._taken[caller] += count
+        return [Place(lambda: self._left(caller)) for _ in range(count)]
+
+    async def submit(self, place: Place, key: int, item: Item, deadline: float = math.inf) -> Answer[Result]:
+        """The answer for `item`, which shares its call with items of the same key; raises what `run` raised.
+
+        Raises TooLate instead of spending a batch slot on an answer that would come after `deadline` (on the clock of
+        time.perf_counter). Cancelling it, as when a client has gone, takes the item out of the queue.
+        """
+        if self._closing:
+            raise RuntimeError("the batcher is closed")
+        entry = _Entry[Item, Result](place, key, item, deadline, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        self._arrived.set()
+        return await entry.answer
+
+    def _seconds_to_empty(self) -> float:
+        """How long what waits will take, as far as is known; what is not decoded yet counts as the last batch."""
+        known = sum(self._seconds.get(entry.key, 0.0) for entry in self._waiting)
+        return known + max(0, self.waiting - len(self._waiting)) * self._seconds.get(self._last, 0.0)
+
+    def _left(self, caller: str) -> None:
+        self._taken[caller] -= 1
+        if not self._taken[caller]:
+            del self._taken[caller]
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await self._ready()
+            self._running = self._take()
+            if self._running:
+                await self._call(self._running)
+                self._running = []
+            else:
+                self._arrived.clear()
+
+    def _take(self) -> list[_Entry[Item, Result]]:
+        """The oldest entry with those of its key, in order; the others stay."""
+        while True:
+            # Whoever has gone: don't spend a batch slot on it.
+            alive = [entry for entry in self._waiting if not entry.answer.done()]
+            if not alive:
+                self._waiting.clear()
+                return []
+            same = [entry for entry in alive if entry.key == alive[0].key]
+            limit = self._limit(alive[0].key)
+            size = min(len(same), limit)
+            end = time.perf_counter() + size * self._seconds.get(alive[0].key, 0.0)
+            late = [entry for entry in same if entry.deadline < end]
+            for entry in late:
+                entry.answer.set_exception(TooLate("the answer would come after the request's deadline"))
+            batch = [entry for entry in same if entry.deadline >= end][:limit]
+            taken = {id(entry) for entry in batch}
+            self._waiting = deque(entry for entry in alive if id(entry) not in taken and not entry.answer.done())
+            if batch:
+                return batch
+
+    async def _call(self, batch: list[_Entry[Item, Result]]) -> None:
+        for entry in batch:
+            entry.place.leave()
+        started = time.perf_counter()
+        try:
+            results = await self._run(batch[0].key, [entry.item for entry in batch])
+            answered = list(zip(batch, results, strict=True))
+        except Exception as err:
+            for entry in batch:
+                if not entry.answer.done():
+                    entry.answer.set_exception(err)
+            return
+        span = Interval(started, time.perf_counter())
+        self._learn(batch[0].key, span.seconds / len(batch))
+        self._on_batch(len(batch), span)
+        for entry, result in answered:
+            if not entry.answer.done():
+                entry.answer.set_result(Answer(result, Interval(entry.since, started), span))
+
+    def _learn(self, key: int, seconds: float) -> None:
+        known = self._seconds.get(key, seconds)
+        self._last = key
+        self._seconds[key] = _MEMORY * known + (1 - _MEMORY) * seconds

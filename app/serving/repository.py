@@ -1,0 +1,197 @@
+"""The models that are served: found, loaded, replaced and unloaded while others go on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import LoadFailed, NotReady, UnknownModel
+from app.serving.served_model import Model
+from bundle.discovery import Found, find_bundles
+from bundle.errors import BadBundle, ExplainedError
+from bundle.reader import Bundle, open_bundle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """A model by its name. Without a `model`, `reason` says why there is none."""
+
+    name: str
+    model: Model | None = None
+    reason: str = ""
+
+    @property
+    def state(self) -> str:
+        """READY, LOADING or UNAVAILABLE, as Triton has it."""
+        if self.model is not None and self.model.fault is None:
+            return "READY"
+        return "LOADING" if self.reason == LOADING else "UNAVAILABLE"
+
+    @property
+    def fault(self) -> str:
+        """Why it is not ready, or why what is on disk could not take its place; empty if all is well."""
+        return (self.model and self.model.fault) or self.reason
+
+
+LOADING = "loading"
+UNLOADED = "unloaded"
+
+
+class Repository:
+    """The bundle at `path`, or every bundle in that folder; a model has the name of its bundle's folder.
+
+    `make` makes a model of a bundle. `preload` are resolutions that are loaded with each model that has them, as the
+    default one must. Raises BadBundle if there is no bundle, or if several have no `default` among them.
+    """
+
+    def __init__(
+        self, path: Path, default: str | None, make: Callable[[Bundle], Model], preload: Sequence[int] = ()
+    ) -> None:
+        self._path = path
+        self._make = make
+        self._preload = preload
+        self._changing = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._closed = False
+        found = self._look()
+        self.default = found.default(default)
+        self._entries = {name: Entry(name, reason=LOADING) for name in found.bundles}
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All models that are known, by name: those that are served, and those that could be or have been."""
+        known = dict.fromkeys([*self._entries, *find_bundles(self._path).bundles])
+        return [self._entries.get(name) or Entry(name, reason=UNLOADED) for name in known]
+
+    def model(self, name: str | None = None) -> Model:
+        """The model called `name`, or the default one. Raises UnknownModel, or NotReady while it cannot serve."""
+        entry = self._entries.get(name or self.default)
+        if entry is None:
+            raise UnknownModel(f"there is no model {(name or '')[:60]!r}; GET /models lists those that are served")
+        if entry.model is None:
+            if entry.reason == LOADING:
+                raise NotReady(f"{entry.name} is loading", retry_after=5)
+            why = "it is unloaded" if entry.reason == UNLOADED else "it could not be loaded; GET /models says why"
+            raise NotReady(f"{entry.name} is not served: {why}")
+        return entry.model
+
+    async def load_all(self) -> None:
+        """Load every model that was found, the default one first. Raises what kept the default one from loading."""
+        await self.load(self.default)
+        for name in list(self._entries):
+            if name != self.default:
+                try:
+                    await self.load(name)
+                except ExplainedError as err:
+                    log.error("%s", err)
+
+    async def load(self, name: str) -> None:
+        """Serve the bundle called `name` as it is on disk now; no-op if that is what is served.
+
+        It is checked, loaded and proven before it takes the place of what was served under its name, which then
+        finishes what it was given. Raises UnknownModel, or LoadFailed: the old one goes on.
+        """
+        async with self._changing:
+            found = await asyncio.to_thread(find_bundles, self._path)
+            if name not in found.bundles:
+                why = found.fault or found.passed_over.get(name, "")
+                raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
+            entry = self._entries.setdefault(name, Entry(name))
+            if entry.model is None:
+                entry.reason = LOADING
+            try:
+                bundle = await asyncio.to_thread(open_bundle, found.bundles[name])
+                if entry.model is not None and entry.model.bundle.same_as(bundle):
+                    bundle.close()
+                    entry.reason = ""  # of an attempt in between
+                    return
+                model = await self._start(bundle)
+            except Exception as err:
+                reason = str(err) if isinstance(err, ExplainedError) else repr(err)
+                entry.reason = reason
+                if not isinstance(err, ExplainedError):
+                    log.exception("%s cannot be loaded", name)
+                raise LoadFailed(f"{name} cannot be loaded: {reason}") from err
+            except BaseException:
+                entry.reason = "loading was interrupted"
+                raise
+            if self._closed:
+                self._retire(model)
+                raise LoadFailed("the service is stopping")
+            old, entry.model, entry.reason = entry.model, model, ""
+            self._retire(old)
+            log.info("%s is ready: %s, %s", name, *model.engine())
+
+    async def unload(self, name: str) -> None:
+        """Serve `name` no more; what it was given is finished. UnknownModel if it is not known."""
+        async with self._changing:
+            entry = self._entries.get(name)
+            if entry is None:
+                raise UnknownModel(f"there is no model {name[:60]!r}")
+            old, entry.model, entry.reason = entry.model, None, UNLOADED
+            self._retire(old)
+            if name not in find_bundles(self._path).bundles:
+                del self._entries[name]
+            log.info("%s is unloaded", name)
+
+    async def reload(self) -> list[str]:
+        """Serve what is on disk now: load what is new or has changed, unload what is gone, but for the default.
+
+        Returns what went wrong; nothing that was served before is lost by that.
+        """
+        faults = []
+        found = await asyncio.to_thread(self._look)
+        for name in [*found.bundles, *(name for name in list(self._entries) if name not in found.bundles)]:
+            try:
+                if name in found.bundles:
+                    await self.load(name)
+                elif why := found.fault or found.passed_over.get(name):
+                    raise LoadFailed(f"the bundle of {name} is served as it was: {why}")
+                elif name == self.default:
+                    raise LoadFailed(f"the bundle of {name}, the default model, is gone; it is served as it was")
+                else:
+                    await self.unload(name)
+            except ExplainedError as err:
+                log.error("%s", err)
+                faults.append(str(err))
+        return faults
+
+    async def close(self) -> None:
+        """Let every model finish what it was given, and end it; nothing is loaded any more."""
+        self._closed = True
+        for entry in self._entries.values():
+            old, entry.model, entry.reason = entry.model, None, "the service is stopping"
+            self._retire(old)
+        await asyncio.gather(*self._retiring)
+
+    async def _start(self, bundle: Bundle) -> Model:
+        if bundle.warning:
+            log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
+        missing = [resolution for resolution in self._preload if resolution not in bundle.resolutions]
+        if missing and bundle.name == self.default:
+            bundle.close()
+            offered = ", ".join(map(str, bundle.resolutions))
+            raise BadBundle(f"cannot preload {missing[0]}: the bundle at {bundle.path} has {offered}")
+        model = self._make(bundle)
+        try:
+            await model.start([resolution for resolution in self._preload if resolution not in missing])
+        except BaseException:
+            await model.close()
+            raise
+        return model
+
+    def _retire(self, model: Model | None) -> None:
+        if model is not None:
+            task = asyncio.create_task(model.close())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _look(self) -> Found:
+        """What is on disk now; the log has what is passed over."""
+        found = find_bundles(self._path)
+        for why in found.passed_over.values():
+            log.warning("passed over: %s", why)
+        return found

@@ -1,0 +1,349 @@
+"""A bundle that serves: from an image's bytes to its classes."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.decoding.image import Pixels
+from app.decoding.pool import Decoders
+from app.engines.gpu_jpeg.jpeg_decoder import NAME as JPEGS
+from app.engines.gpu_jpeg.jpeg_header import plain
+from app.engines.process.supervisor import LiveEngine
+from app.errors import BadParameter, EngineFailed, NotReady
+from app.serving.batcher import Batcher, Place
+from app.telemetry.metrics import ModelMetrics
+from app.timing import Interval, until_deadline
+from bundle.reader import Bundle, Label
+from bundle.tensors import Outputs
+from model.spec import SIGMOID, SOFTMAX, Activation
+
+_BATCHES = 8  # that may wait,
+_IMAGES = 64  # or so many images if that is more
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The logits of one image (outputs, classes), and when each stage was at work."""
+
+    outputs: Outputs
+    resolution: int
+    waited: Interval  # for a decoder
+    decode: Interval
+    queue: Interval  # for the engine
+    inference: Interval
+    activation: Activation = SOFTMAX  # of the scores
+
+    @property
+    def queued(self) -> float:
+        """Seconds that the image waited for anything."""
+        return self.waited.seconds + self.queue.seconds
+
+    @property
+    def stages(self) -> list[tuple[str, Interval]]:
+        """The stages by their names, in order."""
+        return [
+            ("decoder_wait", self.waited),
+            ("decode", self.decode),
+            ("queue", self.queue),
+            ("inference", self.inference),
+        ]
+
+    def best(self, labels: Sequence[Label], count: int) -> list[tuple[Label, float]]:
+        """The `count` best classes with their scores, the best first; fewer if there are fewer."""
+        return [(labels[index], score) for index, score in top(self.outputs[0], count, self.activation)]
+
+
+class Model:
+    """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
+
+    Each resolution has an engine in a process of its own, the default one from the start, others from their first
+    request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
+    A call has up to `max_batch` images, or as many as the engine is best at; `max_queue` may wait, or eight batches of
+    the default resolution's and no less than 64: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go
+    to the engine as they are, if it can decode them; the others to the decoders. Every method that does work takes a
+    `deadline` (on the clock of time.perf_counter) and raises TooLate when it passes. Room in the queue and
+    the decoders' time are shared between callers, told apart by the `caller` that is given.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        decoders: Decoders,
+        metrics: ModelMetrics,
+        *,
+        engine: str,
+        precision: str,
+        max_batch: int,
+        max_queue: int,
+        run_seconds: float,
+        load_seconds: float,
+        jpeg_pixels: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.metrics = metrics
+        self._decoders = decoders
+        self._engine = engine
+        self._precision = precision
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._run_seconds = run_seconds
+        self._load_seconds = load_seconds
+        self._jpeg_pixels = jpeg_pixels
+        self._users = 0
+        self._closing = False
+        self._unused = asyncio.Event()
+        self._engines: dict[int, LiveEngine] = {}
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._main = self._make(bundle.manifest.default_resolution)
+        self._batcher = Batcher[Pixels | bytes, Outputs | None](
+            self._run,
+            limit=self.batch,
+            room=lambda: self.capacity,
+            ready=self._main.ready,
+            before=decoders.seconds_to_empty,
+            on_batch=metrics.batch,
+        )
+
+    async def start(self, resolutions: Sequence[int] = ()) -> None:
+        """Load the default resolution and `resolutions`; raises as LiveEngine.start does."""
+        await self._batcher.__aenter__()
+        for resolution in dict.fromkeys([self.bundle.manifest.default_resolution, *resolutions]):
+            await self.load(resolution)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model from being closed until the block has ended."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._unused.set()
+
+    async def close(self) -> None:
+        """Wait until nobody uses it, and end its engines; again is a no-op."""
+        if self._closing:
+            return
+        self._closing = True
+        while self._users:
+            self._unused.clear()
+            await self._unused.wait()
+        await self._batcher.__aexit__()
+        for load in self._loads.values():
+            load.cancel()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await asyncio.gather(*(engine.close() for engine in (self._main, *self._engines.values())))
+        self.bundle.close()
+
+    def engine(self, resolution: int | None = None) -> tuple[str, str]:
+        """Name and precision of what runs `resolution`, or the default one."""
+        engine = self._engines.get(self.resolution(resolution), self._main)
+        return engine.name, engine.precision
+
+    def batch(self, resolution: int | None = None) -> int:
+        """The most images in an engine call."""
+        return self._max_batch or self._engines.get(self.resolution(resolution), self._main).batch
+
+    @property
+    def capacity(self) -> int:
+        """How many images may wait."""
+        return self._max_queue or max(_IMAGES, _BATCHES * self.batch())
+
+    @property
+    def refused(self) -> list[tuple[str, int, str]]:
+        """What could be expected to serve and cannot, at which resolution and why."""
+        engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
+        refused = []
+        for at, engine in sorted(engines.items()):
+            reasons = engine.refused | ({JPEGS: engine.no_jpegs} if engine.no_jpegs else {})
+            refused += [(name, at, why) for name, why in reasons.items()]
+        return refused
+
+    @property
+    def loaded(self) -> list[int]:
+        """The resolutions that are ready."""
+        return sorted(resolution for resolution, engine in self._engines.items() if engine.fault is None)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the default resolution cannot be served now, if so."""
+        return self._main.fault
+
+    @property
+    def waiting(self) -> int:
+        """How many images are in the queue."""
+        return self._batcher.waiting
+
+    def check(self, count: int = 1, caller: str = "") -> None:
+        """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
+        if self._main.fault is not None:
+            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
+        self._batcher.check_room(count, caller)
+
+    def resolution(self, asked: int | None) -> int:
+        """The resolution to serve; BadParameter if the bundle lacks the one that was asked for."""
+        if asked is None:
+            return self.bundle.manifest.default_resolution
+        if asked not in self.bundle.resolutions:
+            offered = ", ".join(map(str, self.bundle.resolutions))
+            raise BadParameter(f"resolution {asked} is not served; one of {offered}")
+        return asked
+
+    async def load(self, resolution: int) -> None:
+        """Make `resolution` ready and prove it; requests at others go on meanwhile."""
+        if resolution not in self._loads:
+            self._loads[resolution] = asyncio.create_task(self._load(resolution))
+        try:
+            # If the client that asked first goes away, others may be waiting for the same.
+            await asyncio.shield(self._loads[resolution])
+        except Exception:
+            self._loads.pop(resolution, None)  # the next request tries again
+            raise
+
+    async def prove(self) -> None:
+        """Send the golden images through every engine that is loaded; WrongAnswers or NotReady if one fails."""
+        if self._main.fault is not None:
+            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
+        for engine in list(self._engines.values()):
+            await engine.prove()
+
+    @contextmanager
+    def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
+        """Places in the queue for `count` images until the block ends: all or none, QueueFull."""
+        self.check(count, caller)
+        places = self._batcher.enter(count, caller)
+        try:
+            yield places
+        finally:
+            for place in places:
+                place.leave()
+
+    async def file(
+        self,
+        place: Place,
+        body: bytes,
+        resolution: int | None = None,
+        deadline: float = math.inf,
+        *,
+        caller: str = "",
+    ) -> Answer:
+        """The answer for the encoded image in `body`; raises BadParameter, and what app.decoding.image.decode does."""
+        resolution = self.resolution(resolution)
+        async with self._in_time(place, deadline):
+            if await self._goes_to_the_engine(body, resolution):
+                now = time.perf_counter()
+                answer = await self._answer(place, body, resolution, deadline, Interval(now, now), Interval(now, now))
+                if answer is not None:
+                    return answer
+                with self.room(caller=caller) as (again,):  # it has had its turn, and waits like one that has just come
+                    return await self._decoded(again, body, resolution, deadline, caller)
+            return await self._decoded(place, body, resolution, deadline, caller)
+
+    async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> Answer:
+        """The answer for the very pixels that the network sees, of the size that `resolution` has."""
+        async with self._in_time(place, deadline):
+            now = time.perf_counter()
+            answer = await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
+            assert answer is not None
+            return answer
+
+    async def _goes_to_the_engine(self, body: bytes, resolution: int) -> bool:
+        if self._jpeg_pixels is None:
+            return False
+        await self.load(resolution)
+        if not self._engines[resolution].decodes_jpegs:
+            return False
+        # In a thread: a large one is read to its end.
+        return await asyncio.to_thread(plain, body, self._jpeg_pixels) is not None
+
+    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> Answer:
+        asked = time.perf_counter()
+        steps = self.bundle.manifest.preprocessing[resolution]
+        pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
+        answer = await self._answer(place, pixels, resolution, deadline, Interval(asked, decode.start), decode)
+        assert answer is not None
+        return answer
+
+    async def _answer(
+        self, place: Place, item: Pixels | bytes, resolution: int, deadline: float, waited: Interval, decode: Interval
+    ) -> Answer | None:
+        """None for a JPEG that the engine does not decode, and only then."""
+        await self.load(resolution)
+        batched = await self._batcher.submit(place, resolution, item, deadline)
+        if batched.result is None:
+            return None
+        spans = (waited, decode, batched.queue, batched.inference)
+        answer = Answer(batched.result, resolution, *spans, self.bundle.manifest.activation)
+        self.metrics.answered(answer.queued, decode, batched.inference)
+        return answer
+
+    @asynccontextmanager
+    async def _in_time(self, place: Place, deadline: float) -> AsyncIterator[None]:
+        """TooLate once `deadline` has passed; the place in the queue is free afterwards."""
+        started = time.perf_counter()
+        try:
+            async with until_deadline(deadline):
+                yield
+        except Exception:
+            self.metrics.failed(time.perf_counter() - started)
+            raise
+        finally:
+            place.leave()
+
+    async def _load(self, resolution: int) -> None:
+        engine = self._main
+        if resolution != self.bundle.manifest.default_resolution:
+            engine = self._make(resolution, prefer=(self._main.name, self._main.precision))
+        try:
+            await engine.start()
+        except BaseException:
+            await engine.close()
+            raise
+        self._engines[resolution] = engine
+
+    def _make(self, resolution: int, prefer: tuple[str, str] | None = None) -> LiveEngine:
+        return LiveEngine(
+            self.bundle,
+            resolution,
+            engine=self._engine,
+            precision=self._precision,
+            prefer=prefer,
+            jpegs=self._jpeg_pixels,
+            run_seconds=self._run_seconds,
+            load_seconds=self._load_seconds,
+            on_restart=self.metrics.engine_restarted,
+        )
+
+    async def _run(self, resolution: int, items: list[Pixels | bytes]) -> list[Outputs | None]:
+        engine = self._engines[resolution]
+        if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
+            raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
+        images = [item for item in items if not isinstance(item, bytes)]
+        bodies = [item for item in items if isinstance(item, bytes)]
+        outputs, decoded = await engine.run_with_jpegs(images, bodies)
+        order = sorted(range(len(items)), key=lambda index: isinstance(items[index], bytes))
+        done = order[: len(images)] + [order[len(images) + index] for index in decoded]
+        if done and outputs.shape[1:] != (len(done), self.bundle.manifest.classes):
+            raise EngineFailed(f"the engine gave outputs of the shape {outputs.shape}")
+        answers = dict(zip(done, outputs.transpose(1, 0, 2), strict=False))
+        return [answers.get(index) for index in range(len(items))]
+
+
+def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:
+    """Index and score of the `count` classes with the largest logits, the best first; equal ones in index order."""
+    wide = logits.astype(np.float64)
+    scores = np.exp(-np.logaddexp(0, -wide)) if activation == SIGMOID else _softmax(wide)
+    return [(int(index), float(scores[index])) for index in np.argsort(-wide, kind="stable")[:count]]
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max())
+    shares: NDArray[np.float64] = exponentials / exponentials.sum()
+    return shares

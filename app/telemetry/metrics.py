@@ -1,0 +1,176 @@
+"""What Prometheus and Triton's statistics show, counted in one place."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.telemetry.logs import DroppingHandler
+from app.timing import Interval
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, for what a counter's reset shows as well
+
+_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+# Shown as 0 from the start: what appears as 1 has not risen, for whoever watches for a rise.
+_DECODER_FAULTS = ("ended", "hung", "died", "failed")
+_ENGINE_FAULTS = ("ended", "hung", "died", "failed", "wrong")
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A model as the gauges show it."""
+
+    name: str
+    ready: bool
+    queue: int
+    info: dict[str, str]
+    refused: Collection[str] = ()  # engines
+
+
+@dataclass
+class Total:
+    """How often something happened, and the seconds that it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass
+class Totals:
+    """Since the model was first loaded. `images` counts answers, `batches` engine calls by their size."""
+
+    answered: Total = field(default_factory=Total)
+    failed: Total = field(default_factory=Total)
+    queue: Total = field(default_factory=Total)
+    decode: Total = field(default_factory=Total)
+    inference: Total = field(default_factory=Total)
+    batches: dict[int, Total] = field(default_factory=dict)
+    last: float = 0.0  # Unix time of the last engine call
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own. `states` is asked for the models at each scrape."""
+
+    def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.registry.register(_Gauges(states))
+        self.requests = self._counter("requests", "Answered requests", "route", "method", "status")
+        self.request_seconds = self._histogram("request_seconds", "From headers to answer", _REQUEST_SECONDS, "route")
+        self.rejected = self._counter("rejected", "Requests that were refused, by error", "reason")
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "An image's wait, for a decoder and for the engine", _STAGE_SECONDS, "model"
+        )
+        self.decode_seconds = self._histogram(
+            "decode_seconds", "Decoding and resizing an image", _STAGE_SECONDS, "model"
+        )
+        self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_SECONDS, "model")
+        self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_IMAGES, "model")
+        self.decoder_restarts = self._counter("decoder_restarts", "Decoders that had to be replaced", "reason")
+        for reason in _DECODER_FAULTS:
+            self.decoder_restarts.labels(reason)
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Engines that had to be started again", "model", "reason"
+        )
+        self._models: dict[str, ModelMetrics] = {}
+
+    def model(self, name: str) -> "ModelMetrics":
+        """The metrics of the model called `name`, which outlive its reloads."""
+        return self._models.setdefault(name, ModelMetrics(self, name))
+
+    def show_key_files(self, ok: Mapping[str, Callable[[], bool]]) -> None:
+        """Show at each scrape whether the files of keys, by what these are for, are `ok`."""
+        text = "1 if the keys are what their file says"
+        gauge = Gauge("crossvit_keys_file_ok", text, ["keys"], registry=self.registry)
+        for kind, is_ok in ok.items():
+            gauge.labels(kind).set_function(is_ok)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"crossvit_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"crossvit_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class ModelMetrics:
+    """Counts what one model does."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.totals = Totals()
+        self._queue = metrics.queue_seconds.labels(name)
+        self._decode = metrics.decode_seconds.labels(name)
+        self._inference = metrics.inference_seconds.labels(name)
+        self._batch = metrics.batch_images.labels(name)
+        self._restarts = metrics.engine_restarts
+        self._name = name
+        for reason in _ENGINE_FAULTS:
+            self._restarts.labels(name, reason)
+
+    def answered(self, queued: float, decode: Interval, inference: Interval) -> None:
+        """An image has its answer, after waiting for `queued` seconds."""
+        self.totals.queue.add(queued)
+        self.totals.decode.add(decode.seconds)
+        self.totals.inference.add(inference.seconds)
+        self.totals.answered.add(queued + decode.seconds + inference.seconds)
+        self._queue.observe(queued)
+        self._decode.observe(decode.seconds)
+
+    def failed(self, seconds: float) -> None:
+        """An image has none, after `seconds`."""
+        self.totals.failed.add(seconds)
+
+    def batch(self, size: int, span: Interval) -> None:
+        """An engine call has come back."""
+        self.totals.batches.setdefault(size, Total()).add(span.seconds)
+        self.totals.last = time.time()
+        self._inference.observe(span.seconds)
+        self._batch.observe(size)
+
+    def engine_restarted(self, reason: str) -> None:
+        self._restarts.labels(self._name, reason).inc()
+
+
+class _Gauges(Collector):
+    def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[Metric]:
+        queue = GaugeMetricFamily("crossvit_queue_images", "Images that wait", labels=["model"])
+        ready = GaugeMetricFamily("crossvit_model_ready", "1 if the model serves", labels=["model"])
+        states = list(self._states())
+        names = sorted({name for state in states for name in state.info})
+        info = GaugeMetricFamily("crossvit_model_info", "What is served", labels=["model", *names])
+        refused = GaugeMetricFamily(
+            "crossvit_engine_refused",
+            "1 if the engine, or jpeg-gpu, could be expected to serve and cannot",
+            labels=["model", "engine"],
+        )
+        for state in states:
+            queue.add_metric([state.name], state.queue)
+            ready.add_metric([state.name], float(state.ready))
+            if state.info:
+                info.add_metric([state.name, *(state.info[name] for name in names)], 1)
+            for engine in sorted(state.refused):
+                refused.add_metric([state.name, engine], 1)
+        dropped = CounterMetricFamily("crossvit_log_lines_dropped", "Lines that standard error did not take in time")
+        dropped.add_metric([], DroppingHandler.dropped)
+        return [queue, ready, info, refused, dropped]

@@ -1,0 +1,210 @@
+"""TensorRT and CUDA: the one module of the exporter that calls them, and all that it does is call them.
+
+Written for TensorRT 10.13 to 11. Not imported before it is needed: both packages may be missing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorrt as trt
+from cuda.bindings import runtime as cuda
+from numpy.typing import NDArray
+
+from bundle.tensors import INPUT, OUTPUTS
+from export.plans import build_errors
+from export.plans.build_spec import Built, Device, Order, Progress, Unable, check_version
+
+check_version(str(trt.__version__))  # here: other versions may lack what the classes below derive from
+
+T = TypeVar("T")
+
+_SUCCESS = cuda.cudaError_t.cudaSuccess
+
+
+class TensorRT:
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); an export.plans.build_spec.Gpu."""
+
+    def __init__(self) -> None:
+        self._log = _LOG
+
+    def device(self) -> Device:
+        """Unable if there is no GPU, or no driver that fits."""
+        error, count = cuda.cudaGetDeviceCount()
+        driver = int(_checked(cuda.cudaDriverGetVersion()))
+        if error == cuda.cudaError_t.cudaErrorInsufficientDriver or driver == 0:
+            raise Unable(build_errors.no_driver(driver, int(_checked(cuda.cudaRuntimeGetVersion()))))
+        if error == cuda.cudaError_t.cudaErrorNoDevice or count == 0:
+            raise Unable(build_errors.NO_GPU)
+        _checked((error, count))
+        _checked(cuda.cudaSetDevice(0))
+        properties: cuda.cudaDeviceProp = _checked(cuda.cudaGetDeviceProperties(0))
+        return Device(
+            tensorrt=str(trt.__version__),
+            gpu=properties.name.decode().rstrip("\0"),
+            compute_capability=f"{properties.major}.{properties.minor}",
+            driver=build_errors.driver_version() or build_errors.dotted(driver),
+            cuda=build_errors.dotted(driver),
+            memory_bytes=int(properties.totalGlobalMem),
+        )
+
+    def build(self, graph: bytes, order: Order, progress: Progress) -> Built:
+        """The plan of `graph`; blocks for minutes without holding Python's lock."""
+        self._log.clear()
+        builder = self._make(trt.Builder)
+        # In 11 every network is strongly typed and the flag does nothing; 10 needs it.
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, self._log)  # owns the weights: has to live until the build ends
+        if not parser.parse(graph):
+            raise Unable(build_errors.not_parsed(_errors(parser)))
+        config = builder.create_builder_config()
+        timings = self._configure(config, order)
+        for least, batch in zip(order.least_sizes, order.batch_sizes, strict=True):
+            profile = builder.create_optimization_profile()
+            smallest, best = (trt.Dims([size, order.side, order.side, 3]) for size in (least, batch))
+            profile.set_shape(INPUT, smallest, best, best)
+            if config.add_optimization_profile(profile) < 0:
+                raise self._failure(f"TensorRT takes no profile for {batch} images")
+        monitor = _Monitor(progress)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise self._failure("TensorRT built no engine")
+        return Built(
+            plan=bytes(plan),
+            workspace_bytes=int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)),
+            timing_cache=bytes(timings.serialize()),
+            notes=tuple(dict.fromkeys(self._log.lines)),
+        )
+
+    def run(self, plan: bytes, order: Order, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        """What every profile answers to `images`, each (outputs, images, classes)."""
+        self._log.clear()
+        runtime = self._make(trt.Runtime)
+        # Such a plan brings code of its own, which a runtime does not run unasked. This one was built a moment ago.
+        runtime.engine_host_code_allowed = order.version_compatible
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise self._failure("TensorRT cannot read the plan that it has just written")
+        return [self._run(engine, index, order, images) for index in range(len(order.batch_sizes))]
+
+    def _run(self, engine: trt.ICudaEngine, index: int, order: Order, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        batch = order.batch_sizes[index]
+        padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % batch, axis=0)])
+        answers = []
+        with ExitStack() as stack:
+            stream = int(_checked(cuda.cudaStreamCreate()))
+            stack.callback(cuda.cudaStreamDestroy, stream)
+            context = self._context(engine, index, order, stream)
+            outputs = [np.empty(tuple(context.get_tensor_shape(name)), np.float32) for name in OUTPUTS]
+            memory = {}
+            for name, array in zip((INPUT, *OUTPUTS), (padded[:batch], *outputs), strict=True):
+                memory[name] = int(_checked(cuda.cudaMalloc(array.nbytes)))
+                stack.callback(cuda.cudaFree, memory[name])
+                context.set_tensor_address(name, memory[name])
+            for start in range(0, len(padded), batch):
+                _copy(memory[INPUT], padded[start : start + batch].ctypes.data, padded[:batch].nbytes, stream)
+                if not context.execute_async_v3(stream):
+                    raise self._failure("the engine does not run")
+                for name, array in zip(OUTPUTS, outputs, strict=True):
+                    _copy(array.ctypes.data, memory[name], array.nbytes, stream)
+                _checked(cuda.cudaStreamSynchronize(stream))
+                answers.append(np.stack(outputs))
+        return np.concatenate(answers, axis=1)[:, : len(images)]
+
+    def _context(self, engine: trt.ICudaEngine, index: int, order: Order, stream: int) -> trt.IExecutionContext:
+        context = engine.create_execution_context()
+        if context is None:
+            raise self._failure("TensorRT made no execution context")
+        shape = (order.batch_sizes[index], order.side, order.side, 3)
+        chosen = context.set_optimization_profile_async(index, stream)
+        if not (chosen and context.set_input_shape(INPUT, shape)):
+            raise self._failure(f"the engine's profile {index} does not take images {shape}")
+        return context
+
+    def _configure(self, config: trt.IBuilderConfig, order: Order) -> trt.ITimingCache:
+        config.builder_optimization_level = order.optimization_level
+        if order.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_bytes)
+        if order.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if order.precision == "f32":
+            config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and has ten bits
+        timings: trt.ITimingCache | None = config.create_timing_cache(order.timing_cache)
+        if timings is None or not config.set_timing_cache(timings, False):  # of another GPU or version, or damaged
+            self._log.lines.append("the timing cache does not fit this GPU and TensorRT; a new one takes its place")
+            timings = config.create_timing_cache(b"")
+            config.set_timing_cache(timings, False)
+        return timings
+
+    def _make(self, kind: Callable[[trt.ILogger], T]) -> T:
+        try:
+            return kind(self._log)
+        except (TypeError, RuntimeError) as err:  # what the bindings make of a null pointer
+            raise self._failure("TensorRT does not start") from err
+
+    def _failure(self, what: str) -> Unable:
+        error, free, total = cuda.cudaMemGetInfo()
+        return Unable(build_errors.failed(what, self._log.lines, (free, total) if error == _SUCCESS else None))
+
+
+class _Log(trt.ILogger):  # type: ignore[misc, unused-ignore]  # of Any, where there is no TensorRT
+    """Keeps warnings and errors; TensorRT calls it from any of its threads."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.lines: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        if severity in (
+            trt.ILogger.Severity.INTERNAL_ERROR,
+            trt.ILogger.Severity.ERROR,
+            trt.ILogger.Severity.WARNING,
+        ):
+            self.lines.append(msg)
+
+    def clear(self) -> None:
+        self.lines.clear()
+
+
+_LOG = _Log()  # one for all, and for good: TensorRT keeps a pointer to the first that it is given
+
+
+class _Monitor(trt.IProgressMonitor):  # type: ignore[misc, unused-ignore]
+    """Hands TensorRT's progress on."""
+
+    def __init__(self, progress: Progress) -> None:
+        trt.IProgressMonitor.__init__(self)
+        self._progress = progress
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        self._progress.start(phase_name, parent_phase, num_steps)
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        return self._progress.step(phase_name, step)
+
+    def phase_finish(self, phase_name: str) -> None:
+        self._progress.finish(phase_name)
+
+
+def _errors(parser: trt.OnnxParser) -> Iterator[build_errors.NodeError]:
+    for index in range(parser.num_errors):
+        error: trt.ParserError = parser.get_error(index)
+        where = f"{error.code()}, {error.file()}:{error.line()}, {error.func()}"
+        yield build_errors.NodeError(error.node_operator(), error.node_name(), error.node(), error.desc(), where)
+
+
+def _checked(result: tuple[Any, ...]) -> Any:
+    """The values of a call to CUDA. Unable if it failed."""
+    error, *values = result
+    if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
+        raise Unable(f"the GPU's memory does not suffice to run the engine; {build_errors.MORE_MEMORY}")
+    if error != _SUCCESS:
+        _, text = cuda.cudaGetErrorString(error)
+        raise Unable(f"the GPU failed: {text.decode()} ({error.name}); nvidia-smi says how it is")
+    return values[0] if len(values) == 1 else values
+
+
+def _copy(to: int, source: int, size: int, stream: int) -> None:
+    _checked(cuda.cudaMemcpyAsync(to, source, size, cuda.cudaMemcpyKind.cudaMemcpyDefault, stream))

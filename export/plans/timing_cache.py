@@ -1,0 +1,42 @@
+"""TensorRT's timing cache: what it measured of kernels, kept in a file from build to build.
+
+It belongs to a GPU model and a version of TensorRT, not to a network, and so lies outside all bundles.
+"""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from export.plans.build_spec import Device, Unable, slug
+
+
+def default_file(device: Device) -> Path:
+    """Its place under XDG_CACHE_HOME, or ~/.cache; Unable if there is neither."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as err:
+        raise Unable("this user has no home folder for the timing cache: give it with --timing-cache FILE") from err
+    return home / "crossvit" / f"timings-{slug(device.gpu)}-trt{device.tensorrt}"
+
+
+def read(file: Path) -> bytes:
+    """What is in `file`; nothing if it is not there."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def write(file: Path, timings: bytes) -> None:
+    """Replace `file` in one step. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as temporary:
+            temporary.write(timings)
+        Path(name).replace(file)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise

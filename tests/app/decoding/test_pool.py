@@ -1,0 +1,294 @@
+"""The real decoder processes, with real faults."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.decoding.image import decode
+from app.decoding.oip_tensors import CHARSETS
+from app.decoding.pool import Decoders
+from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
+from model.files.formats import FORMATS
+from model.spec import Preprocessing
+from tests.app.pictures import encoded, scene
+from tests.app.waiting import until
+from tests.app.workers import children
+
+STEPS = Preprocessing(256, 224)
+LIMIT = 50_000_000
+PNG = encoded(scene(300, 280))
+HUGE = encoded(Image.new("RGB", (7000, 7000)))  # takes 0.2 s or more
+
+
+@asynccontextmanager
+async def decoding(**options: Any) -> AsyncIterator[tuple[Decoders, list[str]]]:
+    restarts: list[str] = []
+    given = {"count": 1, "max_pixels": 50_000_000, "seconds": 10, "memory_bytes": 1 << 30} | options
+    async with Decoders(**given, on_restart=restarts.append) as decoders:
+        await decoders.start()
+        yield decoders, restarts
+
+
+async def assert_right(decoders: Decoders) -> None:
+    pixels, span = await decoders.decode(PNG, STEPS)
+    assert np.array_equal(pixels, decode(PNG, STEPS, 10**6))
+    assert 0 < span.seconds < 10
+
+
+def test_pixels_are_those_of_decode() -> None:
+    async def main() -> None:
+        async with decoding(count=2) as (decoders, restarts):
+            await asyncio.gather(*(assert_right(decoders) for _ in range(20)))
+            assert len(children(os.getpid(), "decoder")) == 2
+        assert restarts == []
+        assert children(os.getpid(), "decoder") == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"no image", NotAnImage, "not a JPEG"),
+        (b"", NotAnImage, "the file is empty"),
+        (PNG[:2000], BadImage, "the PNG image is incomplete: the file ends before its last pixels"),
+        (encoded(Image.new("1", (7072, 7072))), TooLarge, "the image has 7072 x 7072 pixels"),
+    ],
+)
+def test_errors_are_those_of_decode_and_cost_no_worker(body: bytes, error: type[Exception], message: str) -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            with pytest.raises(error, match=message):
+                await decoders.decode(body, STEPS)
+            await assert_right(decoders)
+            assert restarts == []
+
+    asyncio.run(main())
+
+
+def test_an_image_that_takes_too_long_costs_its_worker_and_no_more() -> None:
+    async def main() -> None:
+        async with decoding(seconds=0.1) as (decoders, restarts):
+            with pytest.raises(BadImage, match=r"the image takes longer than 0\.1 s to decode"):
+                await decoders.decode(HUGE, STEPS)
+            assert restarts == ["hung"]
+            await assert_right(decoders)
+
+    asyncio.run(main())
+
+
+def test_an_image_that_takes_too_much_memory_is_refused() -> None:
+    async def main() -> None:
+        async with decoding(memory_bytes=64 << 20) as (decoders, restarts):
+            with pytest.raises(BadImage, match="the PNG image takes more memory to decode than it may"):
+                await decoders.decode(HUGE, STEPS)
+            await assert_right(decoders)
+            assert restarts == []
+
+    asyncio.run(main())
+
+
+def test_a_decoder_that_crashes_costs_its_image_and_no_other() -> None:
+    async def main() -> None:
+        async with decoding(count=2) as (decoders, restarts):
+            doomed, _ = children(os.getpid(), "decoder")
+            work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(2)]
+            await asyncio.sleep(0.05)
+            os.kill(doomed, signal.SIGSEGV)
+            results = await asyncio.gather(*work, return_exceptions=True)
+            assert sorted(type(result).__name__ for result in results) == ["BadImage", "tuple"]
+            assert restarts == ["died"]
+            await asyncio.gather(*(assert_right(decoders) for _ in range(4)))
+
+    asyncio.run(main())
+
+
+def test_a_decoder_that_ended_between_images_costs_none() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            os.kill(children(os.getpid(), "decoder")[0], signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            await assert_right(decoders)
+            assert restarts == ["ended"]
+
+    asyncio.run(main())
+
+
+def test_images_whose_requests_have_gone_are_not_decoded() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(50)]
+            await asyncio.sleep(0.05)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            started = time.monotonic()
+            await assert_right(decoders)
+            assert time.monotonic() - started < 10  # 50 of them take longer
+
+    asyncio.run(main())
+
+
+def test_an_image_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    async def main() -> None:
+        scans = encoded(scene(64, 64), "JPEG", progressive=True)
+        last = scans.rindex(b"\xff\xda")
+        async with decoding() as (decoders, _):
+            await decoders.decode(scans, STEPS)
+            with pytest.raises(BadImage, match="more than 100 scans"):
+                await decoders.decode(scans[:last] + 400 * scans[last:-2] + scans[-2:], STEPS)
+
+    asyncio.run(main())
+
+
+def test_no_worker_begins_with_what_is_too_late() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            with pytest.raises(TooLate):
+                await decoders.decode(PNG, STEPS, deadline=time.perf_counter())
+            await decoders.decode(PNG, STEPS, deadline=time.perf_counter() + 60)
+
+    asyncio.run(main())
+
+
+def test_every_format_decodes_in_a_sealed_worker() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            for kind in FORMATS:
+                body = encoded(scene(300, 280), kind)
+                pixels, _ = await decoders.decode(body, STEPS)
+                assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind
+
+    asyncio.run(main())
+
+
+def test_json_in_every_charset_is_read_in_a_sealed_worker() -> None:
+    text = '{"inputs": [{"name": "encoded", "datatype": "BYTES", "shape": [1], "data": ["b25l"]}], "id": "\u00fc"}'
+
+    async def main() -> None:
+        for charset in CHARSETS:
+            async with decoding() as (decoders, restarts):
+                asked, (file,) = await decoders.inference(text.encode(charset), json_bytes=None, max_images=1)
+                assert (asked.id, file.tobytes(), restarts) == ("\u00fc", b"one", []), charset
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xef\xbb\xbf\xff", b"\xff\xfe{", b"\x00{\xd8\x00", b"{\x00\x00\x00\xff", b"\xff\xfe\x00\x00{"]
+)
+def test_what_is_in_no_charset_is_refused_in_a_sealed_worker(body: bytes) -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            with pytest.raises(BadInference, match="is not JSON"):
+                await decoders.inference(body, json_bytes=None, max_images=1)
+            assert restarts == []
+
+    asyncio.run(main())
+
+
+def test_decoders_decode_large_jpegs_smaller_if_they_are_told_to() -> None:
+    body = encoded(scene(1200, 900), "JPEG")
+
+    async def main() -> None:
+        for scaled in (False, True):
+            async with decoding(scaled_jpeg=scaled) as (decoders, _):
+                pixels, _ = await decoders.decode(body, STEPS)
+                assert np.array_equal(pixels, decode(body, STEPS, LIMIT, scaled_jpeg=scaled))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_decoder_that_ends_while_it_has_nothing_to_do_is_replaced_before_an_image_meets_it(count: int) -> None:
+    async def main() -> None:
+        async with decoding(count=count) as (decoders, restarts):
+            for number in range(1, 3):
+                await assert_right(decoders)
+                before = children(os.getpid(), "decoder")
+                os.kill(before[0], signal.SIGKILL)
+                await until(lambda number=number: restarts == ["ended"] * number)  # type: ignore[misc]
+                await until(lambda before=before: len({*children(os.getpid(), "decoder")} - {*before}) == 1)  # type: ignore[misc]
+            await asyncio.gather(*(assert_right(decoders) for _ in range(4)))
+
+    asyncio.run(main())
+
+
+def test_a_decoder_that_speaks_unasked_is_replaced() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            (worker,) = decoders._workers
+            worker._socket.shutdown(socket.SHUT_WR)  # what the process does about that is to end
+            await until(lambda: restarts == ["ended"])
+            await assert_right(decoders)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["process", "thread"])
+def test_without_room_for_a_process_images_are_refused_until_there_is(
+    what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = threading.Thread.start
+    attempts: list[float] = []
+
+    def no_process(*_: object, **__: object) -> None:
+        attempts.append(time.monotonic())
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def no_thread(thread: threading.Thread) -> None:
+        if not thread.name.startswith("decoder"):
+            return real(thread)
+        attempts.append(time.monotonic())
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("app.decoding.pool._FIRST_PAUSE", 0.1)
+    patched = {"process": (subprocess, "Popen", no_process), "thread": (threading.Thread, "start", no_thread)}[what]
+
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            with monkeypatch.context() as patch:
+                patch.setattr(*patched)
+                os.kill(children(os.getpid(), "decoder")[0], signal.SIGKILL)
+                await until(lambda: attempts)
+                with pytest.raises(NotReady, match="no decoder could be started; the log says why") as caught:
+                    await decoders.decode(PNG, STEPS)
+                assert caught.value.retry_after
+                await asyncio.sleep(0.5)
+                assert 2 <= len(attempts) <= 6
+            async with asyncio.timeout(10):
+                await until(lambda: decoders._serving)
+                await assert_right(decoders)
+            assert restarts == ["ended"]
+
+    asyncio.run(main())
+    assert "no decoder can be started, the next attempt is in" in caplog.text
+    assert len(children(os.getpid(), "decoder")) == 0
+
+
+def test_one_callers_slow_images_do_not_hold_up_anothers() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, _):
+            slow = [asyncio.create_task(decoders.decode(HUGE, STEPS, caller="slow")) for _ in range(20)]
+            await asyncio.sleep(0.05)
+            for _ in range(3):
+                await decoders.decode(PNG, STEPS, caller="other")
+            assert sum(task.done() for task in slow) <= 4  # one at most was before each
+            assert decoders.seconds_to_empty() > 1
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+
+    asyncio.run(main())

@@ -1,0 +1,95 @@
+"""What only OpenVINO does; that its logits are the reference's is in test_engines."""
+
+from pathlib import Path
+
+import numpy as np
+import openvino
+import pytest
+
+from app.engines.compiled_cache import Cache
+from app.engines.cpu import openvino_engine
+from app.engines.cpu.openvino_engine import OpenVino, offers
+from app.engines.cpu.openvino_graph import without_identities
+from app.engines.interface import Files
+from tests import rule
+
+GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+
+
+def gone() -> bytes:
+    raise AssertionError("the graph was read")
+
+
+def test_a_later_start_compiles_nothing_and_answers_the_same(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = OpenVino((bundle / "model.onnx").read_bytes, "f32", Cache({}))
+    first.load(224)
+    again = OpenVino(gone, "f32", Cache({}))
+    again.load(224)
+    assert again.batch == first.batch
+    for count in (1, 3):
+        outputs = again.run(rule.images(224)[:count])
+        np.testing.assert_allclose(outputs[0], GOLDEN["logits_224"][:count], atol=1e-5, rtol=0)  # not bfloat16, say
+
+
+@pytest.mark.parametrize("alone", [0.1, 10.0])
+def test_any_number_of_images_is_answered_in_order_whichever_way_is_quicker(
+    bundle: Path, alone: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_engine, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(openvino_engine, "known_seconds", lambda *_: {1: alone, 4: 1.0})
+    engine = OpenVino((bundle / "model.onnx").read_bytes, "f32")
+    engine.load(224)
+    assert engine.batch == (1 if alone < 1 else 4)
+    images, logits = (np.concatenate([part] * 4)[:10] for part in (rule.images(224), GOLDEN["logits_224"]))
+    for count in (0, 1, 2, 3, 4, 5, 10):
+        outputs = engine.run(images[:count])
+        assert outputs.shape == (3, count, 1000)
+        np.testing.assert_allclose(outputs[0], logits[:count], atol=1e-5, rtol=0)
+
+
+def test_on_many_cpus_the_two_compiled_models_are_kept_apart(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(openvino_engine, "usable_cpus", lambda: 8)
+    OpenVino((bundle / "model.onnx").read_bytes, "f32", Cache({})).load(224)
+    kept = [file.name for file in tmp_path.glob("crossvit/compiled/*/*-compiled-*")]
+    assert sorted(name.rpartition("-")[2] for name in kept) == ["LATENCY", "THROUGHPUT"]
+    again = OpenVino(gone, "f32", Cache({}))
+    again.load(224)
+    np.testing.assert_allclose(again.run(rule.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
+
+
+def test_on_one_cpu_there_is_one_compiled_model(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_engine, "usable_cpus", lambda: 1)
+    engine = OpenVino((bundle / "model.onnx").read_bytes, "f32")
+    engine.load(224)
+    assert engine._sides[224].bucket == 1
+    np.testing.assert_allclose(engine.run(rule.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("side", "left_out"), [(224, 6), (240, 6), (384, 2)])  # of images, of position embeddings
+def test_products_with_identities_are_left_out(bundle: Path, side: int, left_out: int) -> None:
+    model = openvino.Core().read_model(bundle / "model.onnx")
+    model.reshape({"image": [1, side, side, 3]})
+    before = products(model)
+    without_identities(model)
+    assert before - products(model) == left_out
+    found = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([rule.images(side)[:1]])
+    plain = openvino.Core().read_model(bundle / "model.onnx")
+    expected = openvino.compile_model(plain, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([rule.images(side)[:1]])
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5, rtol=0)
+
+
+def products(model: openvino.Model) -> int:
+    return sum(node.get_type_name() == "MatMul" for node in model.get_ops())
+
+
+def test_eight_bits_are_offered_where_the_bundle_has_them() -> None:
+    files = Files({"f32": gone, "int8": gone})
+    assert [engine.precision for engine in offers(files, 224)] == list(openvino_engine.PRECISIONS)
+    assert "int8" in openvino_engine.PRECISIONS
+    assert not any("int8" in engine.precision for engine in offers(Files({"f32": gone}), 224))

@@ -1,0 +1,861 @@
+"""The TensorRT engine: on a fake GPU (see fake_gpu.py) since there is none here, and on a real one where there is."""
+
+import hashlib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from enum import IntEnum
+from importlib.util import find_spec, module_from_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.engines import selection
+from app.engines.batch_splitting import Buckets
+from app.engines.gpu.device import (
+    Address,
+    CaptureFailed,
+    DeviceError,
+    Event,
+    Gpu,
+    GpuImages,
+    Network,
+    Stream,
+    TakesGpuImages,
+    Tensor,
+)
+from app.engines.gpu.tensorrt_engine import TensorRt, offers
+from app.engines.gpu.transfer_slot import Lane, Streams
+from app.engines.interface import Files, Plan, Refused
+from app.engines.process.engine_host import Host
+from bundle.errors import BadBundle
+from bundle.plan_manifest import Passport
+from bundle.reader import open_bundle
+from bundle.tensors import OUTPUTS, Images, Outputs
+from tests.app.engines.gpu.fake_gpu import FakeGpu
+from tests.bindings.fetch import NotToBeHad, fetched
+from tests.bindings.tensorrt import importable
+
+SIDE = 4
+CLASSES = 5
+PLAN = b"what TensorRT would take for a plan"
+
+
+def network(images: Images) -> Outputs:
+    """Logits that tell images and outputs apart."""
+    pixels = images.reshape(len(images), SIDE * SIDE * 3)[:, :CLASSES].astype(np.float32)
+    return np.stack([pixels * (index + 1) + index for index in range(len(OUTPUTS))])
+
+
+def pictures(count: int, side: int = SIDE, seed: int = 7) -> Images:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
+
+
+def passport(**changes: Any) -> Passport:
+    described: dict[str, Any] = {
+        "format": 1,
+        "resolution": SIDE,
+        "side": SIDE,
+        "precision": "fp16",
+        "batch_sizes": (1, 8),
+        "graph_sha256": "0" * 64,
+        "plan_sha256": hashlib.sha256(PLAN).hexdigest(),
+        "plan_bytes": len(PLAN),
+        "tensorrt": "10.16.1.11",
+        "version_compatible": False,
+        "gpu": "Fake GPU",
+        "compute_capability": "9.0",
+        "driver": "580.159.04",
+        "cuda": "13.0",
+    }
+    return Passport.model_validate(described | changes)
+
+
+def fake(batch_sizes: tuple[int, ...] = (1, 8), kind: type[FakeGpu] = FakeGpu, **options: Any) -> FakeGpu:
+    return kind(network, batch_sizes, SIDE, CLASSES, **options)
+
+
+def engine_on(gpu: FakeGpu) -> TensorRt:
+    return TensorRt(gpu, Plan(passport(batch_sizes=gpu.batch_sizes), lambda: PLAN), "build it")
+
+
+def loaded(gpu: FakeGpu) -> TensorRt:
+    engine = engine_on(gpu)
+    engine.load(SIDE)
+    return engine
+
+
+def held(gpu: FakeGpu) -> int:
+    return sum(gpu.takes.values())
+
+
+# How batches are cut
+
+
+def test_a_batch_is_cut_in_the_way_that_takes_least_time() -> None:
+    launches_dominate = Buckets({1: 1.0, 8: 1.3, 32: 3.0, 64: 5.0})
+    images_dominate = Buckets({1: 1.0, 8: 8.0, 32: 32.0, 64: 64.0})
+    cut = {
+        count: [[piece.bucket for piece in buckets.pieces(count)] for buckets in (launches_dominate, images_dominate)]
+        for count in (0, 1, 3, 9, 10, 33, 40, 63, 64, 65, 200)
+    }
+    assert cut == {
+        0: [[], []],
+        1: [[1], [1]],
+        3: [[8], [1, 1, 1]],
+        9: [[8, 1], [8, 1]],
+        10: [[8, 8], [8, 1, 1]],
+        33: [[32, 1], [32, 1]],
+        40: [[32, 8], [32, 8]],
+        63: [[64], [32, 8, 8, 8, 1, 1, 1, 1, 1, 1, 1]],
+        64: [[64], [64]],
+        65: [[64, 1], [64, 1]],
+        200: [[64, 64, 64, 8], [64, 64, 64, 8]],
+    }
+
+
+sizes = st.sets(st.integers(1, 16), min_size=1, max_size=5).map(lambda found: tuple(sorted(found)))
+
+
+@given(sizes=sizes, count=st.integers(0, 100), data=st.data())
+def test_pieces_hold_all_images_in_order_and_only_the_last_is_padded(
+    sizes: tuple[int, ...], count: int, data: st.DataObject
+) -> None:
+    times = data.draw(st.lists(st.floats(1e-6, 10), min_size=len(sizes), max_size=len(sizes)))
+    pieces = list(Buckets(dict(zip(sizes, times, strict=True))).pieces(count))
+    assert [index for piece in pieces for index in range(count)[piece.rows]] == list(range(count))
+    assert all(0 < piece.count <= piece.bucket and piece.bucket in sizes for piece in pieces)
+    assert sum(piece.count for piece in pieces) == count
+    assert all(piece.count == piece.bucket for piece in pieces[:-1])
+
+
+@given(sizes=sizes, data=st.data())
+def test_no_other_way_of_cutting_takes_less_time(sizes: tuple[int, ...], data: st.DataObject) -> None:
+    times = data.draw(st.lists(st.integers(1, 20), min_size=len(sizes), max_size=len(sizes)))
+    seconds = dict(zip(sizes, map(float, times), strict=True))
+    count = data.draw(st.integers(0, max(0, max(sizes) - 1)))
+    taken = sum(seconds[piece.bucket] for piece in Buckets(seconds).pieces(count))
+    for pieces in range(4):
+        for way in itertools.combinations_with_replacement(sizes, pieces):
+            if sum(way) >= count:
+                assert taken <= sum(seconds[bucket] for bucket in way)
+
+
+# What comes out
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sizes=sizes,
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+    eager=st.sampled_from([0.0, 0.2, 0.7, 0.95]),
+    captures=st.booleans(),
+)
+def test_every_image_gets_its_own_logits_in_order(
+    sizes: tuple[int, ...], counts: list[int], seed: int, eager: float, captures: bool
+) -> None:
+    gpu = fake(sizes, seed=seed, eager=eager, captures=captures)
+    engine = loaded(gpu)
+    for index, count in enumerate(counts):
+        images = pictures(count, seed=index)
+        outputs = engine.run(images)
+        assert outputs.dtype == np.float32
+        np.testing.assert_array_equal(outputs, network(images))
+    engine.close()
+    assert held(gpu) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=sizes, count=st.integers(0, 60), seed=st.integers(0, 2**32), eager=st.sampled_from([0.0, 0.2, 0.95]))
+def test_images_on_the_gpu_are_run_from_there(sizes: tuple[int, ...], count: int, seed: int, eager: float) -> None:
+    gpu = fake(sizes, seed=seed, eager=eager)
+    engine = loaded(gpu)
+    assert isinstance(engine, TakesGpuImages)
+    images = pictures(count)
+    with gpu.memory(max(1, images.nbytes)) as address:
+        gpu.at(address, images.nbytes)[:] = images.reshape(-1)
+        outputs = engine.run_on_gpu(GpuImages(address, count, SIDE))
+        gpu.at(address, images.nbytes)[:] = 0xCC  # whoever reads them later sees nonsense
+    np.testing.assert_array_equal(outputs, network(images))
+
+
+def test_what_was_returned_stays_as_it_is() -> None:
+    engine = loaded(fake())
+    first = engine.run(pictures(9, seed=1))
+    engine.run(pictures(9, seed=2))
+    engine.close()
+    np.testing.assert_array_equal(first, network(pictures(9, seed=1)))
+
+
+def test_images_need_not_lie_in_one_piece_of_memory() -> None:
+    images = pictures(20)[::2, ::-1]
+    np.testing.assert_array_equal(loaded(fake()).run(images), network(images))
+
+
+def test_nothing_is_taken_of_the_gpu_and_no_graph_made_once_it_is_loaded() -> None:
+    gpu = fake((1, 4, 8))
+    engine = loaded(gpu)
+    taken = dict(gpu.takes)
+    assert taken["graph"] == taken["context"] == 6  # for each bucket and lane
+    before = len(gpu.calls)
+    engine.run(pictures(100))
+    assert set(gpu.calls[before:]) == {"copy_in", "record", "wait", "launch", "copy_out", "synchronize"}
+    assert dict(gpu.takes) == taken
+
+
+def test_the_next_images_are_copied_while_the_network_runs() -> None:
+    """The GPU does nothing before it must: two pieces are on their way before a result is waited for."""
+    gpu = fake((8,), eager=0.0)
+    engine = loaded(gpu)
+    before = len(gpu.calls)
+    engine.run(pictures(24))
+    asked = [call for call in gpu.calls[before:] if call in ("copy_in", "launch", "synchronize")]
+    assert asked == ["copy_in", "launch"] * 2 + ["synchronize", "copy_in", "launch"] + ["synchronize"] * 2
+
+
+def test_where_no_graph_can_be_captured_the_network_runs_without() -> None:
+    gpu = fake(captures=False)
+    images = pictures(20)
+    engine = loaded(gpu)
+    np.testing.assert_array_equal(engine.run(images), network(images))
+    assert gpu.launched == 0
+    engine.close()
+    assert held(gpu) == 0
+
+
+def test_a_call_should_hold_the_largest_batch_size_for_each_lane() -> None:
+    assert (engine_on(fake((2, 4, 16))).batch, engine_on(fake()).precision) == (32, "fp16")
+
+
+@pytest.mark.parametrize("images", [np.zeros((2, 1, 1, 3), np.uint8), np.zeros((2, SIDE, SIDE, 3), np.float32)])
+def test_images_of_another_size_or_type_are_not_run(images: NDArray[Any]) -> None:
+    engine = loaded(fake())
+    with pytest.raises(ValueError, match="instead of uint8"):
+        engine.run(images)
+    assert engine.run(pictures(3)).shape == (3, 3, CLASSES)
+
+
+# The tests above can fail: whoever forgets one of the waits, or shares what is not to be shared, is caught.
+
+
+class ForgetsAWait(FakeGpu):
+    """Each piece has two waits: the network's for its images, and the copy's for the network."""
+
+    kept = 0
+    waits = 0
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        if self.waits % 2 == self.kept:
+            super().wait(stream, event)
+        self.waits += 1
+
+
+class ForgetsTheFirstWait(ForgetsAWait):
+    kept = 1
+
+
+class WaitsForNoResult(FakeGpu):
+    def synchronize(self, event: Event) -> None:
+        if self.takes["graph"] < 2:  # it is still being loaded
+            super().synchronize(event)
+
+
+class SharesMemory(FakeGpu):
+    """The lanes get the same buffers on the GPU."""
+
+    @contextmanager
+    def memory(self, size: int) -> Iterator[Address]:
+        same = [address for address, block in self.blocks.items() if len(block) == size]
+        with nullcontext(Address(same[0])) if same else super().memory(size) as address:
+            yield address
+
+
+class SharesPinnedMemory(FakeGpu):
+    """The lanes get the same buffers on the host."""
+
+    @contextmanager
+    def pinned(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        same = [host for host in self.shared if len(host) == size]
+        with nullcontext(same[0]) if same else super().pinned(size) as host:
+            self.shared.append(host)
+            yield host
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shared: list[NDArray[np.uint8]] = []
+
+
+class RunsOnItsOwnStream(Lane):
+    """So that both networks use the same scratch memory at once."""
+
+    def __init__(self, gpu: Gpu, network: Network, streams: Streams, scratch: Address, **more: Any) -> None:
+        streams = replace(streams, network=more["held"].enter_context(gpu.stream()))
+        super().__init__(gpu, network, streams, scratch, **more)
+
+
+class IsNeverWaitedFor(Lane):
+    """The next piece takes the lane while one is on its way."""
+
+    def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
+        super().submit(images, bucket, outputs)
+        self._awaited = None
+
+
+def right_answers(kind: type[FakeGpu]) -> int:
+    """Of 20 tries, each with other luck."""
+    right = 0
+    for seed in range(20):
+        engine = loaded(fake((8,), kind, seed=seed))
+        images = pictures(60, seed=seed)
+        right += np.array_equal(engine.run(images), network(images))
+    return right
+
+
+def test_with_all_waits_all_answers_are_right() -> None:
+    assert right_answers(FakeGpu) == 20
+
+
+@pytest.mark.parametrize(
+    "kind", [ForgetsAWait, ForgetsTheFirstWait, WaitsForNoResult, SharesMemory, SharesPinnedMemory]
+)
+def test_a_gpu_that_keeps_no_order_is_noticed(kind: type[FakeGpu]) -> None:
+    assert right_answers(kind) < 15
+
+
+@pytest.mark.parametrize("kind", [RunsOnItsOwnStream, IsNeverWaitedFor])
+def test_a_lane_that_keeps_no_order_is_noticed(kind: type[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engines.gpu.tensorrt_engine.Lane", kind)
+    assert right_answers(FakeGpu) < 15
+
+
+# What fails
+
+
+@pytest.mark.parametrize("stays_broken", [False, True])
+def test_an_error_at_any_call_is_raised_and_everything_given_back(stays_broken: bool) -> None:
+    def use(engine: TensorRt) -> None:
+        engine.load(SIDE)
+        engine.run(pictures(20))
+
+    sizes = (4, 8)  # 20 images are three pieces, whatever times are measured
+    whole = fake(sizes)
+    engine = engine_on(whole)
+    use(engine)
+    used = len(whole.calls)
+    engine.close()
+    assert held(whole) == 0
+    for number, call in enumerate(whole.calls, 1):
+        gpu = fake(sizes, fails_at=number, stays_broken=stays_broken)
+        engine = engine_on(gpu)
+        if number <= used:
+            with pytest.raises(DeviceError, match=f"cudaErrorFake while calling {call}, the call number {number}"):
+                use(engine)
+            with pytest.raises(DeviceError, match="not loaded, or has failed"):
+                engine.run(pictures(1))
+        else:
+            use(engine)
+        engine.close()
+        assert held(gpu) == 0, f"after an error at call {number}, {call}"
+
+
+def test_the_first_error_is_told_even_if_closing_fails_too() -> None:
+    whole = fake()
+    loaded(whole)
+    number = 1 + whole.calls.index("launch")
+    with pytest.raises(DeviceError, match=f"while calling launch, the call number {number}"):
+        loaded(fake(fails_at=number, stays_broken=True))
+
+
+def test_a_load_that_failed_can_be_tried_again() -> None:
+    gpu = fake(fails_at=10)
+    engine = engine_on(gpu)
+    with pytest.raises(DeviceError):
+        engine.load(SIDE)
+    engine.load(SIDE)
+    np.testing.assert_array_equal(engine.run(pictures(3)), network(pictures(3)))
+
+
+def test_loading_and_closing_twice_are_no_ops() -> None:
+    gpu = fake()
+    engine = loaded(gpu)
+    engine.load(SIDE)
+    assert len(gpu.plans) == 1
+    engine.close()
+    engine.close()
+    assert held(gpu) == 0
+
+
+def test_it_is_closed_while_work_is_on_its_way() -> None:
+    """As when a run was given up: nothing may be taken from under the GPU, which the fake would notice."""
+    gpu = fake((8,), eager=0.0)
+    engine = loaded(gpu)
+    gpu.fails_at = len(gpu.calls) + 14  # in the middle of the third piece
+    with pytest.raises(DeviceError):
+        engine.run(pictures(60))
+    assert any(gpu.queues.values())
+    engine.close()
+    assert held(gpu) == 0
+
+
+def test_another_size_of_images_is_not_loaded() -> None:
+    with pytest.raises(ValueError, match="for images of 4 pixels, not 224"):
+        engine_on(fake()).load(224)
+
+
+# Which plans are taken
+
+
+def files(*passports: Passport) -> Files:
+    return Files({"f32": lambda: b""}, [Plan(one, lambda: PLAN) for one in passports], (), "python build_it.py")
+
+
+def offer(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `gpu` be the one that the service finds."""
+    monkeypatch.setattr(f"{__name__}.offers_of_a_fake", lambda found, side: offers(found, side, lambda: gpu))
+    monkeypatch.setitem(selection.ENGINES, "tensorrt", f"{__name__}:offers_of_a_fake")
+
+
+offers_of_a_fake: Any = None
+
+
+def offered(*passports: Passport, gpu: FakeGpu | None = None) -> list[str]:
+    found = gpu or fake()
+    return [engine.precision for engine in offers(files(*passports), SIDE, lambda: found)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpu": "Another GPU"}, r"for Another GPU \(compute capability 9.0\), and this is Fake GPU"),
+        ({"compute_capability": "8.6"}, r"capability 8.6\), and this is Fake GPU \(compute capability 9.0"),
+        ({"tensorrt": "10.16.1.10"}, "for TensorRT 10.16.1.10, and this is 10.16.1.11"),
+        ({"tensorrt": "10.13.0.35"}, "for TensorRT 10.13.0.35, and this is 10.16.1.11"),
+        ({"tensorrt": "10.16.2.1", "version_compatible": True}, "10.16.2.1 or later, and this is 10.16.1.11"),
+        ({"tensorrt": "11.4.0.106", "version_compatible": True}, "11.4.0.106 or later, and this is 10.16.1.11"),
+        ({"tensorrt": "9.3.0.1", "version_compatible": True}, "9.3.0.1 or later, and this is 10.16.1.11"),
+        ({"side": 224}, "for images of 224 pixels, not 4"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_unread(changes: dict[str, Any], reason: str) -> None:
+    gpu = fake()
+    with pytest.raises(Refused, match=rf"{reason}.*Build one on this machine: python build_it.py"):
+        offered(passport(**changes), gpu=gpu)
+    assert gpu.plans == []
+
+
+def test_without_any_plan_it_says_how_to_build_one() -> None:
+    with pytest.raises(Refused, match=r"no TensorRT plan.*Build one on this machine: python build_it.py"):
+        offered()
+
+
+def test_each_precision_is_offered_once_the_half_ones_first() -> None:
+    plans = [passport(precision="f32"), passport(precision="bf16"), passport(gpu="Another GPU"), passport(), passport()]
+    assert offered(*plans) == ["fp16", "bf16", "f32"]
+
+
+@pytest.mark.parametrize("built", ["10.13.0.35", "10.16.1.11"])
+def test_a_version_compatible_plan_runs_with_later_versions_and_brings_its_own_runtime(built: str) -> None:
+    gpu = fake()
+    (engine,) = offers(files(passport(tensorrt=built, version_compatible=True)), SIDE, lambda: gpu)
+    engine.load(SIDE)
+    assert gpu.plans == [(PLAN, True)]
+
+
+def test_a_plan_of_this_very_version_is_preferred_and_brings_no_code_of_its_own() -> None:
+    gpu = fake()
+    older = passport(tensorrt="10.13.0.35", version_compatible=True)
+    (engine,) = offers(files(older, passport()), SIDE, lambda: gpu)
+    engine.load(SIDE)
+    assert gpu.plans == [(PLAN, False)]
+
+
+@pytest.mark.parametrize(
+    ("built", "here"), [("10.13.3.9.post1", "10.13.3.9"), ("10.13.3.9", "10.13.3.9.post1"), ("10.14.1.48.post1",) * 2]
+)
+def test_a_version_that_was_packaged_again_is_the_same(built: str, here: str) -> None:
+    gpu = fake(tensorrt=here)
+    older = passport(tensorrt="10.13.0.35", version_compatible=True)
+    (engine,) = offers(files(older, passport(tensorrt=built)), SIDE, lambda: gpu)
+    engine.load(SIDE)
+    assert gpu.plans == [(PLAN, False)]
+
+
+def test_without_a_gpu_nothing_is_offered() -> None:
+    assert list(offers(files(passport()), SIDE, lambda: None)) == []
+
+
+def test_a_gpu_that_does_not_answer_is_a_reason() -> None:
+    def broken() -> Gpu:
+        raise DeviceError("cudaErrorDevicesUnavailable while opening the GPU")
+
+    with pytest.raises(Refused, match="the GPU cannot be used: cudaErrorDevicesUnavailable while opening"):
+        list(offers(files(passport()), SIDE, broken))
+
+
+class Cuda(ModuleType):
+    """The CUDA runtime where a graph is captured: a fake, which says what was called. `fails` names the call that does.
+
+    What is left of a capture in which work failed is the graph `left`; 0 is none.
+    """
+
+    cudaError_t = IntEnum("cudaError_t", {"cudaSuccess": 0, "cudaErrorMemoryAllocation": 2, "cudaErrorFake": 900})  # noqa: N815
+    cudaStreamCaptureMode = IntEnum("cudaStreamCaptureMode", {"cudaStreamCaptureModeThreadLocal": 1})  # noqa: N815
+
+    def __init__(self, fails: str = "", left: int | None = 7) -> None:
+        super().__init__("runtime")
+        self.calls: list[tuple[str, Any]] = []
+        self._fails = fails
+        self._left = left
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append((name, arguments[0]))
+            returned = {"cudaStreamEndCapture": (self._left,), "cudaGraphInstantiate": (8,)}.get(name, ())
+            failed = name == self._fails or (name == "cudaStreamEndCapture" and self._left is None)
+            return self.cudaError_t.cudaErrorFake if failed else self.cudaError_t.cudaSuccess, *returned
+
+        return call
+
+
+class Trt(ModuleType):
+    """TensorRT as far as loading a plan: a fake, that says why it fails to the first logger only, as the real one."""
+
+    class DataType(IntEnum):
+        UINT8 = 0
+        FLOAT = 1
+
+    ICudaEngine = IExecutionContext = object
+
+    class ILogger:
+        class Severity(IntEnum):
+            INTERNAL_ERROR = 0
+            ERROR = 1
+            WARNING = 2
+
+    def __init__(self) -> None:
+        super().__init__("tensorrt")
+        self.loggers: list[Any] = []
+        self.says: str | None = None
+        self.starts: Exception | None = None
+
+    def Runtime(self, logger: Any) -> "Trt":  # noqa: N802 - TensorRT's name
+        self.loggers.append(logger)
+        if self.starts:
+            raise self.starts
+        return self
+
+    def deserialize_cuda_engine(self, _plan: bytes) -> None:
+        if self.says is not None:
+            self.loggers[0].log(self.ILogger.Severity.ERROR, self.says)
+
+
+def on_fakes(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, trt: Trt) -> Any:
+    """The module app.engines.gpu.cuda_device, over them."""
+    bindings = ModuleType("cuda.bindings")
+    monkeypatch.setattr(bindings, "runtime", cuda, raising=False)
+    fakes = {"cuda": ModuleType("cuda"), "cuda.bindings": bindings, "cuda.bindings.runtime": cuda, "tensorrt": trt}
+    for name, module in fakes.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = find_spec("app.engines.gpu.cuda_device")
+    assert spec is not None
+    assert spec.loader is not None
+    nvidia = module_from_spec(spec)  # one that nobody else gets
+    spec.loader.exec_module(nvidia)
+    return nvidia
+
+
+class Work:
+    """What is captured; `fails` at being enqueued."""
+
+    def __init__(self, fails: bool) -> None:
+        self._fails = fails
+
+    def enqueue(self, _stream: Stream) -> None:
+        if self._fails:
+            raise DeviceError("TensorRT failed while running the network")
+
+
+@pytest.mark.parametrize(
+    ("work_fails", "fails", "left", "ended"),
+    [
+        (True, "", 7, [("cudaGraphDestroy", 7)]),
+        (True, "", 0, []),
+        (True, "", None, []),
+        (False, "cudaStreamEndCapture", None, []),
+        (False, "cudaGraphInstantiate", 7, [("cudaGraphInstantiate", 7), ("cudaGraphDestroy", 7)]),
+    ],
+)
+def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by_kernel(
+    work_fails: bool, fails: str, left: int | None, ended: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = Cuda(fails, left)
+    nvidia = on_fakes(monkeypatch, cuda, Trt())
+    gpu = object.__new__(nvidia.Nvidia)
+    with pytest.raises(CaptureFailed), gpu.capture(Work(work_fails), 16):
+        pass
+    assert cuda.calls == [("cudaStreamBeginCapture", 16), ("cudaStreamEndCapture", 16), *ended]
+
+
+def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda()
+    gpu = object.__new__(on_fakes(monkeypatch, cuda, Trt()).Nvidia)
+    with gpu.capture(Work(fails=False), 16) as graph:
+        assert graph == 8
+        assert cuda.calls[2:] == [("cudaGraphInstantiate", 7), ("cudaGraphDestroy", 7)]
+    assert cuda.calls[4:] == [("cudaGraphExecDestroy", 8)]
+
+
+def test_tensorrt_has_one_logger_for_good_which_keeps_no_error_of_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = Trt()
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    for says, reason in (("bad magic", "bad magic"), (None, "it did not say why"), ("too old", "too old")):
+        trt.says = says
+        with (
+            pytest.raises(DeviceError, match=f"failed while deserialising the plan: {reason}"),
+            gpu.network(PLAN, host_code=False),
+        ):
+            pass
+    assert len(trt.loggers) == 3
+    assert len(set(map(id, trt.loggers))) == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("null"), RuntimeError("null")])
+def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = Trt()
+    trt.starts = error
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    with pytest.raises(DeviceError, match="failed while starting TensorRT"), gpu.network(PLAN, host_code=False):
+        pass
+
+
+CALLS = """
+import numpy as np
+from app.engines.gpu import cuda_device
+from app.engines.interface import Files
+from app.engines.gpu.tensorrt_engine import offers
+
+assert list(offers(Files({}), 224)) == []
+gpu, array = object.__new__(nvidia.Nvidia), np.zeros((3, 4), np.uint8)
+
+class Context:
+    def enqueue(self, stream):
+        raise AssertionError
+
+calls = [
+    nvidia.Nvidia,
+    gpu.memory(100).__enter__,
+    gpu.pinned(100).__enter__,
+    gpu.stream().__enter__,
+    gpu.event().__enter__,
+    lambda: gpu.copy_in(4096, array, 16),
+    lambda: gpu.copy_out(array, 4096, 256, 16),
+    gpu.capture(Context(), 16).__enter__,
+    lambda: gpu.launch(1, 16),
+    lambda: gpu.record(1, 16),
+    lambda: gpu.wait(16, 1),
+    lambda: gpu.synchronize(1),
+    gpu.drain,
+]
+for call in calls:
+    try:
+        call()
+    except nvidia.DeviceError as err:
+        print(err)
+"""
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU here")
+@pytest.mark.parametrize(("tensorrt", "cuda"), [("10.13.0.35", "12.9.10"), ("11.4.0.106", "13.5.0")])
+def test_without_a_gpu_nothing_is_offered_and_every_call_says_why(
+    tensorrt: str, cuda: str, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """With TensorRT's real bindings and the real CUDA runtime: it takes the arguments, then finds no GPU."""
+    assert pytestconfig.cache is not None
+    wheels = pytestconfig.cache.mkdir("bindings-wheels")
+    try:
+        bindings = importable(tensorrt, wheels, tmp_path)
+        runtime = fetched(f"cuda-bindings=={cuda} cuda-pathfinder==1.9.0", wheels)
+    except NotToBeHad as err:
+        pytest.skip(str(err))
+    (bindings / "tensorrt.py").write_text(
+        "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{runtime}{os.pathsep}{bindings}"}
+    done = subprocess.run([sys.executable, "-c", CALLS], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "cudaErrorInsufficientDriver while opening the GPU",
+        "cudaErrorInsufficientDriver while taking 100 bytes of GPU memory",
+        "cudaErrorInsufficientDriver while taking 100 bytes of pinned memory",
+        "cudaErrorInsufficientDriver while making a stream",
+        "cudaErrorInsufficientDriver while making an event",
+        "cudaErrorInsufficientDriver while copying images to the GPU",
+        "cudaErrorInsufficientDriver while copying logits from the GPU",
+        "cudaErrorInsufficientDriver while beginning to capture a graph",
+        "cudaErrorInsufficientDriver while launching a graph",
+        "cudaErrorInsufficientDriver while recording an event",
+        "cudaErrorInsufficientDriver while letting a stream wait",
+        "cudaErrorInsufficientDriver while waiting for the GPU",
+        "cudaErrorInsufficientDriver while waiting for the GPU to come to rest",
+    ], done.stderr
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_without_tensorrt_it_is_not_installed() -> None:
+    with pytest.raises(ImportError, match="tensorrt"):
+        list(offers(files(passport()), SIDE))
+
+
+@pytest.mark.parametrize(("content", "expected"), [(PLAN, [PLAN]), (PLAN[:-1] + b"!", [])])
+def test_a_plan_that_was_tampered_with_is_never_deserialised(
+    content: bytes, expected: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = fake()
+    offer(gpu, monkeypatch)
+    (tmp_path / "plan").write_bytes(content)
+    with (tmp_path / "plan").open("rb") as plan, (tmp_path / "trail").open("wb") as trail:
+        files = [plan.fileno(), trail.fileno(), 0]
+        host = Host({}, [passport().model_dump_json()], (), "python build_it.py", {}, files)
+        images = pictures(3)
+        with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its passport describes"):
+            host.start("tensorrt", "auto", None, {}, images, network(images))
+    assert [seen for seen, _ in gpu.plans] == expected
+
+
+IMAGE = Tensor("uint8", (SIDE, SIDE, 3), True)
+LOGITS = Tensor("float32", (CLASSES,), False)
+TENSORS = {"image": IMAGE} | dict.fromkeys(OUTPUTS, LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "batch_sizes"),
+    [
+        (TENSORS | {"image": replace(IMAGE, dtype="float32")}, (1, 8)),
+        (TENSORS | {"image": replace(IMAGE, shape=(3, SIDE, SIDE))}, (1, 8)),
+        (TENSORS | {"image": replace(IMAGE, is_input=False)}, (1, 8)),
+        (TENSORS | {"logits_large": replace(LOGITS, dtype="DataType.HALF")}, (1, 8)),
+        (TENSORS | {"logits_large": replace(LOGITS, shape=(CLASSES + 1,))}, (1, 8)),
+        (TENSORS | {"features": LOGITS}, (1, 8)),
+        ({"image": IMAGE, "logits": LOGITS}, (1, 8)),
+        ({"image": IMAGE}, (1, 8)),
+        ({"image": IMAGE} | dict.fromkeys(OUTPUTS, replace(LOGITS, shape=(-1,))), (1, 8)),
+        (TENSORS, (1, 4, 8)),
+        (TENSORS, (1, 4)),
+        (TENSORS, (1,)),
+    ],
+)
+def test_a_plan_that_is_not_what_its_passport_says_is_refused(
+    tensors: dict[str, Tensor], batch_sizes: tuple[int, ...]
+) -> None:
+    gpu = fake(batch_sizes, tensors=tensors)
+    engine = TensorRt(gpu, Plan(passport(batch_sizes=(1, 8)), lambda: PLAN), "python build_it.py")
+    with pytest.raises(Refused, match=r"is not what its passport says.*Build it again: python build_it.py"):
+        engine.load(SIDE)
+    assert held(gpu) == 0
+
+
+@pytest.mark.parametrize(
+    ("least", "said", "fits"),
+    [((1, 2), (1, 2), True), ((), (1, 8), True), ((1, 2), (), False), ((1, 1), (1, 2), False), ((1, 2), (1,), False)],
+)
+def test_profiles_may_take_fewer_images_if_the_passport_says_so(
+    least: tuple[int, ...], said: tuple[int, ...], fits: bool
+) -> None:
+    gpu = fake(least_sizes=least)
+    engine = TensorRt(gpu, Plan(passport(least_sizes=said), lambda: PLAN), "build it")
+    with nullcontext() if fits else pytest.raises(Refused, match="is not what its passport says"):
+        engine.load(SIDE)
+        np.testing.assert_array_equal(engine.run(pictures(11)), network(pictures(11)))
+
+
+# The network itself
+
+
+def onnx(bundle: Path) -> Callable[[Images], Outputs]:
+    session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+    return lambda images: np.stack(session.run(list(OUTPUTS), {"image": images}))
+
+
+def test_the_service_takes_it_and_its_logits_are_the_recorded_ones(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake GPU runs the bundle's graph in ONNX Runtime on the CPU, at exactly the plan's batch sizes."""
+    gpu = FakeGpu(onnx(bundle), (1, 2), 224, 1000)
+    offer(gpu, monkeypatch)
+    plan = Plan(passport(side=224, resolution=224, batch_sizes=(1, 2), precision="f32"), lambda: PLAN)
+    opened = open_bundle(bundle)
+    graph = (bundle / "model.onnx").read_bytes()
+    chosen = selection.choose(Files({"f32": lambda: graph}, [plan]), opened.golden(224))
+    opened.close()
+    assert (chosen.engine.name, chosen.engine.precision, chosen.engine.batch) == ("tensorrt", "f32", 4)
+    images = pictures(5, 224)
+    np.testing.assert_allclose(chosen.engine.run(images), onnx(bundle)(images), atol=1e-4)
+    chosen.engine.close()
+    assert held(gpu) == 0
+
+
+@pytest.mark.gpu
+def test_a_real_plan_gives_the_logits_of_the_graph_for_every_batch(bundle: Path, tmp_path: Path) -> None:
+    """Builds a plan with TensorRT, and runs it."""
+    from export.to_trt import main as to_trt
+
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    wanted = ["--resolutions", "224", "--precision", "fp32", "--batch-sizes", "1", "8", "32"]
+    assert to_trt(["--variant", "crossvit_tiny", "--bundle", str(copy), "--optimization-level", "1", *wanted]) == 0
+    (folder,) = (copy / "engines").iterdir()
+    found = Passport.model_validate_json((folder / "passport.json").read_bytes())
+    (engine,) = offers(Files({}, [Plan(found, (folder / "plan").read_bytes)]), 224)
+    engine.load(224)
+    assert engine.batch == 64
+    images = pictures(70, 224)
+    network = onnx(bundle)
+    expected = np.concatenate([network(images[start : start + 10]) for start in range(0, 70, 10)], axis=1)
+    tolerance = 1e-3 * max(1.0, float(np.abs(expected).max()))
+    for count in range(1, 71):
+        np.testing.assert_allclose(engine.run(images[:count]), expected[:, :count], atol=tolerance)
+        np.testing.assert_allclose(engine.run(images[-count:]), expected[:, -count:], atol=tolerance)
+    engine.close()
+    engine.close()
+    with pytest.raises(DeviceError):
+        engine.run(images)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_has_its_memory_back_after_closing(bundle: Path, tmp_path: Path) -> None:
+    from cuda.bindings import runtime as cuda
+
+    from export.to_trt import main as to_trt
+
+    def free() -> int:
+        _, bytes_free, _ = cuda.cudaMemGetInfo()
+        return int(bytes_free)
+
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    wanted = ["--resolutions", "224", "--precision", "fp32", "--batch-sizes", "64", "--optimization-level", "1"]
+    assert to_trt(["--variant", "crossvit_tiny", "--bundle", str(copy), *wanted]) == 0
+    (folder,) = (copy / "engines").iterdir()
+    found = Passport.model_validate_json((folder / "passport.json").read_bytes())
+    left = []
+    for _ in range(4):
+        (engine,) = offers(Files({}, [Plan(found, (folder / "plan").read_bytes)]), 224)
+        engine.load(224)
+        loaded_with = free()
+        engine.close()
+        assert free() > loaded_with
+        left.append(free())
+    assert left[-1] >= left[1] - (1 << 20)  # the first time, libraries also take what they keep

@@ -1,0 +1,389 @@
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.engines import selection
+from app.engines.interface import Files, Refused
+from app.engines.selection import choose
+from app.errors import DeviceLost, NoEngine, WrongAnswers
+from bundle.errors import BadBundle
+from bundle.golden import Golden
+from bundle.reader import open_bundle
+from bundle.tensors import Outputs
+
+
+def files(bundle: Path) -> Files:
+    return Files({"f32": (bundle / "model.onnx").read_bytes})
+
+
+def test_auto_takes_an_engine_that_is_here_and_loads_it(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    chosen = choose(files(bundle), open_bundle(bundle).golden(224))
+    engine = chosen.engine
+    assert engine.run(np.zeros((1, 224, 224, 3), np.uint8)).shape == (3, 1, 1000)
+    rates = {line.split(":")[0]: float(line.split()[2]) for line in caplog.messages if "images/s" in line}
+    assert {"openvino f32", "onnxruntime f32"} <= rates.keys()
+    assert rates[f"{engine.name} {engine.precision}"] == max(rates.values())
+    assert 1 <= engine.batch <= 32
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_an_engine_can_be_asked_for(bundle: Path, name: str) -> None:
+    chosen = choose(files(bundle), open_bundle(bundle).golden(224), name, "f32")
+    assert (chosen.engine.name, chosen.engine.precision, chosen.refused) == (name, "f32", {})
+
+
+def test_a_precision_that_no_engine_has_is_refused(bundle: Path) -> None:
+    message = "no engine here for engine=onnxruntime, precision=bf16: it has f32 here"
+    with pytest.raises(NoEngine, match=message):
+        choose(files(bundle), open_bundle(bundle).golden(224), "onnxruntime", "bf16")
+    with pytest.raises(NoEngine, match=r"engine=auto, precision=int4: install one .*f32 runs everywhere"):
+        choose(files(bundle), open_bundle(bundle).golden(224), precision="int4")
+
+
+def test_eight_bits_that_the_bundle_lacks_are_an_error_that_says_how_to_get_them(bundle: Path) -> None:
+    for precision in ("int8", "int8-bf16"):
+        with pytest.raises(NoEngine, match="the bundle has no graph in 8 bits; export it again with --quantize int8"):
+            choose(files(bundle), open_bundle(bundle).golden(224), precision=precision)
+
+
+NOTHING = Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32))
+NO_FILES = Files({}, agreement={"bf16": 1.0, "fp16": 0.995})
+
+
+class Fake:
+    """Takes as long as it is told; the real engines are in test_engines.py."""
+
+    name = "fake"
+    batch = 8
+    answer = 0.0
+    seconds: ClassVar[dict[str, float]] = {"bf16": 0.03, "f32": 0.01}
+    loaded: ClassVar[list[str]] = []  # that hold memory now
+    most: ClassVar[int] = 0  # that held memory at a time
+
+    def __init__(self, precision: str, name: str = "fake") -> None:
+        self.precision = precision
+        self.name = name
+
+    def load(self, side: int) -> None:
+        if self.seconds[self.precision] == 0:
+            raise RuntimeError(f"cannot run at {side}")
+        Fake.loaded.append(f"{self.name} {self.precision}")
+        Fake.most = max(Fake.most, len(Fake.loaded))
+
+    def run(self, images: NDArray[np.uint8]) -> Outputs:
+        time.sleep(self.seconds[self.precision])
+        return np.full((3, len(images), 2), self.answer, np.float32)
+
+    def close(self) -> None:
+        if f"{self.name} {self.precision}" in Fake.loaded:
+            Fake.loaded.remove(f"{self.name} {self.precision}")
+
+
+def offers(_: Files, __: int) -> Iterator[Fake]:
+    yield from map(Fake, ("bf16", "f32"))
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fakes", SimpleNamespace(offers=offers))
+    monkeypatch.setattr(selection, "ENGINES", {"fake": "fakes:offers", "absent": "not_installed:offers"})
+    monkeypatch.setattr(selection, "TIERS", (("fake", "absent"),))
+    monkeypatch.setattr(selection, "ON_CPU", ("fake", "absent"))
+    monkeypatch.setattr(Fake, "loaded", [])
+    monkeypatch.setattr(Fake, "most", 0)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_the_fastest_wins_whatever_the_cpu_promises() -> None:
+    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_machine_that_is_busy_for_a_while_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, run = Fake.load, Fake.run
+    busy_until = 0.0
+
+    def load_busily(self: Fake, side: int) -> None:
+        nonlocal busy_until
+        load(self, side)
+        if self.precision == "f32":
+            busy_until = time.monotonic() + 0.25
+
+    def run_slowly(self: Fake, images: NDArray[np.uint8]) -> Outputs:
+        if time.monotonic() < busy_until:
+            time.sleep(4 * self.seconds[self.precision])
+        return run(self, images)
+
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.02, "f32": 0.01})
+    monkeypatch.setattr(Fake, "load", load_busily)
+    monkeypatch.setattr(Fake, "run", run_slowly)
+    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("agreement", "why"),
+    [({"bf16": 0.99}, "it has float32's best class for 99.0% of photographs"), ({}, "it was not compared")],
+)
+def test_a_precision_that_answers_otherwise_than_float32_is_taken_by_name_only(
+    agreement: dict[str, float], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
+    files = Files({}, agreement=agreement)
+    assert choose(files, NOTHING).engine.precision == "f32"
+    assert f"fake bf16 is not tried at 224: {why}, and 99.5 % are asked for" in caplog.text
+    assert choose(files, NOTHING, precision="bf16").engine.precision == "bf16"
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_engine_that_fails_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.01, "f32": 0.0})
+    assert choose(NO_FILES, NOTHING).engine.precision == "bf16"
+
+
+@pytest.mark.usefixtures("fakes")
+def test_where_all_fail_the_reason_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.0, "f32": 0.0})
+    with pytest.raises(NoEngine, match="the log says why"):
+        choose(NO_FILES, NOTHING)
+    assert "cannot run at 224" in caplog.text
+
+
+@pytest.mark.usefixtures("fakes")
+def test_an_engine_that_is_not_installed_is_refused_with_what_would_do() -> None:
+    with pytest.raises(NoEngine, match=r"not_installed.*install it with pip install 'crossvit\[cpu\]'"):
+        choose(NO_FILES, NOTHING, "absent")
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_fast_engine_with_wrong_answers_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Fake.run
+
+    def wrong_in_bfloat16(self: Fake, images: NDArray[np.uint8]) -> Outputs:
+        outputs = honest(self, images)
+        return outputs + 1 if self.precision == "bf16" else outputs
+
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
+    monkeypatch.setattr(Fake, "run", wrong_in_bfloat16)
+    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("answer", [1.0, float("nan")])
+def test_wrong_answers_of_the_only_engine_are_refused(monkeypatch: pytest.MonkeyPatch, answer: float) -> None:
+    monkeypatch.setattr(Fake, "answer", answer)
+    with pytest.raises(WrongAnswers, match="fake f32 gives wrong answers: logits"):
+        choose(NO_FILES, NOTHING, "fake", "f32")
+
+
+@pytest.mark.usefixtures("fakes")
+def test_engines_that_are_not_taken_give_their_memory_back_before_the_next_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Fake, "seconds", {"fp16": 0.02, "bf16": 0.001, "f32": 0.03})
+    four = ("fp16", "bf16", "f32", "lacking")
+    monkeypatch.setattr(sys.modules["fakes"], "offers", lambda *_: map(Fake, four))
+    assert choose(NO_FILES, NOTHING).engine.precision == "bf16"
+    assert Fake.loaded == ["fake bf16"]
+    assert Fake.most == 2  # the best so far, and the one that is tried
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Fakes of what needs a GPU, in tiers above a fake for the CPU, which is faster: tiers go before time."""
+    monkeypatch.setattr(Fake, "seconds", {"fp16": 0.01, "bf16": 0.005, "f32": 0.001})
+    monkeypatch.setattr(Fake, "loaded", [])
+    monkeypatch.setattr(Fake, "most", 0)
+    modules = SimpleNamespace(
+        plans=lambda *_: (Fake(precision, "tensorrt") for precision in ("fp16", "bf16")),
+        cuda=lambda *_: iter([Fake("f32", "onnxruntime-cuda")]),
+        cpu=lambda *_: iter([Fake("f32", "onnxruntime")]),
+    )
+    monkeypatch.setitem(sys.modules, "fakes", modules)
+    engines = {"tensorrt": "fakes:plans", "onnxruntime-cuda": "fakes:cuda", "onnxruntime": "fakes:cpu"}
+    monkeypatch.setattr(selection, "ENGINES", engines)
+    monkeypatch.setattr(selection, "TIERS", tuple((name,) for name in engines))
+    return modules
+
+
+def raising(err: Exception) -> object:
+    def offers(*_: object) -> Iterator[Fake]:
+        raise err
+        yield
+
+    return offers
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_higher_tier_is_taken_whatever_its_time_and_in_it_the_fastest() -> None:
+    chosen = choose(NO_FILES, NOTHING)
+    assert (chosen.engine.name, chosen.engine.precision, chosen.refused) == ("tensorrt", "bf16", {})
+    assert Fake.loaded == ["tensorrt bf16"]
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (Refused("no plan for 224; build one"), {"tensorrt": "no plan for 224; build one"}),
+        (
+            OSError("libnvinfer.so.10 is no library\nat all"),
+            {"tensorrt": "it cannot be used: OSError: libnvinfer.so.10 is no library"},
+        ),
+        (ModuleNotFoundError("No module named 'tensorrt'"), {}),
+    ],
+)
+def test_an_engine_that_does_not_serve_here_is_passed_over_with_its_reason(
+    gpu: SimpleNamespace, error: Exception, refused: dict[str, str]
+) -> None:
+    gpu.plans = raising(error)
+    chosen = choose(NO_FILES, NOTHING)
+    assert (chosen.engine.name, chosen.refused) == ("onnxruntime-cuda", refused)
+
+
+def test_without_a_gpu_nothing_is_refused(gpu: SimpleNamespace) -> None:
+    gpu.plans = gpu.cuda = lambda *_: iter(())
+    chosen = choose(NO_FILES, NOTHING)
+    assert (chosen.engine.name, chosen.refused) == ("onnxruntime", {})
+
+
+def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: SimpleNamespace) -> None:
+    unfit = Files({}, unfit=["engines/224-x: it was built from another graph"], command="python export/to_trt.py")
+    told = {"tensorrt": "engines/224-x: it was built from another graph; build anew: python export/to_trt.py"}
+    for nothing in (raising(ModuleNotFoundError()), lambda *_: iter(())):
+        gpu.plans = nothing
+        assert choose(unfit, NOTHING).refused == told
+    assert choose(unfit, NOTHING, "onnxruntime").refused == {}
+    gpu.plans = raising(Refused("there is no plan that fits"))
+    assert choose(unfit, NOTHING).refused == {"tensorrt": "there is no plan that fits"}
+    gpu.plans = lambda *_: iter([Fake("fp16", "tensorrt")])
+    assert choose(unfit, NOTHING).refused == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Refused("no plan for 224; build one"), "engine=tensorrt, precision=auto: no plan for 224; build one"),
+        (
+            ModuleNotFoundError("No module named 'tensorrt'"),
+            r"No module named 'tensorrt'.*pip install 'crossvit\[gpu\]'",
+        ),
+        (None, "it finds no GPU, or was built without support for one"),
+    ],
+)
+def test_one_that_was_asked_for_by_name_says_why_it_is_not_here(
+    gpu: SimpleNamespace, error: Exception | None, message: str
+) -> None:
+    gpu.plans = raising(error) if error else lambda *_: iter(())
+    with pytest.raises(NoEngine, match=message):
+        choose(NO_FILES, NOTHING, "tensorrt")
+
+
+def test_wrong_answers_and_failures_lead_to_the_next_engine_and_are_told(gpu: SimpleNamespace) -> None:
+    class Liar(Fake):
+        answer = 1.0
+
+    class Full(Fake):
+        def load(self, side: int) -> None:
+            raise Refused(f"the GPU's memory is taken at {side}")
+
+    gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Full("bf16", "tensorrt")])
+    chosen = choose(NO_FILES, NOTHING)
+    assert (chosen.engine.name, Fake.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
+    assert chosen.refused.keys() == {"tensorrt"}
+    assert "tensorrt fp16 gives wrong answers: logits" in chosen.refused["tensorrt"]
+    assert "the GPU's memory is taken at 224" in chosen.refused["tensorrt"]
+    gpu.cuda = gpu.plans
+    gpu.cpu = lambda *_: iter([Fake("lacking", "onnxruntime"), Fake("f32", "onnxruntime")])
+    chosen = choose(NO_FILES, NOTHING)  # what fails on the CPU leaves it as it was
+    assert (chosen.engine.name, chosen.engine.precision) == ("onnxruntime", "f32")
+
+
+def test_after_one_that_fails_on_its_device_nothing_more_is_tried(gpu: SimpleNamespace) -> None:
+    class Liar(Fake):
+        answer = 1.0
+
+    tried: list[str] = []
+    gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Fake("lacking", "tensorrt"), Fake("bf16", "tensorrt")])
+    with pytest.raises(DeviceLost, match=r"wrong answers: .*; it cannot run this model: KeyError: 'lacking'"):
+        choose(NO_FILES, NOTHING, on_try=tried.append)
+    assert set(tried) == {"tensorrt"}
+    with pytest.raises(NoEngine, match=r"engine=tensorrt, precision=auto .*KeyError: 'lacking'") as caught:
+        choose(NO_FILES, NOTHING, "tensorrt")
+    assert type(caught.value) is NoEngine
+    assert Fake.loaded == []
+
+
+def test_a_precision_of_gpus_is_not_promised_to_the_cpu(gpu: SimpleNamespace) -> None:
+    gpu.plans = gpu.cuda = lambda *_: iter(())
+    with pytest.raises(NoEngine, match=r"fp16 needs an engine for GPUs.*f32 runs everywhere") as caught:
+        choose(NO_FILES, NOTHING, precision="fp16")
+    assert "pip install" not in str(caught.value)
+
+
+def test_an_engine_that_runs_in_one_precision_is_not_refused_for_another(gpu: SimpleNamespace) -> None:
+    class Full(Fake):
+        def load(self, side: int) -> None:
+            raise Refused(f"the GPU's memory is taken at {side}")
+
+    gpu.plans = lambda *_: iter([Full("fp16", "tensorrt"), Fake("bf16", "tensorrt")])
+    chosen = choose(NO_FILES, NOTHING)
+    assert (chosen.engine.name, chosen.refused) == ("tensorrt", {})
+
+
+def test_one_that_fails_only_in_its_trial_is_passed_over_and_closed(gpu: SimpleNamespace) -> None:
+    class Weak(Fake):
+        def run(self, images: NDArray[np.uint8]) -> Outputs:
+            if len(images) > 1:
+                raise Refused("out of memory")
+            return super().run(images)
+
+        def close(self) -> None:
+            super().close()
+            raise RuntimeError("nor can it be closed")
+
+    gpu.plans = lambda *_: iter([Weak("fp16", "tensorrt"), Weak("bf16", "tensorrt")])
+    chosen = choose(NO_FILES, NOTHING)
+    assert (chosen.engine.name, Fake.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
+    assert "out of memory" in chosen.refused["tensorrt"]
+
+
+def test_the_preferred_one_is_taken_untried_unless_a_higher_tier_serves(gpu: SimpleNamespace) -> None:
+    assert choose(NO_FILES, NOTHING, prefer=[("tensorrt", "fp16")]).engine.precision == "fp16"
+    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "f32")]).engine.name == "tensorrt"
+    gpu.plans = gpu.cuda = lambda *_: iter(())
+    gpu.cpu = lambda *_: iter([Fake("bf16", "onnxruntime"), Fake("f32", "onnxruntime")])
+    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "bf16")]).engine.precision == "bf16"
+    gpu.cpu = lambda *_: iter([Fake("f32", "onnxruntime")])
+    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "bf16")]).engine.precision == "f32"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_is_skipped_is_not_tried_and_told_of() -> None:
+    tried: list[str] = []
+    skip = {"tensorrt": "its process ended"}
+    chosen = choose(NO_FILES, NOTHING, skip=skip, on_try=tried.append)
+    assert (chosen.engine.name, chosen.refused) == ("onnxruntime-cuda", skip)
+    assert set(tried) == {"onnxruntime-cuda"}
+
+
+def test_what_is_wrong_with_the_bundle_is_raised_as_it_is(gpu: SimpleNamespace) -> None:
+    class Overwritten(Fake):
+        def load(self, side: int) -> None:
+            raise BadBundle(f"not the plan for {side}")
+
+    gpu.plans = lambda *_: iter([Overwritten("fp16", "tensorrt")])
+    with pytest.raises(BadBundle, match="not the plan for 224"):
+        choose(NO_FILES, NOTHING, "tensorrt")
+    assert choose(NO_FILES, NOTHING).refused == {"tensorrt": "not the plan for 224"}

@@ -1,0 +1,418 @@
+import errno
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app import errors
+from app.errors import BadImage
+from app.processes.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung, spare
+from tests.app.workers import children
+
+TARGET = "tests.app.workers:Target"
+
+
+@pytest.fixture(autouse=True)
+def tests_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    started = Worker("target", TARGET, ["it"], seconds=30)
+    yield started
+    started.kill()
+
+
+def test_values_and_arrays_come_back_as_they_went(worker: Worker) -> None:
+    arrays: list[NDArray[Any]] = [
+        np.arange(6, dtype=np.uint8).reshape(2, 3),
+        np.array([1.5, np.nan], np.float32),
+        np.empty((0, 3)),
+    ]
+    (name, value), back = worker.call("echo", [{"a": [1, None, "é"]}], arrays, seconds=5)
+    assert (name, value) == ("it", {"a": [1, None, "é"]})
+    for sent, received in zip(arrays, back, strict=True):
+        assert sent.dtype == received.dtype
+        np.testing.assert_array_equal(sent, received)
+
+
+def test_megabytes_go_through(worker: Worker) -> None:
+    array = np.random.default_rng(0).integers(0, 255, 30_000_000, np.uint8)
+    _, (back,) = worker.call("echo", [0], [array], seconds=10)
+    assert np.array_equal(array, back)
+
+
+def test_many_arrays_go_through(worker: Worker) -> None:
+    arrays = [np.full(number % 7 * 1000, number, np.uint16) for number in range(300)]
+    _, back = worker.call("echo", [0], [*arrays], seconds=10)
+    assert all(map(np.array_equal, arrays, back))
+    assert len(back) == 300
+
+
+def test_a_service_error_is_raised_here_and_the_worker_goes_on(worker: Worker) -> None:
+    with pytest.raises(BadImage, match="not this one"):
+        worker.call("refuse", [], [], seconds=5)
+    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+
+
+def test_another_error_comes_with_its_traceback_and_the_worker_goes_on(worker: Worker) -> None:
+    with pytest.raises(WorkerFailed, match=r"(?s)Traceback.*ArithmeticError: by zero"):
+        worker.call("fail", [], [], seconds=5)
+    assert worker.alive
+
+
+def test_one_that_hangs_is_killed_in_time(worker: Worker) -> None:
+    started = time.monotonic()
+    with pytest.raises(WorkerHung, match=r"no answer within 0\.2 s"):
+        worker.call("hang", [60], [], seconds=0.2)
+    assert time.monotonic() - started < 5
+    assert not worker.alive
+
+
+def test_one_that_is_stopped_is_killed_in_time(worker: Worker) -> None:
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerHung):
+        worker.call("echo", [0], [], seconds=0.2)
+    assert not worker.alive
+
+
+def test_one_that_crashes_says_how(worker: Worker) -> None:
+    with pytest.raises(WorkerDied, match="ended by SIGSEGV"):
+        worker.call("crash", [], [], seconds=5)
+    with pytest.raises(WorkerDied):
+        worker.call("echo", [0], [], seconds=5)
+
+
+def test_what_cannot_be_made_is_said_and_leaves_no_process() -> None:
+    with pytest.raises(BadImage, match="cannot be made"):
+        Worker("target", "tests.app.workers:unmakeable", seconds=30)
+    assert children(os.getpid(), "target") == []
+
+
+def test_memory_is_capped_and_freed() -> None:
+    worker = Worker("target", TARGET, ["it"], seconds=30, limits=Limits(memory_bytes=100 << 20))
+    with pytest.raises(WorkerFailed, match="MemoryError"):
+        worker.call("take", [200 << 20], [], seconds=5)
+    for _ in range(3):
+        worker.call("take", [50 << 20], [], seconds=5)
+    worker.kill()
+
+
+def test_a_sealed_one_opens_neither_files_nor_sockets(worker: Worker) -> None:
+    assert worker.call("reach_out", [], [], seconds=5)[0] == ["file", "socket"]
+    sealed = Worker("target", TARGET, ["it"], seconds=30, limits=Limits(sealed=True))
+    assert sealed.call("reach_out", [], [], seconds=5)[0] == []
+    sealed.kill()
+
+
+def test_open_files_are_given_to_it(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        files.append(os.open(tmp_path / name, os.O_RDONLY))
+        (tmp_path / name).unlink()
+    worker = Worker("reader", "tests.app.workers:Reader", files=files, seconds=30)
+    for file in files:
+        os.close(file)
+    assert worker.call("read", [], [], seconds=5)[0] == ["a", "b"]
+    worker.kill()
+
+
+def spared(*more: str) -> int:
+    """The process of a new spare for `TARGET`."""
+    spare("target", TARGET.partition(":")[0], *more)
+    deadline = time.monotonic() + 5
+    while not (found := children(os.getpid(), "target")):  # what it runs is not to be seen at once
+        assert time.monotonic() < deadline
+    return found[0]
+
+
+def test_a_spare_process_is_had_by_the_next_worker_of_its_module() -> None:
+    pid = spared("no.such.module")
+    workers = [
+        Worker("other", "collections:UserList", seconds=30),
+        Worker("target", TARGET, ["it"], seconds=30, keep_environment=True),
+        Worker("target", TARGET, ["it"], seconds=30),
+        Worker("target", TARGET, ["it"], seconds=30),
+    ]
+    assert [worker.pid == pid for worker in workers] == [False, False, True, False]
+    assert workers[2].call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    for worker in workers:
+        worker.kill()
+
+
+def test_a_spare_process_that_has_died_is_not_had() -> None:
+    pid = spared()
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    worker = Worker("target", TARGET, ["it"], seconds=30)
+    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    worker.kill()
+
+
+@pytest.mark.parametrize("what", ["import os; os.abort()", "import time; time.sleep(60)"])
+def test_a_spare_process_that_its_imports_end_or_hold_up_is_not_had(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_library.py").write_text(what)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}")
+    monkeypatch.setattr("app.processes.worker._IMPORT_SECONDS", 2.0)
+    pid = spared("bad_library")
+    spawned: list[int] = []
+    worker = Worker("target", TARGET, ["it"], seconds=30, on_spawn=lambda worker: spawned.append(worker.pid))
+    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    assert spawned == [pid, worker.pid]
+    assert children(os.getpid(), "target") == [worker.pid]
+    worker.kill()
+
+
+def test_keys_in_the_environment_stay_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSVIT_API_KEYS", "secret-key")
+    monkeypatch.setenv("OTHER", "1")
+    for keep in (False, True):
+        worker = Worker("target", TARGET, ["it"], seconds=30, keep_environment=keep)
+        names, _ = worker.call("environment", [], [], seconds=5)
+        assert "CROSSVIT_API_KEYS" not in names
+        assert ("OTHER" in names) == keep
+        worker.kill()
+
+
+def test_signals_meant_for_the_service_do_not_end_it(worker: Worker) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(worker.pid, number)
+    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+
+
+def test_it_ends_when_the_service_has_gone(worker: Worker) -> None:
+    worker._socket.close()
+    deadline = time.monotonic() + 5
+    while worker.alive and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not worker.alive
+
+
+def test_one_that_nobody_needed_ends_with_the_service_even_if_it_hangs() -> None:
+    code = (
+        "import os, signal; from app import worker; worker.spare('target', 'json'); "
+        "(_, _, (process, _)), = worker._spares; os.kill(process.pid, signal.SIGSTOP); print(process.pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert not Path(f"/proc/{int(done.stdout)}").exists()
+
+
+def test_what_a_worker_logs_is_logged_here(bundle_log: pytest.LogCaptureFixture) -> None:
+    worker = Worker("target", "tests.app.workers:Talker", seconds=30)
+    worker.call("say", ["hello"], [], seconds=5)
+    worker.kill()
+    assert "target: hello" in bundle_log.text
+
+
+@pytest.fixture
+def bundle_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+# A worker that something from outside has taken over
+
+
+ANSWER: dict[str, Any] = {"arrays": [], "log": [], "values": []}
+BYTE = {"dtype": "|u1", "shape": [1]}
+STRICT = Reply(head_bytes=1 << 20, array_bytes=1000, raises=(BadImage,))
+
+
+def message(head: Any, rest: bytes = b"") -> bytes:
+    encoded = head if isinstance(head, bytes) else json.dumps(head).encode()
+    return len(encoded).to_bytes(4, "big") + encoded + rest
+
+
+def arrays(*described: Any) -> bytes:
+    return message(ANSWER | {"arrays": [*described]}, bytes(100))
+
+
+def logged(*records: Any) -> bytes:
+    return message(ANSWER | {"log": [*records]})
+
+
+def malformed() -> dict[str, bytes]:
+    """Answers that are none, by what is the matter with them."""
+    odd: list[Any] = [None, True, 0, -1, 1.5, 1e400, "x", [], [[]], {}, {"a": 1}, "\ud800", 10**30]
+    found = {
+        "deep": message(b"[" * 900_000),
+        "deep in values": message(b'{"arrays":[],"log":[],"values":' + b"[" * 400_000 + b"]" * 400_000 + b"}"),
+        "deep objects": message(b'{"a":' * 150_000),
+        "no length": b"\0\0",
+        "endless": b"\xff\xff\xff\xff" + bytes(1000),
+        "longer than it may be": ((1 << 20) + 1).to_bytes(4, "big") + bytes(2000),
+        "empty": message(b""),
+        "no text": message(b"\xff\xfe\x00"),
+        "control characters": message(b'{"arrays":[],"log":[],"values":["\x00"]}'),
+        "a long number": message(b'{"arrays":[],"log":[],"values":[]} ' + b"9" * 10_000),
+        "twice": message(b'{"arrays":[],"log":[],"values":[]}{}'),
+        "nothing in it": message({}),
+        "values and an error": message(ANSWER | {"error": "BadImage", "message": ""}),
+        "neither": message({"arrays": [], "log": []}),
+        "more than is known": message(ANSWER | {"retry_after": 10**9}),
+        "three arrays of a gibibyte": arrays(*[{"dtype": "|u1", "shape": [1 << 30]}] * 3),
+        "many arrays": arrays(*[{"dtype": "|u1", "shape": [0]}] * 20_000),
+        "arrays of which all are too large": arrays(*[{"dtype": "|u1", "shape": [101]}] * 10),
+        "huge dimensions": arrays({"dtype": "|u1", "shape": [1 << 39] * 8}),
+        "huge dimensions of nothing": arrays({"dtype": "|u1", "shape": [0, 1 << 39, 1 << 39]}),
+        "many dimensions": arrays({"dtype": "|u1", "shape": [1] * 100}),
+        "an array that ends early": message(ANSWER | {"arrays": [{"dtype": "|u1", "shape": [100]}]}, b"x"),
+        "many records": logged(*[[20, "x"]] * 60),
+        "a long record": logged([20, "x" * 3000]),
+        "a record of three": logged([20, "x", "y"]),
+        "an error that is none": message({"arrays": [], "log": [], "error": "Path", "message": ""}),
+        "a long message": message({"arrays": [], "log": [], "error": "BadImage", "message": "x" * 20_000}),
+    }
+    for number, value in enumerate(odd):
+        found |= {f"{number} for the head": message(value)}
+        found |= {f"{number} for {key}": message(ANSWER | {key: value}) for key in ("arrays", "log") if value != []}
+        found |= {
+            f"{number} for values": message(ANSWER | {"values": value}) for _ in [0] if not isinstance(value, list)
+        }
+        found |= {f"{number} for an array": arrays(value), f"{number} for a record": logged(value)}
+        found |= {f"{number} for a dtype": arrays(BYTE | {"dtype": value})}
+        found |= {f"{number} for a shape": arrays(BYTE | {"shape": value}) for _ in [0] if value != []}
+        found |= {f"{number} for a length": arrays(BYTE | {"shape": [value]}) for _ in [0] if value != 0}
+        found |= {f"{number} for a level": logged([value, "x"]) for _ in [0] if value != 0}
+        found |= {f"{number} for what is logged": logged([20, value]) for _ in [0] if value != "x"}
+        error = {"arrays": [], "log": [], "error": "BadImage", "message": "x"}
+        found |= {f"{number} for an error": message(error | {"error": value})}
+        found |= {f"{number} for a message": message(error | {"message": value}) for _ in [0] if value != "x"}
+    for dtype in ("|O8", "|V8", "|S8", "<U8", "<M8", "<c8", "|u3", "<f1", "|b1", "u1,f4", "<u8\n", "🙂", "<f16"):
+        found[f"the dtype {dtype!r}"] = arrays(BYTE | {"dtype": dtype})
+    services = [name for name, kind in vars(errors).items() if isinstance(kind, type) and kind is not BadImage]
+    for name in [*services, "__builtins__", "__name__", "SystemExit", "KeyboardInterrupt"]:
+        found[f"the error {name}"] = message({"arrays": [], "log": [], "error": name, "message": "x"})
+    return found
+
+
+class Ended:
+    """Stands in for the process of a worker whose answers a test writes."""
+
+    returncode, pid = 1, 0
+
+    def kill(self) -> None: ...
+    def poll(self) -> int:
+        return 1
+
+    def wait(self, _: float | None = None) -> int:
+        return 1
+
+
+def told(answer: bytes, reply: Reply = STRICT) -> Any:
+    """What a call gives that is answered so, by a worker that goes then."""
+    ours, theirs = socket.socketpair()
+    worker = Worker.__new__(Worker)
+    worker.__dict__ |= {"_role": "fake", "_process": Ended(), "_socket": ours, "_closing": threading.Lock()}
+
+    def say() -> None:
+        with theirs, suppress(OSError):
+            theirs.recv(1 << 16)
+            theirs.sendall(answer)
+
+    thread = threading.Thread(target=say)
+    thread.start()
+    try:
+        return worker.call("echo", [], [], seconds=10, reply=reply)
+    finally:
+        ours.close()
+        thread.join()
+
+
+def test_answers_that_are_none_cost_the_worker_and_nothing_else() -> None:
+    answers = malformed()
+    assert len(answers) > 200
+    tracemalloc.start()
+    for what, answer in answers.items():
+        with pytest.raises((WorkerDied, WorkerFailed)) as caught:
+            told(answer)
+        assert caught.type is WorkerDied or '"error": ""' in answer.decode(errors="replace"), what
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+
+
+def test_answers_of_random_bytes_cost_the_worker_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    right = arrays(BYTE)
+    for _ in range(300):
+        spoilt = np.frombuffer(right, np.uint8).copy()
+        places = rng.integers(0, len(spoilt) - 99, rng.integers(1, 4))
+        spoilt[places] = rng.integers(0, 256, len(places))
+        with suppress(WorkerDied):
+            told(spoilt.tobytes())
+
+
+def test_an_answer_within_its_bounds_is_believed() -> None:
+    values, (array,) = told(message(ANSWER | {"arrays": [BYTE], "values": [1, {"a": None}]}, b"\7"))
+    assert (values, array.tolist()) == ([1, {"a": None}], [7])
+    with pytest.raises(BadImage, match="not this one"):
+        told(message({"arrays": [], "log": [], "error": "BadImage", "message": "not this one"}))
+
+
+def test_an_answer_that_the_caller_does_not_expect_costs_the_worker() -> None:
+    def check(values: Values, _: Arrays) -> None:
+        (_first,) = values
+
+    with pytest.raises(WorkerDied, match="no answer"):
+        told(message(ANSWER), Reply(check=check))
+
+
+def test_what_a_worker_says_controls_no_terminal(bundle_log: pytest.LogCaptureFixture) -> None:
+    told(logged([40, "\x1b[2Jred\u202e"]))
+    assert "\\x1b[2Jred\\u202e" in bundle_log.text
+    with pytest.raises(BadImage, match=r"^\\x1b\[31m$"):
+        told(message({"arrays": [], "log": [], "error": "BadImage", "message": "\x1b[31m"}))
+
+
+def test_more_than_can_be_logged_is_cut_where_it_is_logged() -> None:
+    worker = Worker("target", "tests.app.workers:Talker", seconds=30)
+    worker.call("say", ["x" * 100_000 + "é\ud800" * 1000], [], seconds=5)
+    for _ in range(2):
+        worker.call("say_often", [1000], [], seconds=5)
+    worker.kill()
+
+
+def test_no_room_for_a_process_leaves_no_open_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_process(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for _ in range(10):
+        with pytest.raises(BlockingIOError):
+            Worker("target", TARGET, ["it"], seconds=30)
+        spare("target", TARGET.partition(":")[0])
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_sealed_worker_begins_no_line_of_the_log_and_says_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    sealed = Worker("target", "tests.app.workers:Talker", [], seconds=30, limits=Limits(sealed=True))
+    sealed.call("say", ["a\r\n2026-01-01 ERROR forged\x85\u2028b"], [], seconds=5)
+    sealed.call("shout", ["fire"], [], seconds=5)
+    with pytest.raises(WorkerFailed, match=r"^Traceback.*\\n.*ArithmeticError: a\\nb\\n$"):
+        sealed.call("fail", ["a\nb"], [], seconds=5)
+    sealed.kill()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", r"target: a\r\n2026-01-01 ERROR forged\x85\u2028b"),
+        ("WARNING", "target: fire"),
+    ]

@@ -1,0 +1,253 @@
+import asyncio
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.decoding.pool import Decoders
+from app.errors import EngineFailed, NotReady, TooLarge, TooLate
+from app.processes.shared_buffer import Tray
+from app.serving.served_model import Answer, Model, top
+from app.telemetry.metrics import Metrics
+from bundle.reader import open_bundle
+from tests.app.engines import fakes
+from tests.app.pictures import encoded, scene
+from tests.app.planned import put_plan
+from tests.app.waiting import until
+from tests.app.workers import children
+
+PNG = encoded(scene(300, 280))
+
+
+def test_scores_are_the_softmax_of_the_logits_best_first() -> None:
+    logits = np.array([1.0, 3.0, 2.0], np.float32)
+    exponentials = np.exp([1.0, 3.0, 2.0])
+    expected = [(1, 2), (2, 1), (0, 0)]
+    assert [index for index, _ in top(logits, 5)] == [index for index, _ in expected]
+    assert [score for _, score in top(logits, 5)] == pytest.approx(
+        [exponentials[i] / exponentials.sum() for i in (1, 2, 0)]
+    )
+
+
+def test_large_logits_do_not_overflow() -> None:
+    assert top(np.array([1e4, -1e4], np.float32), 2) == [(0, 1.0), (1, 0.0)]
+
+
+def test_equal_scores_come_in_index_order() -> None:
+    assert [index for index, _ in top(np.zeros(4, np.float32), 3)] == [0, 1, 2]
+
+
+def test_sigmoid_scores_are_of_each_class_apart_ordered_by_their_logits() -> None:
+    assert top(np.array([0.0, 40.0, 50.0], np.float32), 3, "sigmoid") == [(2, 1.0), (1, 1.0), (0, 0.5)]
+    assert top(np.array([-1e4], np.float32), 5, "sigmoid") == [(0, 0.0)]
+
+
+@asynccontextmanager
+async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
+    """A model of `bundle` on the real engine and decoders."""
+    given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
+    given |= {"run_seconds": 5, "load_seconds": 60} | options
+    async with Decoders(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+        model = Model(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
+        try:
+            await model.start()
+            yield model
+        finally:
+            await model.close()
+
+
+async def classify(model: Model, deadline: float = math.inf, resolution: int | None = None) -> Answer:
+    with model.room() as (place,):
+        return await model.file(place, PNG, resolution, deadline)
+
+
+def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            answer = await classify(model)
+            assert answer.outputs.shape == (3, 1000)
+            assert len(answer.best(model.bundle.labels, 5)) == 5
+            assert answer.activation == "softmax"
+            spans = (answer.waited, answer.decode, answer.queue, answer.inference)
+            moments = [moment for span in spans for moment in (span.start, span.end)]
+            assert moments == sorted(moments)
+            assert model.waiting == 0
+
+    asyncio.run(main())
+
+
+def test_pixels_go_to_the_engine_as_they_are(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            golden = model.bundle.golden(224)
+            with model.room(3) as places:
+                answers = await asyncio.gather(
+                    *(model.pixels(place, image, 224) for place, image in zip(places, golden.images, strict=True))
+                )
+            for answer, logits in zip(answers, golden.logits.transpose(1, 0, 2), strict=True):
+                np.testing.assert_allclose(answer.outputs, logits, atol=1e-5)
+
+    asyncio.run(main())
+
+
+def test_a_batch_is_put_together_off_the_event_loop(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array, threads = Tray.array, set()
+
+    def watched(tray: Tray, *shape: int) -> Any:
+        threads.add(threading.current_thread())
+        return array(tray, *shape)
+
+    async def main() -> None:
+        async with serving(bundle) as model:
+            monkeypatch.setattr(Tray, "array", watched)
+            assert (await classify(model)).outputs.shape == (3, 1000)
+
+    asyncio.run(main())
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(model.load(384), 0.03)
+            assert model.loaded == [224]
+            assert len(children(os.getpid(), "engine")) <= 2
+            await model.load(384)
+            assert model.loaded == [224, 384]
+            assert len(children(os.getpid(), "engine crossvit_tiny 384")) == 1
+            assert (await classify(model, resolution=384)).resolution == 384
+            await model.prove()
+
+    asyncio.run(main())
+
+
+def test_a_load_that_failed_is_tried_again(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            loading = asyncio.create_task(model.load(384))
+            await until(lambda: children(os.getpid(), "engine crossvit_tiny 384"))
+            os.kill(children(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
+            with pytest.raises(EngineFailed):
+                await loading
+            assert model.loaded == [224]
+            await model.load(384)
+            assert model.loaded == [224, 384]
+
+    asyncio.run(main())
+
+
+def test_a_deadline_ends_the_work_and_frees_the_place(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            with pytest.raises(TooLate):
+                await classify(model, deadline=time.perf_counter() + 0.002)
+            with pytest.raises(TooLate):
+                await classify(model, deadline=time.perf_counter() - 1)
+            assert model.waiting == 0
+            assert model.metrics.totals.failed.count == 2
+            await classify(model)
+
+    asyncio.run(main())
+
+
+def test_while_its_engine_is_started_again_it_takes_nothing_and_loses_nothing(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, max_batch=2) as model:
+            (engine,) = children(os.getpid(), "engine")
+            os.kill(engine, signal.SIGSTOP)
+            work = [asyncio.create_task(classify(model)) for _ in range(6)]
+            await until(lambda: model.waiting == 5)  # the first one decoded is with the engine
+            os.kill(engine, signal.SIGKILL)
+            await until(lambda: model.fault)
+            with pytest.raises(NotReady, match="its engine is being started again"):
+                model.check()
+            results = await asyncio.gather(*work, return_exceptions=True)
+            assert [type(result) for result in results].count(EngineFailed) == 1
+            assert [type(result) for result in results].count(Answer) == 5
+            assert model.fault is None
+
+    asyncio.run(main())
+
+
+def test_closing_waits_for_those_who_use_it(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            with model.in_use():
+                work = asyncio.create_task(classify(model))
+                await asyncio.sleep(0)
+                closing = asyncio.create_task(model.close())
+                assert isinstance(await work, Answer)
+                assert not closing.done()
+            await closing
+            await model.close()  # again is a no-op
+            assert children(os.getpid(), "engine") == []
+
+    asyncio.run(main())
+
+
+def test_a_resolution_whose_engine_is_started_again_does_not_hold_up_the_others(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            await model.load(384)
+            os.kill(children(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
+            await until(lambda: model.loaded == [224])
+            with pytest.raises(NotReady, match="crossvit_tiny at 384: its engine is being started again"):
+                await classify(model, resolution=384)
+            started = time.perf_counter()
+            await classify(model)
+            assert model.loaded == [224]  # it is still being started
+            assert time.perf_counter() - started < 1
+            await until(lambda: model.loaded == [224, 384])
+            await classify(model, resolution=384)
+
+    asyncio.run(main())
+
+
+def test_unset_limits_are_what_the_engine_is_best_at_and_eight_batches(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, max_batch=0, max_queue=0) as model:
+            assert 1 <= model.batch() <= 8
+            assert model.capacity == 64
+            with pytest.raises(TooLarge, match="65 images are more than the queue holds, which is 64"):
+                model.check(65)
+        async with serving(bundle, max_batch=20, max_queue=0) as model:
+            assert (model.batch(), model.capacity) == (20, 160)
+
+    asyncio.run(main())
+
+
+def test_each_resolution_has_what_serves_it_best(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is a fake, since there is none here."""
+
+    async def main() -> None:
+        gpu = fakes.in_workers(tmp_path, monkeypatch)
+        copied = Path(shutil.copytree(bundle, tmp_path / "b"))
+        put_plan(copied)
+        async with serving(copied, engine="auto", precision="auto", max_batch=0, max_queue=0) as model:
+            await model.load(384)
+            assert (model.engine(), model.batch(), model.capacity) == (("tensorrt", "fp16"), 32, 256)
+            assert (model.engine(384), model.batch(384)) == (("onnxruntime-cuda", "f32"), 16)
+            ((engine, resolution, reason),) = model.refused
+            assert (engine, resolution) == ("tensorrt", 384)
+            assert "there is no plan for 384" in reason
+            assert (await classify(model, resolution=384)).resolution == 384
+            gpu.does(cuda="works")
+            os.kill(children(os.getpid(), "engine b")[0], signal.SIGKILL)
+            await until(lambda: model.fault)
+            await until(lambda: model.fault is None)
+            assert (model.engine(), model.capacity) == (("onnxruntime-cuda", "f32"), 128)
+            assert [(engine, at) for engine, at, _ in model.refused] == [("tensorrt", 224), ("tensorrt", 384)]
+
+    asyncio.run(main())

@@ -1,0 +1,302 @@
+"""Traces as a collector receives them: one that speaks OTLP over HTTP, in a thread of the test."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.errors import BadParameter
+from app.telemetry import tracing
+from app.telemetry.tracing import Tracing
+from app.timing import Interval
+from tests.app.pictures import encoded, scene
+from tests.conftest import Server, free_port, running
+
+service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+
+JPEG = encoded(scene(300, 300), "JPEG")
+KEY = "kei-0123456789-abcdef"
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SERVER, ERROR = 2, 2
+
+
+@dataclass
+class Received:
+    """A span, in Python's own types."""
+
+    name: str
+    trace: str
+    id: str
+    parent: str
+    kind: int
+    start: int
+    end: int
+    status: int
+    attributes: dict[str, str | int]
+    resource: dict[str, str | int]
+
+
+@dataclass
+class Collector:
+    port: int
+    spans: list[Received] = field(default_factory=list)
+    raw: bytes = b""
+    paths: set[str] = field(default_factory=set)
+
+    def wait_for(self, request_id: str, seconds: float = 15) -> list[Received]:
+        """The spans of the trace that has this request, its own first."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for span in list(self.spans):
+                if span.attributes.get("crossvit.request_id") == request_id:
+                    same = [other for other in self.spans if other.trace == span.trace and other is not span]
+                    return [span, *same]
+            time.sleep(0.02)
+        raise TimeoutError(request_id)
+
+    def take(self, body: bytes) -> None:
+        request = service.ExportTraceServiceRequest.FromString(body)
+        self.raw += body
+        for group in request.resource_spans:
+            resource = _plain(group.resource.attributes)
+            self.spans += [_received(span, resource) for scope in group.scope_spans for span in scope.spans]
+
+
+def _plain(attributes: object) -> dict[str, str | int]:
+    return {
+        item.key: getattr(item.value, item.value.WhichOneof("value"))
+        for item in attributes  # type: ignore[attr-defined]
+    }
+
+
+def _received(span: object, resource: dict[str, str | int]) -> Received:
+    return Received(
+        span.name,  # type: ignore[attr-defined]
+        span.trace_id.hex(),  # type: ignore[attr-defined]
+        span.span_id.hex(),  # type: ignore[attr-defined]
+        span.parent_span_id.hex(),  # type: ignore[attr-defined]
+        span.kind,  # type: ignore[attr-defined]
+        span.start_time_unix_nano,  # type: ignore[attr-defined]
+        span.end_time_unix_nano,  # type: ignore[attr-defined]
+        span.status.code,  # type: ignore[attr-defined]
+        _plain(span.attributes),  # type: ignore[attr-defined]
+        resource,
+    )
+
+
+@contextmanager
+def collecting(collector: Collector) -> Iterator[Collector]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            collector.paths.add(self.path)
+            collector.take(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", collector.port), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield collector
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Collector:
+    return Collector(free_port())
+
+
+@pytest.fixture
+def received(collector: Collector) -> Iterator[Collector]:
+    with collecting(collector):
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def traced(bundle: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("traced") / "log"
+    options = ["--engine", "onnxruntime", "--precision", "f32", "--log-format", "json", "--api-keys", f"ann:{KEY}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # milliseconds, of the SDK
+        patch.setenv("CROSSVIT_OTLP_ENDPOINT", f"http://user:{KEY}@127.0.0.1:{collector.port}/")
+        server = running(log, "--bundle", str(bundle), *options)
+        started = server.__enter__()
+    try:
+        started.wait_until_ready()
+        yield started
+    finally:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def caller(traced: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=traced.url, timeout=60, headers={"X-API-Key": KEY}) as client:
+        yield client
+
+
+def sent(client: httpx.Client, path: str = "/classify", traceparent: str = "", **more: str) -> str:
+    """The id of a request that has been answered."""
+    headers = ({"traceparent": traceparent} if traceparent else {}) | more
+    response = client.post(path, files={"file": JPEG}, headers=headers)
+    return response.headers["X-Request-ID"]
+
+
+def test_a_request_is_a_span_of_the_callers_trace_with_its_stages_as_children(
+    caller: httpx.Client, received: Collector
+) -> None:
+    began = time.time_ns()
+    span, *stages = received.wait_for(sent(caller, traceparent=f"00-{TRACE}-{PARENT}-01", tracestate="x=y"))
+    ended = time.time_ns()
+    assert (span.name, span.kind, span.trace, span.parent) == ("POST /classify", SERVER, TRACE, PARENT)
+    expected = {"http.request.method": "POST", "http.route": "/classify", "http.response.status_code": 200}
+    assert expected.items() <= span.attributes.items()
+    assert span.resource["service.name"] == "crossvit"
+    assert {stage.name for stage in stages} == {"decoder_wait", "decode", "queue", "inference"}
+    assert {(stage.trace, stage.parent) for stage in stages} == {(TRACE, span.id)}
+    wait, decode, queue, inference = (
+        next(stage for stage in stages if stage.name == name)
+        for name in ("decoder_wait", "decode", "queue", "inference")
+    )
+    assert began < span.start < wait.start <= wait.end <= decode.start < decode.end < ended
+    assert decode.end <= queue.start <= queue.end <= inference.start < inference.end <= span.end < ended
+    assert received.paths == {"/v1/traces"}
+
+
+@pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{32 * '0'}-{PARENT}-01", f"00-{TRACE}-{PARENT}"])
+def test_a_request_without_a_callers_trace_begins_one(
+    caller: httpx.Client, received: Collector, traceparent: str
+) -> None:
+    span, *stages = received.wait_for(sent(caller, traceparent=traceparent))
+    assert span.parent == ""
+    assert span.trace not in (TRACE, 32 * "0")
+    assert len(stages) == 4
+
+
+def test_each_request_is_a_trace_of_its_own(caller: httpx.Client, received: Collector) -> None:
+    traces = {received.wait_for(sent(caller))[0].trace for _ in range(2)}
+    assert len(traces) == 2
+
+
+def test_a_caller_that_does_not_sample_is_not_traced_and_probes_never_are(
+    caller: httpx.Client, received: Collector
+) -> None:
+    unsampled = sent(caller, traceparent=f"00-{TRACE[::-1]}-{PARENT}-00")
+    probes = [caller.get(path).headers["X-Request-ID"] for path in ("/livez", "/readyz", "/metrics")]
+    received.wait_for(sent(caller))
+    seen = {span.attributes.get("crossvit.request_id") for span in received.spans}
+    assert not seen & {unsampled, *probes}
+
+
+def test_spans_have_the_route_and_the_status_and_no_key(caller: httpx.Client, received: Collector) -> None:
+    expected = [
+        (f"/v2/models/{KEY}/versions/1/infer", "POST /v2/models/{name}/versions/{version}/infer", 404),
+        (f"/classify?model={KEY}", "POST /classify", 404),
+        (f"/{KEY}", "POST other", 404),
+    ]
+    for path, name, status in expected:
+        span, *stages = received.wait_for(sent(caller, path))
+        assert (span.name, span.attributes["http.response.status_code"], span.status) == (name, status, 0)
+        assert not stages
+    assert KEY.encode() not in received.raw
+
+
+def test_a_collector_that_is_down_costs_the_requests_nothing_and_the_log_a_line(
+    caller: httpx.Client, traced: Server, collector: Collector
+) -> None:
+    def complaints() -> list[str]:
+        lines = traced.log.read_text().splitlines()
+        return [line for line in lines if "opentelemetry" in line or "traces are sent" in line]
+
+    before = len(complaints())
+    times = []
+    for _ in range(12):
+        started = time.perf_counter()
+        sent(caller)
+        times.append(time.perf_counter() - started)
+        time.sleep(0.15)  # longer than the time between two attempts to send
+    assert sorted(times)[6] < 1
+    assert len(complaints()) == before + 1
+    assert "127.0.0.1" in complaints()[-1]
+    with collecting(collector):
+        collector.wait_for(sent(caller))
+    deadline = time.monotonic() + 5
+    while len(complaints()) == before + 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "traces are sent again" in complaints()[-1]
+    assert len(complaints()) == before + 2
+    assert KEY not in traced.log.read_text()
+
+
+def test_what_is_left_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    with collecting(Collector(free_port())) as last:
+        traces = Tracing(f"http://127.0.0.1:{last.port}")
+        now = time.perf_counter()
+        state = {"started": now - 1, "request_id": "last", "stages": [("decode", Interval(now - 0.5, now - 0.25))]}
+        traces.record("POST", "/classify", 500, {}, state)
+        assert not last.spans
+        traces.close()
+        span, decode = last.wait_for("last", seconds=0.1)
+    assert span.status == ERROR
+    assert span.end - span.start >= 10**9
+    assert decode.end - decode.start == pytest.approx(0.25e9, abs=1e4)
+
+
+def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setattr(tracing, "_LAST_SECONDS", 0.2)
+    release = threading.Event()
+    before = set(threading.enumerate())
+
+    class Hanging(Collector):
+        def take(self, body: bytes) -> None:  # noqa: ARG002
+            release.wait(10)
+
+    with collecting(Hanging(free_port())) as hanging:
+        traces = Tracing(f"http://127.0.0.1:{hanging.port}")
+        state = {"started": time.perf_counter(), "request_id": "x", "stages": []}
+        traces.record("POST", "/classify", 200, {}, state)
+        started = time.perf_counter()
+        traces.close()
+        assert time.perf_counter() - started < 0.8
+        release.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)  # else it tries again beside other tests
+        assert not thread.is_alive()
+
+
+def test_traces_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(BadParameter, match=r"pip install 'crossvit\[otel\]'"):
+        Tracing("http://127.0.0.1:4318")
+
+
+def test_nothing_that_sends_traces_is_loaded_unless_an_endpoint_is_set(bundle: Path) -> None:
+    script = (
+        "import sys; from app.main import create_app; create_app(); "
+        "sys.exit(any(name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter')) for name in sys.modules))"
+    )
+    environment = os.environ | {
+        "CROSSVIT_BUNDLE": str(bundle),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+        "OTEL_TRACES_EXPORTER": "otlp",
+    }
+    command = [sys.executable, "-c", script]
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 0

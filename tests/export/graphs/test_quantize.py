@@ -1,0 +1,103 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+
+from export.graphs.quantize import NotInstalled, require
+from export.measurement.openvino_precisions import running
+from export.measurement.photos import views
+from model.spec import Preprocessing
+
+SIDES = (224, 408)
+
+
+SCRIPT = """
+import socket, sys
+from pathlib import Path
+def refuse(*_): raise AssertionError("a connection")
+socket.socket.connect = refuse
+import onnx_ir as ir
+from export.measurement.photos import crops
+from export.graphs.quantize import quantized
+from model.spec import Preprocessing
+ir.save(quantized(Path(sys.argv[1]), [view[None] for view in crops(Preprocessing(256, 224), 12)]), sys.argv[2])
+import nncf.telemetry.wrapper as wrapper
+assert wrapper.telemetry is not None and not isinstance(wrapper.telemetry, wrapper.NNCFTelemetry)
+"""
+
+
+@pytest.fixture(scope="module")
+def int8(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph in 8 bits, made by a process that cannot connect to anything; alone in what was its home."""
+    home = tmp_path_factory.mktemp("home")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(bundle / "model.onnx"), str(home / "model.int8.onnx")],
+        env={"HOME": str(home), "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return home / "model.int8.onnx"
+
+
+def test_the_graph_is_smaller_valid_and_takes_any_batch_and_side(bundle: Path, int8: Path) -> None:
+    onnx.checker.check_model(int8, full_check=True)
+    assert int8.stat().st_size < 0.4 * (bundle / "model.onnx").stat().st_size
+    shape = onnx.load(int8).graph.input[0].type.tensor_type.shape.dim
+    assert [dimension.dim_param or dimension.dim_value for dimension in shape] == ["batch", "side", "side", 3]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_openvino_gives_nearly_the_logits_of_float32_at_every_side(bundle: Path, int8: Path, side: int) -> None:
+    images = views(Preprocessing(side, side), 2)
+    expected, actual = (running(graph)(images) for graph in (bundle / "model.onnx", int8))
+    distance = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+    assert 1e-3 < distance < 0.12  # 8 bits, and not more of them, nor fewer
+
+
+def test_pixels_cross_attention_and_heads_stay_in_float32(int8: Path) -> None:
+    model = ir.load(int8)
+    names = [str(value.name) for node in model.graph if node.op_type == "Gemm" for value in node.inputs if value]
+    assert len([name for name in names if name.startswith("network.head.") and name.endswith("weight")]) == 2
+    for node in model.graph:
+        if node.op_type in ("MatMul", "Gemm"):
+            eight = [_is_dequantized(value) for value in node.inputs[:2]]
+            assert eight in ([True, True], [False, False])
+    first = next(node for node in model.graph if node.op_type == "Conv")
+    before = {node.op_type for node in list(model.graph)[: list(model.graph).index(first)]}
+    assert "MatMul" in before
+    products = [node for node in model.graph if node.op_type == "MatMul"]
+    assert 0 < sum(_is_dequantized(node.inputs[0]) for node in products) < len(products)
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    while producer is not None and producer.op_type in ("Transpose", "Reshape"):
+        producer = producer.predecessors()[0] if producer.predecessors() else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def test_what_has_its_zero_off_the_centre_is_unsigned(int8: Path) -> None:
+    model = onnx.load(int8)
+    constants = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+    zeros = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert any(zero.dtype == np.uint8 and zero.any() for zero in zeros)
+    assert not any(zero.dtype == np.int8 and zero.any() for zero in zeros)
+
+
+def test_nncf_sends_and_writes_nothing(int8: Path) -> None:
+    assert [path.name for path in int8.parent.iterdir()] == [int8.name]  # which was its home
+
+
+@pytest.mark.parametrize("missing", ["nncf", "openvino"])
+def test_what_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(NotInstalled, match=rf"int8 needs {missing}, not installed here: .*pip install .*quantize"):
+        require()

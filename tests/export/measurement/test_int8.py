@@ -1,0 +1,80 @@
+import json
+import shutil
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from bundle.writer import sha256
+from export import to_onnx
+from export.measurement import int8, precision
+from tests.app.pictures import scene
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "IMAGES", 9)
+    monkeypatch.setattr(int8, "IMAGES", 3)
+
+
+@pytest.fixture
+def options(bundle: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    # The graph is the same each time, and PyTorch takes half a minute to write it; NNCF's is tried in test_quantize.
+    monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
+    monkeypatch.setattr(int8, "quantized", lambda path, _: ir.load(path))
+    out = ["--out", str(tmp_path / TINY.name)]
+    return ["--variant", TINY.name, "--weights", str(tiny_weights), *out, "--resolutions", "224"]
+
+
+@pytest.mark.usefixtures("few_photographs")
+def test_an_export_in_8_bits_is_described_measured_and_made_once(
+    options: list[str],
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / TINY.name
+    shutil.copytree(bundle, out)  # without int8
+    options += ["--quantize", "int8"]
+    assert to_onnx.main([*options, "--if-changed"]) == 0
+    assert "one's own is better" in capsys.readouterr().out
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["files"]["model.int8.onnx"] == sha256(out / "model.int8.onnx")
+    assert manifest["agreement"]["int8"]["224"]["images"] == 9
+    assert manifest["agreement"]["int8"]["224"]["top1"] == 1  # it is float32's own graph here
+    assert manifest["quantization"]["views"] == {"224": 3}
+    assert "cross-attention" in manifest["quantization"]["kept_in_float32"]
+
+    assert to_onnx.main([*options, "--if-changed"]) == 0
+    assert to_onnx.main([*options[:-2], "--if-changed"]) == 0  # it has what is asked for, and more
+    assert capsys.readouterr().out.count("is up to date") == 2
+
+    scene(80, 60).save(tmp_path / "one's own.jpg")
+    options += ["--calibration", str(tmp_path), "--if-changed"]
+    with monkeypatch.context() as patched:
+        patched.setattr(to_onnx, "to_onnx", made_anew)
+        with pytest.raises(MadeAnew):
+            to_onnx.main(options)
+    manifest["quantization"]["photographs_sha256"] = int8.calibration_id(tmp_path)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert to_onnx.main(options) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
+class MadeAnew(Exception):
+    """An export that does not leave the bundle as it is."""
+
+
+def made_anew(_: object) -> None:
+    raise MadeAnew
+
+
+def test_without_nncf_the_export_ends_at_once_with_a_sentence(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else object())
+    assert to_onnx.main([*options, "--quantize", "int8"]) == 1
+    assert "error: int8 needs nncf, not installed here" in capsys.readouterr().err
+    assert not (tmp_path / TINY.name).exists()

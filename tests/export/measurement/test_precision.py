@@ -1,0 +1,102 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from bundle.writer import sha256
+from export import to_onnx
+from export.measurement import precision
+from export.measurement.agreement import Disagreement
+from export.measurement.precision import add_precision, file_name, float32_answers
+from model.spec import Preprocessing
+from tests.conftest import TINY
+
+STEPS = {224: Preprocessing(256, 224), 240: Preprocessing(240, 240)}
+
+
+@pytest.fixture(autouse=True)
+def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "IMAGES", 9)
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path) -> Path:
+    shutil.copytree(bundle, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_a_graph_in_half_precision_is_written_and_measured(
+    copy: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = add_precision(copy, kind, float32_answers(copy / "model.onnx", STEPS), print)
+    assert (copy / file_name(kind)).stat().st_size < 0.56 * (copy / "model.onnx").stat().st_size
+    found = told["photographs"]
+    assert [found[resolution]["images"] for resolution in ("224", "240")] == [9, 8]
+    worst = {"fp16": 0.02, "bf16": 0.2}[kind]
+    for measured in found.values():
+        assert 0 < measured["worst"] < worst
+        assert measured["top1"] >= {"fp16": 0.8, "bf16": 0.6}[kind]  # classes of random weights are close
+        assert measured["scale"] > 1
+    assert f"{kind} at 240: the same best class for" in capsys.readouterr().out
+
+
+def test_the_float16_file_itself_is_what_was_measured(copy: Path) -> None:
+    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]})
+    told = add_precision(copy, "fp16", answers, print)
+    session = onnxruntime.InferenceSession(copy / "model.fp16.onnx")
+    logits = np.stack(session.run(None, {"image": answers[224].images}))
+    worst = np.abs(logits - answers[224].logits).max()
+    assert told["photographs"]["224"]["worst"] == pytest.approx(worst, rel=0.2)  # batches are cut differently
+
+
+def test_logits_that_are_no_numbers_are_refused(copy: Path) -> None:
+    model = ir.load(copy / "model.onnx")
+    norm = next(value for value in model.graph.initializers.values() if str(value.name).endswith("norm.0.weight"))
+    assert norm.const_value is not None
+    norm.const_value = ir.tensor(np.float32(np.nan) * norm.const_value.numpy(), name=norm.name)
+    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]})
+    ir.save(model, copy / "model.onnx")
+    with pytest.raises(Disagreement, match="fp16 gives logits that are no numbers"):
+        add_precision(copy, "fp16", answers, print)
+
+
+def test_the_exporter_adds_what_was_asked_for(
+    bundle: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The graph is the same each time, and PyTorch takes half a minute to write it.
+    monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
+    out = tmp_path / TINY.name
+    options = ["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out), "--resolutions", "224"]
+
+    assert to_onnx.main([*options, "--precision", "fp16"]) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["files"]["model.fp16.onnx"] == sha256(out / "model.fp16.onnx")
+    assert set(manifest["precisions"]) == {"fp16"}
+
+    assert to_onnx.main([*options, "--precision", "fp16", "--if-changed"]) == 0
+    assert to_onnx.main([*options, "--if-changed"]) == 0  # it has what is asked for, and more
+    assert capsys.readouterr().out.count("is up to date") == 2
+
+    assert to_onnx.main([*options, "--precision", "fp16", "bf16", "--if-changed"]) == 0
+    assert set(json.loads((out / "manifest.json").read_text())["precisions"]) == {"fp16", "bf16"}
+
+
+def test_a_folder_without_photographs_leaves_the_bundle_as_it_was(
+    bundle: Path, tiny_weights: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    (copy.parent / "empty").mkdir()
+    options = ["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(copy), "--resolutions", "224"]
+    assert to_onnx.main([*options, "--precision", "fp16", "--images", str(copy.parent / "empty")]) == 1
+    assert "no photographs" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from export.plans.build_spec import Device, Unable
+from export.plans.timing_cache import default_file, read, write
+
+DEVICE = Device("10.16.1.11", "NVIDIA L4", "8.9", "580.95.05", "13.0", 24 << 30)
+
+
+def test_it_lies_among_the_users_caches_one_for_each_gpu_and_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_file(DEVICE) == tmp_path / "crossvit" / "timings-nvidia-l4-trt10.16.1.11"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_file(DEVICE).parent == tmp_path / ".cache" / "crossvit"
+
+
+def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(Unable, match="give it with --timing-cache FILE"):
+        default_file(DEVICE)
+
+
+def test_it_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a" / "timings"
+    assert read(file) == b""
+    write(file, b"first")
+    write(file, b"second")
+    assert read(file) == b"second"
+
+    def fail(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no"):
+        write(file, b"third")
+    assert read(file) == b"second"
+    assert list(file.parent.iterdir()) == [file]
