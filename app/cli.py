@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column, Table
 
-from app.commands.classify_output import Format, report
+from app.commands.classify_output import ClassifyFormat, open_report
 from app.commands.terminal import clear_errors, error, notes, print_table
 from app.machine.signals import outside
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def crossvit() -> None:
     """CrossViT image classification: export a checkpoint, serve it, classify with it, measure it."""
 
 
-@main.command(context_settings=_HANDED_ON)
-def serve(context: typer.Context) -> None:
+@main.command("serve", context_settings=_HANDED_ON)
+def serve_command(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
     outside.take()
     from app.configuration.settings import Settings
@@ -63,13 +63,13 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(1 if failed else 0)
 
 
-@main.command()
-def classify(
+@main.command("classify")
+def classify_command(
     paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     bundle: Annotated[Path | None, typer.Option(help="folder that export/to_onnx.py wrote")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
     resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
-    output: Annotated[Format, typer.Option("--format", help="how to print the answers")] = Format.TABLE,
+    output: Annotated[ClassifyFormat, typer.Option("--format", help="how to print the answers")] = ClassifyFormat.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
     from app.commands.classify import image_files
@@ -95,36 +95,36 @@ def classify(
     raise typer.Exit(1 if broken else 0)
 
 
-@main.command(context_settings=_HANDED_ON)
-def evaluate(context: typer.Context) -> None:
+@main.command("evaluate", context_settings=_HANDED_ON)
+def evaluate_command(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""
     from app.commands.evaluate.evaluate_command import main as measure
 
     measure(context.args, prog_name=context.command_path)
 
 
-@main.command(context_settings=_HANDED_ON)
-def bench(context: typer.Context) -> None:
+@main.command("bench", context_settings=_HANDED_ON)
+def bench_command(context: typer.Context) -> None:
     """Measure a running server, or a bundle's engine: throughput, percentiles, and where the time goes."""
     from app.commands.bench.bench_command import main as measure
 
     measure(context.args, prog_name=context.command_path)
 
 
-@main.command(context_settings=_HANDED_ON)
-def export(context: typer.Context) -> None:
+@main.command("export", context_settings=_HANDED_ON)
+def export_command(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
     _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK, "onnx", "onnxscript"))
 
 
-@main.command(context_settings=_HANDED_ON)
-def train(context: typer.Context) -> None:
+@main.command("train", context_settings=_HANDED_ON)
+def train_command(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
     _run_instead("model.train", context.args, extra="train", needs=(*_NETWORK, "kornia", "matplotlib", "tensorboard"))
 
 
-@main.command()
-def models(
+@main.command("models")
+def models_command(
     folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
 ) -> None:
     """List the variants of CrossViT, and the bundles that were made of them."""
@@ -179,7 +179,12 @@ def _start_processes(settings: "Settings") -> None:
 
 
 async def _classify(
-    bundle: "Bundle", settings: "Settings", files: list[Path], top_k: int, resolution: int | None, output: Format
+    bundle: "Bundle",
+    settings: "Settings",
+    files: list[Path],
+    top_k: int,
+    resolution: int | None,
+    output: ClassifyFormat,
 ) -> int:
     """Print the answers; the number of files that have none."""
     from rich.progress import Progress
@@ -189,7 +194,7 @@ async def _classify(
     broken = 0
     async with offline(bundle, settings) as model:
         model.resolution(resolution)
-        printed = report(output)
+        printed = open_report(output)
         with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
             async for outcome in classify_files(model, files, top_k, resolution, in_flight=model.capacity):

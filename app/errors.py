@@ -3,7 +3,7 @@
 The class names are the `reason` label of crossvit_rejected_total.
 """
 
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 
 
 class NoImage(ExplainedError):

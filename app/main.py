@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.api import oip_routes
-from app.api.auth import Access, Keys, RateLimit
+from app.api.auth import AccessControl, Keys, RateLimit
 from app.api.body import Bodies
 from app.api.dependencies import Service
-from app.api.entry_middleware import Front
-from app.api.observability_middleware import HEADER, PROBES, Watch
+from app.api.entry_middleware import EntryMiddleware
+from app.api.observability_middleware import HEADER, PROBES, ObservabilityMiddleware
 from app.api.openapi import describe, serve_docs
 from app.api.origin import Origins
 from app.api.problems import answer, handle_problems
@@ -25,7 +25,7 @@ from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
 from app.serving.assembly import make_decoders, make_model
 from app.serving.repository import Repository
-from app.serving.served_model import Model
+from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
 from bundle.reader import Bundle
@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     if settings.docs:
         serve_docs(app)
     app.add_middleware(
-        Front, prefix=settings.root_path or "", origins=service.origins, open_paths=PROBES, answer=answer
+        EntryMiddleware, prefix=settings.root_path or "", origins=service.origins, open_paths=PROBES, answer=answer
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -87,7 +87,9 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             ],
             expose_headers=[HEADER, LENGTH_HEADER, "Retry-After"],
         )
-    app.add_middleware(Watch, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping)
+    app.add_middleware(
+        ObservabilityMiddleware, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping
+    )
     handle_problems(app)
     describe(app, keys=bool(service.access.keys))
     return app
@@ -107,12 +109,12 @@ def _service(settings: Settings) -> Service:
     metrics = Metrics(lambda: _states(repository))
     decoders = make_decoders(settings, lambda reason: metrics.decoder_restarts.labels(reason).inc())
 
-    def make(bundle: Bundle) -> Model:
+    def make(bundle: Bundle) -> ServedModel:
         return make_model(settings, bundle, decoders, metrics.model(bundle.name))
 
     repository = Repository(settings.bundle, settings.default_model, make, settings.preload)
     limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
-    access = Access(keys, admin_keys, settings.admin_port, limit)
+    access = AccessControl(keys, admin_keys, settings.admin_port, limit)
     metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
     return Service(
         settings=settings,

@@ -39,7 +39,7 @@ from app.decoding.image import decode
 from benchmarks.cpu.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.server import running
-from bundle.reader import Bundle, Label, open_bundle
+from bundle.reader import Bundle, ClassLabel, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
 from export.graphs.served import Served
 from model.checkpoint import load_network
@@ -151,7 +151,7 @@ def _by_hand(infer: Infer, args: argparse.Namespace, bundle: Bundle) -> Report:
             best[_key(item.category, item.name)] = found.best.index
     figures = tally.figures()
     assert figures is not None
-    plain = json.loads(json.dumps(asdict(figures), default=Label.model_dump))
+    plain = json.loads(json.dumps(asdict(figures), default=ClassLabel.model_dump))
     return {"figures": plain, "best": best, "images_per_second": len(indices) / (time.monotonic() - started)}
 
 
@@ -217,7 +217,7 @@ class Results:
         self._path.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def table(results: dict[str, Report], truths: Mapping[str, Label]) -> str:
+def table(results: dict[str, Report], truths: Mapping[str, ClassLabel]) -> str:
     """Markdown: each row's accuracy, of the branches too, and how it differs from PyTorch's answers."""
     head = ["", "top-1", "top-5", "ECE", "NLL", "S alone", "L alone", "PyTorch's best class", "where not, right"]
     lines = [_line(head), _line(["---"] * len(head))]
@@ -234,7 +234,7 @@ def table(results: dict[str, Report], truths: Mapping[str, Label]) -> str:
     return "\n".join([*lines, "", "```", *commands, "```", ""])
 
 
-def _compared(report: Report, reference: Report | None, truths: Mapping[str, Label]) -> list[str]:
+def _compared(report: Report, reference: Report | None, truths: Mapping[str, ClassLabel]) -> list[str]:
     """How often the best class is the reference's, and of how many of the other images either one is right."""
     if reference is None or report is reference:
         return ["", ""]

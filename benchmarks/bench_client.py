@@ -19,7 +19,7 @@ import httptools
 import httpx
 import uvloop
 
-from app.commands.bench.http_client import Client
+from app.commands.bench.http_client import LoadClient
 
 _CONTENT = b'{"predictions": [], "padding": "%b"}' % (b"x" * 700)
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_CONTENT), _CONTENT)
@@ -53,12 +53,12 @@ def with_bench(port: int, clients: int, seconds: float) -> list[float]:
         spent: list[float] = []
         end = time.perf_counter() + seconds
 
-        async def one(client: Client, request: bytes) -> None:
+        async def one(client: LoadClient, request: bytes) -> None:
             while (before := time.perf_counter()) < end:
                 await client.ask(request)
                 spent.append(time.perf_counter() - before)
 
-        async with Client(f"http://127.0.0.1:{port}") as client:
+        async with LoadClient(f"http://127.0.0.1:{port}") as client:
             request = client.post("/classify", _BODY)
             await asyncio.gather(*(one(client, request) for _ in range(clients)))
         return spent

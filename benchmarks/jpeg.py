@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.decoding.image import decode
 from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder
-from app.engines.gpu_jpeg.jpeg_device import Gpu
+from app.engines.gpu_jpeg.jpeg_device import JpegDevice
 from benchmarks.machine import line as machine
 from model.spec import PREPROCESSING, Preprocessing
 
@@ -52,11 +52,11 @@ def main() -> None:
     decoder.close()
 
 
-def _gpu(device: str) -> Gpu:
+def _gpu(device: str) -> JpegDevice:
     from app.engines.gpu_jpeg import nvimagecodec
 
     if device == "gpu":
-        gpu = nvimagecodec.find()
+        gpu = nvimagecodec.find_jpeg_device()
         return gpu if gpu is not None else sys.exit("no GPU is here; --device cpu does without")
     from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, compiled
 

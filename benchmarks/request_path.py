@@ -32,7 +32,7 @@ from app.serving.served_model import top
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import running
-from model.files.jpeg import essential
+from model.files.jpeg import jpeg_essentials
 from model.spec import PREPROCESSING
 from tests.app.workers import children
 
@@ -151,7 +151,7 @@ def stations(photo: bytes, answer: bytes) -> dict[str, float]:
         f"a form of {len(large):,} bytes": asyncio.run(forms(ours, large, 10)),
         "this one by Starlette": asyncio.run(forms(starlettes, large, 10)),
         "decoding the photograph": median(lambda: decode(photo, steps, 50_000_000), 20),
-        "finding what of the JPEG makes its pixels": median(lambda: essential(photo), ROUNDS),
+        "finding what of the JPEG makes its pixels": median(lambda: jpeg_essentials(photo), ROUNDS),
         "the same by bytes.count": median(lambda: photo.count(b"\xff\xda"), ROUNDS),
         "the five best of 1000 classes": median(lambda: top(logits, 5), ROUNDS),
         "validating and serialising the answer": median(

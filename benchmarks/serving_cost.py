@@ -18,13 +18,13 @@ from statistics import median
 import numpy as np
 
 from app.decoding.image import decode
-from app.engines.process.supervisor import LiveEngine
+from app.engines.process.supervisor import EngineSupervisor
 from app.machine.cpus import usable_cpus
 from benchmarks.cpu.load import Load, load_of, percentile
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import Server, running
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Images
 from model.spec import Preprocessing
@@ -93,7 +93,9 @@ async def _rounds(
 ) -> tuple[list[Round], str]:
     resolution = bundle.manifest.default_resolution
     steps = bundle.manifest.preprocessing[resolution]
-    engine = LiveEngine(bundle, resolution, engine="auto", precision=args.precision, run_seconds=60, load_seconds=300)
+    engine = EngineSupervisor(
+        bundle, resolution, engine="auto", precision=args.precision, run_seconds=60, load_seconds=300
+    )
     await engine.start()
     try:
         pixels = [decode(photo, steps, MOST_PIXELS) for photo in photos]
@@ -107,7 +109,7 @@ async def _rounds(
 
 
 async def _round(
-    engine: LiveEngine,
+    engine: EngineSupervisor,
     batch: Images,
     photos: list[bytes],
     steps: Preprocessing,
@@ -139,7 +141,7 @@ async def _round(
     )
 
 
-async def _calls(engine: LiveEngine, images: Images, seconds: float) -> list[float]:
+async def _calls(engine: EngineSupervisor, images: Images, seconds: float) -> list[float]:
     await engine.run(images)  # the first one after another size is not like the others
     found = []
     end = time.perf_counter() + seconds

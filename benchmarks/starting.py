@@ -19,7 +19,7 @@ import httpx
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import Server, proportional_mb, resident_mb, running
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.reader import open_bundle
 from tests.app.workers import children
 

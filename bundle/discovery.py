@@ -5,13 +5,13 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.permissions import unreadable
 from bundle.reader import MANIFEST, NAME
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundBundles:
     """What is at `path`.
 
     `bundles` by their names. `passed_over` are its other folders, and why: no manifest, no permission, a name that no
@@ -41,18 +41,18 @@ class Found:
         return wanted or next(iter(self.bundles))
 
 
-def find_bundles(path: Path) -> Found:
+def find_bundles(path: Path) -> FoundBundles:
     """What is at `path`, a bundle or a folder of bundles; raises nothing. A link keeps its own name."""
     try:
         path = Path(os.path.abspath(path))  # noqa: PTH100
         if _has_manifest(path):
-            return Found(path, {path.name: path})
+            return FoundBundles(path, {path.name: path})
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     except FileNotFoundError:
-        return Found(path, fault=f"there is no {path}")
+        return FoundBundles(path, fault=f"there is no {path}")
     except OSError as err:
-        return Found(path, fault=unreadable(path, err))
-    found = Found(path)
+        return FoundBundles(path, fault=unreadable(path, err))
+    found = FoundBundles(path)
     for entry in entries:
         if (why := _no_bundle(entry)) is None:
             found.bundles[entry.name] = entry

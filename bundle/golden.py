@@ -23,7 +23,7 @@ class Golden:
     logits: Outputs
 
 
-def fault(golden: Golden, actual: Outputs, precision: str) -> str | None:
+def mismatch(golden: Golden, actual: Outputs, precision: str) -> str | None:
     """What is wrong with an engine of `precision` that answers the golden images with `actual`; None if nothing is."""
     if actual.shape != golden.logits.shape:
         return f"logits of the shape {actual.shape} instead of {golden.logits.shape}"

@@ -17,10 +17,12 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
-Name = Annotated[str, Field(pattern=r"^[\x20-\x7e]+$", max_length=200)]  # goes into messages: no control characters
+PrintableName = Annotated[
+    str, Field(pattern=r"^[\x20-\x7e]+$", max_length=200)
+]  # goes into messages: no control characters
 
 
-class Passport(BaseModel):
+class PlanManifest(BaseModel):
     """`batch_sizes[i]` is the number of images for which the plan's optimisation profile `i` was made.
 
     The profile takes from `least_sizes[i]` images to that many; without `least_sizes` just that many. `side` is that of
@@ -40,7 +42,7 @@ class Passport(BaseModel):
     plan_bytes: Annotated[int, Field(ge=1, le=1 << 36)]
     tensorrt: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+(\.post[0-9]+)?$", max_length=40)]
     version_compatible: bool
-    gpu: Name
+    gpu: PrintableName
     compute_capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=10)]
-    driver: Name
-    cuda: Name
+    driver: PrintableName
+    cuda: PrintableName

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bundle.plan_manifest import Passport
+from bundle.plan_manifest import PlanManifest
 
 FOLDER = "engines"
 PLAN = "plan"
@@ -24,7 +24,7 @@ _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # what is no
 class OpenPlan:
     """`file` is open, and stays the plan that it is if another takes its place. Nothing has read it yet."""
 
-    passport: Passport
+    passport: PlanManifest
     file: int
 
 
@@ -107,9 +107,9 @@ def _open_plan(engines: int, name: str, graph_sha256: str, sides: Mapping[int, i
         os.close(folder)
 
 
-def _passport(folder: int) -> Passport:
+def _passport(folder: int) -> PlanManifest:
     with os.fdopen(_open_file(folder, PASSPORT), "rb") as file:
-        return Passport.model_validate_json(file.read(_LONGEST_PASSPORT))
+        return PlanManifest.model_validate_json(file.read(_LONGEST_PASSPORT))
 
 
 def _open_file(folder: int, name: str, size: int | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
 from bundle.permissions import unreadable
 from bundle.plans import Plans, open_plans
@@ -39,7 +39,7 @@ UNTRAINED = "untrained"
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
-class Weights(BaseModel):
+class WeightsInfo(BaseModel):
     """`id` is "sha256:…" of the checkpoint file, or "untrained"; `caution` is what its users must know."""
 
     id: Annotated[str, Field(pattern=r"^(untrained|sha256:[0-9a-f]{64})$")]
@@ -56,7 +56,7 @@ def _possible(steps: Preprocessing) -> Preprocessing:
 Steps = Annotated[Preprocessing, AfterValidator(_possible)]
 
 
-class Agreement(BaseModel):
+class PrecisionAgreement(BaseModel):
     """Over `images` photographs, the share `top1` with float32's best class, and the `worst` difference of any logit.
 
     `scale` is float32's largest logit.
@@ -75,7 +75,7 @@ class Manifest(BaseModel):
 
     format: Literal[2]
     variant: Annotated[str, AfterValidator(lambda name: variant_named(name).name)]
-    weights: Weights
+    weights: WeightsInfo
     classes: Annotated[int, Field(ge=1)]
     preprocessing: dict[int, Steps]
     mean: RGB = IMAGENET.mean  # which the graph subtracts, as it divides by std; bundles that do not say it have these
@@ -85,7 +85,9 @@ class Manifest(BaseModel):
     input: Literal["image"]
     outputs: tuple[Literal["logits"], Literal["logits_small"], Literal["logits_large"]]
     files: dict[str, str]
-    agreement: dict[str, dict[int, Agreement]] = {}  # of what OpenVINO may serve in, by precision and resolution
+    agreement: dict[
+        str, dict[int, PrecisionAgreement]
+    ] = {}  # of what OpenVINO may serve in, by precision and resolution
 
 
 def _shown(label: str) -> str:
@@ -96,7 +98,7 @@ def _shown(label: str) -> str:
 Shown = Annotated[str, AfterValidator(_shown)]
 
 
-class Label(BaseModel):
+class ClassLabel(BaseModel):
     index: int
     wnid: Shown | None
     label: Shown
@@ -112,7 +114,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    labels: list[Label]
+    labels: list[ClassLabel]
     hash: str
     graphs: dict[str, int]
     plans: Plans
@@ -186,7 +188,7 @@ def open_bundle(path: Path) -> Bundle:
     manifest = _parse(TypeAdapter(Manifest), raw, path / MANIFEST)
     if manifest.default_resolution not in manifest.preprocessing:
         raise BadBundle(f"{path / MANIFEST}: no preprocessing for the default resolution; export the bundle again")
-    labels = _parse(TypeAdapter(list[Label]), _checked(path, LABELS, manifest), path / LABELS)
+    labels = _parse(TypeAdapter(list[ClassLabel]), _checked(path, LABELS, manifest), path / LABELS)
     if [label.index for label in labels] != list(range(manifest.classes)):
         raise BadBundle(
             f"{path / LABELS} does not name the model's {manifest.classes} classes; export the bundle again"

@@ -43,7 +43,7 @@ def read_manifest(bundle: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def replacing(bundle: Path) -> Iterator[Path]:
+def replacing_bundle(bundle: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `bundle` if the block ends well, and else leaves no trace.
 
     At any moment the old bundle or the new one stands. Raises NotABundle before anything is written if there is

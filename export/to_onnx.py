@@ -28,7 +28,7 @@ from bundle.writer import (
     MODEL,
     NotABundle,
     read_manifest,
-    replacing,
+    replacing_bundle,
     sha256,
     write_json,
 )
@@ -45,7 +45,7 @@ from export.measurement.proof import BATCH, ENGINE, record, references, worst_di
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
 from model.config_beside import BadConfig, config_beside, labels_in, normalization_in
-from model.labels import BadLabels, Label, labels_for
+from model.labels import BadLabels, LabelEntry, labels_for
 from model.spec import (
     ACTIVATIONS,
     IMAGENET,
@@ -60,7 +60,7 @@ from model.spec import (
     follow_from_one_side,
     preprocessing_at,
 )
-from model.weights import SHIPPED_SOURCE, UNTRAINED, Weights, WeightsUnavailable, find
+from model.weights import SHIPPED_SOURCE, UNTRAINED, Weights, WeightsUnavailable, find_weights
 
 TOLERANCE = 1e-5
 _ERRORS = (
@@ -73,7 +73,7 @@ _UNSAID = {"mean": list(IMAGENET.mean), "std": list(IMAGENET.std), "activation":
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ExportOptions:
     """What is asked for of the graph and its answers; None is what the checkpoint, or the file beside it, says.
 
     `preprocessing` is what differs from the default at some of the `resolutions`.
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             choice=args.weights,
             labels=args.labels,
             out=args.out or Path("artifacts") / args.variant,
-            wishes=Wishes(
+            wishes=ExportOptions(
                 tuple(args.resolutions) if args.resolutions else None,
                 dict(args.preprocess),
                 args.normalization,
@@ -135,7 +135,7 @@ def export(
     choice: str,
     labels: Path | None,
     out: Path,
-    wishes: Wishes,
+    wishes: ExportOptions,
     precisions: Sequence[str] = (),
     photos: Path | None = None,
     int8: bool = False,
@@ -144,13 +144,13 @@ def export(
 ) -> None:
     """Write and prove the bundle of `variant` at `out`; any error leaves what stood there as it was.
 
-    `choice` is as in model.weights.find. `precisions` come beside float32, measured on the `photos` in a folder or on
+    `choice` is as in model.weights.find_weights. `precisions` come beside float32, measured on the `photos` in a folder or on
     the shipped ones. So does `int8`, which is calibrated on photographs in the folder `calibration`, and measured on
     other views of them if there are no `photos`. With `if_changed` a bundle that was made from the same stays.
     """
     started = time.monotonic()
     calibrated_on = calibration_id(calibration) if int8 else None
-    weights = find(choice, variant, _say)
+    weights = find_weights(choice, variant, _say)
     config = config_beside(weights.path, variant) if weights.path else None
     normalization = wishes.normalization or (normalization_in(config) if config else None) or IMAGENET
     header = _header(variant, normalization, wishes.activation)
@@ -183,7 +183,7 @@ def export(
         _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
     if native not in preprocessing:
         _say(f"WARNING: {native}, which these weights were trained at, is not among --resolutions: accuracy falls")
-    with replacing(out) as folder:
+    with replacing_bundle(out) as folder:
         _say("writing the graph …")
         served = Served(network, normalization)
         onnx_ir.save(to_onnx(served), folder / MODEL)
@@ -260,7 +260,7 @@ def _check_head(classes: int, activation: str) -> None:
         )
 
 
-def _notes(labels: Sequence[Label], given: Path | None) -> list[str]:
+def _notes(labels: Sequence[LabelEntry], given: Path | None) -> list[str]:
     """What whoever gave the labels should know of them."""
     shared = [name for name, count in Counter(label["label"] for label in labels).items() if count > 1]
     if given is None or not shared:
@@ -290,7 +290,7 @@ def _has(out: Path, precisions: Sequence[str], calibrated_on: str | None, *, cho
 def _stays(
     out: Path,
     header: dict[str, Any],
-    wishes: Wishes,
+    wishes: ExportOptions,
     weights: Weights,
     choice: str,
     labels: Path | None,
@@ -325,7 +325,9 @@ def _stays(
     return False
 
 
-def _is_same(out: Path, standing: dict[str, Any], header: dict[str, Any], wishes: Wishes, labels: Path | None) -> bool:
+def _is_same(
+    out: Path, standing: dict[str, Any], header: dict[str, Any], wishes: ExportOptions, labels: Path | None
+) -> bool:
     try:
         return (
             all(standing[key] == value for key, value in header.items())

@@ -12,14 +12,27 @@ from pathlib import Path
 from bundle.writer import sha256
 from export import arguments
 from export.plans.build_spec import PRECISIONS
-from export.triton_repository.model_repository import CONFIG, BadVersion, Changes, NotOurs, changing, version_for
-from export.triton_repository.pbtxt import LABELS, Config, text
-from export.triton_repository.triton_models import NotServable, Source, Wishes, models, open_bundle
+from export.triton_repository.model_repository import (
+    CONFIG,
+    BadVersion,
+    Changes,
+    NotOurs,
+    changing,
+    version_for,
+)
+from export.triton_repository.pbtxt import LABELS, Config, config_text
+from export.triton_repository.triton_models import (
+    ModelFile,
+    NotServable,
+    TritonOptions,
+    model_files,
+    read_bundle,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    wishes = Wishes(
+    wishes = TritonOptions(
         args.variant,
         args.backend,
         args.precision or {"onnxruntime": "fp32", "tensorrt": "fp16"}[args.backend],
@@ -30,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         tuple(args.only),
     )
     try:
-        export(
+        export_repository(
             args.bundle or Path("artifacts") / args.variant,
             wishes,
             args.resolutions,
@@ -46,14 +59,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def export(folder: Path, wishes: Wishes, resolutions: list[int] | None, *, out: Path, version: int | str) -> None:
+def export_repository(
+    folder: Path, wishes: TritonOptions, resolutions: list[int] | None, *, out: Path, version: int | str
+) -> None:
     """Write the bundle at `folder` to the repository `out`; an error leaves that as it was.
 
     `version` is as in export.triton_repository.model_repository.version_for.
     """
-    bundle = open_bundle(folder, wishes.variant)
+    bundle = read_bundle(folder, wishes.variant)
     try:
-        wanted = models(bundle, wishes, resolutions)
+        wanted = model_files(bundle, wishes, resolutions)
         labels, trained = bundle.labels(), bundle.trained
     except (LookupError, TypeError, ValueError, AttributeError) as err:
         raise NotServable(
@@ -69,7 +84,7 @@ def export(folder: Path, wishes: Wishes, resolutions: list[int] | None, *, out: 
         _say("WARNING: UNTRAINED weights: the answers of these models will mean nothing")
 
 
-def _stage(changes: Changes, config: Config, sources: list[Source], labels: str, wanted: int | str) -> int:
+def _stage(changes: Changes, config: Config, sources: list[ModelFile], labels: str, wanted: int | str) -> int:
     """Put the model together; its version. One that stands there already is not touched."""
     folder = changes.model(config.name)
     version = version_for(folder, wanted, {source.name: source.sha256 for source in sources})
@@ -79,11 +94,11 @@ def _stage(changes: Changes, config: Config, sources: list[Source], labels: str,
         for source in sources:
             _copy(source, place / source.name)
     (folder / LABELS).write_text(labels, encoding="utf-8")
-    (folder / CONFIG).write_text(text(config), encoding="utf-8")
+    (folder / CONFIG).write_text(config_text(config), encoding="utf-8")
     return version
 
 
-def _copy(source: Source, place: Path) -> None:
+def _copy(source: ModelFile, place: Path) -> None:
     """The copy is checked and not the original, which may change meanwhile."""
     shutil.copyfile(source.path, place)
     if sha256(place) != source.sha256:

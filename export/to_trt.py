@@ -22,12 +22,12 @@ from bundle.writer import MANIFEST, NotABundle
 from export import arguments
 from export.measurement.agreement import Disagreement, agreement
 from export.measurement.photos import NoPhotos, views
-from export.measurement.precision import logits
+from export.measurement.precision import run_logits
 from export.plans import timing_cache
-from export.plans.build_spec import PRECISIONS, Device, Gpu, Order, Unable, engine_name
+from export.plans.build_spec import PRECISIONS, BuildSpec, Device, PlanBuilder, Unable, engine_name
 from export.plans.plan_folder import ENGINES, check_place, put_in_place, stands
 from export.plans.progress import Bars, interruptibly
-from export.plans.source import OPERATOR, PRODUCTS, Source, read_source
+from export.plans.source import OPERATOR, PRODUCTS, PlanSource, read_source
 from model.spec import branch_sides
 
 VIEWS = 200  # of which two may be answered otherwise: in some the first two classes lie closer than 16 bits can tell
@@ -38,7 +38,7 @@ _UNITS = {"": 30, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 @dataclass(frozen=True)
-class Task:
+class BuildOptions:
     """What is asked for. `resolutions` None: all that the bundle offers."""
 
     variant: str
@@ -55,8 +55,8 @@ class Task:
     images: Path | None = None
     if_changed: bool = False
 
-    def order(self, source: Source, resolution: int, timing_cache: bytes = b"") -> Order:
-        return Order(
+    def order(self, source: PlanSource, resolution: int, timing_cache: bytes = b"") -> BuildSpec:
+        return BuildSpec(
             precision=self.precision,
             side=source.preprocessing[resolution].crop,
             batch_sizes=self.batch_sizes,
@@ -68,10 +68,10 @@ class Task:
         )
 
 
-def tensorrt() -> Gpu:
+def tensorrt() -> PlanBuilder:
     """The GPU of this machine. Unable if TensorRT is not here, or another one than this was written for."""
     try:
-        from export.plans.builder import TensorRT
+        from export.plans.builder import TensorRTBuilder
     except ModuleNotFoundError as err:
         if err.name is None or err.name.partition(".")[0] not in ("tensorrt", "tensorrt_bindings", "cuda"):
             raise
@@ -79,13 +79,13 @@ def tensorrt() -> Gpu:
         raise Unable(f"{package} is not installed: pip install -e '.[export,gpu]' brings what engines need") from err
     except (ImportError, OSError) as err:
         raise Unable(f"TensorRT is installed but does not load: {err}; pip install --force-reinstall tensorrt") from err
-    return TensorRT()
+    return TensorRTBuilder()
 
 
-def main(argv: list[str] | None = None, find: Callable[[], Gpu] = tensorrt) -> int:
+def main(argv: list[str] | None = None, find: Callable[[], PlanBuilder] = tensorrt) -> int:
     """`find` gives the GPU to build for, or raises Unable."""
     args = _arguments(argv)
-    task = Task(
+    task = BuildOptions(
         variant=args.variant,
         bundle=args.bundle or Path("artifacts") / args.variant,
         resolutions=args.resolutions and tuple(sorted(set(args.resolutions))),
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None, find: Callable[[], Gpu] = tensorrt) -> i
     return 0
 
 
-def build(task: Task, find: Callable[[], Gpu]) -> None:
+def build(task: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
     """Build, prove and install an engine for each resolution. What fails leaves the bundle as it is by then."""
     gpu = find()
     device = gpu.device()
@@ -144,7 +144,7 @@ def build(task: Task, find: Callable[[], Gpu]) -> None:
     _say("a service that runs takes them at its next start, at SIGHUP, or at POST /admin/reload")
 
 
-def preview(task: Task, find: Callable[[], Gpu]) -> None:
+def preview(task: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
     """Say what `build` would do, and whether it could. Writes nothing."""
     device = None
     try:
@@ -171,7 +171,7 @@ def preview(task: Task, find: Callable[[], Gpu]) -> None:
     _say("dry run: nothing was built or written")
 
 
-def _build_one(task: Task, source: Source, resolution: int, gpu: Gpu, device: Device) -> None:
+def _build_one(task: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, device: Device) -> None:
     cache = task.timing_cache or timing_cache.default_file(device)
     order = task.order(source, resolution, _cached(cache))
     wanted = {
@@ -211,11 +211,13 @@ def _build_one(task: Task, source: Source, resolution: int, gpu: Gpu, device: De
     _say(f"  {place}: {len(built.plan) / 2**20:.0f} MiB, proven; built in {seconds:.0f} s")
 
 
-def _prove(task: Task, source: Source, resolution: int, gpu: Gpu, order: Order, plan: bytes) -> dict[str, float]:
+def _prove(
+    task: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, order: BuildSpec, plan: bytes
+) -> dict[str, float]:
     """How the worst profile agrees with the graph in float32. Unable under 99 %, or if a logit is no number."""
     _say(f"  comparing every profile with ONNX Runtime on {VIEWS} views …")
     images = views(source.preprocessing[resolution], VIEWS, task.images)
-    expected = logits(source.graph, images)
+    expected = run_logits(source.graph, images)
     found = []
     for batch, answers in zip(order.batch_sizes, gpu.run(plan, order, images), strict=True):
         proof = agreement(expected, answers)
@@ -240,7 +242,7 @@ def _prove(task: Task, source: Source, resolution: int, gpu: Gpu, order: Order, 
 
 def _cached(file: Path) -> bytes:
     try:
-        return timing_cache.read(file)
+        return timing_cache.read_timings(file)
     except OSError as err:
         _say(f"note: the timing cache {file} cannot be read ({err.strerror}); building without it")
         return b""
@@ -248,12 +250,12 @@ def _cached(file: Path) -> bytes:
 
 def _keep(file: Path, content: bytes) -> None:
     try:
-        timing_cache.write(file, content)
+        timing_cache.write_timings(file, content)
     except OSError as err:
         _say(f"note: the timing cache {file} cannot be written ({err.strerror}); the next build will measure anew")
 
 
-def _resolutions(task: Task, source: Source) -> tuple[int, ...]:
+def _resolutions(task: BuildOptions, source: PlanSource) -> tuple[int, ...]:
     offered = tuple(sorted(source.preprocessing))
     for resolution in task.resolutions or ():
         if resolution not in offered:
@@ -274,7 +276,7 @@ def _check_room(bundle: Path, needed: int) -> None:
         raise Unable(f"{place} cannot be written to; run this as its owner, or choose another --bundle")
 
 
-def _export_bundle(task: Task) -> None:
+def _export_bundle(task: BuildOptions) -> None:
     _say(f"no bundle at {task.bundle}; making it first, as export/to_onnx.py --variant {task.variant} does")
     try:
         from export.to_onnx import main as to_onnx
@@ -290,7 +292,7 @@ def _export_bundle(task: Task) -> None:
         raise Unable("without a bundle there is nothing to build engines from")
 
 
-def _profiles(order: Order) -> Iterator[str]:
+def _profiles(order: BuildSpec) -> Iterator[str]:
     for least, size in zip(order.least_sizes, order.batch_sizes, strict=True):
         batch = str(size) if least == size else f"{least} to {size}"
         yield f"[{batch}, {order.side}, {order.side}, 3]"

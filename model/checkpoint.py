@@ -19,7 +19,7 @@ from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant, patch_g
 from model.stored import foreign_files, torch_file
 from model.stored.pickled import Harmful, Malformed
 from model.stored.torch_file import StoredTensor, Unusable
-from model.stored.tree import Leaf, Leaves, State, averages, leaves, lists_in_order, optimizers, passed_over, states
+from model.stored.tree import Leaf, Leaves, StateDict, averages, leaves, lists_in_order, optimizers, passed_over, states
 
 Tensors = dict[str, Tensor]
 Say = Callable[[str], None]
@@ -114,7 +114,7 @@ def _read(path: Path) -> object:
             if other is not None:
                 raise BadCheckpoint(f"{path.name} {other}")
             file.seek(0)
-            return torch_file.read(file)
+            return torch_file.read_torch_file(file)
     except OSError as err:
         raise BadCheckpoint(f"cannot read {path}: {err.strerror}") from err
     except SafetensorError as err:
@@ -148,7 +148,7 @@ def _instead(content: object, found: Leaves) -> str:
     return f"holds no state_dict of a CrossViT; its tensors are called {_listed(names)}"
 
 
-def _refuse_parts(state: State, origin: str) -> None:
+def _refuse_parts(state: StateDict, origin: str) -> None:
     """Say what is the matter with a state that is most of a CrossViT, where that can be said plainly."""
     heads = [state.tensors.get(f"head.{branch}.weight") for branch in (0, 1)]
     if all(head is None for head in heads):
@@ -171,7 +171,7 @@ def _refuse_parts(state: State, origin: str) -> None:
         )
 
 
-def _orders(state: State, variants: list[Variant]) -> Iterator[Sequence[str]]:
+def _orders(state: StateDict, variants: list[Variant]) -> Iterator[Sequence[str]]:
     """The orders that the parameters of the network in `state` may have had: the file's, IBM's and timm's."""
     yield tuple(state.tensors)
     outline = {name: _outline(leaf) for name, leaf in state.tensors.items()}
@@ -189,15 +189,15 @@ class _Sets:
 
     content: object
     found: Leaves
-    present: list[State]
-    fitting: list[State]
+    present: list[StateDict]
+    fitting: list[StateDict]
 
     @property
     def _raw_key(self) -> str | None:
         keys: set[object] = set(self.content) if isinstance(self.content, dict) else set()
         return next((raw for mark, raw in _SWAPPED if {"state_dict", mark, raw} <= keys), None)
 
-    def is_average(self, state: State) -> bool:
+    def is_average(self, state: StateDict) -> bool:
         if self._raw_key is None:
             return state.is_average
         first = state.key.partition(".")[0]
@@ -216,7 +216,7 @@ class _Sets:
         return unfit[0] if unfit else None
 
 
-def _chosen(sets: _Sets, origin: str, say: Say) -> State:
+def _chosen(sets: _Sets, origin: str, say: Say) -> StateDict:
     """The moving average if there is one, as timm's loader has it, else the only state.
 
     Raises BadCheckpoint if two differ, or if there is an average that cannot be taken.
@@ -244,11 +244,11 @@ def _chosen(sets: _Sets, origin: str, say: Say) -> State:
     return first
 
 
-def _key(state: State) -> str:
+def _key(state: StateDict) -> str:
     return state.key or "its top level"
 
 
-def _same(one: State, other: State) -> bool:
+def _same(one: StateDict, other: StateDict) -> bool:
     return one.tensors.keys() == other.tensors.keys() and all(
         _same_values(leaf, other.tensors[name]) for name, leaf in one.tensors.items()
     )
@@ -263,7 +263,7 @@ def _same_values(one: Leaf, other: Leaf) -> bool:
         return False
 
 
-def _values(state: State, origin: str) -> Tensors:
+def _values(state: StateDict, origin: str) -> Tensors:
     tensors = {}
     for name, leaf in state.tensors.items():
         if isinstance(leaf, Unusable) or leaf.dtype not in _FLOATS:

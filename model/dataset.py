@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from model.files.bad_files import BadFile
-from model.files.folders import MOST_BYTES, check_length, check_regular, images_in, is_image, others_in, read
+from model.files.folders import (
+    MOST_BYTES,
+    check_length,
+    check_regular,
+    images_in,
+    is_image_file,
+    others_in,
+    read_image_file,
+)
 from model.files.formats import SUFFIXES
 
 _MOST_LABEL_BYTES = 1000
@@ -41,7 +49,7 @@ class BadDataset(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class LabelledImage:
     """One image: the file it lies in, its name there, and its class. `span` is its place in a tar file, in bytes."""
 
     source: Path
@@ -94,7 +102,7 @@ class Dataset:
             if item.span is not None:
                 return _part(item.source, *item.span)
             if item.source.is_dir():
-                return read(item.source / item.name)
+                return read_image_file(item.source / item.name)
             return _member(self._zip(item.source), item.name)
         except (BadFile, OSError, *_UNREADABLE) as err:
             raise BadDataset(f"cannot read {item.name} in {item.source}: {err}") from err
@@ -109,10 +117,10 @@ class Dataset:
         return files[path]
 
 
-def _items(path: Path) -> Iterable[Item]:
+def _items(path: Path) -> Iterable[LabelledImage]:
     try:
         if path.is_dir():
-            return [Item(path, name, name.partition("/")[0]) for name in images_in(path) if "/" in name]
+            return [LabelledImage(path, name, name.partition("/")[0]) for name in images_in(path) if "/" in name]
         check_regular(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -141,7 +149,11 @@ def _check_not_compressed(path: Path) -> None:
 
 def _is_image(path: Path, member: zipfile.ZipInfo) -> bool:
     """Whether a member of the zip file at `path` is an image; BadDataset for one that cannot be read here."""
-    if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or not is_image("/".join(_parts(member.filename))):
+    if (
+        member.is_dir()
+        or stat.S_ISLNK(member.external_attr >> 16)
+        or not is_image_file("/".join(_parts(member.filename)))
+    ):
         return False
     if member.flag_bits & _ENCRYPTED:
         raise BadDataset(f"cannot read {path}: {member.filename} has a password; unpack it first")
@@ -172,10 +184,10 @@ def _part(path: Path, start: int, length: int) -> bytes:
     return body
 
 
-def _by_folder(source: Path, names: Sequence[str]) -> list[Item]:
+def _by_folder(source: Path, names: Sequence[str]) -> list[LabelledImage]:
     """The images of a zip file. Their names stay as written: it finds `./tench/1.jpg` under that name alone."""
     around = _around(names)
-    return [Item(source, name, parts[around]) for name in names if len(parts := _parts(name)) > around + 1]
+    return [LabelledImage(source, name, parts[around]) for name in names if len(parts := _parts(name)) > around + 1]
 
 
 def _parts(name: str) -> tuple[str, ...]:
@@ -197,10 +209,10 @@ def _sorted(categories: Iterable[str]) -> list[str]:
     return sorted(names, key=int) if all(name.isascii() and name.isdecimal() for name in names) else names
 
 
-def _by_key(source: Path) -> Iterator[Item]:
+def _by_key(source: Path) -> Iterator[LabelledImage]:
     with tarfile.open(source, "r:") as archive:
         for key, sample in _samples(archive):
-            images = [member for member in sample.values() if is_image(member.name)]
+            images = [member for member in sample.values() if is_image_file(member.name)]
             said = archive.extractfile(sample["cls"]) if "cls" in sample else None
             category = said.read(_MOST_LABEL_BYTES).decode(errors="replace").strip() if said else ""
             for image in images:
@@ -210,7 +222,7 @@ def _by_key(source: Path) -> Iterator[Item]:
                     raise BadDataset(
                         f"{source}: {image.name} has no class: {key}.cls is missing or empty, or not beside it"
                     )
-                yield Item(source, image.name, category, (image.offset_data, image.size))
+                yield LabelledImage(source, image.name, category, (image.offset_data, image.size))
 
 
 def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:

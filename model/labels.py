@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from model.characters import controls, trimmed
-from model.label_files.content import WNID, BadLabels, Entry
+from model.label_files.content import WNID, BadLabels, ClassEntry
 from model.label_files.files import read_label_file
 from model.spec import IMAGENET_CLASSES
 
-__all__ = ["BadLabels", "Label", "can_be_label", "labels_beside", "labels_for", "labels_of", "recipe_beside"]
+__all__ = ["BadLabels", "LabelEntry", "can_be_label", "labels_beside", "labels_for", "labels_of", "recipe_beside"]
 
 # WordNet's identifier and first lemma of each class, in the order of ImageNet-1k's indices.
 IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
@@ -22,7 +22,7 @@ _BACKGROUND = ("background", "__background__", "_background_", "???", "#na#", "_
 _HEADERS = ("label", "labels", "name", "names", "class", "classes", "class_name", "category", "categories", "wnid")
 
 
-class Label(TypedDict):
+class LabelEntry(TypedDict):
     """A class of a network; `imagenet_index` is its place in ImageNet-1k, where that is known."""
 
     index: int
@@ -31,7 +31,7 @@ class Label(TypedDict):
     imagenet_index: NotRequired[int]
 
 
-def labels_for(path: Path | None, classes: int) -> list[Label]:
+def labels_for(path: Path | None, classes: int) -> list[LabelEntry]:
     """`classes` labels in index order, from `path` or, without one, ImageNet-1k's.
 
     `model.label_files` says which forms a file may have. Raises BadLabels, also where the count is not `classes`.
@@ -50,16 +50,16 @@ def labels_for(path: Path | None, classes: int) -> list[Label]:
     return labels
 
 
-def labels_of(categories: Sequence[str]) -> list[Label]:
+def labels_of(categories: Sequence[str]) -> list[LabelEntry]:
     """The labels of classes that are called so on disk: by ImageNet-1k's wnid, else the name itself is the label."""
     known = _by_wnid()
     labels = []
     for index, category in enumerate(categories):
         if category in known:
             imagenet_index, lemma = known[category]
-            labels.append(Label(index=index, wnid=category, label=lemma, imagenet_index=imagenet_index))
+            labels.append(LabelEntry(index=index, wnid=category, label=lemma, imagenet_index=imagenet_index))
         else:
-            labels.append(Label(index=index, wnid=None, label=category))
+            labels.append(LabelEntry(index=index, wnid=None, label=category))
     return labels
 
 
@@ -74,7 +74,7 @@ def recipe_beside(weights: Path) -> Path:
     return weights.with_suffix(".recipe.json")
 
 
-def _label(index: int, entry: Entry, origin: str) -> Label:
+def _label(index: int, entry: ClassEntry, origin: str) -> LabelEntry:
     label, wnid = entry.label, entry.wnid
     if label is None and isinstance(wnid, str) and WNID.fullmatch(wnid):
         label = _by_wnid()[wnid][1] if wnid in _by_wnid() else wnid
@@ -87,10 +87,10 @@ def _label(index: int, entry: Entry, origin: str) -> Label:
             f"{origin}: the label of index {index} is no name: {label[:40]!r} has control characters, or more "
             f"than {LONGEST} characters"
         )
-    return Label(index=index, wnid=wnid, label=label)
+    return LabelEntry(index=index, wnid=wnid, label=label)
 
 
-def _other_count(entries: Sequence[Entry], classes: int, origin: str) -> str:
+def _other_count(entries: Sequence[ClassEntry], classes: int, origin: str) -> str:
     """Why a file has another number of labels than the head has classes, as far as that can be told."""
     texts = [str(entry.label if entry.label is not None else entry.wnid)[:40] for entry in entries]
     said = f"{origin} has {len(texts)} labels, but the head has {classes} classes"

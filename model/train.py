@@ -25,14 +25,14 @@ from model.checkpoint import BadCheckpoint, silent
 from model.dataset import BadDataset, Dataset
 from model.labels import can_be_label, labels_beside, labels_of, recipe_beside
 from model.spec import VARIANTS
-from model.training.artifacts import WEIGHTS, write_json
+from model.training.artifacts import WEIGHTS, write_json_file
 from model.training.distributed import Group, NoGPU
-from model.training.images import FromFiles, Images, InMemory
+from model.training.images import FromFiles, InMemory, TrainingImages
 from model.training.initial_network import starting_network
 from model.training.recipe import PRESETS, Recipe
-from model.training.run_log import Row
-from model.training.trainer import CHECKPOINT, Diverged, Options, Trainer
-from model.weights import Weights, WeightsUnavailable, find
+from model.training.run_log import LogRow
+from model.training.trainer import CHECKPOINT, Diverged, Trainer, TrainerOptions
+from model.weights import Weights, WeightsUnavailable, find_weights
 
 _NONE = "none"
 
@@ -41,7 +41,7 @@ class BadRun(Exception):
     """What cannot be run so; the message says why, and what would do."""
 
 
-def usable_cpus(most: int) -> int:
+def training_cpus(most: int) -> int:
     """CPUs for each of the processes that torchrun has started here, up to `most`."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(most, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -76,7 +76,7 @@ class Arguments(Recipe, BaseSettings):
     in_memory: Annotated[
         int, Field(ge=0, description="keep all images on the device as squares of so many pixels; 0 reads files")
     ] = 0
-    workers: Annotated[int, Field(ge=0, description="processes that read files, for each GPU")] = usable_cpus(most=16)
+    workers: Annotated[int, Field(ge=0, description="processes that read files, for each GPU")] = training_cpus(most=16)
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto is a GPU where there is one")] = "auto"
     bf16: Annotated[bool, Field(description="matrix products in bfloat16: for GPUs, and CPUs with AMX")] = False
     compiled: Annotated[bool, Field(description="torch.compile the network")] = False
@@ -173,17 +173,19 @@ def _run(args: Arguments, recipe: Recipe, group: Group) -> None:
     checks = Dataset(args.validation) if args.validation else None
     _check(args, data, checks, group)
     labels = labels_of(data.categories)
-    weights = None if args.weights == _NONE else find(args.weights, VARIANTS[recipe.variant], _say)
+    weights = None if args.weights == _NONE else find_weights(args.weights, VARIANTS[recipe.variant], _say)
     say = _say if group.first else silent
     network, kept = starting_network(recipe, labels, weights.path if weights else None, args.head, say)
     if group.first:
         _begin(recipe_beside(args.out / WEIGHTS), args, data, weights, group, kept=kept)
-        write_json((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
+        write_json_file((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
         _say(_described(recipe, data, weights, kept=kept))
     with _bar("decoding", len(data) + len(checks or []), shown=group.first and args.in_memory > 0) as advance:
         images = _images(args, data, data.categories, group, advance)
         validation = _images(args, checks, data.categories, group, advance) if checks else None
-    options = Options(*(args.micro_batch, args.bf16, args.compiled, args.half, args.checkpoint_seconds, args.log_steps))
+    options = TrainerOptions(
+        *(args.micro_batch, args.bf16, args.compiled, args.half, args.checkpoint_seconds, args.log_steps)
+    )
     trainer = Trainer(network, recipe, images, args.out, group, options)
     with _bar("training", trainer.steps, shown=group.first) as advance:
         advance(trainer.step)
@@ -222,7 +224,7 @@ def _described(recipe: Recipe, data: Dataset, weights: Weights | None, *, kept: 
 
 def _images(
     args: Arguments, data: Dataset, categories: list[str], group: Group, advance: Callable[[int], None]
-) -> Images:
+) -> TrainingImages:
     targets = data.indices(categories)
     if args.in_memory:
         try:
@@ -246,7 +248,7 @@ def _begin(path: Path, args: Arguments, data: Dataset, weights: Weights | None, 
     if not path.is_file() and (labels := labels_beside(path.parent / WEIGHTS)):
         results.append(labels)
     if not results:
-        write_json(path, run)
+        write_json_file(path, run)
         return
     try:
         standing = json.loads(path.read_text(encoding="utf-8"))
@@ -270,10 +272,10 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {old}, now {new}"
 
 
-def _teller(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str, Row], None]:
+def _teller(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str, LogRow], None]:
     done = trainer.step
 
-    def tell(kind: str, row: Row) -> None:
+    def tell(kind: str, row: LogRow) -> None:
         nonlocal done
         if kind == "training":
             advance(trainer.step - done)

@@ -75,7 +75,7 @@ class Weights:
             return CrossViT(variant, classes).eval()
 
 
-def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
+def find_weights(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
     """The weights that `choice` names: "auto", "hub", "shipped", "untrained", or the path of a checkpoint.
 
     "auto" takes the first that is to be had: the hub's files cached on this machine, the hub, the weights that ship
@@ -100,7 +100,7 @@ def find(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
         return _shipped(variant)
     except WeightsUnavailable as err:
         say(f"note: {err}. Going on without.")
-        return find(UNTRAINED, variant, say)
+        return find_weights(UNTRAINED, variant, say)
 
 
 def _file(path: Path) -> Weights:

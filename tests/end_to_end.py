@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 
 from app.decoding.image import decode
-from app.engines.cpu.onnxruntime_engine import OnnxRuntime
+from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.serving.served_model import top
 from bundle.reader import open_bundle
 from tests.app.pictures import encoded, scene
@@ -36,7 +36,7 @@ _BAD = [
 def check_photographs(url: str, bundle: Path) -> None:
     """Each photograph that ships is answered as the graph in `bundle` answers its pixels, in several formats."""
     opened = open_bundle(bundle)
-    reference = OnnxRuntime((bundle / "model.onnx").read_bytes)
+    reference = OnnxRuntimeEngine((bundle / "model.onnx").read_bytes)
     reference.load(224)
     bodies = [photo.read_bytes() for photo in PHOTOS] + [encoded(scene(300, 200), kind) for kind in ("PNG", "WEBP")]
     with httpx.Client(base_url=url, timeout=60) as client:

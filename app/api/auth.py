@@ -138,7 +138,7 @@ class _Taken:
         raise ValueError("fewer were sent")
 
 
-class Access:
+class AccessControl:
     """Decides what a request may do by its key and the port that it came in by.
 
     The admin port alone makes an admin where there are no admin keys; where there is one, nothing admin happens on

@@ -11,7 +11,7 @@ from app.api.content_coding import Coded
 from app.api.multipart import BadField, BadForm, File, Form, TooManyFiles
 from app.decoding.content_kind import mistaken
 from app.errors import BadParameter, NoImage, NotAnImage, Overloaded, SlowClient, TooLarge
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 
 FIELD = "file"
 FIELDS = "files"

@@ -8,7 +8,7 @@ header names.
 import zlib
 from collections.abc import Iterator, Sequence
 
-from app.decoding.content_kind import is_image
+from app.decoding.content_kind import looks_like_image
 from app.errors import BadBody, UnknownCoding
 from model.files.formats import HEAD_BYTES, is_named
 
@@ -75,7 +75,7 @@ def is_plain(head: bytes) -> bool:
     """Whether a body that begins so is an image of any format, a page, JSON or a form as it is."""
     text = head.lstrip(b" \t\r\n")
     return (
-        is_image(head)
+        looks_like_image(head)
         or text.startswith((b"{", b"[", b"--"))
         or head.startswith(_BYTE_ORDER_MARKS)
         or is_named(head[:HEAD_BYTES])

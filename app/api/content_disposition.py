@@ -30,7 +30,7 @@ class Disposition(NamedTuple):
     filename: str | None
 
 
-def parse(header: str, charset: str) -> Disposition:
+def parse_disposition(header: str, charset: str) -> Disposition:
     """What the `header` says, whose characters are bytes; `charset`, one of CHARSETS, is that of its values.
 
     In quoted values a backslash may stand before a quote (RFC 9110, 5.6.4), or %22, %0D and %0A for a quote and the

@@ -12,11 +12,11 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
-from app.api.auth import Access, Level
+from app.api.auth import AccessControl, Level
 from app.api.body import Bodies
 from app.api.origin import Origins
 from app.configuration.settings import Settings
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
 from app.serving.repository import Repository
 from app.telemetry.metrics import Metrics
@@ -30,9 +30,9 @@ class Service:
 
     settings: Settings
     repository: Repository
-    decoders: Decoders
+    decoders: DecoderPool
     metrics: Metrics
-    access: Access
+    access: AccessControl
     origins: Origins
     bodies: Bodies
     stopping: bool = False
@@ -82,7 +82,7 @@ async def _service(request: Request) -> Service:
     return found
 
 
-Here = Annotated[Service, Depends(_service)]
+ServiceDep = Annotated[Service, Depends(_service)]
 # For /docs and clients that are made from the OpenAPI document; app.api.auth reads the headers.
 _Bearer = Annotated[object, Security(HTTPBearer(auto_error=False))]
 _Header = Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
@@ -105,7 +105,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 def caller(needed: Level, *, limited: bool = False) -> Any:
     """A dependency: the request's caller may do what `needed` says; with `limited` it counts towards the key's rate."""
 
-    async def check(request: Request, here: Here, _bearer: _Bearer, _key: _Header) -> None:
+    async def check(request: Request, here: ServiceDep, _bearer: _Bearer, _key: _Header) -> None:
         await here.admit(request, needed, limited=limited)
 
     return Depends(check)

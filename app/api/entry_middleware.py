@@ -16,7 +16,7 @@ _EVERY = "GET, HEAD, OPTIONS, POST"
 _FOUND = ("route", "fastapi", "path_params", "endpoint")  # what the router notes in the scope
 
 
-class Front:
+class EntryMiddleware:
     """ASGI middleware, inside of CORS, so that pages can read what it answers.
 
     A path below `prefix` is that path without it. What `origins` forbids is refused; the paths in `open_paths` may be

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app.api.content_disposition import CHARSETS, BadDisposition, parse
-from app.decoding.content_kind import is_image
+from app.api.content_disposition import CHARSETS, BadDisposition, parse_disposition
+from app.decoding.content_kind import looks_like_image
 
 _MAX_FIELD_BYTES = 1 << 20
 _MAX_OPTION_BYTES = 1000
@@ -152,7 +152,7 @@ class Form:
     def _end_headers(self) -> None:
         self._in_data = True
         try:
-            name, filename = parse(self._disposition.decode("latin-1"), self._charset)
+            name, filename = parse_disposition(self._disposition.decode("latin-1"), self._charset)
         except BadDisposition as err:
             raise BadForm(str(err)) from err
         if name is None:
@@ -231,7 +231,7 @@ class Form:
     def _decoded(self, content: bytes) -> bytes:
         """`content` without its transfer encoding, unless it plainly is in none."""
         decode = _TRANSFERS.get(self._transfer)
-        if decode is None or (is_image(content) and _NO_TEXT.search(content)):
+        if decode is None or (looks_like_image(content) and _NO_TEXT.search(content)):
             return content
         try:
             return decode(content)
@@ -279,7 +279,7 @@ class _Preamble:
         if other := re.match(rb"\s*--([^\r\n]{1,70})\r?\n", first):
             return f"its boundary is {other[1].decode('latin-1')!r}, but its Content-Type says {text!r}"
         return f"the boundary {text!r} of its Content-Type is not in it" + (
-            "; it is an image itself, and no form" if is_image(first) else ""
+            "; it is an image itself, and no form" if looks_like_image(first) else ""
         )
 
 

@@ -34,7 +34,7 @@ _DOCS = (
 log = structlog.get_logger("app.request")
 
 
-class Watch:
+class ObservabilityMiddleware:
     """ASGI middleware; outermost, so that it sees what the others answer.
 
     Sets `request.state.request_id` (the client's own X-Request-ID, if it is a sane one) and `started`; reads `caller`

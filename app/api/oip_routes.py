@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.auth import Level
-from app.api.dependencies import Here, Service, caller, sharer, while_connected
+from app.api.dependencies import Service, ServiceDep, caller, sharer, while_connected
 from app.api.problems import responses
 from app.api.routes import TIMEOUT, check_ready
 from app.decoding.oip_tensors import (
@@ -29,9 +29,9 @@ from app.decoding.oip_tensors import (
     Strict,
     check_output,
     compress,
-    parse,
+    parse_oip,
     without_nulls,
-    write,
+    write_outputs,
 )
 from app.engines.selection import ON_CPU
 from app.errors import (
@@ -52,7 +52,7 @@ from app.errors import (
     UnknownCoding,
     UnknownModel,
 )
-from app.serving.served_model import Answer, Model
+from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Total, Totals
 from app.timing import until_deadline
 from bundle.tensors import OUTPUTS
@@ -63,7 +63,7 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "mo
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], redirect_slashes=False)
 model_router = APIRouter(redirect_slashes=False)  # of one model
 
-Name = Annotated[str, Path(description="the name of a model")]
+ModelName = Annotated[str, Path(description="the name of a model")]
 Version = Annotated[str, Path(description="its version; there is '1'", examples=[VERSION])]
 
 _WEIGHT = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)")
@@ -151,14 +151,14 @@ async def server() -> ServerMetadata:
 
 
 @router.get("/health/live", responses=responses(*_CLOSED, inference=True))
-async def live(request: Request, here: Here) -> Live:
+async def live(request: Request, here: ServiceDep) -> Live:
     """The process answers."""
     await here.admit(request, Level[here.settings.health_access.upper()])
     return Live()
 
 
 @router.get("/health/ready", responses=_READY)
-async def ready(request: Request, here: Here) -> Ready:
+async def ready(request: Request, here: ServiceDep) -> Ready:
     """The default model can be asked."""
     await here.admit(request, Level[here.settings.health_access.upper()])
     await check_ready(here)
@@ -166,14 +166,14 @@ async def ready(request: Request, here: Here) -> Ready:
 
 
 @router.get("/models/stats", dependencies=_key, responses=responses(*_CLOSED, inference=True))
-async def all_statistics(here: Here) -> dict[str, Any]:
+async def all_statistics(here: ServiceDep) -> dict[str, Any]:
     """The statistics of all models that are served."""
     served = [entry.model for entry in here.repository.entries if entry.model is not None]
     return {"model_stats": [_statistics(model) for model in served]}
 
 
 @model_router.get("", dependencies=_key, responses=_KNOWN)
-async def metadata(here: Here, name: Name) -> ModelMetadata:
+async def metadata(here: ServiceDep, name: ModelName) -> ModelMetadata:
     """The inputs and outputs of a model. A request has one of the inputs."""
     model = here.repository.model(name)
     classes = model.bundle.manifest.classes
@@ -190,14 +190,14 @@ async def metadata(here: Here, name: Name) -> ModelMetadata:
 
 
 @model_router.get("/ready", dependencies=_key, responses=_KNOWN)
-async def model_ready(here: Here, name: Name) -> ModelReady:
+async def model_ready(here: ServiceDep, name: ModelName) -> ModelReady:
     """The model can be asked."""
     await check_ready(here, name)
     return ModelReady(name=name)
 
 
 @model_router.get("/config", dependencies=_key, responses=_KNOWN)
-async def config(here: Here, name: Name) -> dict[str, Any]:
+async def config(here: ServiceDep, name: ModelName) -> dict[str, Any]:
     """The model's configuration, as far as Triton's has names for it."""
     model = here.repository.model(name)
     classes = model.bundle.manifest.classes
@@ -219,7 +219,7 @@ async def config(here: Here, name: Name) -> dict[str, Any]:
 
 
 @model_router.get("/stats", dependencies=_key, responses=_KNOWN)
-async def statistics(here: Here, name: Name) -> dict[str, Any]:
+async def statistics(here: ServiceDep, name: ModelName) -> dict[str, Any]:
     """What the model has done since it was first loaded; times in nanoseconds."""
     return {"model_stats": [_statistics(here.repository.model(name))]}
 
@@ -304,7 +304,7 @@ _INFERRED: dict[int | str, dict[str, Any]] = {
     responses=_INFERRED | _INFERRING,
     openapi_extra=_INFER,
 )
-async def infer(request: Request, here: Here, name: Name) -> Response:
+async def infer(request: Request, here: ServiceDep, name: ModelName) -> Response:
     """The logits, or with `classification` the best classes, for the images in one tensor."""
     deadline = here.deadline(request)
     json_bytes = _json_bytes(request)
@@ -320,7 +320,7 @@ async def infer(request: Request, here: Here, name: Name) -> Response:
 
 
 @router.post("/repository/index", dependencies=_key, responses=_INDEX, openapi_extra=_may_have(IndexRequest))
-async def index(request: Request, here: Here) -> list[IndexEntry]:
+async def index(request: Request, here: ServiceDep) -> list[IndexEntry]:
     """Every model that is known, served or not; with `ready` those that are ready."""
     asked = await _asked(request, here, IndexRequest)
     return [
@@ -333,7 +333,7 @@ async def index(request: Request, here: Here) -> list[IndexEntry]:
 @router.post(
     "/repository/models/{name}/load", dependencies=_admin, responses=_LOADING, openapi_extra=_may_have(LoadRequest)
 )
-async def load(request: Request, here: Here, name: Name) -> dict[str, Any]:
+async def load(request: Request, here: ServiceDep, name: ModelName) -> dict[str, Any]:
     """Serve the bundle as it is on disk now. A model that is served already goes on until the new one is proven."""
     if (await _asked(request, here, LoadRequest)).parameters:
         raise LoadFailed("a model is what its bundle says: parameters are not taken")
@@ -342,15 +342,15 @@ async def load(request: Request, here: Here, name: Name) -> dict[str, Any]:
 
 
 @router.post("/repository/models/{name}/unload", dependencies=_admin, responses=_UNLOADING)
-async def unload(here: Here, name: Name) -> dict[str, Any]:
+async def unload(here: ServiceDep, name: ModelName) -> dict[str, Any]:
     """Serve the model no more; what it was given is finished, then its memory is free."""
     await here.repository.unload(name)
     return {}
 
 
 async def _infer(
-    request: Request, here: Service, model: Model, body: bytes, json_bytes: int | None, deadline: float
-) -> tuple[InferenceRequest, Sequence[Answer]]:
+    request: Request, here: Service, model: ServedModel, body: bytes, json_bytes: int | None, deadline: float
+) -> tuple[InferenceRequest, Sequence[ModelAnswer]]:
     """The request without its data, and an answer for each image; all, or the first error."""
     sender = sharer(request)
     with model.room(caller=sender):  # reading it costs as much as an image
@@ -377,7 +377,7 @@ async def _infer(
         )
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
+async def _all(work: Iterable[Coroutine[Any, Any, ModelAnswer]]) -> list[ModelAnswer]:
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)
@@ -386,7 +386,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, Answer]]) -> list[Answer]:
             task.cancel()
 
 
-async def _known_version(name: Name, version: Version) -> None:
+async def _known_version(name: ModelName, version: Version) -> None:
     """UnknownModel unless the model has this version."""
     if version != VERSION:
         raise UnknownModel(f"{name[:60]!r} has no version {version[:20]!r}; there is {VERSION!r}")
@@ -400,7 +400,7 @@ def _json_bytes(request: Request) -> int | None:
     return None if length is None else int(length)
 
 
-def _resolution_of(model: Model, shape: tuple[int, ...]) -> int:
+def _resolution_of(model: ServedModel, shape: tuple[int, ...]) -> int:
     """The resolution whose images the network sees in this shape."""
     offered = {(steps.crop, steps.crop, 3): asked for asked, steps in model.bundle.manifest.preprocessing.items()}
     if shape not in offered:
@@ -409,7 +409,7 @@ def _resolution_of(model: Model, shape: tuple[int, ...]) -> int:
     return offered[shape]
 
 
-def _asked_resolution(model: Model, asked: InferenceRequest) -> int:
+def _asked_resolution(model: ServedModel, asked: InferenceRequest) -> int:
     value = asked.parameters.get("resolution", asked.inputs[0].parameters.get("resolution"))
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise BadInference("the parameter 'resolution' is a whole number, such as 224")
@@ -419,9 +419,11 @@ def _asked_resolution(model: Model, asked: InferenceRequest) -> int:
         raise BadInference(str(err)) from err
 
 
-def _response(accepted: str, asked: InferenceRequest, model: Model, name: str, answers: Sequence[Answer]) -> Response:
+def _response(
+    accepted: str, asked: InferenceRequest, model: ServedModel, name: str, answers: Sequence[ModelAnswer]
+) -> Response:
     outputs = dict(zip(OUTPUTS, np.stack([answer.outputs for answer in answers], axis=1), strict=True))
-    body, json_bytes = write(asked, name, VERSION, outputs, [label.label for label in model.bundle.labels])
+    body, json_bytes = write_outputs(asked, name, VERSION, outputs, [label.label for label in model.bundle.labels])
     headers = {"Vary": "Accept-Encoding"}
     if json_bytes is not None:
         headers[LENGTH_HEADER] = str(json_bytes)
@@ -457,12 +459,12 @@ async def _asked(request: Request, here: Service, kind: type[Asked]) -> Asked:
     if not raw.strip():
         return kind()
     try:
-        return parse(kind, raw)
+        return parse_oip(kind, raw)
     except BadInference as err:
         raise BadInference(f"the body is not JSON with {', '.join(kind.model_fields)}: {err}") from err
 
 
-def _statistics(model: Model) -> dict[str, Any]:
+def _statistics(model: ServedModel) -> dict[str, Any]:
     totals: Totals = model.metrics.totals
     return {
         "name": model.bundle.name,

@@ -10,7 +10,7 @@ from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from app.api.schemas import Failure, Problem
+from app.api.schemas import OipError, Problem
 
 _ADMIN = ("/admin/", "/v2/repository/models/")
 _STATIC = "static-offline-docs"
@@ -27,7 +27,7 @@ def describe(app: FastAPI, *, keys: bool) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas |= {kind.__name__: kind.model_json_schema() for kind in (Failure, Problem)}
+        schemas |= {kind.__name__: kind.model_json_schema() for kind in (OipError, Problem)}
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 if operation["responses"].get("422", {}).get("description") == "Validation Error":

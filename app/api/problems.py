@@ -18,7 +18,7 @@ from starlette.routing import Match
 
 from app.api.content_coding import CODINGS
 from app.api.observability_middleware import PROBES
-from app.api.schemas import Failure, Options, Problem
+from app.api.schemas import ClassifyOptions, OipError, Problem
 from app.errors import (
     BadBody,
     BadImage,
@@ -44,7 +44,7 @@ from app.errors import (
     WrongAnswers,
 )
 from app.pydantic_errors import told
-from bundle.errors import BadBundle, ExplainedError
+from bundle.bundle_errors import BadBundle, ExplainedError
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def problem_of(err: ExplainedError, request_id: str) -> Problem:
 
 def responses(*errors: type[ExplainedError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of these errors, for a route's `responses`."""
-    kind, model = ("application/json", Failure) if inference else (MEDIA_TYPE, Problem)
+    kind, model = ("application/json", OipError) if inference else (MEDIA_TYPE, Problem)
     found: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         status = STATUS[error]
@@ -125,7 +125,7 @@ def _response(request: Request, status: HTTPStatus, detail: str) -> JSONResponse
 
 def _problem_response(request: Request, problem: Problem) -> JSONResponse:
     if request.url.path.startswith("/v2"):
-        return JSONResponse(Failure(error=problem.detail).model_dump(), problem.status)
+        return JSONResponse(OipError(error=problem.detail).model_dump(), problem.status)
     return JSONResponse(problem.model_dump(), problem.status, media_type=MEDIA_TYPE)
 
 
@@ -166,8 +166,8 @@ def _count(request: Request, kind: type[ExplainedError]) -> None:
 def _describe(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][-1])[:40]
     if error["type"] == "extra_forbidden":
-        return f"there is no parameter {name!r}; one of {', '.join(Options.model_fields)}"
-    field = Options.model_fields.get(name)
+        return f"there is no parameter {name!r}; one of {', '.join(ClassifyOptions.model_fields)}"
+    field = ClassifyOptions.model_fields.get(name)
     why = f"it {told(error)}" if field is None else f"{name} is {field.description}"
     return f"{name}={str(error['input'])[:40]!r} cannot be: {why}"
 

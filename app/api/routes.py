@@ -12,19 +12,19 @@ from pydantic import ValidationError
 
 from app.api.auth import Level
 from app.api.body import FIELD, FIELDS, Body, Upload
-from app.api.dependencies import Here, Service, caller, elapsed, sharer, while_connected
+from app.api.dependencies import Service, ServiceDep, caller, elapsed, sharer, while_connected
 from app.api.problems import bad_parameters, problem_of, responses
 from app.api.schemas import (
     AnsweredBy,
     BatchClassification,
     Classification,
+    ClassifyOptions,
     Fallback,
-    Models,
-    Options,
+    ImageResult,
+    ModelInfo,
+    ModelList,
     Prediction,
     Reloaded,
-    Result,
-    ServedModel,
     Status,
     Timing,
 )
@@ -47,10 +47,10 @@ from app.errors import (
     UnknownModel,
 )
 from app.serving.batcher import Place
-from app.serving.repository import Entry
-from app.serving.served_model import Model
-from bundle.errors import ExplainedError
-from bundle.reader import Label
+from app.serving.repository import RepositoryEntry
+from app.serving.served_model import ServedModel
+from bundle.bundle_errors import ExplainedError
+from bundle.reader import ClassLabel
 
 router = APIRouter(redirect_slashes=False)
 
@@ -125,10 +125,10 @@ _parameters = Depends(_given_once)
     responses=responses(*_CLASSIFYING, NotAnImage, BadImage),
     dependencies=[caller(Level.KEY, limited=True), _parameters],
 )
-async def classify(request: Request, options: Annotated[Options, Query()], here: Here) -> Classification:
+async def classify(request: Request, options: Annotated[ClassifyOptions, Query()], here: ServiceDep) -> Classification:
     """The best classes for one image."""
     deadline = here.deadline(request)
-    async with _asked(request, here, options, lambda body: body.image(Options.model_fields)) as (
+    async with _asked(request, here, options, lambda body: body.image(ClassifyOptions.model_fields)) as (
         model,
         options,
         upload,
@@ -164,17 +164,19 @@ async def classify(request: Request, options: Annotated[Options, Query()], here:
     responses=responses(*_CLASSIFYING, UnknownCoding),
     dependencies=[caller(Level.KEY, limited=True), _parameters],
 )
-async def classify_batch(request: Request, options: Annotated[Options, Query()], here: Here) -> BatchClassification:
+async def classify_batch(
+    request: Request, options: Annotated[ClassifyOptions, Query()], here: ServiceDep
+) -> BatchClassification:
     """The best classes for each of several images; one that cannot be classified has a problem of its own."""
     deadline = here.deadline(request)
     most = here.settings.max_images
-    read = _asked(request, here, options, lambda body: body.images(most, Options.model_fields))
+    read = _asked(request, here, options, lambda body: body.images(most, ClassifyOptions.model_fields))
     async with read as (model, options, upload):
         resolution = model.resolution(options.resolution)
         files, sender = upload.files, sharer(request)
         here.charge(request, len(files))
 
-        async def result(index: int, place: Place) -> Result:
+        async def result(index: int, place: Place) -> ImageResult:
             name, image = files[index]
             try:
                 if not image:
@@ -184,12 +186,12 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
                 answer = await model.file(place, image, resolution, deadline, caller=sender)
             except ExplainedError as err:
                 here.metrics.rejected.labels(type(err).__name__).inc()
-                return Result(index=index, filename=name, problem=problem_of(err, request.state.request_id))
+                return ImageResult(index=index, filename=name, problem=problem_of(err, request.state.request_id))
             request.state.stages = answer.stages  # of the last one, which the others waited for
             classes = answer.best(model.bundle.labels, options.top_k)
-            return Result(index=index, filename=name, predictions=_predictions(classes))
+            return ImageResult(index=index, filename=name, predictions=_predictions(classes))
 
-        async def all_results(places: list[Place]) -> list[Result]:
+        async def all_results(places: list[Place]) -> list[ImageResult]:
             return await asyncio.gather(*(result(index, place) for index, place in enumerate(places)))
 
         with model.room(len(files), sender) as places:
@@ -209,9 +211,9 @@ async def classify_batch(request: Request, options: Annotated[Options, Query()],
     responses=responses(*_CLOSED),
     dependencies=[caller(Level.KEY)],
 )
-async def models(here: Here) -> Models:
+async def models(here: ServiceDep) -> ModelList:
     """What is served, by which engine, with which weights."""
-    return Models(models=[_describe(entry, here.repository.default) for entry in here.repository.entries])
+    return ModelList(models=[_describe(entry, here.repository.default) for entry in here.repository.entries])
 
 
 @router.post(
@@ -221,13 +223,13 @@ async def models(here: Here) -> Models:
     responses=responses(*_CLOSED),
     dependencies=[caller(Level.ADMIN)],
 )
-async def reload(here: Here) -> Reloaded:
+async def reload(here: ServiceDep) -> Reloaded:
     """Serve what is on disk now, as SIGHUP does: load new and changed bundles, unload those that are gone."""
     return Reloaded(faults=await here.repository.reload())
 
 
 @router.get("/livez", summary="Liveness", tags=["Operations"], responses=responses(*_CLOSED))
-async def livez(request: Request, here: Here) -> Status:
+async def livez(request: Request, here: ServiceDep) -> Status:
     """The process answers."""
     await here.admit(request, Level[here.settings.health_access.upper()])
     return Status(status="alive")
@@ -242,7 +244,7 @@ async def livez(request: Request, here: Here) -> Status:
 )
 async def readyz(
     request: Request,
-    here: Here,
+    here: ServiceDep,
     deep: Annotated[bool, Query(description="send the golden images through the engines first")] = False,
     model: Annotated[str | None, Query(description="the model to ask for; the default if left out")] = None,
 ) -> Status:
@@ -263,7 +265,7 @@ async def readyz(
     response_class=Response,
     responses=responses(*_CLOSED) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(request: Request, here: Here) -> Response:
+async def metrics(request: Request, here: ServiceDep) -> Response:
     """What Prometheus scrapes."""
     await here.admit(request, Level[here.settings.metrics_access.upper()])
     try:
@@ -277,8 +279,8 @@ async def metrics(request: Request, here: Here) -> Response:
 
 @asynccontextmanager
 async def _asked(
-    request: Request, here: Service, options: Options, read: Callable[[Body], Awaitable[Upload]]
-) -> AsyncIterator[tuple[Model, Options, Upload]]:
+    request: Request, here: Service, options: ClassifyOptions, read: Callable[[Body], Awaitable[Upload]]
+) -> AsyncIterator[tuple[ServedModel, ClassifyOptions, Upload]]:
     """The model, the options of the query and of the form, and what `read` finds in the body; the model is in use.
 
     What cannot be served is refused before the body is read, as far as the query says it.
@@ -294,10 +296,10 @@ async def _asked(
             yield chosen, options, upload
 
 
-def _with_form(options: Options, form: Mapping[str, str]) -> Options:
+def _with_form(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOptions:
     """The options of the query and of the form; BadParameter for one that cannot be, or that differs in the two."""
     try:
-        added = Options.model_validate(form)
+        added = ClassifyOptions.model_validate(form)
     except ValidationError as err:
         raise bad_parameters(err.errors()) from err
     for name in options.model_fields_set & added.model_fields_set:
@@ -318,14 +320,14 @@ async def check_ready(here: Service, name: str | None = None, *, deep: bool = Fa
             await model.prove()
 
 
-def _predictions(classes: list[tuple[Label, float]]) -> list[Prediction]:
+def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[Prediction]:
     return [
         Prediction(rank=rank, index=label.index, wnid=label.wnid, label=label.label, score=score)
         for rank, (label, score) in enumerate(classes, start=1)
     ]
 
 
-def _answered_by(model: Model, resolution: int) -> AnsweredBy:
+def _answered_by(model: ServedModel, resolution: int) -> AnsweredBy:
     engine, precision = model.engine(resolution)
     return AnsweredBy(
         name=model.bundle.name,
@@ -341,8 +343,8 @@ def _milliseconds(seconds: float) -> float:
     return round(1000 * seconds, 2)
 
 
-def _describe(entry: Entry, default: str) -> ServedModel:
-    known = ServedModel(
+def _describe(entry: RepositoryEntry, default: str) -> ModelInfo:
+    known = ModelInfo(
         name=entry.name, default=entry.name == default, state=entry.state, reason=entry.fault, variant=None
     )
     if entry.model is None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.spec import RESOLUTIONS, Activation
 
 
-class Options(BaseModel):
+class ClassifyOptions(BaseModel):
     """The query of POST /classify. The descriptions also stand in error messages."""
 
     model_config = ConfigDict(extra="forbid")
@@ -78,7 +78,7 @@ class Classification(BaseModel):
     request_id: str
 
 
-class Result(BaseModel):
+class ImageResult(BaseModel):
     """What became of one file: `predictions`, or the `problem` that kept it from having some."""
 
     index: Annotated[int, Field(description="of the file in the request, from 0")]
@@ -90,7 +90,7 @@ class Result(BaseModel):
 class BatchClassification(BaseModel):
     """One result for each file, in their order."""
 
-    results: list[Result]
+    results: list[ImageResult]
     model: AnsweredBy
     total_ms: float
     request_id: str
@@ -104,7 +104,7 @@ class Fallback(BaseModel):
     reason: Annotated[str, Field(description="what was seen, and what would mend it")]
 
 
-class ServedModel(BaseModel):
+class ModelInfo(BaseModel):
     """A model. What describes its bundle is null while there is none loaded."""
 
     name: str
@@ -132,8 +132,8 @@ class ServedModel(BaseModel):
     bundle: Annotated[str | None, Field(description="sha256 of the bundle's manifest")] = None
 
 
-class Models(BaseModel):
-    models: list[ServedModel]
+class ModelList(BaseModel):
+    models: list[ModelInfo]
 
 
 class Reloaded(BaseModel):
@@ -160,7 +160,7 @@ class Problem(BaseModel):
     request_id: str
 
 
-class Failure(BaseModel):
+class OipError(BaseModel):
     """An error of the Open Inference Protocol."""
 
     error: str

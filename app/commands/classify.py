@@ -11,22 +11,22 @@ from typing import Any, TypeVar
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.serving.assembly import make_decoders, make_model
-from app.serving.served_model import Model
+from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics
-from bundle.errors import ExplainedError
-from bundle.reader import Bundle, Label
+from bundle.bundle_errors import ExplainedError
+from bundle.reader import Bundle, ClassLabel
 from model.files.bad_files import BadFile
-from model.files.folders import images_in, read
+from model.files.folders import images_in, read_image_file
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileResult:
     """What became of one file: its best classes with their scores, or the reason why there are none."""
 
     path: Path
-    classes: list[tuple[Label, float]] | None = None
+    classes: list[tuple[ClassLabel, float]] | None = None
     error: str | None = None
 
 
@@ -43,7 +43,7 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[Model]:
+async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[ServedModel]:
     """A model of `bundle` that serves nobody else."""
     decoders = make_decoders(settings)
     model = make_model(settings, bundle, decoders, Metrics(list).model(bundle.name))
@@ -56,13 +56,13 @@ async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[Model]:
 
 
 def classify_files(
-    model: Model, paths: Iterable[Path], top_k: int, resolution: int | None, in_flight: int
-) -> AsyncIterator[Outcome]:
+    model: ServedModel, paths: Iterable[Path], top_k: int, resolution: int | None, in_flight: int
+) -> AsyncIterator[FileResult]:
     """The outcome of each path, in order, with up to `in_flight` files under way so that batches fill up."""
-    return in_order((_classify(model, path, top_k, resolution) for path in paths), in_flight)
+    return run_in_order((_classify(model, path, top_k, resolution) for path in paths), in_flight)
 
 
-async def in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
+async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
     """The results of `work`, in order, with up to `in_flight` under way; closing it cancels those."""
     under_way: deque[asyncio.Task[T]] = deque()
     try:
@@ -78,13 +78,13 @@ async def in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> As
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
-async def _classify(model: Model, path: Path, top_k: int, resolution: int | None) -> Outcome:
+async def _classify(model: ServedModel, path: Path, top_k: int, resolution: int | None) -> FileResult:
     try:
-        body = await asyncio.to_thread(read, path)
+        body = await asyncio.to_thread(read_image_file, path)
         with model.room() as (place,):
             answer = await model.file(place, body, resolution)
-        return Outcome(path, classes=answer.best(model.bundle.labels, top_k))
+        return FileResult(path, classes=answer.best(model.bundle.labels, top_k))
     except OSError as err:
-        return Outcome(path, error=err.strerror or "cannot be read")
+        return FileResult(path, error=err.strerror or "cannot be read")
     except (BadFile, ExplainedError) as err:
-        return Outcome(path, error=str(err))
+        return FileResult(path, error=str(err))

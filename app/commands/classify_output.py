@@ -12,31 +12,35 @@ from rich.table import Column, Table
 from app.commands.terminal import print_table, take_any_name
 
 if TYPE_CHECKING:
-    from app.commands.classify import Outcome
+    from app.commands.classify import FileResult
 
 
-class Format(StrEnum):
+class ClassifyFormat(StrEnum):
     TABLE = "table"
     JSONL = "jsonl"
     CSV = "csv"
 
 
-class Report(Protocol):
+class ClassifyReport(Protocol):
     """Takes outcomes one by one; `close` after the last."""
 
-    def add(self, outcome: "Outcome") -> None: ...
+    def add(self, outcome: "FileResult") -> None: ...
 
     def close(self) -> None: ...
 
 
-def report(output: Format) -> Report:
+def open_report(output: ClassifyFormat) -> ClassifyReport:
     """A report on standard output."""
     take_any_name()
-    reports: dict[Format, type[Report]] = {Format.TABLE: TableReport, Format.JSONL: JsonLines, Format.CSV: Csv}
+    reports: dict[ClassifyFormat, type[ClassifyReport]] = {
+        ClassifyFormat.TABLE: TableReport,
+        ClassifyFormat.JSONL: JsonLines,
+        ClassifyFormat.CSV: Csv,
+    }
     return reports[output]()
 
 
-def rows(outcome: "Outcome") -> list[dict[str, object]]:
+def result_rows(outcome: "FileResult") -> list[dict[str, object]]:
     """The classes of `outcome`, one a row; none if there is an error."""
     return [
         {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
@@ -45,8 +49,8 @@ def rows(outcome: "Outcome") -> list[dict[str, object]]:
 
 
 class JsonLines:
-    def add(self, outcome: "Outcome") -> None:
-        result = {"error": outcome.error} if outcome.error else {"predictions": rows(outcome)}
+    def add(self, outcome: "FileResult") -> None:
+        result = {"error": outcome.error} if outcome.error else {"predictions": result_rows(outcome)}
         print(json.dumps({"path": str(outcome.path), **result}, ensure_ascii=False), flush=True)
 
     def close(self) -> None:
@@ -59,8 +63,8 @@ class Csv:
         self._writer = csv.DictWriter(sys.stdout, fields)
         self._writer.writeheader()
 
-    def add(self, outcome: "Outcome") -> None:
-        for row in rows(outcome) or [{"error": outcome.error}]:
+    def add(self, outcome: "FileResult") -> None:
+        for row in result_rows(outcome) or [{"error": outcome.error}]:
             self._writer.writerow({"path": outcome.path, **row})
 
     def close(self) -> None:
@@ -71,9 +75,9 @@ class TableReport:
     def __init__(self) -> None:
         self._table = Table(Column("file", overflow="fold"), "score", "label", "index", "wnid")
 
-    def add(self, outcome: "Outcome") -> None:
+    def add(self, outcome: "FileResult") -> None:
         name = escape(str(outcome.path))
-        for row in rows(outcome):
+        for row in result_rows(outcome):
             label, index, wnid = escape(str(row["label"])), str(row["index"]), str(row["wnid"] or "")
             self._table.add_row(name, f"{row['score']:.3f}", label, index, wnid)
             name = ""

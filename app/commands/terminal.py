@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.errors import BadParameter
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 
 notes = Console(stderr=True, soft_wrap=True)
 

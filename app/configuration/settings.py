@@ -39,7 +39,7 @@ def _split(value: object) -> object:
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
-Access = Literal["open", "key", "admin"]
+RequiredKey = Literal["open", "key", "admin"]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -161,9 +161,9 @@ class Settings(BaseSettings):
         str | None, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$", description="images of one key: 100/minute")
     ] = None
     health_access: Annotated[
-        Access, Field(description="who may ask /livez, /readyz and /v2/health: open, key, admin")
+        RequiredKey, Field(description="who may ask /livez, /readyz and /v2/health: open, key, admin")
     ] = "open"
-    metrics_access: Annotated[Access, Field(description="who may read /metrics: open, key, admin")] = "open"
+    metrics_access: Annotated[RequiredKey, Field(description="who may read /metrics: open, key, admin")] = "open"
     docs: Annotated[bool, Field(description="serve /docs and /openapi.json")] = True
     cors_origins: Annotated[
         list[str], NoDecode, BeforeValidator(_split), Field(description="origins of web pages that may call, * for all")

@@ -18,7 +18,7 @@ class BadBase64(ValueError):
     """Not base64; `args[0]` says what it is."""
 
 
-def decoded(text: object) -> bytes:
+def decode_base64(text: object) -> bytes:
     """The bytes that `text` encodes.
 
     In the usual alphabet or that for URLs, with padding or without, over several lines, or as a data URI (RFC 2397).

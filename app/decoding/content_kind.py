@@ -42,7 +42,7 @@ def is_form(head: bytes) -> bool:
     return bool(_FORM_PART.match(head.lstrip()))
 
 
-def is_image(head: bytes) -> bool:
+def looks_like_image(head: bytes) -> bool:
     """Whether what begins so is in one of the formats that are taken."""
     return any(matches(head[:HEAD_BYTES]) for matches in FORMATS.values())
 
@@ -52,7 +52,7 @@ def mistaken(content: bytes, *, body: bool = False) -> str | None:
 
     `body` says that `content` is the whole body of a request without a content coding: what is in a form has none.
     """
-    if is_image(content):
+    if looks_like_image(content):
         return None
     if body and content.startswith(_GZIP):
         return "gzip data: say so with Content-Encoding: gzip"

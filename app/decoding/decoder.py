@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.decoding.image import decode
-from app.decoding.oip_tensors import CHARSETS, Strict, parse, read
+from app.decoding.oip_tensors import CHARSETS, Strict, parse_oip, read_inputs
 from app.errors import BadInference
 from app.processes.worker import Arrays, Values
 from model.files.formats import FORMATS
@@ -29,7 +29,7 @@ class Decoder:
             Image.new("RGB", (8, 8)).save(file, kind)
             decode(file.getvalue(), Preprocessing(8, 8), max_pixels=64)
         for charset in CHARSETS:
-            parse(Strict, "{}".encode(charset))
+            parse_oip(Strict, "{}".encode(charset))
 
     def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
         """See app.decoding.image.decode."""
@@ -37,8 +37,8 @@ class Decoder:
         return [], [decode(body.tobytes(), steps, self._max_pixels, scaled_jpeg=self._scaled_jpeg)]
 
     def inference(self, json_bytes: int | None, max_images: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """See app.decoding.oip_tensors.read."""
-        request, tensors = read(body.tobytes(), json_bytes=json_bytes, max_images=max_images)
+        """See app.decoding.oip_tensors.read_inputs."""
+        request, tensors = read_inputs(body.tobytes(), json_bytes=json_bytes, max_images=max_images)
         described = request.model_dump(mode="json")
         if len(json.dumps(described, ensure_ascii=False).encode("utf-8", "replace")) > _LONGEST:
             raise BadInference(f"the request's names and parameters take more than {_LONGEST:,} bytes; send fewer")

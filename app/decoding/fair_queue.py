@@ -5,25 +5,25 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+TurnItem = TypeVar("TurnItem")
 
 _MEMORY = 0.8  # of the measured seconds an item takes, at each new measurement
 
 
 @dataclass(eq=False)
-class Turn(Generic[Item]):
+class Turn(Generic[TurnItem]):
     """An item whose turn has come. `FairQueue.over` must be told when it is done."""
 
     caller: str
-    item: Item
+    item: TurnItem
     expected: float  # seconds, charged so far
     started: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(eq=False)
-class _Caller(Generic[Item]):
-    waiting: deque[Item] = field(default_factory=deque)
-    turns: set[Turn[Item]] = field(default_factory=set)
+class _Caller(Generic[TurnItem]):
+    waiting: deque[TurnItem] = field(default_factory=deque)
+    turns: set[Turn[TurnItem]] = field(default_factory=set)
     balance: float = 0.0  # seconds that it has had less than its share
     mean: float | None = None  # seconds that one of its items takes, measured
     latest: int = 0  # the number of its latest turn
@@ -33,7 +33,7 @@ class _Caller(Generic[Item]):
         return bool(self.waiting or self.turns)
 
 
-class FairQueue(Generic[Item]):
+class FairQueue(Generic[TurnItem]):
     """Items of one caller have their turns in order; between callers the one that has had the least time goes first.
 
     What an item took is charged to its caller and credited in equal parts to all that wait or have a turn, as in
@@ -42,14 +42,14 @@ class FairQueue(Generic[Item]):
     """
 
     def __init__(self) -> None:
-        self._callers: dict[str, _Caller[Item]] = {}
+        self._callers: dict[str, _Caller[TurnItem]] = {}
         self._mean = 0.0  # seconds that an item takes, of whichever caller
         self._turns = 0
 
-    def put(self, caller: str, item: Item) -> None:
+    def put(self, caller: str, item: TurnItem) -> None:
         self._callers.setdefault(caller, _Caller()).waiting.append(item)
 
-    def take(self) -> Turn[Item] | None:
+    def take(self) -> Turn[TurnItem] | None:
         """The next turn, or None if nothing waits."""
         name, caller = max(
             ((name, caller) for name, caller in self._callers.items() if caller.waiting),
@@ -65,7 +65,7 @@ class FairQueue(Generic[Item]):
         self._charge(caller, turn.expected)
         return turn
 
-    def over(self, turn: Turn[Item], seconds: float) -> None:
+    def over(self, turn: Turn[TurnItem], seconds: float) -> None:
         """The turn has ended, and took `seconds`."""
         caller = self._callers[turn.caller]
         self._charge(caller, seconds - turn.expected)
@@ -74,26 +74,26 @@ class FairQueue(Generic[Item]):
         caller.turns.remove(turn)
         self._forget()
 
-    def drop(self, turn: Turn[Item]) -> None:
+    def drop(self, turn: Turn[TurnItem]) -> None:
         """The turn was not used, and its item is of no interest any more."""
         caller = self._callers[turn.caller]
         self._charge(caller, -turn.expected)
         caller.turns.remove(turn)
         self._forget()
 
-    def give_back(self, turn: Turn[Item]) -> None:
+    def give_back(self, turn: Turn[TurnItem]) -> None:
         """The turn could not be used: its item has its caller's next one."""
         self._callers[turn.caller].waiting.appendleft(turn.item)
         self.drop(turn)
 
-    def discard(self, caller: str, item: Item) -> None:
+    def discard(self, caller: str, item: TurnItem) -> None:
         """Take `item` out, if it still waits."""
         known = self._callers.get(caller)
         if known is not None and item in known.waiting:
             known.waiting.remove(item)
             self._forget()
 
-    def clear(self) -> list[Item]:
+    def clear(self) -> list[TurnItem]:
         """Take out all that waits."""
         waiting = [item for caller in self._callers.values() for item in caller.waiting]
         for caller in self._callers.values():
@@ -110,10 +110,10 @@ class FairQueue(Generic[Item]):
             total += len(caller.waiting) * each + sum(max(0.0, each - passed) for passed in spent)
         return total
 
-    def _expected(self, caller: _Caller[Item]) -> float:
+    def _expected(self, caller: _Caller[TurnItem]) -> float:
         return self._mean if caller.mean is None else caller.mean
 
-    def _charge(self, caller: _Caller[Item], seconds: float) -> None:
+    def _charge(self, caller: _Caller[TurnItem], seconds: float) -> None:
         active = sum(known.active for known in self._callers.values())
         for known in self._callers.values():
             known.balance += seconds / active

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
-from app.decoding.base64_text import BadBase64, decoded
-from app.decoding.content_kind import is_form, is_image, mistaken
+from app.decoding.base64_text import BadBase64, decode_base64
+from app.decoding.content_kind import is_form, looks_like_image, mistaken
 from app.errors import BadInference, TooLarge
 from app.pydantic_errors import place, told
 from model.files.formats import HEAD_BYTES
@@ -94,7 +94,9 @@ class InferenceRequest(Strict):
     outputs: Annotated[list[Output], Field(max_length=8)] = []
 
 
-def read(body: bytes, *, json_bytes: int | None, max_images: int) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
+def read_inputs(
+    body: bytes, *, json_bytes: int | None, max_images: int
+) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
     """The request in `body` without its data, and its images.
 
     For an `image` input that is one array (batch, side, side, 3), for `encoded` one array of bytes for each image.
@@ -109,7 +111,7 @@ def read(body: bytes, *, json_bytes: int | None, max_images: int) -> tuple[Infer
         tensor = Input(name=ENCODED, shape=[1], datatype="BYTES")
         request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
         return request, [np.frombuffer(body, np.uint8)]
-    request = parse(InferenceRequest, body[:json_bytes], whole=json_bytes is None)
+    request = parse_oip(InferenceRequest, body[:json_bytes], whole=json_bytes is None)
     _check(request)
     tensor = request.inputs[0]
     raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
@@ -123,7 +125,7 @@ def read(body: bytes, *, json_bytes: int | None, max_images: int) -> tuple[Infer
     return request, images
 
 
-def write(
+def write_outputs(
     request: InferenceRequest, model: str, version: str, outputs: dict[str, NDArray[np.float32]], labels: Sequence[str]
 ) -> tuple[bytes, int | None]:
     """The response to `request`, and the length of its JSON if binary tensors follow it.
@@ -168,7 +170,7 @@ def compress(body: bytes, encoding: str) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def parse(kind: type[Asked], body: bytes, *, whole: bool = True) -> Asked:
+def parse_oip(kind: type[Asked], body: bytes, *, whole: bool = True) -> Asked:
     """The JSON in `body`, which is all of the request or not, in one of CHARSETS, as `kind`.
 
     Raises BadInference.
@@ -202,7 +204,7 @@ def _instead(body: bytes, whole: bool) -> str | None:
         return _FORM
     if whole and _WITH_BINARY in body:
         return f"binary data follows it, and the header {LENGTH_HEADER} has to say how long the JSON is"
-    if is_image(body):
+    if looks_like_image(body):
         return f"it is an image file, which goes with {LENGTH_HEADER}: 0, or to POST /classify"
     what = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body, body=True)
     return what and f"it is {what}"
@@ -317,7 +319,7 @@ def _base64(data: Any) -> list[bytes]:
     items = data if isinstance(data, list) else [data]
     items = [item for row in items for item in (row if isinstance(row, list) else [row])]
     try:
-        return [decoded(item) for item in items]
+        return [decode_base64(item) for item in items]
     except BadBase64 as err:
         raise BadInference(f"in JSON, {ENCODED!r} must have image files as base64 strings: {err}") from err
 

@@ -20,7 +20,7 @@ from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from app.processes.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class _Job:
             self.answer.set_exception(err)
 
 
-class Decoders:
+class DecoderPool:
     """`count` workers, which share their time fairly between callers; what one caller gives waits in order.
 
     They start with the context, and leaving it ends them; one that fails, or ends while it has nothing to do, is
@@ -81,7 +81,7 @@ class Decoders:
         self._closed = False
         self.count = count
 
-    async def __aenter__(self) -> "Decoders":
+    async def __aenter__(self) -> "DecoderPool":
         self._tasks = [asyncio.create_task(self._keep_one()) for _ in range(self.count)]
         return self
 
@@ -131,7 +131,7 @@ class Decoders:
         deadline: float = math.inf,
         caller: str = "",
     ) -> tuple[InferenceRequest, Sequence[NDArray[np.uint8]]]:
-        """What app.decoding.oip_tensors.read gives; raises as that and as `decode` do."""
+        """What app.decoding.oip_tensors.read_inputs gives; raises as that and as `decode` do."""
         # Tensors are never larger than the body that they come in.
         reply = Reply(_HEAD_BYTES, len(body), (BadInference, TooLarge), partial(_check_inference, max_images))
         values, arrays, _ = await self._call("inference", [json_bytes, max_images], body, reply, deadline, caller)

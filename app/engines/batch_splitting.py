@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Piece:
+class BatchPart:
     """`count` images from `start` on, run in `bucket`."""
 
     start: int
@@ -21,20 +21,20 @@ class Piece:
         return slice(self.start, self.start + self.count)
 
 
-class Buckets:
+class BatchSplitter:
     """Cuts batches; `seconds`, more than 0, is what each bucket takes."""
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
         self._largest = max(seconds)
         self._rests = _rests(seconds)
 
-    def pieces(self, images: int) -> Iterator[Piece]:
+    def pieces(self, images: int) -> Iterator[BatchPart]:
         """Pieces of 0 to `images` in order; only the last can be smaller than its bucket."""
         full, rest = divmod(images, self._largest)
         start = 0
         for bucket in (self._largest,) * full + self._rests[rest]:
             count = min(bucket, images - start)
-            yield Piece(start, count, bucket)
+            yield BatchPart(start, count, bucket)
             start += count
 
 

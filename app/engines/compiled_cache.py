@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.interface import Refused
+from app.engines.interface import EngineRefused
 
 _DIGEST = hashlib.sha256().digest_size
 _MOST_KEYS = 8  # folders of one kind; the least recently used go
@@ -37,11 +37,11 @@ def private_folder(what: str, *names: str) -> Path:
             folder.mkdir(exist_ok=True, mode=0o700)
             _check(folder)
     except (OSError, RuntimeError) as err:  # RuntimeError: there is no home
-        raise Refused(f"no folder for {what}: {err}. Let XDG_CACHE_HOME be one that is writable") from err
+        raise EngineRefused(f"no folder for {what}: {err}. Let XDG_CACHE_HOME be one that is writable") from err
     return folder
 
 
-class Kept:
+class MappedFile:
     """A file's content, mapped: what is changed in it stays in this process."""
 
     def __init__(self, mapped: mmap.mmap) -> None:
@@ -54,7 +54,7 @@ class Kept:
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
-class Cache:
+class CompiledCache:
     """Files by their names, in a folder for what is known by `key`; another key has another folder.
 
     A file is there whole or not at all; one that is damaged counts as none, and one that cannot be written is not
@@ -69,14 +69,14 @@ class Cache:
             self._prune()
             os.utime(self._folder)
 
-    def read(self, name: str) -> Kept | None:
+    def read(self, name: str) -> MappedFile | None:
         """The file called `name`, or None if there is none."""
         try:
             with (self._folder / name).open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError):  # ValueError: it is empty
             return None
-        kept = Kept(mapped)
+        kept = MappedFile(mapped)
         return kept if hashlib.sha256(kept.content.data).digest() == mapped[-_DIGEST:] else None
 
     def write(self, name: str, content: bytes) -> None:
@@ -140,4 +140,6 @@ _CPU = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} |
 def _check(folder: Path) -> None:
     found = folder.stat(follow_symlinks=False)
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise Refused(f"{folder} is another user's, or open to others, and plans are code: remove it, or chmod 700 it")
+        raise EngineRefused(
+            f"{folder} is another user's, or open to others, and plans are code: remove it, or chmod 700 it"
+        )

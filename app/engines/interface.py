@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bundle.plan_manifest import Passport
+from bundle.plan_manifest import PlanManifest
 from bundle.tensors import Images, Outputs
 
 ReadGraph = Callable[[], bytes]  # the ONNX graph; called at each load, BadBundle if it is not the bundle's
 
 
-class Kept(Protocol):
-    """A file of a Store; app.engines.compiled_cache.Kept is one."""
+class StoredFile(Protocol):
+    """A file of a Store; app.engines.compiled_cache.MappedFile is one."""
 
     content: NDArray[np.uint8]
 
@@ -27,27 +27,27 @@ class Kept(Protocol):
 
 
 class Store(Protocol):
-    """Keeps what an engine compiled or measured for a later start; app.engines.compiled_cache.Cache is one."""
+    """Keeps what an engine compiled or measured for a later start; app.engines.compiled_cache.CompiledCache is one."""
 
-    def read(self, name: str) -> Kept | None: ...
+    def read(self, name: str) -> StoredFile | None: ...
     def write(self, name: str, content: bytes) -> None: ...
     def read_json(self, name: str) -> Any: ...
     def write_json(self, name: str, value: object) -> None: ...
 
 
 @dataclass(frozen=True)
-class Plan:
+class TensorRTPlan:
     """What TensorRT built of the graph for one GPU. A plan is code: read it only if its passport fits.
 
     `read` raises BadBundle if the file is not the one that the passport describes.
     """
 
-    passport: Passport
+    passport: PlanManifest
     read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
-class Files:
+class EngineFiles:
     """What a bundle has for one resolution.
 
     `graphs` are ONNX graphs by their precision, "f32" always among them. `agreement` has the share of photographs for
@@ -56,14 +56,14 @@ class Files:
     """
 
     graphs: Mapping[str, ReadGraph]
-    plans: Sequence[Plan] = ()
+    plans: Sequence[TensorRTPlan] = ()
     unfit: Sequence[str] = ()
     command: str = "python export/to_trt.py"
     agreement: Mapping[str, float] = field(default_factory=dict)
     store: Store | None = None
 
 
-class Refused(Exception):
+class EngineRefused(Exception):
     """Why an engine does not serve here, as a sentence that says what would mend it."""
 
 

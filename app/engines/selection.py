@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.engines.interface import Engine, Files, Refused
+from app.engines.interface import Engine, EngineFiles, EngineRefused
 from app.errors import DeviceLost, NoEngine, WrongAnswers
-from bundle.errors import ExplainedError
-from bundle.golden import Golden, fault
+from bundle.bundle_errors import ExplainedError
+from bundle.golden import Golden, mismatch
 
 log = logging.getLogger(__name__)
 
 ENGINES = {  # where each one's `offers` is, see app.engines.interface
-    "tensorrt": "app.engines.gpu.tensorrt_engine:offers",
-    "onnxruntime-cuda": "app.engines.gpu.onnxruntime_cuda_engine:offers",
-    "onnxruntime-tensorrt": "app.engines.gpu.onnxruntime_cuda_engine:offers_tensorrt",
-    "openvino": "app.engines.cpu.openvino_engine:offers",
-    "onnxruntime": "app.engines.cpu.onnxruntime_engine:offers",
+    "tensorrt": "app.engines.gpu.tensorrt_engine:offer_tensorrt",
+    "onnxruntime-cuda": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_cuda",
+    "onnxruntime-tensorrt": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_tensorrt",
+    "openvino": "app.engines.cpu.openvino_engine:offer_openvino",
+    "onnxruntime": "app.engines.cpu.onnxruntime_engine:offer_onnxruntime",
 }
 PLANNED = "tensorrt"  # runs the bundle's plans
 ON_CPU = ("openvino", "onnxruntime")
@@ -49,7 +49,7 @@ class Choice:
 
 
 def choose(
-    files: Files,
+    files: EngineFiles,
     golden: Golden,
     engine: str = AUTO,
     precision: str = AUTO,
@@ -85,7 +85,7 @@ def choose(
 class _Search:
     def __init__(
         self,
-        files: Files,
+        files: EngineFiles,
         golden: Golden,
         precision: str,
         prefer: Sequence[tuple[str, str]],
@@ -159,7 +159,7 @@ class _Search:
         except ImportError as err:
             extra = "cpu" if name in ON_CPU else "gpu"
             self._absent[name] = f"it is not installed ({err}); install it with pip install 'crossvit[{extra}]'"
-        except Refused as err:
+        except EngineRefused as err:
             self._refuse(name, str(err))
         except Exception as err:  # a package that is installed, but broken: the next engine may do
             log.exception("%s cannot be used", name)
@@ -194,7 +194,7 @@ class _Search:
             answers = engine.run(self._golden.images)
             seconds = time.perf_counter() - began
             self.image_seconds[engine.name, engine.precision] = seconds / len(self._golden.images)
-            wrong = fault(self._golden, answers, engine.precision)
+            wrong = mismatch(self._golden, answers, engine.precision)
             if wrong:
                 raise WrongAnswers(f"{engine.name} {engine.precision} gives wrong answers: {wrong}")
         except Exception as err:  # whatever the engine's library raises: the next one may do
@@ -236,8 +236,8 @@ class _Search:
 
     def _failed(self, engine: Engine, err: Exception) -> None:
         """Remember why; DeviceLost if nothing else is to be tried in this process."""
-        known = isinstance(err, Refused | ExplainedError)
-        if not isinstance(err, Refused):
+        known = isinstance(err, EngineRefused | ExplainedError)
+        if not isinstance(err, EngineRefused):
             log.exception("%s %s cannot run this model", engine.name, engine.precision)
         self._refuse(engine.name, str(err) if known else f"it cannot run this model: {_short(err)}")
         if isinstance(err, ExplainedError):
@@ -251,9 +251,9 @@ class _Search:
         self._reasons.setdefault(name, []).append(reason)
 
 
-def _offers(name: str) -> Callable[[Files, int], Iterator[Engine]]:
+def _offers(name: str) -> Callable[[EngineFiles, int], Iterator[Engine]]:
     module, _, function = ENGINES[name].partition(":")
-    found: Callable[[Files, int], Iterator[Engine]] = getattr(importlib.import_module(module), function)
+    found: Callable[[EngineFiles, int], Iterator[Engine]] = getattr(importlib.import_module(module), function)
     return found
 
 

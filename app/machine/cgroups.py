@@ -12,7 +12,7 @@ ROOT = Path("/")
 
 def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[int, Path]]:
     """The version and the folder of each group that may bind what `controller` does; not all of them are there."""
-    for line in text(root / "proc/self/cgroup").splitlines():
+    for line in cgroup_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             yield from ((2, group) for group in _with_parents(root / "sys/fs/cgroup", path))
@@ -21,7 +21,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[int, Path]]:
                 yield from ((1, group) for group in _with_parents(root / "sys/fs/cgroup" / mount, path))
 
 
-def text(file: Path) -> str:
+def cgroup_text(file: Path) -> str:
     """What is in the file, or nothing where it cannot be read."""
     try:
         return file.read_text()

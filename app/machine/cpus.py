@@ -4,7 +4,7 @@ import math
 import os
 from pathlib import Path
 
-from app.machine.cgroups import ROOT, groups, text
+from app.machine.cgroups import ROOT, cgroup_text, groups
 
 
 def allowed_cpus() -> int:
@@ -32,12 +32,12 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 
 def _quota_v2(group: Path) -> float | None:
-    match text(group / "cpu.max").split():
+    match cgroup_text(group / "cpu.max").split():
         case [quota, period] if quota.isdecimal() and int(period):
             return int(quota) / int(period)
     return None
 
 
 def _quota_v1(group: Path) -> float | None:
-    quota, period = (text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    quota, period = (cgroup_text(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
     return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.machine.cgroups import ROOT, groups, text
+from app.machine.cgroups import ROOT, cgroup_text, groups
 
 _MB = 1_000_000
 _LIMITS = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
@@ -25,7 +25,7 @@ def memory_limit(root: Path = ROOT) -> int | None:
         int(limit)
         for version, group in groups("memory", root)
         for name in _LIMITS[version]
-        if (limit := text(group / name).strip()).isdecimal()
+        if (limit := cgroup_text(group / name).strip()).isdecimal()
     ]
     return min(limits, default=None)
 
@@ -50,7 +50,7 @@ def megabytes(count: int) -> str:
 
 
 def _machine(root: Path) -> int | None:
-    for line in text(root / "proc/meminfo").splitlines():
+    for line in cgroup_text(root / "proc/meminfo").splitlines():
         match line.split():
             case ["MemTotal:", kibibytes, "kB"] if kibibytes.isdecimal():
                 return int(kibibytes) << 10

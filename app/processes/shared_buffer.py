@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Tray:
+class SharedBuffer:
     """Holds one array of bytes at a time. It is made in one process; the other is given its `file` and opens that.
 
     It takes as much memory as the largest array that was put there. `close` it after use.

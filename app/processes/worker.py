@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 
 Values = list[Any]  # what JSON has
 Arrays = list[NDArray[Any]]

@@ -24,10 +24,10 @@ from uvicorn.server import ServerState
 
 from app.api.entry_middleware import without_prefix
 from app.api.observability_middleware import PROBES
-from app.api.schemas import Failure, Problem
+from app.api.schemas import OipError, Problem
 from app.configuration.settings import Settings
-from app.server.connection_limits import Port, State, Turns
-from app.server.request_head import Head, Refused, no_body, not_http
+from app.server.connection_limits import ConnectionState, Port, Turns
+from app.server.request_head import RequestHead, RequestRefused, no_body, not_http
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._writing: TimerHandle | None = None  # for reading what it is sent
         # The request that is read
         self._parser = httptools.HttpRequestParser(self)
-        self._head = Head()
+        self._head = RequestHead()
         self._bodiless = False  # the last one is to have a body by its method, tells of none, and no other has come
         self._between = True  # requests
         self._in_head = True
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._opening = b""
         self._wire_bytes = 0  # of the request, with all its framing
         self._body_bytes = 0
-        self._refusal: Refused | None = None  # raised in a callback of the parser
+        self._refusal: RequestRefused | None = None  # raised in a callback of the parser
         # Those that are answered: the last one that was read, the one that is answered now, and those behind it
         self._last: _Cycle | None = None
         self._running: _Cycle | None = None
@@ -131,13 +131,13 @@ class Connection(asyncio.Protocol):
             framing = self._wire_bytes - self._body_bytes
             if framing > _FRAMING_BYTES + self._body_bytes // _FRAMING_SHARE:
                 detail = f"the request has {framing:,} bytes of framing around {self._body_bytes:,} of body"
-                raise Refused(HTTPStatus.BAD_REQUEST, f"{detail}: send larger chunks")
-        except Refused as refused:
+                raise RequestRefused(HTTPStatus.BAD_REQUEST, f"{detail}: send larger chunks")
+        except RequestRefused as refused:
             self._refuse(refused)
         except httptools.HttpParserCallbackError as err:
             if self._refusal is None:
                 log.error("a request of %s cannot be taken", self._peer, exc_info=err)
-            self._refuse(self._refusal or Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed"))
+            self._refuse(self._refusal or RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed"))
         except httptools.HttpParserError as err:
             self._refuse(no_body() if self._bodiless else not_http(err, self._opening))
         else:
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
             return False
         if not self._between and not self._deaf:
             part = "head" if self._in_head else f"body, of which {self._body_bytes:,} bytes came"
-            self._refuse(Refused(HTTPStatus.BAD_REQUEST, f"the request ends in the middle of its {part}"))
+            self._refuse(RequestRefused(HTTPStatus.BAD_REQUEST, f"the request ends in the middle of its {part}"))
         if self._owed is None:
             return False
         self._owed.keep_alive = False
@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
     # The parser's side
 
     def on_message_begin(self) -> None:
-        self._head = Head()
+        self._head = RequestHead()
         self._between = False
         self._in_head = True
         self._expect_within(self.limits.header_seconds, _SLOW_HEAD)
@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
         """Call `take`; the parser hides what a callback raises, so that a refusal is kept here."""
         try:
             take(*values, **named)
-        except Refused as refused:
+        except RequestRefused as refused:
             self._refusal = refused
             raise
 
@@ -246,20 +246,22 @@ class Connection(asyncio.Protocol):
         """Give a request to the application, whose head is complete."""
         method = self._parser.get_method().decode("ascii")
         if method == "CONNECT":
-            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "CONNECT asks for a tunnel: this is no proxy")
+            raise RequestRefused(HTTPStatus.NOT_IMPLEMENTED, "CONNECT asks for a tunnel: this is no proxy")
         if self._parser.should_upgrade():
             self._offers_upgrade = True
             return
         version = self._parser.get_http_version()
         scope = self._head.scope(method, version)
         if len(self._pipeline) >= _MAX_PIPELINED:
-            raise Refused(
+            raise RequestRefused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"more than {_MAX_PIPELINED} requests wait on this connection: wait for their answers",
             )
         path = self._without_prefix(scope["path"])
         if self._port.for_probes_alone(self) and path not in PROBES:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "all connections that the service takes at once are at work")
+            raise RequestRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE, "all connections that the service takes at once are at work"
+            )
         self._in_head = False
         # Longer than the application's own, which answers: this one ends what goes on after the answer.
         self._expect_within(self.limits.body_seconds + 5, "its body comes too slowly")
@@ -348,7 +350,7 @@ class Connection(asyncio.Protocol):
             self._running.disconnected = True
             self._running.message_event.set()
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: RequestRefused) -> None:
         """Answer the request that is read now in the application's place, after those before it; read no other."""
         log.info("the client %s is refused: %d, %s", self._peer, refused.status, refused.detail)
         self._deaf = True
@@ -408,11 +410,11 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if self._lingering or self._owed is None:
-            state = State.IDLE
+            state = ConnectionState.IDLE
         elif self._in_head:
-            state = State.WORKING
+            state = ConnectionState.WORKING
         else:
-            state = State.RECEIVING
+            state = ConnectionState.RECEIVING
         self._port.move(self, state)
 
     def _expect_within(self, seconds: float | None, why: str = "") -> None:
@@ -478,13 +480,13 @@ class _LastingTransport:
         self.close = finish
 
 
-def _refusal(refused: Refused, *, inference: bool) -> App:
+def _refusal(refused: RequestRefused, *, inference: bool) -> App:
     """An application that answers as app.api.problems does."""
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         status = refused.status
         problem = Problem(title=status.phrase, status=status, detail=refused.detail, request_id=uuid.uuid4().hex)
-        body = Failure(error=refused.detail) if inference else problem
+        body = OipError(error=refused.detail) if inference else problem
         kind = b"application/json" if inference else b"application/problem+json"
         headers = {b"content-type": kind, b"x-request-id": problem.request_id.encode()}
         await _respond(send, status, body.model_dump_json().encode(), headers)

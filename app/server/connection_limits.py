@@ -16,7 +16,7 @@ _SILENT_SECONDS = 5.0  # without a byte of a body
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """What a connection waits for."""
 
     IDLE = "a request, or the rest of its head, or the client's end"
@@ -61,7 +61,7 @@ class Port:
         self._most = most
         self._most_probes = probes
         # The oldest first, with the time when each came into the state or last received something in it.
-        self._since: dict[State, dict[Counted, float]] = {state: {} for state in State}
+        self._since: dict[ConnectionState, dict[Counted, float]] = {state: {} for state in ConnectionState}
         self._for_probes: set[Counted] = set()
         self._closed = 0
         self._last_line = -_SECONDS_BETWEEN_LINES
@@ -71,7 +71,7 @@ class Port:
 
     def add(self, connection: Counted) -> None:
         """Count a new connection, and close one if they are too many; that may be the new one itself."""
-        self._since[State.IDLE][connection] = time.monotonic()
+        self._since[ConnectionState.IDLE][connection] = time.monotonic()
         if len(self) <= self._most:
             return
         if (waiting := self._waiting(connection)) is not None:
@@ -79,11 +79,11 @@ class Port:
         else:
             self._for_probes.add(connection)
             if len(self) > self._most + self._most_probes:
-                self._close(next(iter(self._since[State.IDLE])))
+                self._close(next(iter(self._since[ConnectionState.IDLE])))
 
-    def move(self, connection: Counted, state: State) -> None:
+    def move(self, connection: Counted, state: ConnectionState) -> None:
         """`connection` has come into `state`, or has received something there. One that is IDLE keeps its time."""
-        if state is State.IDLE and connection in self._since[state]:
+        if state is ConnectionState.IDLE and connection in self._since[state]:
             return
         for connections in self._since.values():
             connections.pop(connection, None)
@@ -99,10 +99,10 @@ class Port:
         return connection in self._for_probes and len(self) > self._most
 
     def _waiting(self, new: Counted) -> Counted | None:
-        for connection in self._since[State.IDLE]:
+        for connection in self._since[ConnectionState.IDLE]:
             if connection is not new and connection not in self._for_probes:
                 return connection
-        for connection, since in self._since[State.RECEIVING].items():
+        for connection, since in self._since[ConnectionState.RECEIVING].items():
             return connection if time.monotonic() - since >= _SILENT_SECONDS else None
         return None
 

@@ -18,7 +18,7 @@ _TLS_HANDSHAKE = b"\x16"  # the type of the first record, RFC 8446, 5.1
 _PROXY_PROTOCOLS = (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")  # versions 1 and 2
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that its connection answers instead of the application; what follows it is not read."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
@@ -27,7 +27,7 @@ class Refused(Exception):
         self.detail = detail
 
 
-class Head:
+class RequestHead:
     """A request's target and header fields while they arrive. Raises Refused as soon as they are more than is taken."""
 
     def __init__(self) -> None:
@@ -39,18 +39,20 @@ class Head:
     def add_target(self, piece: bytes) -> None:
         self.target += piece
         if len(self.target) > MAX_TARGET_BYTES:
-            raise Refused(HTTPStatus.REQUEST_URI_TOO_LONG, f"the request target is over {MAX_TARGET_BYTES:,} bytes")
+            raise RequestRefused(
+                HTTPStatus.REQUEST_URI_TOO_LONG, f"the request target is over {MAX_TARGET_BYTES:,} bytes"
+            )
 
     def add_field(self, name: bytes, value: bytes, *, trailer: bool) -> None:
         """Count a field; one of the trailers is of no use to anybody here and is not kept."""
         self._count += 1
         self._size += len(name) + len(value)
         if self._count > MAX_FIELDS:
-            raise Refused(
+            raise RequestRefused(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request has more than {MAX_FIELDS} header fields"
             )
         if self._size > MAX_HEAD_BYTES:
-            raise Refused(
+            raise RequestRefused(
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the request's headers are over {MAX_HEAD_BYTES:,} bytes"
             )
         if not trailer:
@@ -99,14 +101,14 @@ class Head:
         last = coding.rpartition(b",")[2].strip()
         twice = coding.split(b",").count(b"chunked") > 1
         status = HTTPStatus.NOT_IMPLEMENTED if last == b"chunked" and not twice else HTTPStatus.BAD_REQUEST
-        raise Refused(
+        raise RequestRefused(
             status, f"the transfer coding {_shown(coding)} is not known here: send chunked, or a Content-Length"
         )
 
     def _check_expectation(self) -> None:
         for value in self.values(b"expect"):
             if value.strip().lower() not in (b"", b"100-continue"):
-                raise Refused(
+                raise RequestRefused(
                     HTTPStatus.EXPECTATION_FAILED, f"the expectation {_shown(value)} is not known here: 100-continue is"
                 )
 
@@ -117,13 +119,13 @@ class Head:
             detail = (
                 "the request has no Host field, which HTTP/1.1 needs: send the name or address that you ask, or none"
             )
-            raise Refused(HTTPStatus.BAD_REQUEST, f"{detail} ('Host:')")
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"{detail} ('Host:')")
         if len(hosts) > 1:
             shown = " and ".join(map(_shown, hosts[:2]))
-            raise Refused(HTTPStatus.BAD_REQUEST, f"the request has {len(hosts)} Host fields, {shown}: send one")
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the request has {len(hosts)} Host fields, {shown}: send one")
         if hosts and not _HOST.fullmatch(hosts[0].strip()):
             detail = f"the Host {_shown(hosts[0])} is neither a name nor an address, with a port or without"
-            raise Refused(HTTPStatus.BAD_REQUEST, detail)
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, detail)
 
     def _target(self, method: str) -> tuple[bytes, bytes]:
         """The path and the query of the target, whichever of the forms of RFC 9112, 3.2, it has."""
@@ -134,7 +136,7 @@ class Head:
         except httptools.HttpParserInvalidURLError:
             url = None
         if url is None or not (url.path or url.host) or self.target == b"*":
-            raise Refused(
+            raise RequestRefused(
                 HTTPStatus.BAD_REQUEST, f"the request target {_shown(self.target)} is neither a path nor a URL"
             )
         if url.schema is not None:
@@ -144,47 +146,47 @@ class Head:
     def _set_host(self, url: Any) -> None:
         """The host of a whole URL counts, not that of the field Host (RFC 9112, 3.2.2)."""
         if url.schema.lower() not in (b"http", b"https"):
-            raise Refused(HTTPStatus.BAD_REQUEST, f"the request target {_shown(self.target)} is no URL of http")
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the request target {_shown(self.target)} is no URL of http")
         host = b"[%s]" % url.host if b":" in url.host else url.host
         host += b":%d" % url.port if url.port else b""
         self.fields[:] = [(b"host", host), *(field for field in self.fields if field[0] != b"host")]
 
 
-def not_http(err: Exception, opening: bytes) -> Refused:
+def not_http(err: Exception, opening: bytes) -> RequestRefused:
     """What is the matter with bytes at which the parser stopped with `err`; `opening` are the request's first ones."""
     opening_line = opening.lstrip(b"\r\n")
     if opening.startswith(_TLS_HANDSHAKE):
         detail = "this port speaks plain HTTP, and a TLS handshake came: use http:// here, or a proxy that does TLS"
-        return Refused(HTTPStatus.BAD_REQUEST, detail)
+        return RequestRefused(HTTPStatus.BAD_REQUEST, detail)
     if opening.startswith(_PROXY_PROTOCOLS):
         detail = "the PROXY protocol is not spoken here: switch it off at the load balancer"
-        return Refused(HTTPStatus.BAD_REQUEST, detail)
+        return RequestRefused(HTTPStatus.BAD_REQUEST, detail)
     if opening_line.startswith(b"PRI * HTTP/2"):
-        return Refused(
+        return RequestRefused(
             HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/2 is not spoken here: send HTTP/1.1, or let a proxy do so"
         )
     if isinstance(err, httptools.HttpParserInvalidMethodError) and (method := _METHOD.match(opening_line)):
         detail = f"the method {_shown(method[0])} is not known here; methods are written in capital letters"
-        return Refused(HTTPStatus.NOT_IMPLEMENTED, detail)
+        return RequestRefused(HTTPStatus.NOT_IMPLEMENTED, detail)
     if isinstance(err, httptools.HttpParserInvalidURLError):
         detail = f"the request target cannot be read ({err}): what is not ASCII, and spaces, are written as %XX"
-        return Refused(HTTPStatus.BAD_REQUEST, detail)
+        return RequestRefused(HTTPStatus.BAD_REQUEST, detail)
     version = str(err) == "Invalid HTTP version"
     status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if version else HTTPStatus.BAD_REQUEST
-    return Refused(status, f"this is not HTTP/1.1: {err}")
+    return RequestRefused(status, f"this is not HTTP/1.1: {err}")
 
 
-def no_body() -> Refused:
+def no_body() -> RequestRefused:
     """What is the matter with bytes behind a POST without a length, which are no request (RFC 9110, 15.5.12)."""
     detail = (
         "the request has neither Content-Length nor Transfer-Encoding, and so no body, but what follows is no request"
     )
-    return Refused(HTTPStatus.LENGTH_REQUIRED, f"{detail}: send Content-Length")
+    return RequestRefused(HTTPStatus.LENGTH_REQUIRED, f"{detail}: send Content-Length")
 
 
 def _check_version(version: str) -> None:
     if version not in ("1.0", "1.1"):
-        raise Refused(
+        raise RequestRefused(
             HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, f"HTTP/{version} is not spoken here: send HTTP/1.1, or HTTP/1.0"
         )
 

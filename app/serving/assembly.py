@@ -5,19 +5,19 @@ import os
 from collections.abc import Callable
 
 from app.configuration.settings import Settings
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.machine.cpus import usable_cpus
 from app.machine.memory import decoder_bytes, megabytes, needed_bytes, usable_memory
-from app.serving.served_model import Model
+from app.serving.served_model import ServedModel
 from app.telemetry.metrics import ModelMetrics
 from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
 
-def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda _: None) -> Decoders:
+def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda _: None) -> DecoderPool:
     _compare_with_memory(settings)
-    return Decoders(
+    return DecoderPool(
         count=settings.decoder_count,
         max_pixels=settings.max_pixels,
         scaled_jpeg=settings.scaled_jpeg,
@@ -27,7 +27,7 @@ def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda
     )
 
 
-def make_model(settings: Settings, bundle: Bundle, decoders: Decoders, metrics: ModelMetrics) -> Model:
+def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metrics: ModelMetrics) -> ServedModel:
     memory, needed = usable_memory(), needed_bytes(os.fstat(bundle.graphs["f32"]).st_size, settings.decoder_count)
     if memory is not None and needed > memory:
         log.warning(
@@ -35,7 +35,7 @@ def make_model(settings: Settings, bundle: Bundle, decoders: Decoders, metrics: 
             *(bundle.name, megabytes(needed), settings.decoder_count, megabytes(memory)),
             "" if settings.decoder_count == 1 else ", or set fewer --decoders",
         )
-    return Model(
+    return ServedModel(
         bundle,
         decoders,
         metrics,

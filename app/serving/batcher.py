@@ -14,18 +14,18 @@ from typing import Generic, TypeVar
 from app.errors import QueueFull, TooLarge, TooLate
 from app.timing import Interval
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+QueueItem = TypeVar("QueueItem")
+QueueResult = TypeVar("QueueResult")
 
 _RESERVE = 8  # th part of the queue's room that there is more of for callers who have no place
 _MEMORY = 0.8  # of the measured seconds an image takes, at each new measurement
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Result]):
+class BatchedAnswer(Generic[QueueResult]):
     """A result, when it waited for the engine, and when its engine call ran."""
 
-    result: Result
+    result: QueueResult
     queue: Interval
     inference: Interval
 
@@ -43,12 +43,12 @@ class Place:
 
 
 @dataclass
-class _Entry(Generic[Item, Result]):
+class _Entry(Generic[QueueItem, QueueResult]):
     place: Place
     key: int
-    item: Item
+    item: QueueItem
     deadline: float
-    answer: asyncio.Future[Answer[Result]]
+    answer: asyncio.Future[BatchedAnswer[QueueResult]]
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -56,7 +56,7 @@ async def _at_once() -> None:
     pass
 
 
-class Batcher(Generic[Item, Result]):
+class Batcher(Generic[QueueItem, QueueResult]):
     """Calls `run` with a key and up to `limit(key)` waiting items of it, one call at a time.
 
     `run` gives one result for each item, in order; no call begins before `ready` returns. `room()` is how many items
@@ -68,7 +68,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        run: Callable[[int, list[Item]], Awaitable[Sequence[Result]]],
+        run: Callable[[int, list[QueueItem]], Awaitable[Sequence[QueueResult]]],
         *,
         limit: Callable[[int], int],
         room: Callable[[], int],
@@ -83,14 +83,14 @@ class Batcher(Generic[Item, Result]):
         self._before = before
         self._on_batch = on_batch
         self._taken: Counter[str] = Counter()  # places, by caller
-        self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._running: list[_Entry[Item, Result]] = []
+        self._waiting: deque[_Entry[QueueItem, QueueResult]] = deque()
+        self._running: list[_Entry[QueueItem, QueueResult]] = []
         self._arrived = asyncio.Event()
         self._seconds: dict[int | None, float] = {}  # that an image of each key takes, measured
         self._last: int | None = None  # the key of the last call
         self._closing = False
 
-    async def __aenter__(self) -> "Batcher[Item, Result]":
+    async def __aenter__(self) -> "Batcher[QueueItem, QueueResult]":
         self._worker = asyncio.create_task(self._work())
         return self
 
@@ -127,7 +127,9 @@ class Batcher(Generic[Item, Result]):
         self._taken[caller] += count
         return [Place(lambda: self._left(caller)) for _ in range(count)]
 
-    async def submit(self, place: Place, key: int, item: Item, deadline: float = math.inf) -> Answer[Result]:
+    async def submit(
+        self, place: Place, key: int, item: QueueItem, deadline: float = math.inf
+    ) -> BatchedAnswer[QueueResult]:
         """The answer for `item`, which shares its call with items of the same key; raises what `run` raised.
 
         Raises TooLate instead of spending a batch slot on an answer that would come after `deadline` (on the clock of
@@ -135,7 +137,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._closing:
             raise RuntimeError("the batcher is closed")
-        entry = _Entry[Item, Result](place, key, item, deadline, asyncio.get_running_loop().create_future())
+        entry = _Entry[QueueItem, QueueResult](place, key, item, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
         return await entry.answer
@@ -161,7 +163,7 @@ class Batcher(Generic[Item, Result]):
             else:
                 self._arrived.clear()
 
-    def _take(self) -> list[_Entry[Item, Result]]:
+    def _take(self) -> list[_Entry[QueueItem, QueueResult]]:
         """The oldest entry with those of its key, in order; the others stay."""
         while True:
             # Whoever has gone: don't spend a batch slot on it.
@@ -182,7 +184,7 @@ class Batcher(Generic[Item, Result]):
             if batch:
                 return batch
 
-    async def _call(self, batch: list[_Entry[Item, Result]]) -> None:
+    async def _call(self, batch: list[_Entry[QueueItem, QueueResult]]) -> None:
         for entry in batch:
             entry.place.leave()
         started = time.perf_counter()
@@ -199,7 +201,7 @@ class Batcher(Generic[Item, Result]):
         self._on_batch(len(batch), span)
         for entry, result in answered:
             if not entry.answer.done():
-                entry.answer.set_result(Answer(result, Interval(entry.since, started), span))
+                entry.answer.set_result(BatchedAnswer(result, Interval(entry.since, started), span))
 
     def _learn(self, key: int, seconds: float) -> None:
         known = self._seconds.get(key, seconds)

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import LoadFailed, NotReady, UnknownModel
-from app.serving.served_model import Model
-from bundle.discovery import Found, find_bundles
-from bundle.errors import BadBundle, ExplainedError
+from app.serving.served_model import ServedModel
+from bundle.bundle_errors import BadBundle, ExplainedError
+from bundle.discovery import FoundBundles, find_bundles
 from bundle.reader import Bundle, open_bundle
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Entry:
+class RepositoryEntry:
     """A model by its name. Without a `model`, `reason` says why there is none."""
 
     name: str
-    model: Model | None = None
+    model: ServedModel | None = None
     reason: str = ""
 
     @property
@@ -48,7 +48,7 @@ class Repository:
     """
 
     def __init__(
-        self, path: Path, default: str | None, make: Callable[[Bundle], Model], preload: Sequence[int] = ()
+        self, path: Path, default: str | None, make: Callable[[Bundle], ServedModel], preload: Sequence[int] = ()
     ) -> None:
         self._path = path
         self._make = make
@@ -58,15 +58,15 @@ class Repository:
         self._closed = False
         found = self._look()
         self.default = found.default(default)
-        self._entries = {name: Entry(name, reason=LOADING) for name in found.bundles}
+        self._entries = {name: RepositoryEntry(name, reason=LOADING) for name in found.bundles}
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RepositoryEntry]:
         """All models that are known, by name: those that are served, and those that could be or have been."""
         known = dict.fromkeys([*self._entries, *find_bundles(self._path).bundles])
-        return [self._entries.get(name) or Entry(name, reason=UNLOADED) for name in known]
+        return [self._entries.get(name) or RepositoryEntry(name, reason=UNLOADED) for name in known]
 
-    def model(self, name: str | None = None) -> Model:
+    def model(self, name: str | None = None) -> ServedModel:
         """The model called `name`, or the default one. Raises UnknownModel, or NotReady while it cannot serve."""
         entry = self._entries.get(name or self.default)
         if entry is None:
@@ -99,7 +99,7 @@ class Repository:
             if name not in found.bundles:
                 why = found.fault or found.passed_over.get(name, "")
                 raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
-            entry = self._entries.setdefault(name, Entry(name))
+            entry = self._entries.setdefault(name, RepositoryEntry(name))
             if entry.model is None:
                 entry.reason = LOADING
             try:
@@ -167,7 +167,7 @@ class Repository:
             self._retire(old)
         await asyncio.gather(*self._retiring)
 
-    async def _start(self, bundle: Bundle) -> Model:
+    async def _start(self, bundle: Bundle) -> ServedModel:
         if bundle.warning:
             log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
         missing = [resolution for resolution in self._preload if resolution not in bundle.resolutions]
@@ -183,13 +183,13 @@ class Repository:
             raise
         return model
 
-    def _retire(self, model: Model | None) -> None:
+    def _retire(self, model: ServedModel | None) -> None:
         if model is not None:
             task = asyncio.create_task(model.close())
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    def _look(self) -> Found:
+    def _look(self) -> FoundBundles:
         """What is on disk now; the log has what is passed over."""
         found = find_bundles(self._path)
         for why in found.passed_over.values():

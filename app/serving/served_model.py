@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.image import Pixels
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.engines.gpu_jpeg.jpeg_decoder import NAME as JPEGS
 from app.engines.gpu_jpeg.jpeg_header import plain
-from app.engines.process.supervisor import LiveEngine
+from app.engines.process.supervisor import EngineSupervisor
 from app.errors import BadParameter, EngineFailed, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
-from bundle.reader import Bundle, Label
+from bundle.reader import Bundle, ClassLabel
 from bundle.tensors import Outputs
 from model.spec import SIGMOID, SOFTMAX, Activation
 
@@ -28,7 +28,7 @@ _IMAGES = 64  # or so many images if that is more
 
 
 @dataclass(frozen=True)
-class Answer:
+class ModelAnswer:
     """The logits of one image (outputs, classes), and when each stage was at work."""
 
     outputs: Outputs
@@ -54,12 +54,12 @@ class Answer:
             ("inference", self.inference),
         ]
 
-    def best(self, labels: Sequence[Label], count: int) -> list[tuple[Label, float]]:
+    def best(self, labels: Sequence[ClassLabel], count: int) -> list[tuple[ClassLabel, float]]:
         """The `count` best classes with their scores, the best first; fewer if there are fewer."""
         return [(labels[index], score) for index, score in top(self.outputs[0], count, self.activation)]
 
 
-class Model:
+class ServedModel:
     """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
 
     Each resolution has an engine in a process of its own, the default one from the start, others from their first
@@ -74,7 +74,7 @@ class Model:
     def __init__(
         self,
         bundle: Bundle,
-        decoders: Decoders,
+        decoders: DecoderPool,
         metrics: ModelMetrics,
         *,
         engine: str,
@@ -98,7 +98,7 @@ class Model:
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
-        self._engines: dict[int, LiveEngine] = {}
+        self._engines: dict[int, EngineSupervisor] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._main = self._make(bundle.manifest.default_resolution)
         self._batcher = Batcher[Pixels | bytes, Outputs | None](
@@ -233,7 +233,7 @@ class Model:
         deadline: float = math.inf,
         *,
         caller: str = "",
-    ) -> Answer:
+    ) -> ModelAnswer:
         """The answer for the encoded image in `body`; raises BadParameter, and what app.decoding.image.decode does."""
         resolution = self.resolution(resolution)
         async with self._in_time(place, deadline):
@@ -246,7 +246,7 @@ class Model:
                     return await self._decoded(again, body, resolution, deadline, caller)
             return await self._decoded(place, body, resolution, deadline, caller)
 
-    async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> Answer:
+    async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> ModelAnswer:
         """The answer for the very pixels that the network sees, of the size that `resolution` has."""
         async with self._in_time(place, deadline):
             now = time.perf_counter()
@@ -263,7 +263,7 @@ class Model:
         # In a thread: a large one is read to its end.
         return await asyncio.to_thread(plain, body, self._jpeg_pixels) is not None
 
-    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> Answer:
+    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> ModelAnswer:
         asked = time.perf_counter()
         steps = self.bundle.manifest.preprocessing[resolution]
         pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
@@ -273,14 +273,14 @@ class Model:
 
     async def _answer(
         self, place: Place, item: Pixels | bytes, resolution: int, deadline: float, waited: Interval, decode: Interval
-    ) -> Answer | None:
+    ) -> ModelAnswer | None:
         """None for a JPEG that the engine does not decode, and only then."""
         await self.load(resolution)
         batched = await self._batcher.submit(place, resolution, item, deadline)
         if batched.result is None:
             return None
         spans = (waited, decode, batched.queue, batched.inference)
-        answer = Answer(batched.result, resolution, *spans, self.bundle.manifest.activation)
+        answer = ModelAnswer(batched.result, resolution, *spans, self.bundle.manifest.activation)
         self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
 
@@ -308,8 +308,8 @@ class Model:
             raise
         self._engines[resolution] = engine
 
-    def _make(self, resolution: int, prefer: tuple[str, str] | None = None) -> LiveEngine:
-        return LiveEngine(
+    def _make(self, resolution: int, prefer: tuple[str, str] | None = None) -> EngineSupervisor:
+        return EngineSupervisor(
             self.bundle,
             resolution,
             engine=self._engine,

@@ -23,7 +23,7 @@ from benchmarks.cpu.readme import update
 from benchmarks.cpu.report import CpuReport, markdown, summary
 from benchmarks.gpu.player import say
 from benchmarks.photographs import photographs
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.reader import open_bundle
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.engines.interface import Files, Plan
+from app.engines.interface import EngineFiles, TensorRTPlan
 from app.engines.selection import choose
 from benchmarks.gpu.contestant import PROFILED, WARM_UP, Contestant, Images, Logits
 from benchmarks.gpu.profiles import session_nodes, torch_kernels
@@ -66,11 +66,11 @@ class Ours(Contestant):
             return session_nodes(Path(session.end_profiling()), skipped=WARM_UP)
 
 
-def files_of(bundle: Bundle, resolution: int) -> Files:
+def files_of(bundle: Bundle, resolution: int) -> EngineFiles:
     """What an engine is given of `bundle`, as app.engines.process.engine_host has it."""
-    return Files(
+    return EngineFiles(
         {precision: (bundle.path / GRAPHS[precision]).read_bytes for precision in bundle.graphs},
-        [Plan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
+        [TensorRTPlan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
         bundle.plans.unfit.get(resolution, []),
         bundle.plan_command(resolution),
         bundle.agreement(resolution),

@@ -21,7 +21,7 @@ from benchmarks.gpu.profiles import torch_kernels
 from model.bicubic import resize
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD, branch_sides, patch_grids, variant_named
-from model.weights import find
+from model.weights import find_weights
 
 DTYPES = {"f32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -169,4 +169,4 @@ def _interpolate(x: Tensor, side: int) -> Tensor:
 
 def trained(variant: str, weights: str) -> CrossViT:
     """The network with `weights`, a file or "untrained"."""
-    return find(weights, variant_named(variant), print).network(variant_named(variant))
+    return find_weights(weights, variant_named(variant), print).network(variant_named(variant))

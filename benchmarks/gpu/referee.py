@@ -16,7 +16,7 @@ from app.processes.worker import Arrays, Values
 from benchmarks.gpu.contestant import Images
 from benchmarks.gpu.pytorch import Pixels, trained
 from model.spec import variant_named
-from model.weights import UNTRAINED, find
+from model.weights import UNTRAINED, find_weights
 
 PIECE = 16  # images that are answered at a time
 PEAK_SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
@@ -52,7 +52,7 @@ class Referee:
         """Where the weights are that `choice` names, see model.weights; it may be a folder of VARIANT.safetensors."""
         folder = Path(choice).expanduser()
         named = str(folder / f"{variant}.safetensors") if folder.is_dir() else choice
-        weights = find(named, variant_named(variant), print)
+        weights = find_weights(named, variant_named(variant), print)
         return [str(weights.path or UNTRAINED), weights.id], []
 
     def used_mb(self) -> tuple[Values, Arrays]:

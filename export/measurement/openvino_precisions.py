@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bundle.writer import MODEL
-from export.measurement.precision import Answers, Run, file_name, measured
+from export.measurement.precision import Float32Answers, RunImages, file_name, measured
 
 INT8 = "int8"
 _BATCH = 4
@@ -24,7 +24,7 @@ _TRIALS = 3
 
 
 def agreements(
-    folder: Path, expected: Mapping[int, Answers], say: Callable[[str], None]
+    folder: Path, expected: Mapping[int, Float32Answers], say: Callable[[str], None]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """How each precision agrees with the float32 answers at each resolution, as the manifest of `folder` has it.
 
@@ -47,7 +47,7 @@ def agreements(
     }
 
 
-def running(graph: Path, hint: str = "f32") -> Run:
+def running(graph: Path, hint: str = "f32") -> RunImages:
     """`graph` in OpenVINO, at the side of whatever images come, `hint` being its inference precision."""
     import openvino  # at exports that ask for it only
 
@@ -75,7 +75,7 @@ def _has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _least_seconds(run: Run, images: NDArray[np.uint8]) -> float:
+def _least_seconds(run: RunImages, images: NDArray[np.uint8]) -> float:
     """The best time of a few runs, since other load only ever adds to it."""
     seconds = []
     for _ in range(1 + _TRIALS):  # the first one also compiles

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.files.bad_files import BadFile
-from model.files.folders import images_in, others_in, read
+from model.files.folders import images_in, others_in, read_image_file
 from model.files.formats import SUFFIXES
 from model.files.pixels import rgb
 from model.spec import Preprocessing
 
-SHIPPED = Path(__file__).parent / "data" / "photos"
+SHIPPED = Path(__file__).parents[1] / "data" / "photos"
 _LEAST_AREA = 0.3  # of the photograph, in a crop
 _ANOTHER_SEED = 1_000_000
 
@@ -68,7 +68,7 @@ def photographs(folder: Path | None = None) -> list[Path]:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return rgb(read(path))
+        return rgb(read_image_file(path))
     except (OSError, BadFile) as err:
         raise NoPhotos(f"{path} cannot be read: {err}") from err
 

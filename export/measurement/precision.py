@@ -29,11 +29,11 @@ def file_name(precision: str) -> str:
     return f"model.{precision}.onnx"
 
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images to logits (outputs, images, classes)
+RunImages = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images to logits (outputs, images, classes)
 
 
 @dataclass(frozen=True)
-class Answers:
+class Float32Answers:
     """Photographs (images, side, side, 3), and float32's logits for them (outputs, images, classes)."""
 
     images: NDArray[np.uint8]
@@ -42,19 +42,19 @@ class Answers:
 
 def float32_answers(
     model: Path, preprocessing: Mapping[int, Preprocessing], photos: Path | None = None
-) -> dict[int, Answers]:
+) -> dict[int, Float32Answers]:
     """What the graph `model` answers at each resolution; NoPhotos."""
     graph = model.read_bytes()
     least = min(steps.crop for steps in preprocessing.values())
     found = {}
     for resolution, steps in preprocessing.items():
         images = views(steps, max(8, round(IMAGES * (least / steps.crop) ** 4)), photos)
-        found[resolution] = Answers(images, logits(graph, images))
+        found[resolution] = Float32Answers(images, run_logits(graph, images))
     return found
 
 
 def add_precision(
-    folder: Path, precision: str, expected: Mapping[int, Answers], say: Callable[[str], None]
+    folder: Path, precision: str, expected: Mapping[int, Float32Answers], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Write the graph of the bundle in `folder` in `precision`; what the manifest says of it.
 
@@ -69,12 +69,12 @@ def add_precision(
     if precision == "bf16":
         emulated(graph)  # ONNX Runtime has no such kernels on a CPU
     serialised = ir.to_proto(graph).SerializeToString()
-    found = measured(precision, expected, lambda images: logits(serialised, images), say)
+    found = measured(precision, expected, lambda images: run_logits(serialised, images), say)
     return {"engine": f"onnxruntime {onnxruntime.__version__}, CPU", "photographs": found}
 
 
 def measured(
-    precision: str, expected: Mapping[int, Answers], run: Run, say: Callable[[str], None]
+    precision: str, expected: Mapping[int, Float32Answers], run: RunImages, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
     """How `run` agrees with float32 at each resolution, as the manifest has it; Disagreement if it gives no numbers."""
     found = {}
@@ -85,7 +85,7 @@ def measured(
     return found
 
 
-def logits(graph: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def run_logits(graph: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What ONNX Runtime on the CPU answers, (outputs, images, classes)."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     batches = (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))

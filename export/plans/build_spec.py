@@ -1,6 +1,6 @@
 """What it takes to build an engine and what comes out, in plain data: nothing here needs a GPU, TensorRT or PyTorch.
 
-export.plans.builder is the one implementation of `Gpu`; all else that has to do with engines talks to this protocol.
+export.plans.builder is the one implementation of `PlanBuilder`; all else that has to do with engines talks to this protocol.
 """
 
 import re
@@ -41,7 +41,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildSpec:
     """How an engine is to be built: profile i is for `batch_sizes[i]` images of `side` x `side` pixels.
 
     With `joined` it also takes fewer, down to one more than the profile before it takes. `workspace_bytes` None lets
@@ -66,7 +66,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPlan:
     """A plan as TensorRT serialised it. `notes` are what it warned of, and what became of the timing cache."""
 
     plan: bytes
@@ -86,15 +86,15 @@ class Progress(Protocol):
     def finish(self, phase: str) -> None: ...
 
 
-class Gpu(Protocol):
+class PlanBuilder(Protocol):
     """The GPU of this machine, under TensorRT. Every method raises Unable."""
 
     def device(self) -> Device: ...
 
-    def build(self, graph: bytes, order: Order, progress: Progress) -> Built:
+    def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
         """The engine of `graph`, an ONNX model in which only the batch is open."""
 
-    def run(self, plan: bytes, order: Order, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def run(self, plan: bytes, order: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         """For each profile of `plan` its (outputs, images, classes) for all `images` (images, side, side, 3)."""
 
 

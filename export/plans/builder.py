@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bundle.tensors import INPUT, OUTPUTS
 from export.plans import build_errors
-from export.plans.build_spec import Built, Device, Order, Progress, Unable, check_version
+from export.plans.build_spec import BuildSpec, BuiltPlan, Device, Progress, Unable, check_version
 
 check_version(str(trt.__version__))  # here: other versions may lack what the classes below derive from
 
@@ -23,8 +23,8 @@ T = TypeVar("T")
 _SUCCESS = cuda.cudaError_t.cudaSuccess
 
 
-class TensorRT:
-    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); an export.plans.build_spec.Gpu."""
+class TensorRTBuilder:
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); an export.plans.build_spec.PlanBuilder."""
 
     def __init__(self) -> None:
         self._log = _LOG
@@ -49,7 +49,7 @@ class TensorRT:
             memory_bytes=int(properties.totalGlobalMem),
         )
 
-    def build(self, graph: bytes, order: Order, progress: Progress) -> Built:
+    def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
         """The plan of `graph`; blocks for minutes without holding Python's lock."""
         self._log.clear()
         builder = self._make(trt.Builder)
@@ -71,14 +71,14 @@ class TensorRT:
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise self._failure("TensorRT built no engine")
-        return Built(
+        return BuiltPlan(
             plan=bytes(plan),
             workspace_bytes=int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)),
             timing_cache=bytes(timings.serialize()),
             notes=tuple(dict.fromkeys(self._log.lines)),
         )
 
-    def run(self, plan: bytes, order: Order, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def run(self, plan: bytes, order: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         """What every profile answers to `images`, each (outputs, images, classes)."""
         self._log.clear()
         runtime = self._make(trt.Runtime)
@@ -89,7 +89,9 @@ class TensorRT:
             raise self._failure("TensorRT cannot read the plan that it has just written")
         return [self._run(engine, index, order, images) for index in range(len(order.batch_sizes))]
 
-    def _run(self, engine: trt.ICudaEngine, index: int, order: Order, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _run(
+        self, engine: trt.ICudaEngine, index: int, order: BuildSpec, images: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         batch = order.batch_sizes[index]
         padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % batch, axis=0)])
         answers = []
@@ -113,7 +115,7 @@ class TensorRT:
                 answers.append(np.stack(outputs))
         return np.concatenate(answers, axis=1)[:, : len(images)]
 
-    def _context(self, engine: trt.ICudaEngine, index: int, order: Order, stream: int) -> trt.IExecutionContext:
+    def _context(self, engine: trt.ICudaEngine, index: int, order: BuildSpec, stream: int) -> trt.IExecutionContext:
         context = engine.create_execution_context()
         if context is None:
             raise self._failure("TensorRT made no execution context")
@@ -123,7 +125,7 @@ class TensorRT:
             raise self._failure(f"the engine's profile {index} does not take images {shape}")
         return context
 
-    def _configure(self, config: trt.IBuilderConfig, order: Order) -> trt.ITimingCache:
+    def _configure(self, config: trt.IBuilderConfig, order: BuildSpec) -> trt.ITimingCache:
         config.builder_optimization_level = order.optimization_level
         if order.workspace_bytes is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_bytes)

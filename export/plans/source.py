@@ -18,7 +18,7 @@ PRODUCTS, OPERATOR = "products", "operator"
 
 
 @dataclass(frozen=True)
-class Source:
+class PlanSource:
     """`graph` is the bundle's model.onnx, `preprocessing` has the resolutions that it offers."""
 
     path: Path
@@ -51,7 +51,7 @@ class Source:
             raise Unable(f"{self.path} has been replaced meanwhile, and its graph is another: start again")
 
 
-def read_source(bundle: Path, variant: str) -> Source:
+def read_source(bundle: Path, variant: str) -> PlanSource:
     """The bundle at `bundle`. Unable if it is none, is damaged, or is another variant's."""
     manifest = read_manifest(bundle)
     again = f"export it again: python export/to_onnx.py --variant {variant} --out {bundle}"
@@ -63,7 +63,7 @@ def read_source(bundle: Path, variant: str) -> Source:
         raise Unable(f"{bundle} is of {manifest.get('variant')}, not {variant}; choose another --bundle or --variant")
     try:
         graph = (bundle / MODEL).read_bytes()
-        source = Source(
+        source = PlanSource(
             bundle,
             graph,
             str(manifest["files"][MODEL]),

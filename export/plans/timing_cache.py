@@ -20,7 +20,7 @@ def default_file(device: Device) -> Path:
     return home / "crossvit" / f"timings-{slug(device.gpu)}-trt{device.tensorrt}"
 
 
-def read(file: Path) -> bytes:
+def read_timings(file: Path) -> bytes:
     """What is in `file`; nothing if it is not there."""
     try:
         return file.read_bytes()
@@ -28,7 +28,7 @@ def read(file: Path) -> bytes:
         return b""
 
 
-def write(file: Path, timings: bytes) -> None:
+def write_timings(file: Path, timings: bytes) -> None:
     """Replace `file` in one step. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)

@@ -41,7 +41,7 @@ class Config:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def text(config: Config) -> str:
+def config_text(config: Config) -> str:
     """The content of config.pbtxt."""
     sections = [_head(config), _tensors(config), _instances(config)]
     if config.dynamic:

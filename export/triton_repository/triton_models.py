@@ -23,7 +23,7 @@ class NotServable(Exception):
 
 
 @dataclass(frozen=True)
-class Wishes:
+class TritonOptions:
     """What the command line asks for; `precision` as it spells them, `only` are texts in the names of plans."""
 
     variant: str
@@ -37,7 +37,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFile:
     """A file of the bundle, and what it is called in a version's folder."""
 
     path: Path
@@ -46,7 +46,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class TritonBundle:
     """A bundle that stands in `folder`, of which only the manifest has been read."""
 
     folder: Path
@@ -75,7 +75,7 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanFolder:
     """A TensorRT engine in a bundle: its folder, and its passport."""
 
     folder: Path
@@ -95,11 +95,11 @@ class Plan:
     def capability(self) -> str:
         return str(self.passport["compute_capability"])
 
-    def source(self, name: str) -> Source:
-        return Source(self.folder / PLAN, self.passport["plan_sha256"], name)
+    def source(self, name: str) -> ModelFile:
+        return ModelFile(self.folder / PLAN, self.passport["plan_sha256"], name)
 
 
-def open_bundle(folder: Path, variant: str) -> Bundle:
+def read_bundle(folder: Path, variant: str) -> TritonBundle:
     """The bundle of `variant` at `folder`; NotServable if it is none."""
     manifest = read_manifest(folder)
     again = f"export it first with python export/to_onnx.py --variant {variant}"
@@ -109,10 +109,12 @@ def open_bundle(folder: Path, variant: str) -> Bundle:
         raise NotServable(f"{folder} has format {manifest.get('format')}, not {FORMAT}: {again}")
     if manifest.get("variant") != variant:
         raise NotServable(f"{folder} is a bundle of {manifest.get('variant')}, not of {variant}")
-    return Bundle(folder, manifest)
+    return TritonBundle(folder, manifest)
 
 
-def models(bundle: Bundle, wishes: Wishes, resolutions: list[int] | None) -> list[tuple[Config, list[Source]]]:
+def model_files(
+    bundle: TritonBundle, wishes: TritonOptions, resolutions: list[int] | None
+) -> list[tuple[Config, list[ModelFile]]]:
     """For each of `resolutions`, or all that the bundle offers, the configuration and the files of its model."""
     for resolution in resolutions or ():
         if resolution not in bundle.resolutions:
@@ -125,7 +127,7 @@ def models(bundle: Bundle, wishes: Wishes, resolutions: list[int] | None) -> lis
     return [model(bundle, wishes, resolution) for resolution in sorted(set(resolutions or bundle.resolutions))]
 
 
-def _with_graph(bundle: Bundle, wishes: Wishes, resolution: int) -> tuple[Config, list[Source]]:
+def _with_graph(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> tuple[Config, list[ModelFile]]:
     name = MODEL if wishes.precision == "fp32" else f"model.{wishes.precision}.onnx"
     if wishes.precision != "fp32" and name not in bundle.manifest["files"]:
         raise NotServable(
@@ -135,10 +137,10 @@ def _with_graph(bundle: Bundle, wishes: Wishes, resolution: int) -> tuple[Config
     limit = wishes.max_batch or MAX_BATCH[wishes.device]
     sizes = (*(size for size in BATCH_SIZES if size < limit), limit)
     config = _config(bundle, wishes, resolution, max_batch=limit, batch_sizes=sizes)
-    return config, [Source(bundle.folder / name, bundle.manifest["files"][name], "model.onnx")]
+    return config, [ModelFile(bundle.folder / name, bundle.manifest["files"][name], "model.onnx")]
 
 
-def _with_plans(bundle: Bundle, wishes: Wishes, resolution: int) -> tuple[Config, list[Source]]:
+def _with_plans(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> tuple[Config, list[ModelFile]]:
     """Triton does not pad, so it may form batches only if every size has a profile."""
     plans = _fitting(bundle, wishes, resolution)
     every, name = plans[0].batch_sizes, plans[0].folder.name
@@ -168,7 +170,7 @@ def _with_plans(bundle: Bundle, wishes: Wishes, resolution: int) -> tuple[Config
     return config, [plan.source(files.get(plan.capability, "model.plan")) for plan in plans]
 
 
-def _fitting(bundle: Bundle, wishes: Wishes, resolution: int) -> list[Plan]:
+def _fitting(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> list[PlanFolder]:
     """The plans that fit, one for each compute capability; NotServable if there is none, or more than can be told."""
     asked = {
         "resolution": resolution,
@@ -198,7 +200,7 @@ def _fitting(bundle: Bundle, wishes: Wishes, resolution: int) -> list[Plan]:
     return plans
 
 
-def _plans(bundle: Bundle) -> Iterator[Plan]:
+def _plans(bundle: TritonBundle) -> Iterator[PlanFolder]:
     for path in sorted(bundle.folder.glob(f"{ENGINES}/[!.]*/{PASSPORT}")):
         try:
             passport = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -207,11 +209,11 @@ def _plans(bundle: Bundle) -> Iterator[Plan]:
         if not isinstance(passport, dict) or "format" not in passport:
             raise NotServable(f"{path} is no passport of a plan: remove {path.parent}, or build it again")
         if passport["format"] == PASSPORT_FORMAT:
-            yield Plan(path.parent, passport)
+            yield PlanFolder(path.parent, passport)
 
 
 def _config(
-    bundle: Bundle, wishes: Wishes, resolution: int, built_for: dict[str, str] | None = None, **more: Any
+    bundle: TritonBundle, wishes: TritonOptions, resolution: int, built_for: dict[str, str] | None = None, **more: Any
 ) -> Config:
     steps = bundle.steps(resolution)
     notes = {

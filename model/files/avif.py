@@ -11,7 +11,7 @@ MAX_BOXES = 1000  # that are not in others; files have three or four
 _EXIF_ITEM = re.compile(rb"(infe[\x02\x03]...(?:..|....)..)Exif", re.DOTALL)
 
 
-def essential(body: bytes) -> Essential:
+def avif_essentials(body: bytes) -> Essential:
     """The AVIF in `body` without its Exif, which Pillow would fail at if it is broken.
 
     The image is turned by its properties irot and imir alone, as browsers do (MIAF, ISO/IEC 23000-22, section 7.3.6.2).

@@ -23,7 +23,7 @@ _KINDS = [
 ]
 
 
-def is_image(name: str) -> bool:
+def is_image_file(name: str) -> bool:
     """Whether a file of this name, with its folders, is taken for an image: by its suffix, if no part is hidden."""
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not any(map(_is_hidden, path.parts))
@@ -34,7 +34,7 @@ def images_in(root: Path) -> list[str]:
 
     Symbolic links are followed, but for those to a folder that they lie in. What is no regular file is passed over.
     """
-    return sorted((name for name in _files(root) if is_image(name)), key=lambda name: PurePosixPath(name).parts)
+    return sorted((name for name in _files(root) if is_image_file(name)), key=lambda name: PurePosixPath(name).parts)
 
 
 def others_in(roots: Iterable[Path]) -> str:
@@ -44,7 +44,7 @@ def others_in(roots: Iterable[Path]) -> str:
     return f": {counts} cannot be read, convert them to JPEG or PNG" if counts else ""
 
 
-def read(path: Path) -> bytes:
+def read_image_file(path: Path) -> bytes:
     """The bytes of a file; BadFile if it is no regular one, or has more than MOST_BYTES. Raises OSError too."""
     check_regular(path)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123

@@ -13,7 +13,7 @@ _CONTROL = b"\xf9\x04"
 _BLOCK = re.compile(rb"[\x21\x2c\x3b]")
 
 
-def essential(body: bytes) -> Essential:
+def gif_essentials(body: bytes) -> Essential:
     """The GIF in `body` with its first frame that has pixels, and no more: no comments, no other extensions.
 
     Raises Damaged where there is no such frame among the first MAX_BLOCKS blocks.

@@ -11,7 +11,7 @@ _ENTRY_BYTES, _ONE_ENTRY = 16, 22
 _LARGEST_SIDE = 256
 
 
-def essential(body: bytes) -> Essential:
+def icon_essentials(body: bytes) -> Essential:
     """The largest image in `body`, of the most colours: a PNG, or an icon of one bitmap.
 
     Raises Damaged where there is none, or a bitmap is of another size than it should, which is 256 pixels at most.
@@ -30,7 +30,7 @@ def essential(body: bytes) -> Essential:
     is_cursor = body[2] == 2  # whose entries have a place where others have the number of colours
     size, _, length, offset = max(entries, key=lambda entry: (entry[0][0] * entry[0][1], not is_cursor and entry[1]))
     content = body[offset : offset + length]
-    return png.essential(content) if content.startswith(_PNG) else Essential("ICO", _of_bitmap(content, size))
+    return png.png_essentials(content) if content.startswith(_PNG) else Essential("ICO", _of_bitmap(content, size))
 
 
 def _of_bitmap(content: bytes, size: tuple[int, int]) -> bytes:

@@ -23,7 +23,7 @@ _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_IN_SCAN = re.compile(rb"\xff(?!\x00)[^\xff\xd0-\xd7]")  # neither a stuffed byte nor fill nor a restart
 
 
-def essential(body: bytes) -> Essential:
+def jpeg_essentials(body: bytes) -> Essential:
     """The JPEG in `body` without what its pixels don't need.
 
     Left out are application segments and comments, bytes between segments and whatever follows the end. Kept are those

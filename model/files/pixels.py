@@ -29,12 +29,12 @@ TURNS = {  # Exif 2.3, section 4.6.4
 }
 _NOISE = bytes(range(1, 255, 7)) * 8  # that the decoder of a JPEG cannot take for the end of its data
 _ESSENTIAL: dict[str, Callable[[bytes], Essential]] = {
-    "JPEG": jpeg.essential,
-    "PNG": png.essential,
-    "WEBP": webp.essential,
-    "GIF": gif.essential,
-    "AVIF": avif.essential,
-    "ICO": icon.essential,
+    "JPEG": jpeg.jpeg_essentials,
+    "PNG": png.png_essentials,
+    "WEBP": webp.webp_essentials,
+    "GIF": gif.gif_essentials,
+    "AVIF": avif.avif_essentials,
+    "ICO": icon.icon_essentials,
     "BMP": partial(Essential, "BMP"),
 }
 _NAMES = {"WEBP": "WebP"}

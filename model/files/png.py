@@ -15,7 +15,7 @@ _HEADER, _PALETTE, _TRANSPARENCY, _DATA, _EXIF, _END = b"IHDR", b"PLTE", b"tRNS"
 _TRANSPARENCY_BYTES = {0: 2, 2: 6, 3: 256}  # by colour type, at most; other types have an alpha channel
 
 
-def essential(body: bytes) -> Essential:
+def png_essentials(body: bytes) -> Essential:
     """The PNG in `body` without what its pixels don't need.
 
     Kept are the header, palette, transparency and data; of an animation that is the default image. Transparency and

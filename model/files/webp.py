@@ -13,7 +13,7 @@ _HEAD_BYTES = 12
 _METADATA_FLAGS = 0x20 | 0x08 | 0x04  # a profile, Exif, XMP
 
 
-def essential(body: bytes) -> Essential:
+def webp_essentials(body: bytes) -> Essential:
     """The WebP in `body` without what its pixels don't need.
 
     Left out are colour profiles, Exif, XMP, unknown chunks, frames but for the first, and bytes behind the last chunk;

@@ -53,14 +53,14 @@ class BadLabels(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class ClassEntry:
     """What a file says of a class. Neither need be text; None for a label that is ImageNet's of the wnid."""
 
     label: object
     wnid: object = None
 
 
-def of_content(content: object, origin: str) -> list[Entry]:
+def of_content(content: object, origin: str) -> list[ClassEntry]:
     """The entries of a list or an object; BadLabels if it is neither, or has no labels where they are looked for."""
     if isinstance(content, Mapping) and content:
         return _of_object(content, origin)
@@ -69,7 +69,7 @@ def of_content(content: object, origin: str) -> list[Entry]:
     raise BadLabels(f"{origin} must be a list, or an object from index to name; {WANTED}")
 
 
-def of_objects(items: Sequence[Mapping[str, object]], origin: str) -> list[Entry]:
+def of_objects(items: Sequence[Mapping[str, object]], origin: str) -> list[ClassEntry]:
     """The entries of objects, or of a table's rows, whose keys are in lower case; by their indices if they have some.
 
     A column of wnids is known by what is in it, and so is one of indices that is called like one of names.
@@ -82,14 +82,18 @@ def of_objects(items: Sequence[Mapping[str, object]], origin: str) -> list[Entry
     if name is None and wnid is None:
         name = next((key for key in NAMES if any(key in item for item in items)), None)
     index = _index_key(items, [key for key in named if key != name and key not in textual], origin)
-    entries = [Entry(item.get(name) if name else None, _wnid(item[wnid]) if wnid else _given(item)) for item in items]
+    entries = [
+        ClassEntry(item.get(name) if name else None, _wnid(item[wnid]) if wnid else _given(item)) for item in items
+    ]
     check_placeholders([entry.label for entry in entries], origin)
     if index is None:
         return entries
     return in_order([as_index(item[index]) for item in items], entries, origin, index)
 
 
-def in_order(numbers: Sequence[int | None], entries: Sequence[Entry], origin: str, key: str = "index") -> list[Entry]:
+def in_order(
+    numbers: Sequence[int | None], entries: Sequence[ClassEntry], origin: str, key: str = "index"
+) -> list[ClassEntry]:
     """The entries by their numbers. BadLabels unless these are a network's classes: 0, 1, 2 and so on."""
     found = dict(zip(numbers, entries, strict=True))
     missing = next((index for index in range(len(entries)) if index not in found), None)
@@ -127,7 +131,7 @@ def folded(item: Mapping[object, object]) -> dict[str, object]:
     return {re.sub(r"[\s-]+", "_", str(key).strip().lower()): value for key, value in item.items()}
 
 
-def _of_list(content: Sequence[object], origin: str) -> list[Entry]:
+def _of_list(content: Sequence[object], origin: str) -> list[ClassEntry]:
     if all(isinstance(item, Mapping) for item in content):
         return of_objects([folded(item) for item in content if isinstance(item, Mapping)], origin)
     if all(isinstance(item, str) for item in content):
@@ -136,16 +140,16 @@ def _of_list(content: Sequence[object], origin: str) -> list[Entry]:
         return _of_list([item[0] for item in content if isinstance(item, list | tuple)], origin)
     pairs = _indexed_pairs(content)
     if pairs is not None:
-        return in_order([as_index(number) for number, _ in pairs], [Entry(name) for _, name in pairs], origin)
+        return in_order([as_index(number) for number, _ in pairs], [ClassEntry(name) for _, name in pairs], origin)
     return [_entry(item, origin) for item in content]
 
 
-def _of_object(content: Mapping[object, object], origin: str) -> list[Entry]:
+def _of_object(content: Mapping[object, object], origin: str) -> list[ClassEntry]:
     keys, values = list(content), list(content.values())
     if are_indices(keys) and not all(isinstance(value, int) for value in values):
         return in_order([as_index(key) for key in keys], _entries(values, origin), origin)
     if are_indices(values):  # from name to index; of a network that knows digits, the names are numbers too
-        return in_order([as_index(value) for value in values], [Entry(key) for key in keys], origin)
+        return in_order([as_index(value) for value in values], [ClassEntry(key) for key in keys], origin)
     known = folded(content)
     features = class_labels(content)
     if len(features) > 1:
@@ -167,7 +171,7 @@ def _of_object(content: Mapping[object, object], origin: str) -> list[Entry]:
                 f"{origin} goes from wnids to names, not in the order of the wnids, which is ImageNet's: what index "
                 "each has cannot be told; give an object from index to name"
             )
-        return [Entry(name, wnid) for wnid, name in content.items()]
+        return [ClassEntry(name, wnid) for wnid, name in content.items()]
     raise BadLabels(
         f"{origin} has none for index 0, and no labels under a key that is known here (names, id2label, class_to_idx, "
         f"categories, …), but {str(keys[0])[:40]!r}; {WANTED}"
@@ -189,7 +193,7 @@ def _indexed_pairs(content: Sequence[object]) -> list[tuple[object, object]] | N
     return None
 
 
-def _entries(values: Sequence[object], origin: str) -> list[Entry]:
+def _entries(values: Sequence[object], origin: str) -> list[ClassEntry]:
     """What stands behind indices: names, objects, or pairs of wnid and name."""
     if all(isinstance(value, Mapping) for value in values):
         items = [folded(value) for value in values if isinstance(value, Mapping)]
@@ -197,15 +201,15 @@ def _entries(values: Sequence[object], origin: str) -> list[Entry]:
     return [_entry(value, origin) for value in values]
 
 
-def _entry(value: object, origin: str) -> Entry:
+def _entry(value: object, origin: str) -> ClassEntry:
     if isinstance(value, Mapping):
         return of_objects([{key: item for key, item in folded(value).items() if key not in INDICES}], origin)[0]
     if _is_pair(value):
         first, second = value
-        return Entry(second, first) if _wnid(first) else Entry(first, second)
+        return ClassEntry(second, first) if _wnid(first) else ClassEntry(first, second)
     if isinstance(value, str) and (found := WNID_FIRST.fullmatch(value)):
-        return Entry(found[2], found[1])
-    return Entry(None, value) if _wnid(value) else Entry(value)
+        return ClassEntry(found[2], found[1])
+    return ClassEntry(None, value) if _wnid(value) else ClassEntry(value)
 
 
 def _is_pair(value: object) -> TypeGuard[Sequence[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.characters import trimmed
 from model.label_files.code import is_printed
-from model.label_files.content import AS_THEY_ARE, MOST, WANTED, BadLabels, Entry, of_content
+from model.label_files.content import AS_THEY_ARE, MOST, WANTED, BadLabels, ClassEntry, of_content
 from model.label_files.lines import of_lines, of_table
 from model.label_files.notations import assigned, is_label_map, json_or_python, of_label_map, of_yaml
 from model.label_files.syntax import are_all_in_brackets, is_markup, is_name_in_brackets
@@ -39,7 +39,7 @@ _MARKS = {
 }
 
 
-def read_label_file(path: Path) -> list[Entry]:
+def read_label_file(path: Path) -> list[ClassEntry]:
     """What the file at `path` says of each class, in index order; BadLabels if that cannot be told.
 
     Known are: a name, "index name", "name index", "wnid name" or a wnid a line; CSV and TSV; JSON, YAML and what Python

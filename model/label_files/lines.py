@@ -14,7 +14,7 @@ from model.label_files.content import (
     WNID_FIRST,
     WNIDS,
     BadLabels,
-    Entry,
+    ClassEntry,
     check_placeholders,
     folded,
     in_order,
@@ -33,7 +33,7 @@ _COMMENT = re.compile(r"(#|//)\s*\S")
 _IMAGES = ("filename", "file_name", "file", "image", "image_id", "image_path", "image_name", "filepath", "path")
 
 
-def of_lines(lines: Sequence[str], origin: str) -> list[Entry]:
+def of_lines(lines: Sequence[str], origin: str) -> list[ClassEntry]:
     """A name a line, or `0 tench`, `tench 0`, `n01440764 tench`, or a wnid; blank lines are entries without a name.
 
     Numbers are indices if every line has one and they are 0, 1, 2 and so on. BadLabels if they look like indices and
@@ -49,13 +49,13 @@ def of_lines(lines: Sequence[str], origin: str) -> list[Entry]:
         _check_unnumbered(filled, origin)
         check_names(filled, origin)
         check_placeholders(filled, origin)
-        return [Entry(line) for line in plain]
+        return [ClassEntry(line) for line in plain]
     if len(filled) < len(plain):
         raise BadLabels(f"{origin}: line {1 + plain.index('')} is blank")
     return entries
 
 
-def of_table(lines: Sequence[str], origin: str, *, named: bool) -> list[Entry] | None:
+def of_table(lines: Sequence[str], origin: str, *, named: bool) -> list[ClassEntry] | None:
     """The rows of CSV or TSV, or None if it is none. `named`: whether the file is called so.
 
     BadLabels where columns are not known, by a header or by what is in them.
@@ -91,7 +91,7 @@ def of_table(lines: Sequence[str], origin: str, *, named: bool) -> list[Entry] |
         return None
     names = [row[0] if row else "" for row in rows]
     check_names([name for name in names if name], origin)
-    return [Entry(name) for name in names]
+    return [ClassEntry(name) for name in names]
 
 
 def _single(rows: Sequence[Sequence[str]]) -> bool:
@@ -122,17 +122,17 @@ def _unwrapped(lines: Sequence[str], origin: str) -> list[str]:
     return list(lines)
 
 
-def _wnids(lines: Sequence[str], origin: str) -> list[Entry] | None:
+def _wnids(lines: Sequence[str], origin: str) -> list[ClassEntry] | None:
     """Lines of a wnid, or of a wnid and a name; in the order of the lines."""
     if all(WNID.fullmatch(line) for line in lines):
-        return [Entry(None, wnid) for wnid in lines]
+        return [ClassEntry(None, wnid) for wnid in lines]
     found = [WNID_FIRST.fullmatch(line) for line in lines]
     if not any(found):
         return None
     if None in found:
         line = found.index(None)
         raise BadLabels(f"{origin}: line {line + 1} has no wnid and name, as others have, but {lines[line][:40]!r}")
-    entries = [Entry(match[2], match[1]) for match in found if match]
+    entries = [ClassEntry(match[2], match[1]) for match in found if match]
     numbered = [_INDEX_FIRST.fullmatch(match[2]) for match in found if match]
     if not all(numbered):
         return entries
@@ -142,17 +142,19 @@ def _wnids(lines: Sequence[str], origin: str) -> list[Entry] | None:
             f"{origin} has a number beside each wnid, as the development kit of ILSVRC has, which is not the index of "
             f"a network's class; {WANTED}"
         )
-    return [Entry(match[3], entry.wnid) for match, entry in zip(numbered, entries, strict=True) if match]
+    return [ClassEntry(match[3], entry.wnid) for match, entry in zip(numbered, entries, strict=True) if match]
 
 
-def _index_first(lines: Sequence[str], origin: str) -> list[Entry] | None:
+def _index_first(lines: Sequence[str], origin: str) -> list[ClassEntry] | None:
     """Lines such as `0 tench`, `0: tench` or `0,tench`, also with a wnid between."""
     found = [_INDEX_FIRST.fullmatch(line) for line in lines]
     numbers = [int(match[1]) if match else None for match in found]
     separated = all(match and match[2].strip(" ") for match in found)
     if None not in numbers and not separated and min(number or 0 for number in numbers) > 1:
         return None  # 20 km/h
-    entries = _numbered(numbers, [Entry(_unquoted(match[3])) if match else None for match in found], origin, "0 tench")
+    entries = _numbered(
+        numbers, [ClassEntry(_unquoted(match[3])) if match else None for match in found], origin, "0 tench"
+    )
     if entries is None:
         return None
     names = [str(entry.label) for entry in entries]
@@ -161,7 +163,7 @@ def _index_first(lines: Sequence[str], origin: str) -> list[Entry] | None:
     return entries
 
 
-def _index_last(lines: Sequence[str], origin: str) -> list[Entry] | None:
+def _index_last(lines: Sequence[str], origin: str) -> list[ClassEntry] | None:
     """Lines such as `tench 0` or `tench,0`."""
     found = [_name_and_index(line) for line in lines]
     numbers = [parts[2] if parts else None for parts in found]
@@ -173,7 +175,9 @@ def _index_last(lines: Sequence[str], origin: str) -> list[Entry] | None:
         counted = {*range(len(lines))}, {*range(1, 1 + len(lines))}
         if None not in numbers and set(numbers) not in counted:
             return None  # Boeing 737
-    return _numbered(numbers, [Entry(_unquoted(parts[0])) if parts else None for parts in found], origin, "tench 0")
+    return _numbered(
+        numbers, [ClassEntry(_unquoted(parts[0])) if parts else None for parts in found], origin, "tench 0"
+    )
 
 
 def _name_and_index(line: str) -> tuple[str, str, int] | None:
@@ -189,8 +193,8 @@ def _name_and_index(line: str) -> tuple[str, str, int] | None:
 
 
 def _numbered(
-    numbers: Sequence[int | None], names: Sequence[Entry | None], origin: str, form: str
-) -> list[Entry] | None:
+    numbers: Sequence[int | None], names: Sequence[ClassEntry | None], origin: str, form: str
+) -> list[ClassEntry] | None:
     """The names by their numbers, if all lines have one; None if the numbers are parts of names."""
     if None not in numbers:
         if len(set(numbers)) < len(numbers) and set(numbers) != set(range(len(set(numbers)))):

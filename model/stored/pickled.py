@@ -72,7 +72,7 @@ class Budget:
             raise Malformed(f"it holds more beside the tensors than a checkpoint does (over {self._most:,} opcodes)")
 
 
-def read(file: IO[bytes], rebuild: Rebuild, persistent: Persistent, *budgets: Budget) -> object:
+def read_pickle(file: IO[bytes], rebuild: Rebuild, persistent: Persistent, *budgets: Budget) -> object:
     """The next pickle in `file`, whose opcodes count against `budgets`; the file is left behind its end.
 
     `rebuild` is given the name and the arguments of each call and returns what stands for its result, `persistent`

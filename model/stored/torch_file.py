@@ -91,7 +91,7 @@ class Unusable:
     what: str
 
 
-def read(file: IO[bytes]) -> object:
+def read_torch_file(file: IO[bytes]) -> object:
     """What `torch.save` or `pickle.dump` put into an open file, as plain data with StoredTensors; raises Malformed."""
     try:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -127,7 +127,7 @@ def _read(file: mmap.mmap | io.BytesIO, data: memoryview, rebuild: "_Rebuilder")
 def _pickle(
     file: mmap.mmap | io.BytesIO, rebuild: "_Rebuilder", persistent: pickled.Persistent | None = None
 ) -> object:
-    return pickled.read(cast(IO[bytes], file), rebuild, persistent or _no_storage, *rebuild.budgets)
+    return pickled.read_pickle(cast(IO[bytes], file), rebuild, persistent or _no_storage, *rebuild.budgets)
 
 
 def _zip(file: mmap.mmap | io.BytesIO, data: memoryview, rebuild: "_Rebuilder") -> object:

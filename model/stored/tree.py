@@ -59,7 +59,7 @@ _COUNTERS = frozenset(("total_ops", "total_params", "num_batches_tracked"))
 
 
 @dataclass(frozen=True)
-class State:
+class StateDict:
     """The tensors under one prefix, by their names behind it (IBM's)."""
 
     prefix: str
@@ -117,7 +117,7 @@ def leaves(content: object) -> Leaves:
     return found
 
 
-def states(found: Leaves) -> list[State]:
+def states(found: Leaves) -> list[StateDict]:
     """Every prefix behind which the names of a CrossViT stand, with all tensors there, in the file's order.
 
     What lies below an optimizer or gradients has such names too, and is none. Raises Malformed if there are too many.
@@ -134,7 +134,7 @@ def states(found: Leaves) -> list[State]:
     networks = [prefix for prefix in prefixes if not _is_optimizers(prefix)]
     if len(networks) > _MAX_STATES:
         raise Malformed(f"it holds more than {_MAX_STATES} networks: keep the one that is meant")
-    return [State(prefix, dict(_behind(prefix, named, prefixes))) for prefix in networks]
+    return [StateDict(prefix, dict(_behind(prefix, named, prefixes))) for prefix in networks]
 
 
 def optimizers(found: Leaves) -> list[str]:
@@ -143,7 +143,7 @@ def optimizers(found: Leaves) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def lists_in_order(found: Leaves, models: Iterable[tuple[State, Iterable[Sequence[str]]]]) -> Iterator[State]:
+def lists_in_order(found: Leaves, models: Iterable[tuple[StateDict, Iterable[Sequence[str]]]]) -> Iterator[StateDict]:
     """Averages that are a list of tensors without names (torch_ema's `shadow_params`), in the order of a model's.
 
     Each model comes with the orders that its parameters may have had. A list whose shapes are those of no order, or of
@@ -154,7 +154,7 @@ def lists_in_order(found: Leaves, models: Iterable[tuple[State, Iterable[Sequenc
         prefix, _, index = path.rpartition(".")
         if index == str(len(lists.get(prefix, ()))):
             lists.setdefault(prefix, []).append(leaf)
-    ema = {p: values for p, values in lists.items() if not _is_optimizers(p) and State(f"{p}.", {}).is_average}
+    ema = {p: values for p, values in lists.items() if not _is_optimizers(p) and StateDict(f"{p}.", {}).is_average}
     if not ema:
         return
     orders = {
@@ -164,10 +164,10 @@ def lists_in_order(found: Leaves, models: Iterable[tuple[State, Iterable[Sequenc
         shapes = [_shape(leaf) for leaf in values]
         matching = [order for order in orders if len(order) == len(shapes) and [shape for _, shape in order] == shapes]
         if len(matching) == 1:
-            yield State(f"{prefix}.", {name: leaf for (name, _), leaf in zip(matching[0], values, strict=True)})
+            yield StateDict(f"{prefix}.", {name: leaf for (name, _), leaf in zip(matching[0], values, strict=True)})
 
 
-def averages(found: Leaves, like: Iterable[State]) -> list[str]:
+def averages(found: Leaves, like: Iterable[StateDict]) -> list[str]:
     """The keys that say that what lies below is an average, where that may be one of a network `like` these."""
     shapes, sizes = set[tuple[int, ...]](), [0]
     for state in like:
@@ -224,7 +224,7 @@ def _is_counter(leaf: Leaf) -> bool:
     return not isinstance(leaf, Unusable) and not leaf.dtype.is_floating_point and set(leaf.shape) <= {1}
 
 
-def passed_over(found: Leaves, state: State) -> list[str]:
+def passed_over(found: Leaves, state: StateDict) -> list[str]:
     """What the file holds besides `state`: the keys where the paths part, each with how many tensors it has."""
     taken = set(map(id, state.tensors.values()))
     steps = [state.prefix[: match.end()] for match in re.finditer(r"[^.]*\.", state.prefix)]

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from model.crossvit import CrossViT
-from model.labels import BadLabels, Label, labels_beside, labels_for
+from model.labels import BadLabels, LabelEntry, labels_beside, labels_for
 
 WEIGHTS = "model.safetensors"
 
@@ -19,18 +19,18 @@ def write_weights(path: Path, network: CrossViT, *, half: bool) -> None:
     """Write the weights of `network` to `path` in one step, in float32 or in half precision (float16)."""
     dtype = torch.float16 if half else torch.float32
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
-    with replacing(path) as beside:
+    with replacing_file(path) as beside:
         beside.write_bytes(safetensors.torch.save(tensors))  # save_file's are for their owner's eyes alone
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json_file(path: Path, content: Any) -> None:
     """Write `content` to `path` in one step."""
-    with replacing(path) as beside:
+    with replacing_file(path) as beside:
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing_file(path: Path) -> Iterator[Path]:
     """A file to write, which then takes the place of `path` in one step: there is always a whole one.
 
     OSError if it cannot be written; nothing is left of it then.
@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} cannot be written: {err}{cause}") from err
 
 
-def has_classes(weights: Path, count: int, labels: Sequence[Label]) -> bool:
+def has_classes(weights: Path, count: int, labels: Sequence[LabelEntry]) -> bool:
     """Whether the `count` classes of a checkpoint are `labels`: those beside it, or ImageNet-1k's if it has so many."""
     try:
         own = labels_for(labels_beside(weights), count)

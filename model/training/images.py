@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
     seed: int
 
 
-class Images(Protocol):
+class TrainingImages(Protocol):
     """Labelled images, which come to the network's device batch by batch."""
 
     def __len__(self) -> int: ...

@@ -11,19 +11,19 @@ from torch import nn
 from model.bicubic import resize
 from model.checkpoint import BadCheckpoint, load_network, silent
 from model.crossvit import CrossViT
-from model.labels import Label
+from model.labels import LabelEntry
 from model.spec import VARIANTS, patch_grids
 from model.training.artifacts import has_classes
 from model.training.recipe import Recipe
 
-Head = Literal["auto", "keep", "new"]
+HeadChoice = Literal["auto", "keep", "new"]
 
 
 def starting_network(
     recipe: Recipe,
-    labels: Sequence[Label],
+    labels: Sequence[LabelEntry],
     weights: Path | None = None,
-    head: Head = "auto",
+    head: HeadChoice = "auto",
     say: Callable[[str], None] = silent,
 ) -> tuple[CrossViT, bool]:
     """A network with outputs for `labels` and the position embeddings of `recipe.resolution`, in training mode.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
-Average = Callable[[Tensors, Tensors, Tensor | int], None]
+ParameterList = tuple[Tensor, ...] | list[Tensor]
+Average = Callable[[ParameterList, ParameterList, Tensor | int], None]
 
 
 def moving_average(decay: float) -> Average:
@@ -17,7 +17,7 @@ def moving_average(decay: float) -> Average:
     """
 
     @torch.no_grad()
-    def update(averages: Tensors, weights: Tensors, updates: Tensor | int) -> None:
+    def update(averages: ParameterList, weights: ParameterList, updates: Tensor | int) -> None:
         count = float(updates)
         torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + count) / (10 + count)))
 

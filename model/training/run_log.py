@@ -11,10 +11,10 @@ _COLUMNS = {
     VALIDATION: ("step", "epoch", "loss", "top1", "top5"),
 }
 
-Row = dict[str, float]
+LogRow = dict[str, float]
 
 
-class Journal:
+class RunLog:
     """The journal of the run in `folder`, taken up after `step`: what it says of later ones is done again, and goes."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -23,9 +23,9 @@ class Journal:
         self._folder = folder
         self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
         for name in _COLUMNS:
-            _write(folder / name, [row for row in read(folder / name) if row["step"] <= step])
+            _write(folder / name, [row for row in read_rows(folder / name) if row["step"] <= step])
 
-    def add(self, kind: str, row: Row) -> None:
+    def add(self, kind: str, row: LogRow) -> None:
         """Add a row of "training" or "validation", and draw the curves after one of the latter."""
         self._add(f"{kind}.csv", row)
         if kind == "validation":
@@ -35,7 +35,7 @@ class Journal:
         draw(self._folder)
         self._events.close()
 
-    def _add(self, name: str, row: Row) -> None:
+    def _add(self, name: str, row: LogRow) -> None:
         with (self._folder / name).open("a", newline="") as file:
             csv.DictWriter(file, _COLUMNS[name]).writerow(_text(row))
         kind = name.partition(".")[0]
@@ -44,7 +44,7 @@ class Journal:
         self._events.flush()
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def _write(path: Path, rows: Sequence[LogRow]) -> None:
     """In one step: a kill shall not take what was there."""
     beside = path.with_suffix(".writing")
     with beside.open("w", newline="") as file:
@@ -54,7 +54,7 @@ def _write(path: Path, rows: Sequence[Row]) -> None:
     beside.replace(path)
 
 
-def read(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[LogRow]:
     """The rows of a journal's file; none if there is no such file."""
     if not path.is_file():
         return []
@@ -63,7 +63,7 @@ def read(path: Path) -> list[Row]:
         return [row for row in rows if row is not None]
 
 
-def _numbers(row: dict[str, str]) -> Row | None:
+def _numbers(row: dict[str, str]) -> LogRow | None:
     """None for a row that a kill has cut, which is the last."""
     try:
         return {name: float(value) for name, value in row.items()}
@@ -76,7 +76,7 @@ def draw(folder: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    training, validation = read(folder / TRAINING), read(folder / VALIDATION)
+    training, validation = read_rows(folder / TRAINING), read_rows(folder / VALIDATION)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
@@ -92,7 +92,7 @@ def draw(folder: Path) -> None:
     figure.savefig(folder / PLOT, dpi=110)
 
 
-def _line(axes: Any, rows: Sequence[Row], name: str, label: str) -> None:
+def _line(axes: Any, rows: Sequence[LogRow], name: str, label: str) -> None:
     if rows:
         axes.plot(
             [row["epoch"] for row in rows],
@@ -102,5 +102,5 @@ def _line(axes: Any, rows: Sequence[Row], name: str, label: str) -> None:
         )
 
 
-def _text(row: Row) -> dict[str, str]:
+def _text(row: LogRow) -> dict[str, str]:
     return {name: f"{value:.8g}" for name, value in row.items()}

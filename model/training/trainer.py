@@ -17,15 +17,15 @@ from torch.optim.swa_utils import AveragedModel
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD
-from model.training.artifacts import WEIGHTS, replacing, write_weights
+from model.training.artifacts import WEIGHTS, replacing_file, write_weights
 from model.training.augment import Mixture, erase, mix, rand_augment
 from model.training.crops import View
 from model.training.distributed import Group
-from model.training.images import Batch, Images
+from model.training.images import Batch, TrainingImages
 from model.training.moving_average import moving_average
 from model.training.optimizers import Optimizers
 from model.training.recipe import Recipe, learning_rate
-from model.training.run_log import Journal, Row
+from model.training.run_log import LogRow, RunLog
 from model.training.sampler import Sampler, all_in_order, derive_seed
 
 CHECKPOINT = "checkpoint.pt"
@@ -37,7 +37,7 @@ class Diverged(Exception):
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainerOptions:
     """How a run is carried out. `micro_batch` images go through the network at once, and are mixed with each other."""
 
     micro_batch: int = 256
@@ -55,7 +55,13 @@ class Trainer:
     """
 
     def __init__(
-        self, network: CrossViT, recipe: Recipe, images: Images, folder: Path, group: Group, options: Options
+        self,
+        network: CrossViT,
+        recipe: Recipe,
+        images: TrainingImages,
+        folder: Path,
+        group: Group,
+        options: TrainerOptions,
     ) -> None:
         self._recipe, self._images, self._folder, self._group, self._options = recipe, images, folder, group, options
         self._network = network.to(group.device)
@@ -82,14 +88,14 @@ class Trainer:
         assert isinstance(network, CrossViT)
         return network
 
-    def run(self, validation: Images | None, tell: Callable[[str, Row], None]) -> None:
+    def run(self, validation: TrainingImages | None, tell: Callable[[str, LogRow], None]) -> None:
         """Train to the end and write the weights; also after every epoch, with accuracy if there is `validation`.
 
         `tell` is given each row of the journal. Raises Diverged.
         """
-        journal = Journal(self._folder, self.step) if self._group.first else None
+        journal = RunLog(self._folder, self.step) if self._group.first else None
 
-        def note(kind: str, row: Row) -> None:
+        def note(kind: str, row: LogRow) -> None:
             if journal is not None:
                 journal.add(kind, row)
                 tell(kind, row)
@@ -123,7 +129,7 @@ class Trainer:
         if journal is not None:
             journal.close()
 
-    def validate(self, images: Images) -> Row:
+    def validate(self, images: TrainingImages) -> LogRow:
         """Loss and shares of right classes of the network to keep, over `images`."""
         network = self.result.eval()
         chunks = all_in_order(len(images), self._options.micro_batch, self._group.rank, self._group.ranks)
@@ -169,7 +175,7 @@ class Trainer:
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self._mean) / self._std
 
-    def _row(self, grad_norm: Tensor, images_per_second: float) -> Row:
+    def _row(self, grad_norm: Tensor, images_per_second: float) -> LogRow:
         loss = torch.stack(self._losses).mean().item()
         self._losses.clear()
         if not math.isfinite(loss):
@@ -215,7 +221,7 @@ class Trainer:
             "optimizers": self._optimizers.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
         }
-        with replacing(self._folder / CHECKPOINT) as beside, beside.open("wb") as file:
+        with replacing_file(self._folder / CHECKPOINT) as beside, beside.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())

@@ -28,7 +28,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from app.decoding.image import Pixels
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.errors import BadImage, NotAnImage, TooLarge
 from benchmarks.server import resident_mb
 from model.files.formats import FORMATS
@@ -281,7 +281,7 @@ def mutant(number: int, originals: list[bytes]) -> bytes:
 class Decoding:
     """The service's decoders, called from a test's threads."""
 
-    decoders: Decoders
+    decoders: DecoderPool
     loop: asyncio.AbstractEventLoop
     restarts: list[str] = field(default_factory=list)
     longest: float = 0.0
@@ -328,7 +328,7 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.fixture(scope="module")
 def decoding() -> Iterator[Decoding]:
     restarts: list[str] = []
-    decoders = Decoders(
+    decoders = DecoderPool(
         count=2, max_pixels=50_000_000, seconds=SECONDS, memory_bytes=1 << 30, on_restart=restarts.append
     )
     with running_loop() as loop:

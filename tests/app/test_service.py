@@ -26,7 +26,7 @@ from starlette.requests import Request
 from app.api.dependencies import sharer
 from app.configuration.settings import Settings
 from app.decoding.image import decode
-from app.engines.cpu.onnxruntime_engine import OnnxRuntime
+from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.main import create_app
 from app.serving.served_model import top
 from bundle.reader import open_bundle
@@ -93,7 +93,7 @@ def test_logits_through_http_are_the_reference_logits(client: httpx.Client) -> N
 
 def test_a_jpeg_at_224_is_answered_as_the_graph_answers_its_pixels(client: httpx.Client, bundle: Path) -> None:
     opened = open_bundle(bundle)
-    engine = OnnxRuntime((bundle / "model.onnx").read_bytes)
+    engine = OnnxRuntimeEngine((bundle / "model.onnx").read_bytes)
     engine.load(224)
     pixels = decode(JPEG, opened.manifest.preprocessing[224], 10**9)
     expected = top(engine.run(pixels[np.newaxis])[0][0], 5)

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from bundle.bundle_errors import BadBundle
 from bundle.discovery import bundle_at, find_bundles
-from bundle.errors import BadBundle
 from bundle.reader import open_bundle
 
 NOBODY = 65534

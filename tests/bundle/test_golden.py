@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bundle.golden import TOLERANCE, Golden, fault
+from bundle.golden import TOLERANCE, Golden, mismatch
 
 GOLDEN = Golden(
     np.zeros((3, 224, 224, 3), np.uint8), np.random.default_rng(1).normal(size=(3, 3, 10)).astype(np.float32)
@@ -10,13 +10,13 @@ GOLDEN = Golden(
 
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_logits_may_be_as_far_off_as_the_precision_is_coarse(precision: str) -> None:
-    assert fault(GOLDEN, GOLDEN.logits, precision) is None
-    assert fault(GOLDEN, GOLDEN.logits * (1 + 0.9 * TOLERANCE[precision]), precision) is None
-    wrong = fault(GOLDEN, GOLDEN.logits * (1 + 1.1 * TOLERANCE[precision]), precision)
+    assert mismatch(GOLDEN, GOLDEN.logits, precision) is None
+    assert mismatch(GOLDEN, GOLDEN.logits * (1 + 0.9 * TOLERANCE[precision]), precision) is None
+    wrong = mismatch(GOLDEN, GOLDEN.logits * (1 + 1.1 * TOLERANCE[precision]), precision)
     assert wrong is not None
     assert f"for {precision}" in wrong
 
 
 def test_what_is_no_number_or_of_another_shape_is_wrong() -> None:
-    assert fault(GOLDEN, np.full_like(GOLDEN.logits, np.nan), "bf16") is not None
-    assert "the shape (3, 2, 10) instead of (3, 3, 10)" in str(fault(GOLDEN, GOLDEN.logits[:, :2], "f32"))
+    assert mismatch(GOLDEN, np.full_like(GOLDEN.logits, np.nan), "bf16") is not None
+    assert "the shape (3, 2, 10) instead of (3, 3, 10)" in str(mismatch(GOLDEN, GOLDEN.logits[:, :2], "f32"))

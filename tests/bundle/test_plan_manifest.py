@@ -4,15 +4,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bundle.plan_manifest import Passport
+from bundle.plan_manifest import PlanManifest
 from tests.app.planned import passport
 
 
 def test_what_an_exporter_writes_is_read_and_what_is_for_people_left_out() -> None:
-    read = Passport.model_validate_json(json.dumps(passport(b"graph")))
+    read = PlanManifest.model_validate_json(json.dumps(passport(b"graph")))
     assert (read.resolution, read.side, read.precision, read.batch_sizes) == (224, 224, "fp16", (1, 8, 32))
     assert not hasattr(read, "proof")
-    assert Passport.model_validate_json(read.model_dump_json()) == read
+    assert PlanManifest.model_validate_json(read.model_dump_json()) == read
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_what_an_exporter_writes_is_read_and_what_is_for_people_left_out() -> No
 )
 def test_what_matters_is_checked(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
-        Passport.model_validate_json(json.dumps(passport(b"graph", **change)))
+        PlanManifest.model_validate_json(json.dumps(passport(b"graph", **change)))
 
 
 @pytest.mark.parametrize("version", ["10.16.1.11", "10.13.3.9.post1", "10.14.1.48.post12"])
 def test_versions_may_be_packaged_again(version: str) -> None:
-    assert Passport.model_validate_json(json.dumps(passport(b"graph", tensorrt=version))).tensorrt == version
+    assert PlanManifest.model_validate_json(json.dumps(passport(b"graph", tensorrt=version))).tensorrt == version
 
 
 def test_least_sizes_may_be_there() -> None:
     written = passport(b"graph", least_sizes=[1, 2, 9])
-    assert Passport.model_validate_json(json.dumps(written)).least_sizes == (1, 2, 9)
+    assert PlanManifest.model_validate_json(json.dumps(written)).least_sizes == (1, 2, 9)
 
 
 def test_nothing_else_that_matters_may_lack() -> None:
-    for name in Passport.model_fields.keys() - {"least_sizes"}:
+    for name in PlanManifest.model_fields.keys() - {"least_sizes"}:
         written = passport(b"graph")
         del written[name]
         with pytest.raises(ValidationError, match=name):
-            Passport.model_validate_json(json.dumps(written))
+            PlanManifest.model_validate_json(json.dumps(written))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bundle.errors import BadBundle
-from bundle.reader import Label, open_bundle
+from bundle.bundle_errors import BadBundle
+from bundle.reader import ClassLabel, open_bundle
 from tests.app.planned import put_plan
 
 
@@ -99,7 +99,7 @@ def test_softmax_scores_of_one_class_are_a_warning(bundle: Path) -> None:
 
 
 def test_control_characters_of_labels_are_not_shown() -> None:
-    label = Label(index=0, wnid=None, label="c\x1b[2Jat\n\u202e")
+    label = ClassLabel(index=0, wnid=None, label="c\x1b[2Jat\n\u202e")
     assert label.label == "c\ufffd[2Jat\ufffd\ufffd"
 
 

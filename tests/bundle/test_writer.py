@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bundle import writer
-from bundle.writer import MANIFEST, NotABundle, read_manifest, replacing
+from bundle.writer import MANIFEST, NotABundle, read_manifest, replacing_bundle
 
 
 def make(path: Path, text: str) -> None:
-    with replacing(path) as folder:
+    with replacing_bundle(path) as folder:
         (folder / MANIFEST).write_text(text)
 
 
@@ -27,7 +27,7 @@ def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
     make(tmp_path / "b", '{"n": 1}')
 
     def fail() -> None:
-        with replacing(tmp_path / "b") as folder:
+        with replacing_bundle(tmp_path / "b") as folder:
             (folder / MANIFEST).write_text("half")
             raise ZeroDivisionError
 
@@ -82,7 +82,7 @@ def test_killed_at_any_moment_the_old_bundle_or_the_new_one_stands(tmp_path: Pat
 
 
 def test_two_runs_at_once_do_not_remove_each_others_work(tmp_path: Path) -> None:
-    with replacing(tmp_path / "b") as first:
+    with replacing_bundle(tmp_path / "b") as first:
         make(tmp_path / "b", '{"n": 2}')
         (first / MANIFEST).write_text('{"n": 1}')
     assert read_manifest(tmp_path / "b") == {"n": 1}
@@ -120,7 +120,7 @@ def test_killed_between_the_two_renames_the_next_run_puts_the_old_bundle_back(
     assert not (tmp_path / "b").exists()
 
     def fail() -> None:
-        with replacing(tmp_path / "b"):
+        with replacing_bundle(tmp_path / "b"):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -18,7 +18,7 @@ from export import to_onnx
 from export.graphs.served import Served
 from export.measurement.agreement import Disagreement
 from export.measurement.proof import references, worst_differences
-from export.to_onnx import Wishes
+from export.to_onnx import ExportOptions
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PREPROCESSING, Preprocessing
@@ -266,20 +266,20 @@ def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: l
 
 
 def test_a_network_of_another_size_is_offered_at_it_beside_the_usual_ones() -> None:
-    assert Wishes().steps((480, 448)) == {
+    assert ExportOptions().steps((480, 448)) == {
         224: Preprocessing(256, 224),
         384: Preprocessing(384, 384),
         448: Preprocessing(448, 448),
         480: Preprocessing(480, 480),
     }
-    assert Wishes(resolutions=(448,)).steps((480, 448)) == {448: Preprocessing(448, 448)}
-    assert list(Wishes().steps((60, 64))) == [64, 224, 384, 480]
+    assert ExportOptions(resolutions=(448,)).steps((480, 448)) == {448: Preprocessing(448, 448)}
+    assert list(ExportOptions().steps((60, 64))) == [64, 224, 384, 480]
 
 
 def test_a_network_of_sides_of_its_own_is_offered_at_them_alone() -> None:
-    assert Wishes().steps((360, 336)) == {336: Preprocessing(384, 336)}
+    assert ExportOptions().steps((360, 336)) == {336: Preprocessing(384, 336)}
     with pytest.raises(BadCheckpoint, match="were trained with sides of 360 and 336"):
-        Wishes(resolutions=(224,)).steps((360, 336))
+        ExportOptions(resolutions=(224,)).steps((360, 336))
 
 
 def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(

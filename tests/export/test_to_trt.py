@@ -20,8 +20,8 @@ from bundle.plans import open_plans
 from bundle.tensors import INPUT, OUTPUTS
 from bundle.writer import sha256
 from export import to_trt
-from export.plans.build_spec import Built, Device, Gpu, Order, Progress, Unable
-from export.plans.source import Source
+from export.plans.build_spec import BuildSpec, BuiltPlan, Device, PlanBuilder, Progress, Unable
+from export.plans.source import PlanSource
 from tests.conftest import TINY
 from tests.export.plans.test_plan_folder import tree
 
@@ -38,13 +38,13 @@ class FakeGpu:
     """
 
     unfit: dict[int, BaseException] = field(default_factory=dict)
-    orders: list[Order] = field(default_factory=list)
+    orders: list[BuildSpec] = field(default_factory=list)
     graphs: list[bytes] = field(default_factory=list)
 
     def device(self) -> Device:
         return DEVICE
 
-    def build(self, graph: bytes, order: Order, progress: Progress) -> Built:
+    def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
         self.orders.append(order)
         self.graphs.append(graph)
         progress.start("Building", None, 2)
@@ -53,9 +53,9 @@ class FakeGpu:
         if order.side in self.unfit:
             raise self.unfit[order.side]
         workspace = order.workspace_bytes or DEVICE.memory_bytes
-        return Built(graph, workspace, b"timings %d" % len(self.orders), notes=("it was slow",))
+        return BuiltPlan(graph, workspace, b"timings %d" % len(self.orders), notes=("it was slow",))
 
-    def run(self, plan: bytes, order: Order, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def run(self, plan: bytes, order: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
         answers = np.stack(session.run(list(OUTPUTS), {INPUT: images}))
         return [self.spoil(batch, answers.copy()) for batch in order.batch_sizes]
@@ -73,13 +73,13 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 def quick_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_trt, "VIEWS", VIEWS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(Source, "at", made_once)
+    monkeypatch.setattr(PlanSource, "at", made_once)
 
 
-_at, _made = Source.at, dict[tuple[object, ...], onnx_ir.Model]()
+_at, _made = PlanSource.at, dict[tuple[object, ...], onnx_ir.Model]()
 
 
-def made_once(source: Source, resolution: int, precision: str, attention: str) -> onnx_ir.Model:
+def made_once(source: PlanSource, resolution: int, precision: str, attention: str) -> onnx_ir.Model:
     """What Source.at makes of the same graph is the same, and takes seconds."""
     key = (source.graph_sha256, resolution, precision, attention)
     if key not in _made:
@@ -87,12 +87,12 @@ def made_once(source: Source, resolution: int, precision: str, attention: str) -
     return _made[key]
 
 
-def run(bundle: Path, *options: str, gpu: Gpu | None = None) -> int:
+def run(bundle: Path, *options: str, gpu: PlanBuilder | None = None) -> int:
     found = gpu or FakeGpu()
     return to_trt.main(["--variant", TINY.name, "--bundle", str(bundle), *options], lambda: found)
 
 
-def nothing_here() -> Gpu:
+def nothing_here() -> PlanBuilder:
     raise Unable("TensorRT is not installed: do this")
 
 
@@ -283,7 +283,7 @@ def test_of_several_resolutions_those_before_the_failure_stay(copy: Path, capsys
 
 def test_ctrl_c_ends_the_build_and_leaves_the_bundle(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupted(FakeGpu):
-        def build(self, graph: bytes, order: Order, progress: Progress) -> Built:  # noqa: ARG002
+        def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:  # noqa: ARG002
             progress.start("Building", None, 1000)
             os.kill(os.getpid(), signal.SIGINT)
             while progress.step("Building", 0):
@@ -335,7 +335,7 @@ def test_a_bundle_that_is_replaced_during_the_build_gets_no_engine(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Slow(FakeGpu):
-        def build(self, graph: bytes, order: Order, progress: Progress) -> Built:
+        def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
             with (copy / "model.onnx").open("ab") as file:
                 file.write(b"\0")
             manifest = json.loads((copy / "manifest.json").read_text())
@@ -523,7 +523,7 @@ def test_tensorrt_builds_engines_that_agree_with_the_graph(copy: Path, monkeypat
     assert proof["images"] == to_trt.VIEWS
     assert proof["top1_agreement"] >= 0.99
     golden = np.load(copy / "golden.npz")
-    order = Order(precision="fp16", side=224, batch_sizes=(1, 4))
+    order = BuildSpec(precision="fp16", side=224, batch_sizes=(1, 4))
     for answers in gpu.run((engine / "plan").read_bytes(), order, golden["images_224"]):
         distance = np.linalg.norm(answers - golden["logits_224"]) / np.linalg.norm(golden["logits_224"])
         assert distance < 0.05

@@ -11,19 +11,19 @@ from safetensors.torch import load_file
 from app.decoding.image import decode
 from export.graphs.served import Served
 from export.measurement.photos import SHIPPED as PHOTOS
-from model.labels import IMAGENET, Label, labels_beside, labels_for, recipe_beside
+from model.labels import IMAGENET, LabelEntry, labels_beside, labels_for, recipe_beside
 from model.spec import RESOLUTIONS, VARIANTS, Preprocessing, patch_grids
-from model.weights import SHIPPED_FOLDER, find
+from model.weights import SHIPPED_FOLDER, find_weights
 
 VARIANT = VARIANTS["crossvit_9_dagger"]
 WEIGHTS = SHIPPED_FOLDER / f"{VARIANT.name}.safetensors"
 
 
 @cache
-def labels() -> list[Label]:
+def labels() -> list[LabelEntry]:
     beside = labels_beside(WEIGHTS)
     assert beside is not None
-    found: list[Label] = json.loads(beside.read_text(encoding="utf-8"))
+    found: list[LabelEntry] = json.loads(beside.read_text(encoding="utf-8"))
     assert [label["label"] for label in labels_for(beside, 200)] == [label["label"] for label in found]
     return found
 
@@ -55,7 +55,7 @@ def test_the_card_and_the_recipe_are_theirs() -> None:
 
 @pytest.mark.parametrize(("photo", "name"), [("coffee", "espresso"), ("rocket", "projectile")])
 def test_they_know_what_is_on_a_photograph(photo: str, name: str) -> None:
-    served = Served(find("shipped", VARIANT, print).network(VARIANT))
+    served = Served(find_weights("shipped", VARIANT, print).network(VARIANT))
     pixels = decode((PHOTOS / f"{photo}.jpg").read_bytes(), Preprocessing(256, 224), 10**8)
     with torch.inference_mode():
         best = served(torch.tensor(pixels)[None])[0][0].topk(2).indices

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from model.checkpoint import read_tensors
 from model.train import Arguments, _alone_in, main
-from model.training.artifacts import replacing
-from model.training.run_log import TRAINING, VALIDATION, read
+from model.training.artifacts import replacing_file
+from model.training.run_log import TRAINING, VALIDATION, read_rows
 from tests.model.training import made
 
 RECIPE = ["--variant", "crossvit_tiny", "--resolution", "64", "--batch", "6", "--epochs", "3", "--clip-grad", "1"]
@@ -44,15 +44,18 @@ def test_a_run_that_is_killed_again_and_again_has_the_same_curve(data: Path, who
     command += [*RECIPE, *WAYS, "--checkpoint-seconds", "0"]
     for rows in (2, 5):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            while len(read(tmp_path / TRAINING)) < rows and process.poll() is None:
+            while len(read_rows(tmp_path / TRAINING)) < rows and process.poll() is None:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL, process.stderr
-    assert 5 <= len(read(tmp_path / TRAINING)) < 9
+    assert 5 <= len(read_rows(tmp_path / TRAINING)) < 9
     assert main(command[2:]) == 0
     for name in (TRAINING, VALIDATION):
         curves = [
-            [{column: row[column] for column in row if column != "images_per_second"} for row in read(folder / name)]
+            [
+                {column: row[column] for column in row if column != "images_per_second"}
+                for row in read_rows(folder / name)
+            ]
             for folder in (whole, tmp_path)
         ]
         assert curves[0] == curves[1]
@@ -80,8 +83,8 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert len(read(shared / VALIDATION)) == 3
-    losses = [[(row["loss"], row["grad_norm"]) for row in read(out / TRAINING)] for out in (alone, shared)]
+    assert len(read_rows(shared / VALIDATION)) == 3
+    losses = [[(row["loss"], row["grad_norm"]) for row in read_rows(out / TRAINING)] for out in (alone, shared)]
     for one, other in zip(*losses, strict=True):
         assert one == pytest.approx(other, rel=2e-3)
 
@@ -242,7 +245,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Pat
 
     with (
         pytest.raises(OSError, match=r"checkpoint.pt cannot be written: unexpected pos"),
-        replacing(tmp_path / "checkpoint.pt") as beside,
+        replacing_file(tmp_path / "checkpoint.pt") as beside,
     ):
         full(beside)
     assert list(tmp_path.iterdir()) == []

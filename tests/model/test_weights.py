@@ -19,7 +19,7 @@ from huggingface_hub import constants as hub_settings
 from model import weights
 from model.checkpoint import BadCheckpoint
 from model.spec import VARIANTS
-from model.weights import UNTRAINED, Weights, WeightsUnavailable, find
+from model.weights import UNTRAINED, Weights, WeightsUnavailable, find_weights
 from tests import rule
 from tests.conftest import free_port
 
@@ -99,7 +99,7 @@ def find_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
         monkeypatch.setattr(hub_settings, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{PATHS}")
         said: list[str] = []
         started = time.monotonic()
-        found = find(choice, TINY, said.append)
+        found = find_weights(choice, TINY, said.append)
         return Found(found, said, time.monotonic() - started)
 
     return run
@@ -184,7 +184,7 @@ def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: Fi
 def test_what_ships_comes_with_its_labels_and_a_caution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path)
     (tmp_path / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
-    found = weights.find("shipped", VARIANTS["crossvit_tiny"], print)
+    found = weights.find_weights("shipped", VARIANTS["crossvit_tiny"], print)
     assert found.labels is None
     assert "200 of ImageNet's 1000 classes" in str(found.caution)
     (tmp_path / "crossvit_tiny.labels.json").write_text("[]")
@@ -192,7 +192,7 @@ def test_what_ships_comes_with_its_labels_and_a_caution(tmp_path: Path, monkeypa
     with pytest.raises(
         weights.WeightsUnavailable, match="no weights of crossvit_18 ship with the project, but of cross"
     ):
-        weights.find("shipped", VARIANTS["crossvit_18"], print)
+        weights.find_weights("shipped", VARIANTS["crossvit_18"], print)
 
 
 def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:
@@ -208,19 +208,19 @@ def test_a_hub_without_the_repository_is_an_error(hub: Hub, find_with: FindWith)
 def test_a_path_is_that_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
     path.write_bytes(CHECKPOINT)
-    assert find(str(path), TINY, print) == Weights(f"sha256:{SHA256}", "mine.pth", path)
+    assert find_weights(str(path), TINY, print) == Weights(f"sha256:{SHA256}", "mine.pth", path)
     with pytest.raises(WeightsUnavailable, match=r"no weights at .*other.pth; give a file, or one of auto, hub"):
-        find(str(tmp_path / "other.pth"), TINY, print)
+        find_weights(str(tmp_path / "other.pth"), TINY, print)
 
 
 def test_untrained_weights_are_the_same_every_time() -> None:
-    first, second = (find(UNTRAINED, TINY, print).network(TINY, classes=3).state_dict() for _ in range(2))
+    first, second = (find_weights(UNTRAINED, TINY, print).network(TINY, classes=3).state_dict() for _ in range(2))
     assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     path = rule.checkpoint(tmp_path, TINY, classes=7)
-    assert find(str(path), TINY, print).network(TINY).classes == 7
+    assert find_weights(str(path), TINY, print).network(TINY).classes == 7
 
 
 def test_a_look_up_that_hangs_is_given_up() -> None:
@@ -241,7 +241,7 @@ def test_a_damaged_cache_is_an_error_not_a_reason_for_other_weights(tmp_path: Pa
 def test_a_folder_of_a_trainer_stands_for_the_weights_in_it(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
-    assert find(str(tmp_path), TINY, print).path == tmp_path / names[0]
+    assert find_weights(str(tmp_path), TINY, print).path == tmp_path / names[0]
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,12 @@ def test_a_folder_without_one_checkpoint_is_called_what_it_is(tmp_path: Path, na
     for name in names:
         (tmp_path / name).touch()
     with pytest.raises(WeightsUnavailable, match=message):
-        find(str(tmp_path), TINY, print)
+        find_weights(str(tmp_path), TINY, print)
 
 
 def test_an_address_is_no_path() -> None:
     with pytest.raises(WeightsUnavailable, match="is an address: download it"):
-        find("https://example.org/model.safetensors", TINY, print)
+        find_weights("https://example.org/model.safetensors", TINY, print)
 
 
 def test_a_file_larger_than_any_checkpoint_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -273,4 +273,4 @@ def test_a_file_larger_than_any_checkpoint_is_refused_before_it_is_read(tmp_path
     with path.open("wb") as file:
         file.truncate(50_000_000_000)  # takes no room on the disk
     with pytest.raises(WeightsUnavailable, match=r"x\.pth has 50 GB.*at most 16 GB.*state_dict alone"):
-        find(str(path), TINY, print)
+        find_weights(str(path), TINY, print)

@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from app.commands.bench import sample_images
-from app.commands.bench.bench_output import Format, Report, print_report
+from app.commands.bench.bench_output import BenchFormat, BenchReport, print_bench
 from app.commands.bench.engine_bench import EngineReport, measure_engine
-from app.commands.bench.http_client import Client, NoAnswer
+from app.commands.bench.http_client import LoadClient, NoAnswer
 from app.commands.bench.load_generator import Load
 from app.commands.bench.server_bench import ServerReport, measure_server
 from app.commands.terminal import STOPPED, absent, clear_errors, error, notes
@@ -51,7 +51,7 @@ def bench(
     resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="how long each row is measured")] = 10,
     warmup: Annotated[float, typer.Option(min=0, max=86400, help="seconds before that, not measured")] = 2,
-    output: Annotated[Format, typer.Option("--format", help="how to print the figures")] = Format.TABLE,
+    output: Annotated[BenchFormat, typer.Option("--format", help="how to print the figures")] = BenchFormat.TABLE,
 ) -> None:
     """Measure a running server, or a bundle's engine: throughput, percentiles, and where the time goes.
 
@@ -60,7 +60,7 @@ def bench(
     with clear_errors():
         if (url is None) == (bundle is None):
             raise BadParameter("say what to measure: either --url or --bundle")
-        report: Report
+        report: BenchReport
         if url is not None:
             absent("--bundle", batch=batch, engine=engine, precision=precision)
             files = _files(images)
@@ -75,7 +75,7 @@ def bench(
     if not report.rows:
         notes.print("stopped before anything was measured", style="yellow")
         raise typer.Exit(STOPPED)
-    print_report(report, output)
+    print_bench(report, output)
     if report.interrupted:
         raise typer.Exit(STOPPED)
     if isinstance(report, ServerReport) and not any(row.latency_ms for row in report.rows):
@@ -90,7 +90,7 @@ def _measured_server(
         _say(f"{load}: {asked['warmup']:g} s to warm up, {asked['seconds']:g} s")
 
     async def measure() -> ServerReport:
-        async with Client(url, key) as client:
+        async with LoadClient(url, key) as client:
             return await measure_server(client, list(files.values()), loads, **asked, on_load=tell)
 
     try:
@@ -130,9 +130,9 @@ def _measured_engine(
 
 def _files(paths: Sequence[Path] | None) -> dict[str, bytes]:
     if paths:
-        return sample_images.read(paths)
+        return sample_images.read_sample_images(paths)
     _say("no images given: pictures made by code, which decode faster than photographs")
-    return sample_images.made()
+    return sample_images.synthetic_images()
 
 
 def _loads(clients: str | None, rate: str | None) -> list[Load]:

@@ -9,24 +9,24 @@ from rich.table import Column, Table
 
 from app.commands.bench.engine_bench import EngineReport
 from app.commands.bench.load_generator import Load
-from app.commands.bench.load_summary import STAGES, Figures, Latency
+from app.commands.bench.load_summary import STAGES, Latency, LoadSummary
 from app.commands.bench.server_bench import ServerReport
 from app.commands.terminal import notes, print_table
 
-Report = ServerReport | EngineReport
+BenchReport = ServerReport | EngineReport
 
 _PERCENTILES = ("p50 ms", "p90 ms", "p99 ms")
 _BUSY = 0.8  # of a core: from there on this process may be what limits the figures
 
 
-class Format(StrEnum):
+class BenchFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
 
 
-def print_report(report: Report, output: Format) -> None:
+def print_bench(report: BenchReport, output: BenchFormat) -> None:
     """Print `report` on standard output, and what is to be said about it on standard error."""
-    if output is Format.JSON:
+    if output is BenchFormat.JSON:
         print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
     else:
         title, table = _of_server(report) if isinstance(report, ServerReport) else _of_engine(report)
@@ -38,7 +38,7 @@ def print_report(report: Report, output: Format) -> None:
         notes.print(said, style="yellow", markup=False, highlight=False)
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: BenchReport) -> list[str]:
     if isinstance(report, EngineReport):
         return []
     said = [f"passed over: {passed}" for passed in report.fallbacks]
@@ -90,7 +90,7 @@ def _table(first: str, *others: str) -> Table:
     return Table(Column(first, no_wrap=True), *columns)
 
 
-def _load(row: Figures) -> str:
+def _load(row: LoadSummary) -> str:
     return str(Load(row.clients, row.rate))
 
 

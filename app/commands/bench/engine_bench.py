@@ -11,9 +11,9 @@ import numpy as np
 from app.commands.bench.load_summary import Latency, latency
 from app.configuration.settings import Settings
 from app.decoding.image import Pixels, decode
-from app.engines.process.supervisor import LiveEngine
+from app.engines.process.supervisor import EngineSupervisor
 from app.errors import BadParameter
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 from bundle.reader import Bundle
 from bundle.tensors import Images
 
@@ -54,7 +54,7 @@ class EngineReport:
     interrupted: bool = False
 
 
-def decoded(
+def decode_samples(
     bundle: Bundle, images: Mapping[str, bytes], resolution: int, max_pixels: int, *, scaled_jpeg: bool
 ) -> tuple[list[Pixels], Decoding]:
     """The pixels of all images, and what decoding them took; ExplainedError names the one that is no good."""
@@ -88,8 +88,8 @@ async def measure_engine(
 
     Raises as LiveEngine does, and BadParameter for an image that cannot be decoded.
     """
-    pixels, decoding = decoded(bundle, images, resolution, settings.max_pixels, scaled_jpeg=settings.scaled_jpeg)
-    engine = LiveEngine(
+    pixels, decoding = decode_samples(bundle, images, resolution, settings.max_pixels, scaled_jpeg=settings.scaled_jpeg)
+    engine = EngineSupervisor(
         bundle,
         resolution,
         engine=settings.engine,
@@ -130,7 +130,7 @@ async def measure_engine(
 
 
 async def _in_turns(
-    engine: LiveEngine, stacks: Mapping[int, Images], seconds: float, spent: Mapping[int, list[float]]
+    engine: EngineSupervisor, stacks: Mapping[int, Images], seconds: float, spent: Mapping[int, list[float]]
 ) -> None:
     turns = max(1, round(seconds / _SLICE))
     for _ in range(turns):

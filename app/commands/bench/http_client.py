@@ -22,7 +22,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """`retry_after`, in seconds, where the server says so."""
 
     status: int
@@ -30,7 +30,7 @@ class Answer:
     retry_after: int | None = None
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One request at a time over one connection; it is `open` while another one can be sent."""
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._retry_after: int | None = None
-        self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[HttpAnswer] = asyncio.get_running_loop().create_future()
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> HttpAnswer:
         """The answer to `request`, headers and body as they are sent. Raises NoAnswer."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         assert self._transport is not None
         if not self._answer.done():
-            answer = Answer(self._parser.get_status_code(), b"".join(self._body), self._retry_after)
+            answer = HttpAnswer(self._parser.get_status_code(), b"".join(self._body), self._retry_after)
             self._answer.set_result(answer)
         # A server that answers before it has read everything may not read the rest either.
         if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
@@ -94,7 +94,7 @@ class Connection(asyncio.Protocol):
             self._answer.exception()  # it may be that nobody waits
 
 
-class Client:
+class LoadClient:
     """Sends requests to the server at `url`, each over a connection of its own, up to `connections`; the rest wait.
 
     An answer may take `seconds`. Raises BadParameter if `url` or `key` cannot be used.
@@ -111,7 +111,7 @@ class Client:
         self._tls = ssl.create_default_context() if self._at.scheme == "https" else None
         self._seconds = seconds
         self._room = asyncio.Semaphore(connections)
-        self._idle: list[Connection] = []
+        self._idle: list[HttpConnection] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,7 +129,7 @@ class Client:
         kind = f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
         return (self._head("POST", path) + kind).encode() + body
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> HttpAnswer:
         """The answer to what `get` or `post` gave. Raises NoAnswer."""
         async with self._room:
             try:
@@ -144,14 +144,14 @@ class Client:
                 self._idle.append(connection)
             return answer
 
-    async def _connection(self) -> Connection:
+    async def _connection(self) -> HttpConnection:
         while self._idle:
             connection = self._idle.pop()
             if connection.open:
                 return connection
         port = self._at.port or _PORTS[self._at.scheme]
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(Connection, self._at.hostname or "", port, ssl=self._tls)
+        _, connection = await loop.create_connection(HttpConnection, self._at.hostname or "", port, ssl=self._tls)
         return connection
 
     def _head(self, method: str, path: str) -> str:

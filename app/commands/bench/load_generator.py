@@ -5,9 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from app.commands.bench.http_client import Answer, NoAnswer
+from app.commands.bench.http_client import HttpAnswer, NoAnswer
 
-Ask = Callable[[], Awaitable[Answer]]
+SendRequest = Callable[[], Awaitable[HttpAnswer]]
 
 _PAUSE = 0.1  # seconds before a client that was refused asks again: at once would take the server's cores
 
@@ -31,15 +31,15 @@ class Sample:
 
     due: float
     done: float
-    answer: Answer | NoAnswer
+    answer: HttpAnswer | NoAnswer
 
     @property
     def good(self) -> bool:
-        return isinstance(self.answer, Answer) and self.answer.status == 200
+        return isinstance(self.answer, HttpAnswer) and self.answer.status == 200
 
 
 @dataclass
-class Run:
+class LoadRun:
     """What was measured of `load` between `start` and `end`; `client_seconds` is the processor time of this process.
 
     `samples` has all requests, also those of the warm-up and the answers that came after the end.
@@ -52,7 +52,7 @@ class Run:
     client_seconds: float = 0.0
 
 
-async def drive(run: Run, ask: Ask) -> None:
+async def drive(run: LoadRun, ask: SendRequest) -> None:
     """Ask from now until the end of `run`, and wait for what is under way then; the samples are put into `run`.
 
     If it is cancelled the run ends there, with what was measured so far.
@@ -68,7 +68,7 @@ async def drive(run: Run, ask: Ask) -> None:
         await asyncio.wait([watch])
 
 
-async def _closed(run: Run, ask: Ask, clients: int) -> None:
+async def _closed(run: LoadRun, ask: SendRequest, clients: int) -> None:
     async def client() -> None:
         while (due := time.perf_counter()) < run.end:
             if not await _ask(run, ask, due):
@@ -79,7 +79,7 @@ async def _closed(run: Run, ask: Ask, clients: int) -> None:
             group.create_task(client())
 
 
-async def _open(run: Run, ask: Ask, rate: float) -> None:
+async def _open(run: LoadRun, ask: SendRequest, rate: float) -> None:
     """A late answer delays no other request: each is due at its own time, and its latency counts from then."""
     first, sent = time.perf_counter(), 0
     async with asyncio.TaskGroup() as group:
@@ -89,8 +89,8 @@ async def _open(run: Run, ask: Ask, rate: float) -> None:
             sent += 1
 
 
-async def _ask(run: Run, ask: Ask, due: float) -> bool:
-    answer: Answer | NoAnswer
+async def _ask(run: LoadRun, ask: SendRequest, due: float) -> bool:
+    answer: HttpAnswer | NoAnswer
     try:
         answer = await ask()
     except NoAnswer as err:
@@ -100,7 +100,7 @@ async def _ask(run: Run, ask: Ask, due: float) -> bool:
     return sample.good
 
 
-async def _watch(run: Run) -> None:
+async def _watch(run: LoadRun) -> None:
     """Take the processor time of the measured part alone."""
     await asyncio.sleep(run.start - time.perf_counter())
     before = time.process_time()

@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 import numpy as np
 
-from app.commands.bench.http_client import Answer, NoAnswer
-from app.commands.bench.load_generator import Run, Sample
+from app.commands.bench.http_client import HttpAnswer, NoAnswer
+from app.commands.bench.load_generator import LoadRun, Sample
 
 STAGES = ("decode", "queue", "inference", "service", "network")
 
@@ -24,7 +24,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Figures:
+class LoadSummary:
     """`images_per_second` counts the good answers that came within the measured time.
 
     All else is of the requests that were due in it: `latency_ms` and `shares` of those with a good answer, None if none
@@ -44,7 +44,7 @@ class Figures:
     client_cores: float
 
 
-def figures(run: Run) -> Figures | None:
+def summarize(run: LoadRun) -> LoadSummary | None:
     """The figures of `run`; None if it was ended before its warm-up was over. NoAnswer if a timing is missing."""
     due = [sample for sample in run.samples if run.start <= sample.due < run.end]
     seconds = run.end - run.start
@@ -53,7 +53,7 @@ def figures(run: Run) -> Figures | None:
     good = [sample for sample in due if sample.good]
     bad = [sample.answer for sample in due if not sample.good]
     in_time = sum(sample.good and run.start <= sample.done < run.end for sample in run.samples)
-    return Figures(
+    return LoadSummary(
         run.load.clients,
         run.load.rate,
         round(seconds, 3),
@@ -71,7 +71,7 @@ def latency(seconds: Sequence[float]) -> Latency:
     return Latency(p50, p90, p99)
 
 
-def problem(answer: Answer | NoAnswer) -> str:
+def problem(answer: HttpAnswer | NoAnswer) -> str:
     """What is wrong, in the server's own words where it has some (RFC 9457)."""
     if isinstance(answer, NoAnswer):
         return str(answer)
@@ -82,7 +82,7 @@ def problem(answer: Answer | NoAnswer) -> str:
         return _named(answer.status)
 
 
-def timing(answer: Answer) -> dict[str, float]:
+def timing(answer: HttpAnswer) -> dict[str, float]:
     """The answer's `timing_ms`. NoAnswer if it has none: then it is not this service that answers."""
     try:
         timings = json.loads(answer.body)["timing_ms"]
@@ -94,7 +94,7 @@ def timing(answer: Answer) -> dict[str, float]:
 def _shares(good: Sequence[Sample]) -> dict[str, float]:
     spent = dict.fromkeys(STAGES, 0.0)
     for sample in good:
-        assert isinstance(sample.answer, Answer)
+        assert isinstance(sample.answer, HttpAnswer)
         known = timing(sample.answer)
         total = known.pop("total")
         known["service"] = total - sum(known.values())
@@ -105,8 +105,8 @@ def _shares(good: Sequence[Sample]) -> dict[str, float]:
     return {stage: round(spent[stage] / whole, 5) for stage in STAGES}
 
 
-def _status(answer: Answer | NoAnswer) -> str:
-    return str(answer.status) if isinstance(answer, Answer) else str(answer)
+def _status(answer: HttpAnswer | NoAnswer) -> str:
+    return str(answer.status) if isinstance(answer, HttpAnswer) else str(answer)
 
 
 def _named(status: int) -> str:

@@ -15,7 +15,7 @@ MOST = 256  # all are held in memory
 _MADE, _WIDTH, _HEIGHT = 4, 500, 375
 
 
-def read(paths: Sequence[Path]) -> dict[str, bytes]:
+def read_sample_images(paths: Sequence[Path]) -> dict[str, bytes]:
     """The first 256 files by their names, folders searched as `crossvit classify` does; BadParameter without any."""
     files = {}
     for path in islice(image_files(paths), MOST):
@@ -28,7 +28,7 @@ def read(paths: Sequence[Path]) -> dict[str, bytes]:
     return files
 
 
-def made() -> dict[str, bytes]:
+def synthetic_images() -> dict[str, bytes]:
     """JPEGs of the size of ImageNet's usual photograph, 500 x 375 and about 70 KB: waves and noise."""
     return {f"made-{seed}": _jpeg(seed) for seed in range(_MADE)}
 

@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 from pydantic import ValidationError
 
-from app.api.schemas import Classification, Models, ServedModel
-from app.commands.bench.http_client import Answer, Client, NoAnswer
-from app.commands.bench.load_generator import Load, Run, drive
-from app.commands.bench.load_summary import Figures, figures, problem, timing
+from app.api.schemas import Classification, ModelInfo, ModelList
+from app.commands.bench.http_client import HttpAnswer, LoadClient, NoAnswer
+from app.commands.bench.load_generator import Load, LoadRun, drive
+from app.commands.bench.load_summary import LoadSummary, problem, summarize, timing
 from app.errors import BadParameter
 
 _PASSING = {429, 503, 504}  # what a server that has much to do, or is about to be ready, may answer
@@ -30,12 +30,12 @@ class ServerReport:
     weights: str | None
     fallbacks: list[str]
     images: int
-    rows: list[Figures] = field(default_factory=list)
+    rows: list[LoadSummary] = field(default_factory=list)
     interrupted: bool = False
 
 
 async def measure_server(
-    client: Client,
+    client: LoadClient,
     images: Sequence[bytes],
     loads: Sequence[Load],
     *,
@@ -59,23 +59,23 @@ async def measure_server(
         for load in loads:
             on_load(load)
             start = time.perf_counter() + warmup
-            run = Run(load, start, start + seconds)
+            run = LoadRun(load, start, start + seconds)
             try:
                 await drive(run, lambda: client.ask(next(following)))
             finally:
-                report.rows += [row for row in [figures(run)] if row]
+                report.rows += [row for row in [summarize(run)] if row]
     except asyncio.CancelledError:  # Ctrl-C
         report.interrupted = True
     return report
 
 
-async def served(client: Client, name: str | None) -> ServedModel:
+async def served(client: LoadClient, name: str | None) -> ModelInfo:
     """The model `name` of a server, or its default one; NoAnswer or BadParameter if there is none."""
     answer = await client.ask(client.get("/models"))
     if answer.status != 200:
         raise NoAnswer(problem(answer))
     try:
-        models = Models.model_validate_json(answer.body).models
+        models = ModelList.model_validate_json(answer.body).models
     except ValidationError as err:
         raise NoAnswer("GET /models is not answered as a CrossViT service does") from err
     for model in models:
@@ -86,7 +86,7 @@ async def served(client: Client, name: str | None) -> ServedModel:
     raise BadParameter(f"unknown model {name!r}; one of {', '.join(model.name for model in models)}")
 
 
-async def _first(client: Client, requests: Sequence[bytes]) -> Answer:
+async def _first(client: LoadClient, requests: Sequence[bytes]) -> HttpAnswer:
     """The first answer that is none to a bad request; it also loads a resolution that is not loaded yet."""
     for request in requests:
         answer = await client.ask(request)
@@ -97,7 +97,7 @@ async def _first(client: Client, requests: Sequence[bytes]) -> Answer:
     raise NoAnswer(problem(answer))
 
 
-def _described(url: str, served: ServedModel, resolution: int | None, first: Answer, images: int) -> ServerReport:
+def _described(url: str, served: ModelInfo, resolution: int | None, first: HttpAnswer, images: int) -> ServerReport:
     fallbacks = [f"{passed.engine} at {passed.resolution}: {passed.reason}" for passed in served.fallbacks]
     if first.status != 200:
         resolution = resolution or served.default_resolution

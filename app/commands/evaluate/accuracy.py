@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bundle.reader import Label
+from bundle.reader import ClassLabel
 from bundle.tensors import OUTPUTS
 
 TOP = 5
@@ -22,17 +22,17 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ImagePrediction:
     """What is kept of an answer: its best class with the score, and the truth's rank in each output.
 
     Ranks count from 1, and are None beyond the best five. `outputs` is as OUTPUTS, or has `logits` alone. `truth` and
     the negative log-likelihood `nll` are there where they are known.
     """
 
-    best: Label
+    best: ClassLabel
     score: float
     ranks: tuple[int | None, ...]
-    truth: Label | None = None
+    truth: ClassLabel | None = None
     nll: float | None = None
     other: Compared | None = None
 
@@ -44,7 +44,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class SecondModelAgreement:
     """With the second model: the share of images with the same best class, the largest difference of any logit."""
 
     same_best: float
@@ -72,16 +72,16 @@ class ClassFigures:
     """
 
     category: str
-    truth: Label | None
+    truth: ClassLabel | None
     images: int
     top1: float
     top5: float
-    taken_for: Label | None
+    taken_for: ClassLabel | None
     taken_for_images: int
 
 
 @dataclass(frozen=True)
-class Figures:
+class AccuracySummary:
     """Shares are from 0 to 1. `top1_low` and `top1_high` are the 95 % interval (Wilson 1927).
 
     `class_mean` is the mean of the classes' top-1. `ece` is the expected calibration error (Guo et al. 2017): the mean
@@ -99,7 +99,7 @@ class Figures:
     ece: float
     nll: float | None
     branches: dict[str, Accuracy]
-    against: Agreement | None
+    against: SecondModelAgreement | None
     bins: list[Bin]
     classes: list[ClassFigures]
 
@@ -122,7 +122,7 @@ class _Hits:
 
 @dataclass
 class _Class(_Hits):
-    truth: Label | None = None
+    truth: ClassLabel | None = None
     taken_for: Counter[int] = field(default_factory=Counter)
 
 
@@ -148,9 +148,9 @@ class Tally:
         self._bins = [_Bin() for _ in range(BINS)]
         self._nll: float | None = 0.0
         self._other = _Other()
-        self._labels: dict[int, Label] = {}
+        self._labels: dict[int, ClassLabel] = {}
 
-    def add(self, category: str, seen: Seen) -> None:
+    def add(self, category: str, seen: ImagePrediction) -> None:
         """Count an image of the class `category`."""
         for hits, rank in zip(self._outputs, seen.ranks, strict=False):
             hits.add(rank)
@@ -165,7 +165,7 @@ class Tally:
             self._other.same += seen.other.same_best
             self._other.worst = max(self._other.worst, seen.other.difference)
 
-    def figures(self) -> Figures | None:
+    def figures(self) -> AccuracySummary | None:
         """None before the first image."""
         images = self._outputs[0].images
         if not images:
@@ -173,7 +173,7 @@ class Tally:
         all_, *branches = self._outputs
         classes = [_of_class(category, each, self._labels) for category, each in sorted(self._classes.items())]
         low, high = wilson(all_.top1, images)
-        return Figures(
+        return AccuracySummary(
             images,
             all_.accuracy.top1,
             low,
@@ -189,18 +189,18 @@ class Tally:
             classes=classes,
         )
 
-    def _add_to_class(self, into: _Class, seen: Seen) -> None:
+    def _add_to_class(self, into: _Class, seen: ImagePrediction) -> None:
         into.add(seen.ranks[0])
         into.truth = into.truth or seen.truth
         if seen.ranks[0] != 1:
             into.taken_for[seen.best.index] += 1
             self._labels[seen.best.index] = seen.best
 
-    def _against(self) -> Agreement | None:
+    def _against(self) -> SecondModelAgreement | None:
         other = self._other
         if not other.images:
             return None
-        return Agreement(other.same / other.images, other.worst, other.accuracy.top1, other.accuracy.top5)
+        return SecondModelAgreement(other.same / other.images, other.worst, other.accuracy.top1, other.accuracy.top5)
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:
@@ -223,7 +223,7 @@ def _of_bin(number: int, counted: _Bin) -> Bin:
     return Bin(low, high, counted.images, counted.right / counted.images, counted.confidence / counted.images)
 
 
-def _of_class(category: str, counted: _Class, labels: dict[int, Label]) -> ClassFigures:
+def _of_class(category: str, counted: _Class, labels: dict[int, ClassLabel]) -> ClassFigures:
     # Of equally many the one with the lower index, so that the same answers always give the same figures.
     index, images = min(counted.taken_for.items(), key=lambda item: (-item[1], item[0]), default=(-1, 0))
     accuracy = counted.accuracy

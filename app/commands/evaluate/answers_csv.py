@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.commands.evaluate.evaluation import Failure, Outcome
+from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome
 from app.errors import BadParameter
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a user's share of it, a file
@@ -14,7 +14,7 @@ _FIELDS = ("source", "name", "truth", "index", "wnid", "label", "score", "rank",
 
 
 @contextmanager
-def written(path: Path | None) -> Iterator[Callable[[Outcome], None]]:
+def written(path: Path | None) -> Iterator[Callable[[ImageOutcome], None]]:
     """What writes an outcome to `path`, or nothing if there is none; BadParameter if it cannot be written.
 
     What stood there stays until the first outcome.
@@ -31,7 +31,7 @@ def written(path: Path | None) -> Iterator[Callable[[Outcome], None]]:
             rows = csv.DictWriter(file, _FIELDS)
             begun = False
 
-            def write(outcome: Outcome) -> None:
+            def write(outcome: ImageOutcome) -> None:
                 nonlocal begun
                 if not begun:
                     if path.is_file():  # and no pipe
@@ -51,10 +51,10 @@ def _unwritable(path: Path, err: OSError) -> BadParameter:
     return BadParameter(f"{path} cannot be written: {err.strerror}")
 
 
-def _row(outcome: Outcome) -> dict[str, object]:
+def _row(outcome: ImageOutcome) -> dict[str, object]:
     item, result = outcome.item, outcome.result
     row: dict[str, object] = {"source": item.source, "name": item.name, "truth": item.category}
-    if isinstance(result, Failure):
+    if isinstance(result, ImageFailure):
         return row | {"error": result.error}
     best = result.best
     answer = {"index": best.index, "wnid": best.wnid, "label": best.label, "score": result.score}

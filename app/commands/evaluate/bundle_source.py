@@ -7,44 +7,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.commands.classify import offline
-from app.commands.evaluate.accuracy import TOP, Compared, Seen
+from app.commands.evaluate.accuracy import TOP, Compared, ImagePrediction
 from app.commands.evaluate.class_mapping import check_classes, match
-from app.commands.evaluate.evaluation import Answered, Source
+from app.commands.evaluate.evaluation import Answered, PredictionSource
 from app.commands.terminal import notes
 from app.configuration.settings import Settings
 from app.errors import BadParameter
-from app.serving.served_model import Model, top
+from app.serving.served_model import ServedModel, top
 from bundle.discovery import bundle_at
-from bundle.reader import Bundle, Label, open_bundle
+from bundle.reader import Bundle, ClassLabel, open_bundle
 from bundle.tensors import Outputs
 from model.spec import SOFTMAX, Activation
 
 
-class Engines:
+class BundleSource:
     """Asks `model` at `resolution` for images of the classes in `truths`, and `other` for the same ones."""
 
-    def __init__(self, model: Model, truths: Mapping[str, Label], resolution: int, other: Model | None = None) -> None:
+    def __init__(
+        self, model: ServedModel, truths: Mapping[str, ClassLabel], resolution: int, other: ServedModel | None = None
+    ) -> None:
         self._model = model
         self._truths = truths
         self._resolution = resolution
         self._other = other
 
-    async def ask(self, category: str, body: bytes) -> Seen:
+    async def ask(self, category: str, body: bytes) -> ImagePrediction:
         """What is seen of the encoded image in `body`; raises as Model.file does."""
         truth = self._truths[category]
         outputs = await self._outputs(self._model, body)
         others = None if self._other is None else await self._outputs(self._other, body)
         return seen(outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation)
 
-    async def _outputs(self, model: Model, body: bytes) -> Outputs:
+    async def _outputs(self, model: ServedModel, body: bytes) -> Outputs:
         with model.room() as (place,):
             return (await model.file(place, body, self._resolution)).outputs
 
 
 @asynccontextmanager
-async def engines(
+async def bundle_source(
     categories: Collection[str], settings: Settings, second: Settings | None, resolution: int | None
-) -> AsyncIterator[Source]:
+) -> AsyncIterator[PredictionSource]:
     """The engines that `settings` describe, ready; raises as open_bundle, match and Model.load do."""
     bundles = _opened([settings, second] if second else [settings])
     try:
@@ -77,17 +79,17 @@ def _check_same_classes(bundles: Sequence[Bundle]) -> None:
             raise BadParameter(f"{bundle.path} has other classes than {bundles[0].path}: their labels differ")
 
 
-def _source(models: Sequence[Model], truths: Mapping[str, Label], resolution: int) -> Source:
+def _source(models: Sequence[ServedModel], truths: Mapping[str, ClassLabel], resolution: int) -> PredictionSource:
     first, second = models[0], models[1] if len(models) > 1 else None
-    return Source(
-        Engines(first, truths, resolution, second).ask,
+    return PredictionSource(
+        BundleSource(first, truths, resolution, second).ask,
         in_flight=min(model.capacity for model in models),  # so that none is refused
         answered_by=lambda: [_answered(first, resolution)],
         against=None if second is None else _answered(second, resolution),
     )
 
 
-def _answered(model: Model, resolution: int) -> Answered:
+def _answered(model: ServedModel, resolution: int) -> Answered:
     manifest, (engine, precision) = model.bundle.manifest, model.engine(resolution)
     weights = manifest.weights
     return Answered(model.bundle.name, manifest.variant, weights.id, weights.source, engine, precision, resolution)
@@ -95,17 +97,17 @@ def _answered(model: Model, resolution: int) -> Answered:
 
 def seen(
     outputs: Outputs,
-    truth: Label,
-    labels: list[Label],
+    truth: ClassLabel,
+    labels: list[ClassLabel],
     others: Outputs | None = None,
     activation: Activation = SOFTMAX,
-) -> Seen:
+) -> ImagePrediction:
     """What is kept of one image's `outputs` (outputs, classes), `others` being the second model's.
 
     Where scores are sigmoids they are no distribution over the classes, so there is no likelihood of the truth.
     """
     best, score = top(outputs[0], 1, activation)[0]
-    return Seen(
+    return ImagePrediction(
         labels[best],
         score,
         ranks=tuple(rank(logits, truth.index) for logits in outputs),

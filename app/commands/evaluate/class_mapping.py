@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
 from app.errors import BadParameter
-from bundle.reader import Label
+from bundle.reader import ClassLabel
 
 
 class Named(Protocol):
@@ -28,7 +28,7 @@ def check_classes(classes: int | None) -> None:
         )
 
 
-def match(categories: Collection[str], labels: Sequence[Label]) -> dict[str, Label]:
+def match(categories: Collection[str], labels: Sequence[ClassLabel]) -> dict[str, ClassLabel]:
     """The model's class for each of `categories`: the one with this wnid, or else with this very label.
 
     If no category is either and all are indices of classes, they count as these. BadParameter if a class is missing, or
@@ -46,7 +46,7 @@ def match(categories: Collection[str], labels: Sequence[Label]) -> dict[str, Lab
     return found
 
 
-class Answers:
+class PredictionMatcher:
     """Finds the data's classes among the predictions of answers, where nobody tells all classes of the model.
 
     A prediction is right if its wnid or its label is the data's class. Where the data's classes are all indices of the
@@ -79,7 +79,7 @@ def _are_numbers(categories: Collection[str]) -> bool:
     return all(each.isascii() and each.isdecimal() for each in categories)
 
 
-def _check_unique(names: Sequence[str], labels: Sequence[Label]) -> None:
+def _check_unique(names: Sequence[str], labels: Sequence[ClassLabel]) -> None:
     counts = Counter(label.label for label in labels)
     for name in names:
         if counts[name] > 1:
@@ -90,7 +90,7 @@ def _shared(name: str, classes: Sequence[str]) -> str:
     return f"the label {name!r} is that of several classes ({', '.join(classes)}): name the data's by wnid or by index"
 
 
-def _missing(missing: Sequence[str], total: int, labels: Sequence[Label]) -> str:
+def _missing(missing: Sequence[str], total: int, labels: Sequence[ClassLabel]) -> str:
     known = labels[0].wnid or labels[0].label
     return (
         f"{len(missing)} of the data's {total} classes are not among the model's {len(labels)}, "

@@ -10,20 +10,20 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from app.commands.bench.bench_output import Format
+from app.commands.bench.bench_output import BenchFormat
 from app.commands.bench.http_client import NoAnswer
 from app.commands.evaluate.answers_csv import written
-from app.commands.evaluate.bundle_source import engines
-from app.commands.evaluate.evaluate_output import Report, print_report, report_of
-from app.commands.evaluate.evaluation import Outcome, Source, run, sample
-from app.commands.evaluate.http_source import server
+from app.commands.evaluate.bundle_source import bundle_source
+from app.commands.evaluate.evaluate_output import EvaluationReport, print_evaluation, report_of
+from app.commands.evaluate.evaluation import ImageOutcome, PredictionSource, run, sample
+from app.commands.evaluate.http_source import http_source
 from app.commands.terminal import STOPPED, absent, clear_errors, error, notes
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
 from model.dataset import BadDataset, Dataset
 
-OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[Source]]
+OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[PredictionSource]]
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,7 +59,7 @@ def evaluate(
     resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="so many images, evenly spread, always the same")] = None,
     top_classes: Annotated[int, typer.Option(min=0, help="how many of the worst classes the table shows")] = 10,
-    output: Annotated[Format, typer.Option("--format", help="how to print the figures")] = Format.TABLE,
+    output: Annotated[BenchFormat, typer.Option("--format", help="how to print the figures")] = BenchFormat.TABLE,
     plot: Annotated[Path | None, typer.Option(help="write a reliability diagram to this PNG file")] = None,
     answers: Annotated[Path | None, typer.Option(help="write a row for each image to this CSV file")] = None,
 ) -> None:
@@ -75,7 +75,7 @@ def evaluate(
             absent("--url", model=model, clients=clients)
             settings = _settings(bundle=bundle, **own)
             open_source = partial(
-                engines,
+                bundle_source,
                 settings=settings,
                 second=_second(own, settings, against, against_bundle),
                 resolution=resolution,
@@ -87,11 +87,11 @@ def evaluate(
                 raise BadParameter("either --url or --bundle")
             absent("--bundle", against=against, against_bundle=against_bundle, **own)
             open_source = partial(
-                server, url=url, key=api_key, clients=clients or _CLIENTS, model=model, resolution=resolution
+                http_source, url=url, key=api_key, clients=clients or _CLIENTS, model=model, resolution=resolution
             )
         report = _measured(paths, limit, open_source, answers)
         try:
-            print_report(report, output, top_classes)
+            print_evaluation(report, output, top_classes)
         except OSError as err:
             raise BadParameter(f"the figures cannot be printed: {err.strerror}") from err
         finally:
@@ -101,16 +101,18 @@ def evaluate(
     raise typer.Exit(1 if report.errors else 0)
 
 
-def _measured(paths: Sequence[Path], limit: int | None, open_source: OpenSource, answers: Path | None) -> Report:
+def _measured(
+    paths: Sequence[Path], limit: int | None, open_source: OpenSource, answers: Path | None
+) -> EvaluationReport:
     data = _dataset(paths)
     indices = sample(len(data), limit)
 
-    async def measure(write: Callable[[Outcome], None]) -> Report:
+    async def measure(write: Callable[[ImageOutcome], None]) -> EvaluationReport:
         async with open_source(data.categories) as source:
             with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
                 bar = progress.add_task("evaluating", total=len(indices))
 
-                def watch(outcome: Outcome) -> None:
+                def watch(outcome: ImageOutcome) -> None:
                     write(outcome)
                     progress.advance(bar)
 
@@ -143,7 +145,7 @@ def _second(own: dict[str, Any], first: Settings, against: str | None, against_b
     return _settings(bundle=against_bundle or first.bundle, **own)
 
 
-def _drawing(plot: Path | None) -> Callable[[Report], None]:
+def _drawing(plot: Path | None) -> Callable[[EvaluationReport], None]:
     """What draws a report's diagram; BadParameter before anything is measured if it cannot be drawn."""
     if plot is None:
         return lambda _: None
@@ -154,7 +156,7 @@ def _drawing(plot: Path | None) -> Callable[[Report], None]:
     except ImportError as err:
         raise BadParameter("--plot needs matplotlib: pip install matplotlib") from err
 
-    def draw(report: Report) -> None:
+    def draw(report: EvaluationReport) -> None:
         try:
             if report.figures is not None:
                 reliability(report.figures, str(report.model), plot)

@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field
 from rich.markup import escape
 from rich.table import Column, Table
 
-from app.commands.bench.bench_output import Format
-from app.commands.evaluate.accuracy import ClassFigures, Figures
-from app.commands.evaluate.evaluation import Answered, ImageError, Run, Source
+from app.commands.bench.bench_output import BenchFormat
+from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures
+from app.commands.evaluate.evaluation import Answered, EvaluationRun, ImageError, PredictionSource
 from app.commands.terminal import notes, print_table, take_any_name
-from bundle.reader import Label
+from bundle.reader import ClassLabel
 
 _NAMED = 10  # images without an answer that the table names
 
 
 @dataclass
-class Report:
+class EvaluationReport:
     """`images` were asked for. `failures` counts those without an answer by what was wrong; `errors` names them."""
 
     data: list[str]
@@ -26,7 +26,7 @@ class Report:
     model: Answered
     against: Answered | None
     images: int
-    figures: Figures | None
+    figures: AccuracySummary | None
     errors: list[ImageError]
     failures: dict[str, int]
     seconds: float
@@ -35,10 +35,10 @@ class Report:
     also_answered: list[Answered] = field(default_factory=list)
 
 
-def report_of(data: Sequence[str], run: Run, source: Source) -> Report:
+def report_of(data: Sequence[str], run: EvaluationRun, source: PredictionSource) -> EvaluationReport:
     """What is to be said of `run`, which asked `source`."""
     figures, (first, *others) = run.tally.figures(), source.answered_by()
-    return Report(
+    return EvaluationReport(
         list(data),
         source.url,
         first,
@@ -54,18 +54,18 @@ def report_of(data: Sequence[str], run: Run, source: Source) -> Report:
     )
 
 
-def print_report(report: Report, output: Format, worst: int) -> None:
+def print_evaluation(report: EvaluationReport, output: BenchFormat, worst: int) -> None:
     """Print `report` on standard output, with so many of the `worst` classes; on standard error what is wrong."""
     take_any_name()
-    if output is Format.JSON:
-        print(json.dumps(asdict(report), indent=2, ensure_ascii=False, default=Label.model_dump))
+    if output is BenchFormat.JSON:
+        print(json.dumps(asdict(report), indent=2, ensure_ascii=False, default=ClassLabel.model_dump))
     else:
         _print_tables(report, worst)
     for said in _notes(report):
         notes.print(said, style="yellow", markup=False, highlight=False)
 
 
-def _print_tables(report: Report, worst: int) -> None:
+def _print_tables(report: EvaluationReport, worst: int) -> None:
     figures = report.figures
     print(f"{report.model}; {figures.images if figures else 0} of {report.images} images in {', '.join(report.data)}")
     if figures is None:
@@ -81,7 +81,7 @@ def _print_tables(report: Report, worst: int) -> None:
         print_table(_worst(figures.classes, worst))
 
 
-def _accuracies(report: Report, figures: Figures) -> Table:
+def _accuracies(report: EvaluationReport, figures: AccuracySummary) -> Table:
     others = ("top-1", "95 %", "top-5", "mean of classes", "confidence", "ECE", "NLL")
     table = Table("", *(Column(name, justify="right", no_wrap=True) for name in others))
     table.add_row(
@@ -117,7 +117,7 @@ def _worst(classes: Sequence[ClassFigures], count: int) -> Table:
     return table
 
 
-def _notes(report: Report) -> list[str]:
+def _notes(report: EvaluationReport) -> list[str]:
     said = ["stopped early: these are the figures of a part"] if report.interrupted else []
     said += [f"also answered: {other}; the figures are of all" for other in report.also_answered]
     said += [f"{each.name} in {each.source}: {each.error}" for each in report.errors[:_NAMED]]

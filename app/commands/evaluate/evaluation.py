@@ -8,14 +8,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from app.commands.classify import in_order
-from app.commands.evaluate.accuracy import Seen, Tally
+from app.commands.classify import run_in_order
+from app.commands.evaluate.accuracy import ImagePrediction, Tally
 from app.errors import BadParameter
-from bundle.errors import ExplainedError
-from model.dataset import BadDataset, Dataset, Item
+from bundle.bundle_errors import ExplainedError
+from model.dataset import BadDataset, Dataset, LabelledImage
 
 T = TypeVar("T")
-Ask = Callable[[str, bytes], Awaitable[Seen]]  # for an image of some class
+AskForImage = Callable[[str, bytes], Awaitable[ImagePrediction]]  # for an image of some class
 
 _TRIES = 10  # for an image, where it is said that trying again may help
 _LONGEST_PAUSE = 60  # seconds
@@ -47,10 +47,10 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Source:
+class PredictionSource:
     """Whom to ask, with so many images under way. `answered_by` gives all that did, once it has been asked."""
 
-    ask: Ask
+    ask: AskForImage
     in_flight: int
     answered_by: Callable[[], Sequence[Answered]]
     against: Answered | None = None
@@ -58,7 +58,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Failure:
+class ImageFailure:
     """Why there is no answer for an image; `kind` is the name of the error in app.errors, or a server's status."""
 
     kind: str
@@ -66,9 +66,9 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    item: Item
-    result: Seen | Failure
+class ImageOutcome:
+    item: LabelledImage
+    result: ImagePrediction | ImageFailure
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ImageError:
 
 
 @dataclass
-class Run:
+class EvaluationRun:
     """What was measured of `asked` images."""
 
     asked: int
@@ -91,9 +91,9 @@ class Run:
     seconds: float = 0.0
     interrupted: bool = False
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: ImageOutcome) -> None:
         item, result = outcome.item, outcome.result
-        if isinstance(result, Seen):
+        if isinstance(result, ImagePrediction):
             self.tally.add(item.category, result)
         else:
             self.errors.append(ImageError(str(item.source), item.name, result.error))
@@ -111,13 +111,16 @@ def sample(total: int, limit: int | None) -> list[int]:
 
 
 async def run(
-    data: Dataset, indices: Sequence[int], source: Source, watch: Callable[[Outcome], None] = lambda _: None
-) -> Run:
+    data: Dataset,
+    indices: Sequence[int],
+    source: PredictionSource,
+    watch: Callable[[ImageOutcome], None] = lambda _: None,
+) -> EvaluationRun:
     """Ask for the images at `indices` and show each outcome to `watch`; a cancellation ends it with what there is."""
-    measured, started = Run(len(indices)), time.perf_counter()
-    work: Iterator[Coroutine[Any, Any, Outcome]] = (_outcome(data, index, source.ask) for index in indices)
+    measured, started = EvaluationRun(len(indices)), time.perf_counter()
+    work: Iterator[Coroutine[Any, Any, ImageOutcome]] = (_outcome(data, index, source.ask) for index in indices)
     try:
-        async with aclosing(in_order(work, source.in_flight)) as outcomes:
+        async with aclosing(run_in_order(work, source.in_flight)) as outcomes:
             async for outcome in outcomes:
                 measured.add(outcome)
                 watch(outcome)
@@ -127,17 +130,17 @@ async def run(
     return measured
 
 
-async def _outcome(data: Dataset, index: int, ask: Ask) -> Outcome:
+async def _outcome(data: Dataset, index: int, ask: AskForImage) -> ImageOutcome:
     """BadParameter ends all: it is what was asked for that cannot be, not this image."""
     item = data.items[index]
     try:
         body = await asyncio.to_thread(data.read, index)
-        return Outcome(item, await patiently(lambda: ask(item.category, body)))
+        return ImageOutcome(item, await patiently(lambda: ask(item.category, body)))
     except BadParameter:
         raise
     except (BadDataset, ExplainedError) as err:
         kind = err.kind if isinstance(err, NotAnswered) else type(err).__name__
-        return Outcome(item, Failure(kind, str(err)))
+        return ImageOutcome(item, ImageFailure(kind, str(err)))
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:

@@ -6,12 +6,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from app.commands.evaluate.accuracy import BINS, Bin, Figures
+from app.commands.evaluate.accuracy import BINS, AccuracySummary, Bin
 
 _WIDTH = 1 / BINS
 
 
-def reliability(figures: Figures, title: str, path: Path) -> None:
+def reliability(figures: AccuracySummary, title: str, path: Path) -> None:
     """Draw the accuracy of each bin over its confidence, and how many images it has, into a PNG file."""
     figure = Figure(figsize=(6, 7), layout="constrained")
     FigureCanvasAgg(figure)

@@ -7,14 +7,14 @@ import numpy as np
 import onnxruntime
 
 from app.engines.batch_timing import known_seconds, least_seconds, worthwhile_batch
-from app.engines.interface import Files, ReadGraph, Store
+from app.engines.interface import EngineFiles, ReadGraph, Store
 from app.machine.cpus import usable_cpus
 from bundle.tensors import OUTPUTS, Images, Outputs
 
 _SIZES: tuple[int, ...] = (1, 4, 8)  # of batches that are measured
 
 
-class OnnxRuntime:
+class OnnxRuntimeEngine:
     """One session for each side, which takes batches of any size."""
 
     name = "onnxruntime"
@@ -48,5 +48,5 @@ class OnnxRuntime:
         return {size: least_seconds(lambda size=size: self.run(images[:size])) for size in _SIZES}  # type: ignore[misc]
 
 
-def offers(files: Files, _: int) -> Iterator[OnnxRuntime]:
-    yield OnnxRuntime(files.graphs["f32"], files.store)
+def offer_onnxruntime(files: EngineFiles, _: int) -> Iterator[OnnxRuntimeEngine]:
+    yield OnnxRuntimeEngine(files.graphs["f32"], files.store)

@@ -7,10 +7,10 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from app.engines.batch_splitting import Buckets
+from app.engines.batch_splitting import BatchSplitter
 from app.engines.batch_timing import known_seconds, least_seconds, worthwhile_batch
 from app.engines.cpu.openvino_graph import without_identities
-from app.engines.interface import Files, Kept, ReadGraph, Store
+from app.engines.interface import EngineFiles, ReadGraph, Store, StoredFile
 from app.machine.cpus import allowed_cpus, usable_cpus
 from bundle.tensors import OUTPUTS, Images, Outputs
 
@@ -29,7 +29,7 @@ _LARGEST = 32  # batch that is thought of
 _QUEUED = 2  # requests for each stream, so that none waits for the next one
 
 
-class OpenVino:
+class OpenVinoEngine:
     """Two compiled models for each side: one image on all cores, and several side by side on a core or a few each.
 
     The first has the shortest wait. The second gives more images a second, since its cores need not wait for each other
@@ -44,7 +44,7 @@ class OpenVino:
         self._graph = graph
         self._store = store
         self._sides: dict[int, _Side] = {}
-        self._kept: list[Kept] = []  # what models that were not compiled here may read their weights from
+        self._kept: list[StoredFile] = []  # what models that were not compiled here may read their weights from
 
     def load(self, side: int) -> None:
         if side in self._sides:
@@ -119,7 +119,7 @@ class _Side:
 
     def cut_by(self, seconds: Mapping[int, float]) -> None:
         self._known_seconds = seconds
-        self.buckets = Buckets(seconds)
+        self.buckets = BatchSplitter(seconds)
 
     def seconds(self, count: int) -> float:
         """How long so many images take."""
@@ -162,8 +162,8 @@ def _copy(request: openvino.InferRequest, outputs: Outputs) -> None:
         output[...] = request.get_output_tensor(index).data[: len(output)]
 
 
-def offers(files: Files, _: int) -> Iterator[OpenVino]:
+def offer_openvino(files: EngineFiles, _: int) -> Iterator[OpenVinoEngine]:
     for precision in PRECISIONS:
         graph = _PRECISIONS[precision][0]
         if graph in files.graphs:
-            yield OpenVino(files.graphs[graph], precision, files.store)
+            yield OpenVinoEngine(files.graphs[graph], precision, files.store)

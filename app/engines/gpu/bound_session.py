@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime import InferenceSession, OrtValue
 
-from app.engines.interface import Refused
+from app.engines.interface import EngineRefused
 from bundle.tensors import OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,14 @@ _WARM_UP = 3  # runs after those: a CUDA graph is captured in the first
 
 
 @dataclass(frozen=True)
-class Shape:
+class BatchShape:
     """How many images of which side a session takes."""
 
     images: int
     side: int
 
 
-def open_session(graph: bytes, shape: Shape, providers: Providers) -> InferenceSession:
+def open_session(graph: bytes, shape: BatchShape, providers: Providers) -> InferenceSession:
     """A session whose nodes all run on `providers`.
 
     ONNX Runtime gives what they cannot run to the CPU, and what does not load to nobody: Refused then, naming it.
@@ -35,10 +35,10 @@ def open_session(graph: bytes, shape: Shape, providers: Providers) -> InferenceS
     session = _open(graph, shape, providers)
     wanted = [name for name, _ in providers]
     if session.get_providers()[0] != wanted[0]:
-        raise Refused(f"ONNX Runtime did not load {wanted[0]}; its lines on stderr say why")
+        raise EngineRefused(f"ONNX Runtime did not load {wanted[0]}; its lines on stderr say why")
     astray = nodes_elsewhere(session, wanted)
     if astray:
-        raise Refused(
+        raise EngineRefused(
             f"ONNX Runtime {onnxruntime.__version__} puts {len(astray)} nodes of the graph on the CPU, such as "
             f"{', '.join(astray[:3])}: install a newer onnxruntime-gpu"
         )
@@ -58,7 +58,7 @@ def nodes_elsewhere(session: InferenceSession, providers: list[str]) -> list[str
     ]
 
 
-def _open(graph: bytes, shape: Shape, providers: Providers) -> InferenceSession:
+def _open(graph: bytes, shape: BatchShape, providers: Providers) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.add_free_dimension_override_by_name("batch", shape.images)
     options.add_free_dimension_override_by_name("side", shape.side)
@@ -76,10 +76,10 @@ def _without_graph() -> onnxruntime.RunOptions:
     return options
 
 
-class Bucket:
+class BoundSession:
     """Runs batches of up to `shape.images`, filled up to that with whatever was there."""
 
-    def __init__(self, session: InferenceSession, shape: Shape, device: str) -> None:
+    def __init__(self, session: InferenceSession, shape: BatchShape, device: str) -> None:
         size, side = shape.images, shape.side
         self.classes: int = session.get_outputs()[0].shape[1]
         self._session = session

@@ -22,10 +22,10 @@ from app.engines.gpu.device import (
     DeviceError,
     Event,
     Graph,
-    Network,
-    Shape,
+    PlanNetwork,
     Stream,
     Tensor,
+    TensorShape,
 )
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _DTYPES: dict[trt.DataType, str] = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
 
 
-def find() -> "Nvidia | None":
+def find_device() -> "NvidiaDevice | None":
     """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); None if there is no driver or no GPU."""
     error, count = cuda.cudaGetDeviceCount()
     driver: int = _done(cuda.cudaDriverGetVersion(), "asking for the driver's version")
@@ -46,10 +46,10 @@ def find() -> "Nvidia | None":
             f"update the driver, or pip install 'cuda-bindings=={driver // 1000}.*'"
         )
     _done((error,), "looking for a GPU")
-    return Nvidia() if count else None
+    return NvidiaDevice() if count else None
 
 
-class Nvidia:
+class NvidiaDevice:
     """Device 0."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Nvidia:
         self.tensorrt: str = trt.__version__
 
     @contextmanager
-    def network(self, plan: bytes, *, host_code: bool) -> Iterator[Network]:
+    def network(self, plan: bytes, *, host_code: bool) -> Iterator[PlanNetwork]:
         _LOG.forget()
         try:
             runtime: trt.Runtime = trt.Runtime(_LOG)
@@ -223,7 +223,7 @@ class _Network:
         is_input = self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT
         return Tensor(_DTYPES.get(dtype, str(dtype)), tuple(self._engine.get_tensor_shape(name))[1:], is_input)
 
-    def _profile(self, index: int) -> tuple[Shape, Shape, Shape]:
+    def _profile(self, index: int) -> tuple[TensorShape, TensorShape, TensorShape]:
         smallest, best, largest = self._engine.get_tensor_profile_shape(self._input, index)
         return tuple(smallest), tuple(best), tuple(largest)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from app.engines.interface import Refused
+from app.engines.interface import EngineRefused
 
 _NO_GPU = {34, 100, 101}  # cuda.h: CUDA_ERROR_STUB_LIBRARY, _NO_DEVICE, _INVALID_DEVICE (not even a first one)
 # Other major versions will not do: ONNX Runtime asks for these names.
@@ -34,7 +34,7 @@ def gpu_name() -> str | None:
     if code in _NO_GPU:
         return None
     if code:
-        raise Refused(f"NVIDIA's driver does not start (CUDA error {code}): see what nvidia-smi says")
+        raise EngineRefused(f"NVIDIA's driver does not start (CUDA error {code}): see what nvidia-smi says")
     return name.value.decode(errors="replace")
 
 
@@ -69,7 +69,7 @@ def _load(names: Sequence[str], what: str, command: str, folders: Sequence[str] 
         return [_open(name, folders) for name in names]
     except OSError as err:
         needed = f"a GPU is here, but not {what}, which ONNX Runtime {onnxruntime.__version__} needs"
-        raise Refused(f"{needed} ({err}): {command}") from err
+        raise EngineRefused(f"{needed} ({err}): {command}") from err
 
 
 def _open(name: str, folders: Sequence[str]) -> ctypes.CDLL:

@@ -17,7 +17,7 @@ Stream = NewType("Stream", int)
 Event = NewType("Event", int)
 Graph = NewType("Graph", int)  # a captured one, ready to be launched
 
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 
 
 class DeviceError(Exception):
@@ -62,7 +62,7 @@ class Tensor:
     """An input or output of a network."""
 
     dtype: str  # as numpy names it
-    shape: Shape  # of one image's: without the batch, which comes first
+    shape: TensorShape  # of one image's: without the batch, which comes first
     is_input: bool
 
 
@@ -74,11 +74,11 @@ class Context(Protocol):
         ...
 
 
-class Network(Protocol):
+class PlanNetwork(Protocol):
     """A deserialised plan. `profiles` has the smallest, best and largest shape of the input in each profile."""
 
     tensors: Mapping[str, Tensor]
-    profiles: list[tuple[Shape, Shape, Shape]]
+    profiles: list[tuple[TensorShape, TensorShape, TensorShape]]
     scratch_bytes: int  # of memory that a run needs beside its buffers, at any profile
 
     def context(
@@ -92,14 +92,14 @@ class Network(Protocol):
         ...
 
 
-class Gpu(Protocol):
+class TensorRTDevice(Protocol):
     """One GPU, with the TensorRT that runs on it."""
 
     name: str
     compute_capability: str  # "9.0"
     tensorrt: str  # its version, "10.16.1.11"
 
-    def network(self, plan: bytes, *, host_code: bool) -> AbstractContextManager[Network]:
+    def network(self, plan: bytes, *, host_code: bool) -> AbstractContextManager[PlanNetwork]:
         """Deserialise `plan`, which is code: check it first. `host_code` lets it bring a runtime of its own."""
         ...
 

@@ -17,17 +17,17 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import onnxruntime
 
-from app.engines.batch_splitting import Buckets
+from app.engines.batch_splitting import BatchSplitter
 from app.engines.compiled_cache import private_folder
-from app.engines.gpu.bound_session import Bucket, Providers, Shape, open_session
+from app.engines.gpu.bound_session import BatchShape, BoundSession, Providers, open_session
 from app.engines.gpu.cuda_libraries import gpu_name, load_cuda, load_tensorrt
-from app.engines.interface import Files, ReadGraph, Refused
+from app.engines.interface import EngineFiles, EngineRefused, ReadGraph
 from bundle.tensors import OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
 
 # What is to run a graph at a shape, with CUDA graphs or without.
-ProvidersFor = Callable[[bytes, Shape, bool], Providers]
+ProvidersFor = Callable[[bytes, BatchShape, bool], Providers]
 
 SIZES = (1, 8, 32, 64)
 _MOST_PIXELS = 32 * 480 * 480  # in a bucket, for activations take memory: 64 images at 224, 32 at 480
@@ -35,7 +35,7 @@ _TIMED = 3
 _BEST_FIRST = ("fp16", "bf16", "f32")
 
 
-class OrtOnGpu:
+class OnnxRuntimeCudaEngine:
     """`providers` says what runs the graph; `device` is where that has its memory, as ONNX Runtime calls it."""
 
     def __init__(
@@ -70,23 +70,23 @@ class OrtOnGpu:
 
     def _load(self, side: int) -> "_Loaded":
         graph = self._graph()
-        buckets: dict[int, Bucket] = {}
+        buckets: dict[int, BoundSession] = {}
         seconds: dict[int, float] = {}
         for size in fitting(self._sizes, side):
             try:
-                buckets[size], seconds[size] = self._bucket(graph, Shape(size, side))
+                buckets[size], seconds[size] = self._bucket(graph, BatchShape(size, side))
             except Exception as err:
                 if not buckets or "memory" not in str(err):
                     raise
                 log.warning("%s %s: no memory for batches of %d at %d: %s", self.name, self.precision, size, side, err)
                 break
-        return _Loaded(buckets, Buckets(seconds))
+        return _Loaded(buckets, BatchSplitter(seconds))
 
-    def _bucket(self, graph: bytes, shape: Shape) -> tuple[Bucket, float]:
+    def _bucket(self, graph: bytes, shape: BatchShape) -> tuple[BoundSession, float]:
         """A bucket that has run, with a CUDA graph if one can be captured, and the seconds that it takes."""
         try:
             return self._warm(graph, shape, captured=True)
-        except Refused:
+        except EngineRefused:
             raise
         except Exception as err:  # when it was opened, since a node has gone to the CPU, or when it first ran
             reason = str(err)  # the error itself holds the session, and so its memory
@@ -94,16 +94,16 @@ class OrtOnGpu:
         log.warning("batches of %d run without a CUDA graph: %s", shape.images, reason)
         return warm
 
-    def _warm(self, graph: bytes, shape: Shape, *, captured: bool) -> tuple[Bucket, float]:
+    def _warm(self, graph: bytes, shape: BatchShape, *, captured: bool) -> tuple[BoundSession, float]:
         session = open_session(graph, shape, self._providers(graph, shape, captured))
-        bucket = Bucket(session, shape, self._device)
+        bucket = BoundSession(session, shape, self._device)
         return bucket, bucket.seconds(_TIMED)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    buckets: dict[int, Bucket]
-    cut: Buckets
+    buckets: dict[int, BoundSession]
+    cut: BatchSplitter
 
     def run(self, images: Images) -> Outputs:
         outputs = np.empty((len(OUTPUTS), len(images), self.buckets[max(self.buckets)].classes), np.float32)
@@ -118,7 +118,7 @@ def fitting(sizes: Sequence[int], side: int) -> list[int]:
     return [first, *(size for size in others if size * side**2 <= _MOST_PIXELS)]
 
 
-def offers(files: Files, _: int) -> Iterator[OrtOnGpu]:
+def offer_onnxruntime_cuda(files: EngineFiles, _: int) -> Iterator[OnnxRuntimeCudaEngine]:
     """An engine for each precision; none where ONNX Runtime has no CUDA provider built in, or no GPU is.
 
     Refused where there is a GPU, but not the libraries, or where another package hides the provider.
@@ -127,10 +127,12 @@ def offers(files: Files, _: int) -> Iterator[OrtOnGpu]:
         return
     load_cuda()
     for precision in _precisions(files):
-        yield OrtOnGpu("onnxruntime-cuda", precision, files.graphs[precision], partial(_on_cuda, precision))
+        yield OnnxRuntimeCudaEngine(
+            "onnxruntime-cuda", precision, files.graphs[precision], partial(_on_cuda, precision)
+        )
 
 
-def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
+def offer_onnxruntime_tensorrt(files: EngineFiles, _: int) -> Iterator[OnnxRuntimeCudaEngine]:
     """The same with the TensorRT provider. It builds a plan for each bucket, for minutes, and keeps it in a cache.
 
     Not for float32, which TensorRT rounds to TF32 (see `_on_cuda`); the provider has no option against it.
@@ -140,7 +142,7 @@ def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
         return
     precisions = [precision for precision in _precisions(files) if precision != "f32"]
     if not precisions:
-        raise Refused(
+        raise EngineRefused(
             "TensorRT in ONNX Runtime does not keep to float32, and the bundle has no graph in 16 bits: export one "
             "with `python export/to_onnx.py --variant ... --precision fp16`"
         )
@@ -148,10 +150,10 @@ def offers_tensorrt(files: Files, _: int) -> Iterator[OrtOnGpu]:
     machine = f"{gpu}-ort{onnxruntime.__version__}-trt{load_tensorrt()}"
     for precision in precisions:
         on_tensorrt = partial(_on_tensorrt, precision, re.sub("[^A-Za-z0-9.]+", "-", machine))
-        yield OrtOnGpu("onnxruntime-tensorrt", precision, files.graphs[precision], on_tensorrt)
+        yield OnnxRuntimeCudaEngine("onnxruntime-tensorrt", precision, files.graphs[precision], on_tensorrt)
 
 
-def _precisions(files: Files) -> list[str]:
+def _precisions(files: EngineFiles) -> list[str]:
     """Of the graphs' precisions those that a GPU is for, the fastest first."""
     return [precision for precision in _BEST_FIRST if precision in files.graphs]
 
@@ -165,7 +167,7 @@ def _gpu_for(provider: str) -> str | None:
     if provider in built_in:
         return gpu_name()
     if "CUDAExecutionProvider" not in built_in and _is_installed("onnxruntime-gpu") and gpu_name() is not None:
-        raise Refused(
+        raise EngineRefused(
             "onnxruntime without CUDA was installed over onnxruntime-gpu: pip uninstall onnxruntime, then "
             "pip install --force-reinstall onnxruntime-gpu"
         )
@@ -180,7 +182,7 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _on_cuda(precision: str, _graph: bytes, _shape: Shape, captured: bool) -> Providers:
+def _on_cuda(precision: str, _graph: bytes, _shape: BatchShape, captured: bool) -> Providers:
     """The CUDA provider.
 
     TF32 keeps 10 bits of the fraction, as many as float16: good for what a half graph does in float32 (resizing, the
@@ -194,7 +196,7 @@ def _on_cuda(precision: str, _graph: bytes, _shape: Shape, captured: bool) -> Pr
     return [("CUDAExecutionProvider", options)]
 
 
-def _on_tensorrt(precision: str, machine: str, graph: bytes, shape: Shape, captured: bool) -> Providers:
+def _on_tensorrt(precision: str, machine: str, graph: bytes, shape: BatchShape, captured: bool) -> Providers:
     """The TensorRT provider, and CUDA's for nodes that it does not take. Refused without a place for its plans."""
     digest = hashlib.sha256(graph).hexdigest()
     # It tells plans apart by the names of inputs and outputs, but not by their shapes: so each shape has a folder.

@@ -7,11 +7,11 @@ from itertools import cycle
 
 import numpy as np
 
-from app.engines.batch_splitting import Buckets
-from app.engines.gpu.device import DeviceError, Gpu, GpuImages, Network, Tensor
-from app.engines.gpu.transfer_slot import Lane, Streams
-from app.engines.interface import Engine, Files, Plan, Refused
-from bundle.plan_manifest import Passport
+from app.engines.batch_splitting import BatchSplitter
+from app.engines.gpu.device import DeviceError, GpuImages, PlanNetwork, Tensor, TensorRTDevice
+from app.engines.gpu.transfer_slot import Streams, TransferSlot
+from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
+from bundle.plan_manifest import PlanManifest
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
@@ -19,17 +19,19 @@ log = logging.getLogger(__name__)
 _LANES = 2  # one is copied for while the other runs
 
 
-def _find() -> Gpu | None:
+def _find() -> TensorRTDevice | None:
     try:
         from app.engines.gpu import cuda_device
     except (ImportError, OSError) as err:  # OSError is how a library is missed that Python loads by hand
         if isinstance(err, ModuleNotFoundError) and err.name == "tensorrt":
             raise  # it is not installed: nobody expects it to serve
-        raise Refused(f"TensorRT is installed, but cannot be used ({err}): pip install 'crossvit[gpu]'") from err
-    return cuda_device.find()
+        raise EngineRefused(f"TensorRT is installed, but cannot be used ({err}): pip install 'crossvit[gpu]'") from err
+    return cuda_device.find_device()
 
 
-def offers(files: Files, side: int, find: Callable[[], Gpu | None] = _find) -> Iterator[Engine]:
+def offer_tensorrt(
+    files: EngineFiles, side: int, find: Callable[[], TensorRTDevice | None] = _find
+) -> Iterator[Engine]:
     """An engine for each precision that there is a fitting plan of, half ones first; none without a GPU.
 
     ImportError without TensorRT. Refused if it and a GPU are here, but no plan fits, with the command that builds one.
@@ -37,10 +39,10 @@ def offers(files: Files, side: int, find: Callable[[], Gpu | None] = _find) -> I
     try:
         gpu = find()
     except DeviceError as err:
-        raise Refused(f"the GPU cannot be used: {err}") from err
+        raise EngineRefused(f"the GPU cannot be used: {err}") from err
     if gpu is None:
         return
-    fitting: dict[str, Plan] = {}
+    fitting: dict[str, TensorRTPlan] = {}
     misfits = []
     here = _version(gpu.tensorrt)
     for plan in sorted(files.plans, key=lambda plan: _version(plan.passport.tensorrt) != here):  # its own version first
@@ -51,12 +53,12 @@ def offers(files: Files, side: int, find: Callable[[], Gpu | None] = _find) -> I
             fitting.setdefault(plan.passport.precision, plan)
     if not fitting:
         reasons = "; ".join(misfits) or "the bundle has no TensorRT plan that fits this resolution"
-        raise Refused(f"{reasons}. Build one on this machine: {files.command}")
+        raise EngineRefused(f"{reasons}. Build one on this machine: {files.command}")
     for precision in sorted(fitting, key=("fp16", "bf16", "f32").index):
-        yield TensorRt(gpu, fitting[precision], files.command)
+        yield TensorRTEngine(gpu, fitting[precision], files.command)
 
 
-def misfit(passport: Passport, gpu: Gpu, side: int) -> str | None:
+def misfit(passport: PlanManifest, gpu: TensorRTDevice, side: int) -> str | None:
     """Why the plan cannot run on `gpu` at `side`, None if it can.
 
     A plan runs on the GPU model and with the TensorRT version that built it. One that was built version-compatible also
@@ -76,7 +78,7 @@ def misfit(passport: Passport, gpu: Gpu, side: int) -> str | None:
     return f"{plan} is for TensorRT {passport.tensorrt}{since}, and this is {gpu.tensorrt}"
 
 
-class TensorRt:
+class TensorRTEngine:
     """Runs `plan` on `gpu`, for which it must be. After a DeviceError it runs nothing more; `close` it.
 
     Batches are cut into the plan's batch sizes, which take turns in two lanes. `command` builds the plan again.
@@ -84,14 +86,14 @@ class TensorRt:
 
     name = "tensorrt"
 
-    def __init__(self, gpu: Gpu, plan: Plan, command: str) -> None:
+    def __init__(self, gpu: TensorRTDevice, plan: TensorRTPlan, command: str) -> None:
         self.precision: str = plan.passport.precision
         self.batch = _LANES * max(plan.passport.batch_sizes)  # so that both have something to do
         self._gpu = gpu
         self._plan = plan
         self._command = command
         self._held = ExitStack()
-        self._lanes: list[Lane] = []
+        self._lanes: list[TransferSlot] = []
 
     def load(self, side: int) -> None:
         """BadBundle if the plan's file is not the one that its passport describes, Refused if what is in it is not."""
@@ -151,7 +153,7 @@ class TensorRt:
         scratch = held.enter_context(gpu.memory(max(1, network.scratch_bytes)))
         profiles = {size: index for index, size in enumerate(passport.batch_sizes)}
         lanes = [
-            Lane(
+            TransferSlot(
                 gpu,
                 network,
                 streams,
@@ -163,11 +165,11 @@ class TensorRt:
             )
             for _ in range(_LANES)
         ]
-        self._buckets = Buckets({size: lanes[0].seconds(size) for size in passport.batch_sizes})
+        self._buckets = BatchSplitter({size: lanes[0].seconds(size) for size in passport.batch_sizes})
         self._lanes = lanes
         self.run(np.zeros((1, passport.side, passport.side, 3), np.uint8))
 
-    def _checked(self, network: Network) -> int:
+    def _checked(self, network: PlanNetwork) -> int:
         """The number of classes, if the network is what its passport says; Refused otherwise."""
         passport = self._plan.passport
         shape = (passport.side, passport.side, 3)
@@ -177,7 +179,7 @@ class TensorRt:
         sizes = zip(passport.least_sizes or passport.batch_sizes, passport.batch_sizes, strict=False)
         profiles = [((least, *shape), (size, *shape), (size, *shape)) for least, size in sizes]
         if classes < 1 or network.tensors != expected or network.profiles != profiles:
-            raise Refused(
+            raise EngineRefused(
                 f"the plan is not what its passport says: it has {network.tensors} and profiles {network.profiles}. "
                 f"Build it again: {self._command}"
             )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.gpu.device import Address, CaptureFailed, Gpu, GpuImages, Network, Stream
+from app.engines.gpu.device import Address, CaptureFailed, GpuImages, PlanNetwork, Stream, TensorRTDevice
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ class Streams:
     logits: Stream
 
 
-class Lane:
+class TransferSlot:
     """Takes one piece at a time. `profiles` maps each bucket to its profile; `held` gives back what is taken here."""
 
     def __init__(
         self,
-        gpu: Gpu,
-        network: Network,
+        gpu: TensorRTDevice,
+        network: PlanNetwork,
         streams: Streams,
         scratch: Address,
         *,
@@ -112,7 +112,7 @@ class Lane:
         return self._logits[: len(OUTPUTS) * count * self._classes].reshape(len(OUTPUTS), -1)
 
     def _prepare(
-        self, network: Network, profile: int, addresses: Mapping[str, Address], scratch: Address, held: ExitStack
+        self, network: PlanNetwork, profile: int, addresses: Mapping[str, Address], scratch: Address, held: ExitStack
     ) -> Callable[[], None]:
         """What enqueues the network at `profile`: all of it as a captured graph, or kernel by kernel if there is none.
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from app.decoding.image import Window, decode, windows
 from app.engines.gpu.device import Address, GpuImages
-from app.engines.gpu_jpeg.jpeg_device import Bitmap, Gpu
+from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
-from app.engines.interface import Refused
+from app.engines.interface import EngineRefused
 from bundle.tensors import Images
 from model.spec import Preprocessing
 
@@ -46,7 +46,7 @@ _PICTURE = np.dtype(  # Picture in resize.cu
 class _Buffer:
     """Memory of the GPU that grows when more is asked for; what it held is lost then."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: JpegDevice) -> None:
         self._gpu = gpu
         self._size = 0
         self.address = Address(0)
@@ -67,7 +67,7 @@ class _Buffer:
 class JpegDecoder:
     """Decodes batches of plain JPEGs, see app.engines.gpu_jpeg.jpeg_header, of at most `max_pixels` each, to what `steps` make of them."""
 
-    def __init__(self, gpu: Gpu, steps: Preprocessing, max_pixels: int) -> None:
+    def __init__(self, gpu: JpegDevice, steps: Preprocessing, max_pixels: int) -> None:
         self._gpu = gpu
         self._steps = steps
         self._max_pixels = max_pixels
@@ -152,25 +152,27 @@ class JpegDecoder:
         self._gpu.wait()  # the next pass writes where this one reads
 
 
-def opened(steps: Preprocessing, max_pixels: int, find: Callable[[], Gpu | None] | None = None) -> JpegDecoder:
+def open_jpeg_decoder(
+    steps: Preprocessing, max_pixels: int, find: Callable[[], JpegDevice | None] | None = None
+) -> JpegDecoder:
     """A decoder on this machine's GPU that gives the pixels of app.decoding.image; Refused if there can be none."""
     try:
         gpu = (find or _find)()
         if gpu is None:
-            raise Refused("there is no GPU here that CUDA can use")
+            raise EngineRefused("there is no GPU here that CUDA can use")
         decoder = JpegDecoder(gpu, steps, max_pixels)
         try:
-            wrong = fault(decoder, steps)
+            wrong = self_test(decoder, steps)
             if wrong:
-                raise Refused(f"it is not as good as the CPU: {wrong}")
+                raise EngineRefused(f"it is not as good as the CPU: {wrong}")
         except Exception:
             _let_go(decoder)
             raise
-    except Refused:
+    except EngineRefused:
         raise
     except Exception as err:  # of several libraries: the service can do without
         log.exception("the GPU cannot decode JPEGs")
-        raise Refused(f"it failed when it was tried: {type(err).__name__}: {err}") from err
+        raise EngineRefused(f"it failed when it was tried: {type(err).__name__}: {err}") from err
     return decoder
 
 
@@ -181,15 +183,15 @@ def _let_go(decoder: JpegDecoder) -> None:
         log.exception("the GPU's JPEG decoder cannot be closed")
 
 
-def _find() -> Gpu | None:
+def _find() -> JpegDevice | None:
     try:
         from app.engines.gpu_jpeg import nvimagecodec
     except (ImportError, OSError) as err:  # OSError is how a library is missed that Python loads by hand
-        raise Refused(f"nvImageCodec is not installed ({err}): pip install 'crossvit[nvimgcodec]'") from err
-    return nvimagecodec.find()
+        raise EngineRefused(f"nvImageCodec is not installed ({err}): pip install 'crossvit[nvimgcodec]'") from err
+    return nvimagecodec.find_jpeg_device()
 
 
-def fault(decoder: JpegDecoder, steps: Preprocessing) -> str | None:
+def self_test(decoder: JpegDecoder, steps: Preprocessing) -> str | None:
     """Why the decoder is not to be believed: it fails, or its pixels are not app.decoding.image's. None if all is well."""
     bodies = [_sample(sampling) for sampling in ("4:4:4", "4:2:2", "4:2:0", None)]
     done = decoder.decode(bodies)

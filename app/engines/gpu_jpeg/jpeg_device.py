@@ -19,7 +19,7 @@ class Bitmap:
     height: int
 
 
-class Gpu(Protocol):
+class JpegDevice(Protocol):
     """What decoding asks of a GPU. Work is done in the order of the calls, at some time after them; DeviceError."""
 
     def decode(self, bodies: Sequence[bytes]) -> list[Bitmap | None]:

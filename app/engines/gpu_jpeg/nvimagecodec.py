@@ -46,7 +46,7 @@ class Codec:
         self._kept: list[Any] = []  # their memory is used again
 
     def decode(self, bodies: Sequence[bytes], stream: int = 0) -> list[Bitmap | None]:
-        """See app.engines.gpu_jpeg.jpeg_device.Gpu; the pixels are there for what comes later on `stream`."""
+        """See app.engines.gpu_jpeg.jpeg_device.JpegDevice; the pixels are there for what comes later on `stream`."""
         used = self._kept[: len(bodies)]
         try:
             again, new = bodies[: len(used)], bodies[len(used) :]
@@ -78,7 +78,7 @@ class Codec:
         return Bitmap(Address(array["data"][0]), image.strides[0], width, height)
 
 
-class Nvidia:
+class NvidiaJpegDevice:
     """GPU 0, in the context that TensorRT and ONNX Runtime use too."""
 
     def __init__(self) -> None:
@@ -129,17 +129,17 @@ class Nvidia:
         _done(runtime.cudaMemcpyAsync(to, start, size, kind, self._stream), "copying")
 
 
-def find() -> Nvidia | None:
+def find_jpeg_device() -> NvidiaJpegDevice | None:
     """The first GPU; None if there is none. DeviceError if it cannot be used."""
     error, count = runtime.cudaGetDeviceCount()
     if error != runtime.cudaError_t.cudaSuccess or not count:
         return None
-    return Nvidia()
+    return NvidiaJpegDevice()
 
 
 def compiled(architecture: str) -> bytes:
     """The machine code of resize.cu for an `architecture` such as "sm_90"; needs no GPU."""
-    source = files("app.engines").joinpath("resize.cu").read_bytes()
+    source = files("app.engines.gpu_jpeg").joinpath("resize.cu").read_bytes()
     program = _done(nvrtc.nvrtcCreateProgram(source, b"resize.cu", 0, None, None), "starting the compiler")
     try:
         options = [f"--gpu-architecture={architecture}".encode(), b"--fmad=false"]

@@ -10,17 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.compiled_cache import Cache, cpu_model
+from app.engines.compiled_cache import CompiledCache, cpu_model
 from app.engines.gpu.device import TakesGpuImages
 from app.engines.gpu_jpeg import jpeg_decoder
-from app.engines.interface import Engine, Files, Plan, Refused
+from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
 from app.engines.selection import ON_CPU, choose
 from app.machine.cpus import allowed_cpus, usable_cpus
-from app.processes.shared_buffer import Tray
+from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Arrays, Values
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
-from bundle.plan_manifest import Passport
+from bundle.plan_manifest import PlanManifest
 from bundle.tensors import OUTPUTS
 from model.spec import Preprocessing
 
@@ -31,11 +31,11 @@ _COMPILED = 1 << 20  # bytes that are kept; notes take fewer
 CACHE_FORMAT = 1
 
 
-class Host:
+class EngineHost:
     """Runs what is in files that are open.
 
     `graphs` has the sha256 of each graph by its precision, `plans` the passport of each plan as JSON; `agreement`,
-    `unfit` and `command` are those of app.engines.interface.Files. The open `files` are those of the graphs and of the
+    `unfit` and `command` are those of app.engines.interface.EngineFiles. The open `files` are those of the graphs and of the
     plans in that order, one to which the names of engines that are tried are written, and that of the tray on which
     images to run lie.
     """
@@ -52,13 +52,13 @@ class Host:
         *contents, self._trail, tray = files
         of_graphs, of_plans = contents[: len(graphs)], contents[len(graphs) :]
         self._store = _store(graphs)
-        self._files = Files(
+        self._files = EngineFiles(
             {
                 precision: partial(_graph, file, digest)
                 for (precision, digest), file in zip(graphs.items(), of_graphs, strict=True)
             },
             [
-                _plan(Passport.model_validate_json(passport), file)
+                _plan(PlanManifest.model_validate_json(passport), file)
                 for passport, file in zip(plans, of_plans, strict=True)
             ],
             unfit,
@@ -66,7 +66,7 @@ class Host:
             agreement,
             self._store,
         )
-        self._tray = Tray(tray)
+        self._tray = SharedBuffer(tray)
         self._engine: Engine | None = None
         self._jpegs: jpeg_decoder.JpegDecoder | None = None
 
@@ -112,8 +112,8 @@ class Host:
     def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:
         """Let `run` take JPEGs too; why that cannot be, or None."""
         try:
-            self._jpegs = jpeg_decoder.opened(Preprocessing(resize, crop), max_pixels)
-        except Refused as err:
+            self._jpegs = jpeg_decoder.open_jpeg_decoder(Preprocessing(resize, crop), max_pixels)
+        except EngineRefused as err:
             return [str(err)], []
         return [None], []
 
@@ -137,7 +137,7 @@ class Host:
         return [*decoded], [np.concatenate(outputs, axis=1) if outputs else np.empty((len(OUTPUTS), 0, 0), np.float32)]
 
 
-def _store(graphs: Mapping[str, str]) -> Cache | None:
+def _store(graphs: Mapping[str, str]) -> CompiledCache | None:
     """For what is compiled from these graphs on this CPU with these versions; None where there is no place for it."""
     key = {
         "graphs": graphs,
@@ -147,8 +147,8 @@ def _store(graphs: Mapping[str, str]) -> Cache | None:
         "versions": {package: _version(package) for package in ("crossvit", "openvino", "onnxruntime")},
     }
     try:
-        return Cache(key)
-    except Refused as err:
+        return CompiledCache(key)
+    except EngineRefused as err:
         log.info("nothing is kept for the next start: %s", err)
         return None
 
@@ -167,14 +167,14 @@ def _graph(file: int, digest: str) -> bytes:
     return graph
 
 
-def _plan(passport: Passport, file: int) -> Plan:
+def _plan(passport: PlanManifest, file: int) -> TensorRTPlan:
     def read() -> bytes:
         plan = _content(file)
         if hashlib.sha256(plan).hexdigest() != passport.plan_sha256:
             raise BadBundle(f"the plan for {passport.gpu} is not the one that its passport describes")
         return plan
 
-    return Plan(passport, read)
+    return TensorRTPlan(passport, read)
 
 
 def _content(file: int) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from app.engines.selection import AUTO
 from app.errors import DeviceLost
-from app.processes.shared_buffer import Tray
+from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import NOTHING, Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.reader import Bundle
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Wish:
+class EngineRequest:
     """What may be started; see app.engines.selection.choose. `jpegs` are the most pixels of a JPEG that it decodes too."""
 
     engine: str
@@ -27,7 +27,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Started:
+class EngineInfo:
     """An engine that runs; `refused` says of others that could be expected to why they do not.
 
     `image_seconds` is what one of the golden images took. It decodes JPEGs if it was to, or `no_jpegs` says why not.
@@ -41,9 +41,15 @@ class Started:
     no_jpegs: str | None = None
 
 
-def start(
-    bundle: Bundle, resolution: int, wish: Wish, tray: Tray, *, seconds: float, on_spawn: Callable[[Worker], None]
-) -> Started:
+def start_engine(
+    bundle: Bundle,
+    resolution: int,
+    wish: EngineRequest,
+    tray: SharedBuffer,
+    *,
+    seconds: float,
+    on_spawn: Callable[[Worker], None],
+) -> EngineInfo:
     """An engine as in `wish` for `resolution`, each attempt within `seconds`. What it is to run lies on `tray`.
 
     `on_spawn` is told of each process, so that it can be killed; the last one has the engine. Where any engine will do,
@@ -83,21 +89,21 @@ class _JpegsFailed(Exception):
 def _start(
     bundle: Bundle,
     resolution: int,
-    wish: Wish,
+    wish: EngineRequest,
     skip: Mapping[str, str],
     trail: "_Trail",
-    tray: Tray,
+    tray: SharedBuffer,
     seconds: float,
     on_spawn: Callable[[Worker], None],
     *,
     afresh: bool,
-) -> Started:
+) -> EngineInfo:
     golden = bundle.golden(resolution)
     which = "" if resolution == bundle.manifest.default_resolution else f" {resolution}"
     plans = bundle.plans.fit.get(resolution, [])
     worker = Worker(
         f"engine {bundle.name}{which}",
-        "app.engines.process.engine_host:Host",
+        "app.engines.process.engine_host:EngineHost",
         [
             {precision: bundle.graph_sha256(precision) for precision in bundle.graphs},
             [plan.passport.model_dump_json() for plan in plans],
@@ -123,11 +129,11 @@ def _start(
     except BaseException:
         worker.kill()
         raise
-    return Started(name, precision, batch, refused, image_seconds, no_jpegs)
+    return EngineInfo(name, precision, batch, refused, image_seconds, no_jpegs)
 
 
 def _try_jpegs(
-    worker: Worker, bundle: Bundle, resolution: int, max_pixels: int, tray: Tray, seconds: float
+    worker: Worker, bundle: Bundle, resolution: int, max_pixels: int, tray: SharedBuffer, seconds: float
 ) -> str | None:
     """Why the engine cannot decode JPEGs too, or None. Raises _JpegsFailed if it runs nothing any more after that."""
     steps, golden = bundle.manifest.preprocessing[resolution], bundle.golden(resolution)

@@ -13,12 +13,12 @@ from typing import TypeVar
 import numpy as np
 
 from app.decoding.image import Pixels
-from app.engines.process.launch import Wish, start
+from app.engines.process.launch import EngineRequest, start_engine
 from app.engines.selection import AUTO
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
-from app.processes.shared_buffer import Tray
+from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Arrays, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
-from bundle.golden import fault
+from bundle.golden import mismatch
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
 
@@ -31,7 +31,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to start a 
 _HEAD_BYTES = 1 << 20  # of what a run answers, apart from the outputs
 
 
-class LiveEngine:
+class EngineSupervisor:
     """Runs `bundle`'s graph at one resolution. It is ready once `start` has returned, until `close`, but for rebuilds:
     a process that fails a run, or ends while it has none, is replaced at once.
 
@@ -63,7 +63,7 @@ class LiveEngine:
         self.fault: str | None = "it is loading"
         self.no_jpegs: str | None = None
         self._decodes_jpegs = False
-        self._wish = Wish(engine, precision, prefer, jpegs=jpegs)
+        self._wish = EngineRequest(engine, precision, prefer, jpegs=jpegs)
         self._bundle = bundle
         self._resolution = resolution
         self._run_seconds = run_seconds
@@ -72,7 +72,7 @@ class LiveEngine:
         self._on_restart = on_restart
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{bundle.name}-{resolution}")
         self._worker: Worker | None = None
-        self._tray = Tray()
+        self._tray = SharedBuffer()
         self._closed = False
         self._ready = asyncio.Event()
         self._rebuild: asyncio.Task[None] | None = None
@@ -86,7 +86,7 @@ class LiveEngine:
         """Start the process; BadBundle, NoEngine or WrongAnswers if that cannot be, EngineFailed if it fails."""
         await self._begin(self._wish)
 
-    async def _begin(self, wish: Wish) -> None:
+    async def _begin(self, wish: EngineRequest) -> None:
         try:
             await self._in_thread(lambda: self._start(wish))
         except (WorkerDied, WorkerHung, WorkerFailed, OSError) as err:
@@ -157,7 +157,7 @@ class LiveEngine:
 
     async def _prove(self) -> None:
         golden = self._bundle.golden(self._resolution)
-        wrong = fault(golden, await self.run(golden.images), self.precision)
+        wrong = mismatch(golden, await self.run(golden.images), self.precision)
         if wrong:
             self._rebuild_because("wrong", WrongAnswers(wrong))
             raise WrongAnswers(f"{self._bundle.name} at {self._resolution}: {wrong}")
@@ -200,8 +200,8 @@ class LiveEngine:
         self._rebuild_because("ended", WorkerDied("while it had nothing to do"))
         self._unused_ends += 1
 
-    def _start(self, wish: Wish) -> None:
-        started = start(
+    def _start(self, wish: EngineRequest) -> None:
+        started = start_engine(
             self._bundle, self._resolution, wish, self._tray, seconds=self._load_seconds, on_spawn=self._spawned
         )
         self.name, self.precision, self.batch = started.name, started.precision, started.batch
@@ -261,7 +261,7 @@ class LiveEngine:
         if self._unused_ends > 1:
             await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._unused_ends - 2), _LONGEST_PAUSE))
         failed, reason = self.name, ""
-        wish = Wish(self.name, self.precision, skip=self.refused, jpegs=self._wish.jpegs)
+        wish = EngineRequest(self.name, self.precision, skip=self.refused, jpegs=self._wish.jpegs)
         anything = replace(self._wish, prefer=(self.name, self.precision))
         pause = _FIRST_PAUSE
         while True:

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.auth import Access, Keys, Level, RateLimit
+from app.api.auth import AccessControl, Keys, Level, RateLimit
 from app.errors import BadParameter, Forbidden, RateLimited, TooLarge, Unauthorized
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 from tests.conftest import Server, free_port, running
 
 ANN, BOB, CAT, DAN = "ann-0123456789", "bob-0123456789", "cat-0123456789", "dan-0123456789"
@@ -93,7 +93,7 @@ def test_the_setting_counts_beside_the_file(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_an_admin_key_too_is_warned_of_without_being_shown(caplog: pytest.LogCaptureFixture) -> None:
-    Access(Keys([f"ann:{ANN}"], None), Keys([f"root:{ANN}"], None), None, None)
+    AccessControl(Keys([f"ann:{ANN}"], None), Keys([f"root:{ANN}"], None), None, None)
     assert "the key of 'ann' is an admin key too" in caplog.text
     assert ANN not in caplog.text
 
@@ -102,7 +102,7 @@ def test_a_key_that_is_an_admin_key_too_is_warned_of_without_being_shown(caplog:
 
 
 def outcome(
-    checked: Access, key: str, port: int, needed: Level, header: Callable[[str], dict[str, str]] = bearer
+    checked: AccessControl, key: str, port: int, needed: Level, header: Callable[[str], dict[str, str]] = bearer
 ) -> str | type[ExplainedError]:
     headers = {name.lower(): value for name, value in (header(key) if key else {}).items()}
     try:
@@ -127,7 +127,7 @@ KEYS, ADMINS = Keys([f"ann:{ANN}"], None), Keys([f"root:{ADMIN}"], None)
     ],
 )
 def test_what_the_main_port_opens(keys: Keys, admins: Keys, admin_port: int | None, expected: list[object]) -> None:
-    checked = Access(keys, admins, admin_port, None)
+    checked = AccessControl(keys, admins, admin_port, None)
     tried = [(level, key) for level in (Level.KEY, Level.ADMIN) for key in ("", "wrong-0123456789", ANN, ADMIN)]
     assert [outcome(checked, key, MAIN, level) for level, key in tried] == expected
 
@@ -140,12 +140,12 @@ def test_what_the_main_port_opens(keys: Keys, admins: Keys, admin_port: int | No
     ],
 )
 def test_what_the_admin_port_opens(admins: Keys, expected: list[object]) -> None:
-    checked = Access(KEYS, admins, SIDE, None)
+    checked = AccessControl(KEYS, admins, SIDE, None)
     assert [outcome(checked, key, SIDE, Level.ADMIN) for key in ("", "wrong-0123456789", ANN, ADMIN)] == expected
 
 
 def test_what_is_open_takes_any_key() -> None:
-    assert outcome(Access(KEYS, ADMINS, SIDE, None), "wrong-0123456789", MAIN, Level.OPEN) == ""
+    assert outcome(AccessControl(KEYS, ADMINS, SIDE, None), "wrong-0123456789", MAIN, Level.OPEN) == ""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_what_is_open_takes_any_key() -> None:
     ],
 )
 def test_where_a_key_is_looked_for(name: str, value: str, known: bool) -> None:
-    found = outcome(Access(KEYS, NONE, None, None), ANN, MAIN, Level.KEY, lambda _: {name: value})
+    found = outcome(AccessControl(KEYS, NONE, None, None), ANN, MAIN, Level.KEY, lambda _: {name: value})
     assert found == ("ann" if known else Unauthorized)
 
 

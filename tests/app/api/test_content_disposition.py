@@ -3,14 +3,14 @@ import time
 
 import pytest
 
-from app.api.content_disposition import BadDisposition, parse
+from app.api.content_disposition import BadDisposition, parse_disposition
 
 EURO = "\u20ac rates.jpg"
 
 
 def filename(header: str, charset: str = "utf-8") -> str | None:
     """The file name in a header that has one, as its bytes arrive."""
-    name, found = parse(f"form-data; name=file; {header}".encode().decode("latin-1"), charset)
+    name, found = parse_disposition(f"form-data; name=file; {header}".encode().decode("latin-1"), charset)
     assert name == "file"
     return found
 
@@ -54,14 +54,14 @@ def test_a_file_name_is_read_as_clients_write_it(header: str, expected: str | No
 
 def test_the_name_of_a_field_is_read_in_the_same_ways() -> None:
     for header in ('name="\u20ac"', "name*=UTF-8''%e2%82%ac"):
-        assert parse(f"form-data; {header}".encode().decode("latin-1"), "utf-8") == ("\u20ac", None)
+        assert parse_disposition(f"form-data; {header}".encode().decode("latin-1"), "utf-8") == ("\u20ac", None)
     for header in ("form-data", "", "name=file", "; name"):
-        assert parse(header, "utf-8").name is None
+        assert parse_disposition(header, "utf-8").name is None
 
 
 def test_a_parameter_that_is_given_twice_and_differs_is_refused() -> None:
     with pytest.raises(BadDisposition, match="two values for 'name'"):
-        parse("form-data; name=file; name=other", "utf-8")
+        parse_disposition("form-data; name=file; name=other", "utf-8")
 
 
 @pytest.mark.parametrize("unit", [';a="', ';a="\\"', ";a", '"', ";name*0=", "\\"])
@@ -70,5 +70,5 @@ def test_a_long_header_takes_no_time(unit: str) -> None:
     started = time.perf_counter()
     for _ in range(10):
         with contextlib.suppress(BadDisposition):
-            parse(header, "utf-8")
+            parse_disposition(header, "utf-8")
     assert time.perf_counter() - started < 1

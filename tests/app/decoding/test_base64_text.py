@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from app.decoding.base64_text import BadBase64, decoded
+from app.decoding.base64_text import BadBase64, decode_base64
 
 FILE = b"\xff\xd8\xff\xe0" + bytes(range(256)) + b"\xfb\xef\xbe"
 TEXT = base64.b64encode(FILE).decode()
@@ -29,7 +29,7 @@ def test_base64_is_read_as_tools_print_it(text: str) -> None:
     assert len(FILE) % 3  # so that there is padding
     assert "+" in TEXT
     assert "/" in TEXT
-    assert decoded(text) == FILE
+    assert decode_base64(text) == FILE
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_base64_is_read_as_tools_print_it(text: str) -> None:
 )
 def test_what_is_no_base64_is_called_what_it_is(text: object, why: str) -> None:
     with pytest.raises(BadBase64) as refused:
-        decoded(text)
+        decode_base64(text)
     assert why in str(refused.value)
 
 
 def test_zeros_are_not_taken_for_hexadecimal() -> None:
-    assert decoded("A" * 4000) == bytes(3000)
+    assert decode_base64("A" * 4000) == bytes(3000)

@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from app.decoding.content_kind import is_image, mistaken
+from app.decoding.content_kind import looks_like_image, mistaken
 from tests.app.pictures import encoded, scene
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -11,7 +11,7 @@ FILES = [encoded(scene(40, 30), kind) for kind in FORMATS]
 
 @pytest.mark.parametrize("body", FILES, ids=FORMATS)
 def test_an_image_is_not_mistaken_but_text_of_one_is(body: bytes) -> None:
-    assert is_image(body)
+    assert looks_like_image(body)
     assert mistaken(body) is None
     assert "hexadecimal" in (mistaken(body.hex().encode()) or "")
     assert "a data URI" in (mistaken(b"data:image/jpeg;base64," + base64.b64encode(body)) or "")

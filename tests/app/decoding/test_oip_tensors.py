@@ -19,11 +19,11 @@ from app.decoding.oip_tensors import (
     Output,
     check_output,
     compress,
-    read,
-    write,
+    read_inputs,
+    write_outputs,
 )
 from app.errors import BadInference, TooLarge
-from bundle.errors import ExplainedError
+from bundle.bundle_errors import ExplainedError
 
 PIXELS = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
 FILES = [b"one", b"", b"\x00\xff three"]
@@ -37,7 +37,7 @@ LABELS = ["cat", "dog: brown", "größer"]
 def opened(
     body: bytes, *, json_bytes: int | None = None, max_images: int = 4
 ) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
-    return read(body, json_bytes=json_bytes, max_images=max_images)
+    return read_inputs(body, json_bytes=json_bytes, max_images=max_images)
 
 
 def image_input(data: Any = None, **changes: Any) -> dict[str, Any]:
@@ -361,7 +361,7 @@ def test_the_largest_body_of_any_kind_is_refused(body: bytes) -> None:
 
 
 def test_a_request_without_outputs_is_answered_with_all_in_json() -> None:
-    body, json_bytes = write(asking(id="a/b"), "tiny", "1", LOGITS, LABELS)
+    body, json_bytes = write_outputs(asking(id="a/b"), "tiny", "1", LOGITS, LABELS)
     assert json_bytes is None
     answer = json.loads(body)
     assert (answer["model_name"], answer["model_version"], answer["id"]) == ("tiny", "1", "a/b")
@@ -371,8 +371,8 @@ def test_a_request_without_outputs_is_answered_with_all_in_json() -> None:
 
 
 def test_without_an_id_there_is_none_in_the_answer() -> None:
-    assert "id" not in json.loads(write(asking(), "tiny", "1", LOGITS, LABELS)[0])
-    assert json.loads(write(asking(id=""), "tiny", "1", LOGITS, LABELS)[0])["id"] == ""
+    assert "id" not in json.loads(write_outputs(asking(), "tiny", "1", LOGITS, LABELS)[0])
+    assert json.loads(write_outputs(asking(id=""), "tiny", "1", LOGITS, LABELS)[0])["id"] == ""
 
 
 def test_outputs_come_in_the_order_and_the_form_that_was_asked_for() -> None:
@@ -381,7 +381,7 @@ def test_outputs_come_in_the_order_and_the_form_that_was_asked_for() -> None:
         {"name": "logits", "parameters": {"binary_data": False}},
         parameters={"binary_data_output": True},
     )
-    body, json_bytes = write(request, "tiny", "1", LOGITS, LABELS)
+    body, json_bytes = write_outputs(request, "tiny", "1", LOGITS, LABELS)
     assert json_bytes is not None
     small, logits = json.loads(body[:json_bytes])["outputs"]
     assert small == {
@@ -395,7 +395,7 @@ def test_outputs_come_in_the_order_and_the_form_that_was_asked_for() -> None:
 
 
 def test_binary_data_output_makes_all_outputs_binary() -> None:
-    body, json_bytes = write(asking(parameters={"binary_data_output": True}), "tiny", "1", LOGITS, LABELS)
+    body, json_bytes = write_outputs(asking(parameters={"binary_data_output": True}), "tiny", "1", LOGITS, LABELS)
     assert json_bytes is not None
     assert body[json_bytes:] == LOGITS["logits"].tobytes() + LOGITS["logits_small"].tobytes()
 
@@ -403,7 +403,7 @@ def test_binary_data_output_makes_all_outputs_binary() -> None:
 @pytest.mark.parametrize("binary", [False, True])
 def test_classification_gives_value_index_and_label_best_first(binary: bool) -> None:
     request = asking({"name": "logits", "parameters": {"classification": 2, "binary_data": binary}})
-    body, json_bytes = write(request, "tiny", "1", LOGITS, LABELS)
+    body, json_bytes = write_outputs(request, "tiny", "1", LOGITS, LABELS)
     (output,) = json.loads(body[:json_bytes])["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
     expected = ["3.250000:2:größer", "0.500000:0:cat", "2.000000:1:dog: brown", "1.000000:0:cat"]
@@ -417,7 +417,7 @@ def test_classification_gives_value_index_and_label_best_first(binary: bool) -> 
 def test_more_classes_than_there_are_give_all_and_equal_ones_come_in_order() -> None:
     request = asking({"name": "logits", "parameters": {"classification": 10**30}})
     outputs = {"logits": np.tile(np.array([1, 2], np.float32), (1, 50))}
-    (output,) = json.loads(write(request, "tiny", "1", outputs, 100 * ["x"])[0])["outputs"]
+    (output,) = json.loads(write_outputs(request, "tiny", "1", outputs, 100 * ["x"])[0])["outputs"]
     assert output["shape"] == [1, 100]
     assert [int(item.split(":")[1]) for item in output["data"]] == [*range(1, 100, 2), *range(0, 100, 2)]
 
@@ -437,7 +437,7 @@ def test_an_output_that_cannot_be_is_refused(output: dict[str, Any], message: st
     with pytest.raises(BadInference, match=message):
         check_output(Output.model_validate(output), list(LOGITS))
     with pytest.raises(BadInference, match=message):
-        write(asking(output), "tiny", "1", LOGITS, LABELS)
+        write_outputs(asking(output), "tiny", "1", LOGITS, LABELS)
 
 
 many = settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -481,7 +481,7 @@ def survives(body: bytes, **framing: Any) -> None:
     try:
         request, images = opened(body, **framing)
         crossed = InferenceRequest.model_validate(json.loads(json.dumps(request.model_dump(mode="json"))))
-        write(crossed, "tiny", "1", LOGITS, LABELS)
+        write_outputs(crossed, "tiny", "1", LOGITS, LABELS)
     except ExplainedError as refusal:
         images, message = [], str(refusal)
     else:
@@ -545,7 +545,7 @@ def test_pixels_come_through_in_binary_and_in_json(batch: int, side: int, random
 def test_logits_come_through_to_the_last_bit(row: list[float], binary: bool) -> None:
     values = np.array([row], np.float32)
     request = asking({"name": "logits", "parameters": {"binary_data": binary}})
-    body, json_bytes = write(request, "tiny", "1", {"logits": values}, LABELS)
+    body, json_bytes = write_outputs(request, "tiny", "1", {"logits": values}, LABELS)
     if binary:
         assert body[json_bytes:] == values.tobytes()
     elif np.isfinite(values).all():

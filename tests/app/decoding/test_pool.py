@@ -18,7 +18,7 @@ from PIL import Image
 
 from app.decoding.image import decode
 from app.decoding.oip_tensors import CHARSETS
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
@@ -33,15 +33,15 @@ HUGE = encoded(Image.new("RGB", (7000, 7000)))  # takes 0.2 s or more
 
 
 @asynccontextmanager
-async def decoding(**options: Any) -> AsyncIterator[tuple[Decoders, list[str]]]:
+async def decoding(**options: Any) -> AsyncIterator[tuple[DecoderPool, list[str]]]:
     restarts: list[str] = []
     given = {"count": 1, "max_pixels": 50_000_000, "seconds": 10, "memory_bytes": 1 << 30} | options
-    async with Decoders(**given, on_restart=restarts.append) as decoders:
+    async with DecoderPool(**given, on_restart=restarts.append) as decoders:
         await decoders.start()
         yield decoders, restarts
 
 
-async def assert_right(decoders: Decoders) -> None:
+async def assert_right(decoders: DecoderPool) -> None:
     pixels, span = await decoders.decode(PNG, STEPS)
     assert np.array_equal(pixels, decode(PNG, STEPS, 10**6))
     assert 0 < span.seconds < 10

@@ -14,8 +14,8 @@ import pytest
 
 from app.engines import selection
 from app.engines.cpu import onnxruntime_engine
-from app.engines.cpu.onnxruntime_engine import OnnxRuntime
-from app.engines.interface import Files, Refused
+from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
+from app.engines.interface import EngineFiles, EngineRefused
 from bundle.tensors import Images, Outputs
 
 FILE = "FAKE_GPU"
@@ -52,20 +52,20 @@ def register() -> None:
     onnxruntime_engine._SIZES = (1,)  # no time is spent on measuring it
 
 
-def tensorrt(files: Files, side: int) -> Iterator["_Fake"]:
+def tensorrt(files: EngineFiles, side: int) -> Iterator["_Fake"]:
     for plan in files.plans:
         if _word("tensorrt") == "reads":
             plan.read()
         yield from _offers("tensorrt", files, plan.passport.precision, max(plan.passport.batch_sizes))
     if not files.plans and _word("tensorrt") != "gone":
-        raise Refused(f"there is no plan for {side}: {files.command}")
+        raise EngineRefused(f"there is no plan for {side}: {files.command}")
 
 
-def cuda(files: Files, _: int) -> Iterator["_Fake"]:
+def cuda(files: EngineFiles, _: int) -> Iterator["_Fake"]:
     yield from _offers("cuda", files, "f32", 16)
 
 
-def _offers(key: str, files: Files, precision: str, batch: int) -> Iterator["_Fake"]:
+def _offers(key: str, files: EngineFiles, precision: str, batch: int) -> Iterator["_Fake"]:
     match _word(key):
         case "gone":
             return
@@ -74,14 +74,14 @@ def _offers(key: str, files: Files, precision: str, batch: int) -> Iterator["_Fa
         case "broken":
             raise OSError("libx.so is no library")
         case "refused":
-            raise Refused("the driver is too old; update it")
+            raise EngineRefused("the driver is too old; update it")
     yield _Fake(key, files, precision, batch)
 
 
-class _Fake(OnnxRuntime):
+class _Fake(OnnxRuntimeEngine):
     broken = False  # the GPU, for all that is in this process
 
-    def __init__(self, key: str, files: Files, precision: str, batch: int) -> None:
+    def __init__(self, key: str, files: EngineFiles, precision: str, batch: int) -> None:
         super().__init__(files.graphs["f32"])
         self.name = {"cuda": "onnxruntime-cuda"}.get(key, key)
         self.precision = precision

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.compiled_cache import Cache, cpu_model
-from app.engines.interface import Refused
+from app.engines.compiled_cache import CompiledCache, cpu_model
+from app.engines.interface import EngineRefused
 
 
 @pytest.fixture(autouse=True)
@@ -16,9 +16,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_written_is_there_at_the_next_start_of_the_same_and_of_no_other() -> None:
-    Cache({"graph": "a"}).write("model", b"code")
-    Cache({"graph": "a"}).write_json("seconds", {"1": 0.5})
-    again, other = Cache({"graph": "a"}), Cache({"graph": "b"})
+    CompiledCache({"graph": "a"}).write("model", b"code")
+    CompiledCache({"graph": "a"}).write_json("seconds", {"1": 0.5})
+    again, other = CompiledCache({"graph": "a"}), CompiledCache({"graph": "b"})
     found = again.read("model")
     assert found is not None
     assert found.content.tobytes() == b"code"
@@ -31,7 +31,7 @@ def test_what_is_written_is_there_at_the_next_start_of_the_same_and_of_no_other(
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"code" + 32 * b"\0"])
 def test_a_damaged_file_counts_as_none(home: Path, damage: bytes) -> None:
-    cache = Cache({})
+    cache = CompiledCache({})
     cache.write("model", b"code")
     (folder,) = home.iterdir()
     (folder / "model").write_bytes(damage)
@@ -41,7 +41,7 @@ def test_a_damaged_file_counts_as_none(home: Path, damage: bytes) -> None:
 
 
 def test_what_is_changed_in_memory_does_not_reach_the_file() -> None:
-    cache = Cache({})
+    cache = CompiledCache({})
     cache.write("model", b"code")
     found = cache.read("model")
     assert found is not None
@@ -54,7 +54,7 @@ def test_what_is_changed_in_memory_does_not_reach_the_file() -> None:
 
 
 def test_a_folder_that_is_removed_meanwhile_is_no_error(home: Path) -> None:
-    cache = Cache({})
+    cache = CompiledCache({})
     (folder,) = home.iterdir()
     folder.rmdir()
     cache.write("model", b"code")
@@ -63,7 +63,7 @@ def test_a_folder_that_is_removed_meanwhile_is_no_error(home: Path) -> None:
 
 
 def test_what_was_tried_in_vain_is_dropped(home: Path) -> None:
-    cache = Cache({})
+    cache = CompiledCache({})
     for name in ("a-int8-224-compiled-1", "a-f32-224-compiled-1", "a-f32-384-compiled-1", "choice"):
         cache.write(name, b"x")
     cache.drop("*-224-compiled-*", but="a-int8-224-")
@@ -72,17 +72,17 @@ def test_what_was_tried_in_vain_is_dropped(home: Path) -> None:
 
 
 def test_what_a_killed_process_left_goes_after_an_hour(home: Path) -> None:
-    Cache({}).write("model", b"x")
+    CompiledCache({}).write("model", b"x")
     (folder,) = home.iterdir()
     for name, age in ((".partial-old", 4000), (".partial-new", 10)):
         (folder / name).touch()
         os.utime(folder / name, (time.time() - age,) * 2)
-    Cache({})
+    CompiledCache({})
     assert sorted(file.name for file in folder.iterdir()) == [".partial-new", "model"]
 
 
 def test_a_full_disk_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache({})
+    cache = CompiledCache({})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -95,25 +95,25 @@ def test_a_full_disk_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_folders_used_last_stay(home: Path) -> None:
     for number in range(10):
-        cache = Cache({"number": number})
+        cache = CompiledCache({"number": number})
         cache.write_json("number", number)
         (newest,) = (folder for folder in home.iterdir() if not (folder / "seen").exists())
         (newest / "seen").touch()
         os.utime(newest, (number, number))
     assert len(list(home.iterdir())) == 8
-    assert Cache({"number": 9}).read_json("number") == 9
-    assert Cache({"number": 0}).read_json("number") is None
+    assert CompiledCache({"number": 9}).read_json("number") == 9
+    assert CompiledCache({"number": 0}).read_json("number") is None
 
 
 def test_nobody_else_may_write_there(home: Path) -> None:
-    Cache({})
+    CompiledCache({})
     home.parent.chmod(0o777)
-    with pytest.raises(Refused, match="open to others"):
-        Cache({})
+    with pytest.raises(EngineRefused, match="open to others"):
+        CompiledCache({})
     home.parent.chmod(0o700)
     home.chmod(0o777)
-    with pytest.raises(Refused, match="open to others"):
-        Cache({})
+    with pytest.raises(EngineRefused, match="open to others"):
+        CompiledCache({})
 
 
 def test_a_cpu_is_told_by_what_does_not_change() -> None:
@@ -130,5 +130,5 @@ def test_a_user_without_a_home_or_an_entry_in_passwd_has_no_place_and_no_traceba
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", absent)
-    with pytest.raises(Refused, match=r"determine home directory.* Let XDG_CACHE_HOME be one"):
-        Cache({"graph": "a"})
+    with pytest.raises(EngineRefused, match=r"determine home directory.* Let XDG_CACHE_HOME be one"):
+        CompiledCache({"graph": "a"})

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from app.engines.cpu import onnxruntime_engine, openvino_engine
-from app.engines.cpu.openvino_engine import OpenVino
-from app.engines.interface import Engine, Files
+from app.engines.cpu.openvino_engine import OpenVinoEngine
+from app.engines.interface import Engine, EngineFiles
 from tests import rule
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +21,7 @@ GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
 
 def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
     """The engine that `module` offers in float32."""
-    files = Files({"f32": (bundle / "model.onnx").read_bytes})
+    files = EngineFiles({"f32": (bundle / "model.onnx").read_bytes})
     (engine,) = (offered for offered in module.offers(files, side) if offered.precision == "f32")
     engine.load(side)
     found: Engine = engine
@@ -65,7 +65,7 @@ def test_a_closed_engine_runs_nothing_more(bundle: Path, module: ModuleType) -> 
 
 @pytest.mark.skipif("bf16" not in openvino_engine.PRECISIONS, reason="this CPU has no bfloat16 instructions")
 def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
-    engine = OpenVino((bundle / "model.onnx").read_bytes, "bf16")
+    engine = OpenVinoEngine((bundle / "model.onnx").read_bytes, "bf16")
     engine.load(224)
     logits = engine.run(rule.images(224))[0]
     assert 1e-5 < np.abs(logits - GOLDEN["logits_224"]).max() < 0.15  # not float32 in disguise, and not wrong

@@ -11,17 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from app.engines import selection
-from app.engines.interface import Files, Refused
+from app.engines.interface import EngineFiles, EngineRefused
 from app.engines.selection import choose
 from app.errors import DeviceLost, NoEngine, WrongAnswers
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
 from bundle.reader import open_bundle
 from bundle.tensors import Outputs
 
 
-def files(bundle: Path) -> Files:
-    return Files({"f32": (bundle / "model.onnx").read_bytes})
+def files(bundle: Path) -> EngineFiles:
+    return EngineFiles({"f32": (bundle / "model.onnx").read_bytes})
 
 
 def test_auto_takes_an_engine_that_is_here_and_loads_it(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -56,7 +56,7 @@ def test_eight_bits_that_the_bundle_lacks_are_an_error_that_says_how_to_get_them
 
 
 NOTHING = Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32))
-NO_FILES = Files({}, agreement={"bf16": 1.0, "fp16": 0.995})
+NO_FILES = EngineFiles({}, agreement={"bf16": 1.0, "fp16": 0.995})
 
 
 class Fake:
@@ -88,7 +88,7 @@ class Fake:
             Fake.loaded.remove(f"{self.name} {self.precision}")
 
 
-def offers(_: Files, __: int) -> Iterator[Fake]:
+def offers(_: EngineFiles, __: int) -> Iterator[Fake]:
     yield from map(Fake, ("bf16", "f32"))
 
 
@@ -139,7 +139,7 @@ def test_a_precision_that_answers_otherwise_than_float32_is_taken_by_name_only(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
-    files = Files({}, agreement=agreement)
+    files = EngineFiles({}, agreement=agreement)
     assert choose(files, NOTHING).engine.precision == "f32"
     assert f"fake bf16 is not tried at 224: {why}, and 99.5 % are asked for" in caplog.text
     assert choose(files, NOTHING, precision="bf16").engine.precision == "bf16"
@@ -236,7 +236,7 @@ def test_a_higher_tier_is_taken_whatever_its_time_and_in_it_the_fastest() -> Non
 @pytest.mark.parametrize(
     ("error", "refused"),
     [
-        (Refused("no plan for 224; build one"), {"tensorrt": "no plan for 224; build one"}),
+        (EngineRefused("no plan for 224; build one"), {"tensorrt": "no plan for 224; build one"}),
         (
             OSError("libnvinfer.so.10 is no library\nat all"),
             {"tensorrt": "it cannot be used: OSError: libnvinfer.so.10 is no library"},
@@ -259,13 +259,13 @@ def test_without_a_gpu_nothing_is_refused(gpu: SimpleNamespace) -> None:
 
 
 def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: SimpleNamespace) -> None:
-    unfit = Files({}, unfit=["engines/224-x: it was built from another graph"], command="python export/to_trt.py")
+    unfit = EngineFiles({}, unfit=["engines/224-x: it was built from another graph"], command="python export/to_trt.py")
     told = {"tensorrt": "engines/224-x: it was built from another graph; build anew: python export/to_trt.py"}
     for nothing in (raising(ModuleNotFoundError()), lambda *_: iter(())):
         gpu.plans = nothing
         assert choose(unfit, NOTHING).refused == told
     assert choose(unfit, NOTHING, "onnxruntime").refused == {}
-    gpu.plans = raising(Refused("there is no plan that fits"))
+    gpu.plans = raising(EngineRefused("there is no plan that fits"))
     assert choose(unfit, NOTHING).refused == {"tensorrt": "there is no plan that fits"}
     gpu.plans = lambda *_: iter([Fake("fp16", "tensorrt")])
     assert choose(unfit, NOTHING).refused == {}
@@ -274,7 +274,7 @@ def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: Simple
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (Refused("no plan for 224; build one"), "engine=tensorrt, precision=auto: no plan for 224; build one"),
+        (EngineRefused("no plan for 224; build one"), "engine=tensorrt, precision=auto: no plan for 224; build one"),
         (
             ModuleNotFoundError("No module named 'tensorrt'"),
             r"No module named 'tensorrt'.*pip install 'crossvit\[gpu\]'",
@@ -296,7 +296,7 @@ def test_wrong_answers_and_failures_lead_to_the_next_engine_and_are_told(gpu: Si
 
     class Full(Fake):
         def load(self, side: int) -> None:
-            raise Refused(f"the GPU's memory is taken at {side}")
+            raise EngineRefused(f"the GPU's memory is taken at {side}")
 
     gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Full("bf16", "tensorrt")])
     chosen = choose(NO_FILES, NOTHING)
@@ -335,7 +335,7 @@ def test_a_precision_of_gpus_is_not_promised_to_the_cpu(gpu: SimpleNamespace) ->
 def test_an_engine_that_runs_in_one_precision_is_not_refused_for_another(gpu: SimpleNamespace) -> None:
     class Full(Fake):
         def load(self, side: int) -> None:
-            raise Refused(f"the GPU's memory is taken at {side}")
+            raise EngineRefused(f"the GPU's memory is taken at {side}")
 
     gpu.plans = lambda *_: iter([Full("fp16", "tensorrt"), Fake("bf16", "tensorrt")])
     chosen = choose(NO_FILES, NOTHING)
@@ -346,7 +346,7 @@ def test_one_that_fails_only_in_its_trial_is_passed_over_and_closed(gpu: SimpleN
     class Weak(Fake):
         def run(self, images: NDArray[np.uint8]) -> Outputs:
             if len(images) > 1:
-                raise Refused("out of memory")
+                raise EngineRefused("out of memory")
             return super().run(images)
 
         def close(self) -> None:

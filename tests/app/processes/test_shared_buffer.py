@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from app.processes.shared_buffer import Tray
+from app.processes.shared_buffer import SharedBuffer
 
 OTHER = """
 import sys
@@ -18,7 +18,7 @@ images[...] += 1
 
 
 def test_what_one_process_puts_there_the_other_reads_and_changes_in_place() -> None:
-    tray = Tray()
+    tray = SharedBuffer()
     images = tray.array(2, 3, 4)
     images[...] = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     command = [sys.executable, "-c", OTHER, str(tray.file)]
@@ -29,7 +29,7 @@ def test_what_one_process_puts_there_the_other_reads_and_changes_in_place() -> N
 
 
 def test_it_grows_and_arrays_that_were_handed_out_stay() -> None:
-    tray = Tray()
+    tray = SharedBuffer()
     small = tray.array(1, 10)
     small[...] = 7
     large = tray.array(100, 1000)
@@ -37,7 +37,7 @@ def test_it_grows_and_arrays_that_were_handed_out_stay() -> None:
     assert (large[0, :10] == 7).all()
     small[...] = 9  # the same memory
     assert (large[0, :10] == 9).all()
-    reader = Tray(tray.file)
+    reader = SharedBuffer(tray.file)
     assert (reader.array(1, 5) == 9).all()
     assert (reader.array(100, 1000)[1:] == 8).all()
 
@@ -47,14 +47,14 @@ def test_where_memory_files_are_forbidden_a_temporary_file_does(monkeypatch: pyt
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "memfd_create", forbidden)
-    tray = Tray()
+    tray = SharedBuffer()
     tray.array(2, 3)[...] = 7
-    assert Tray(tray.file).array(2, 3).sum() == 42
+    assert SharedBuffer(tray.file).array(2, 3).sum() == 42
     tray.close()
 
 
 def test_an_array_of_nothing_is_one() -> None:
-    tray = Tray()
+    tray = SharedBuffer()
     assert tray.array(0, 224, 224, 3).shape == (0, 224, 224, 3)
     tray.close()
     tray.close()

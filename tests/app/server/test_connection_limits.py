@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.server.connection_limits import Port, State, Turns
+from app.server.connection_limits import ConnectionState, Port, Turns
 
 
 class Fake:
@@ -18,7 +18,7 @@ class Fake:
         self.open = False
 
 
-def added(port: Port, *states: State) -> list[Fake]:
+def added(port: Port, *states: ConnectionState) -> list[Fake]:
     found = []
     for state in states:
         found.append(Fake())
@@ -30,19 +30,19 @@ def added(port: Port, *states: State) -> list[Fake]:
 
 def test_the_one_that_has_been_idle_longest_makes_room() -> None:
     port = Port(3)
-    working, first, second = added(port, State.WORKING, State.IDLE, State.IDLE)
-    port.move(first, State.WORKING)
-    port.move(first, State.IDLE)  # it has been idle for a shorter time than the second now
-    (third,) = added(port, State.IDLE)
+    working, first, second = added(port, ConnectionState.WORKING, ConnectionState.IDLE, ConnectionState.IDLE)
+    port.move(first, ConnectionState.WORKING)
+    port.move(first, ConnectionState.IDLE)  # it has been idle for a shorter time than the second now
+    (third,) = added(port, ConnectionState.IDLE)
     assert [one.open for one in (working, first, second, third)] == [True, True, False, True]
     assert len(port) == 3
 
 
 def test_more_bytes_of_a_head_do_not_make_a_connection_less_idle() -> None:
     port = Port(2)
-    slow, other = added(port, State.IDLE, State.IDLE)
-    port.move(slow, State.IDLE)
-    added(port, State.IDLE)
+    slow, other = added(port, ConnectionState.IDLE, ConnectionState.IDLE)
+    port.move(slow, ConnectionState.IDLE)
+    added(port, ConnectionState.IDLE)
     assert (slow.open, other.open) == (False, True)
 
 
@@ -52,18 +52,18 @@ def test_a_body_that_has_stopped_coming_makes_room_and_one_that_comes_does_not(
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     port = Port(2)
-    stalled, arriving = added(port, State.RECEIVING, State.RECEIVING)
-    (refused,) = added(port, State.IDLE)
+    stalled, arriving = added(port, ConnectionState.RECEIVING, ConnectionState.RECEIVING)
+    (refused,) = added(port, ConnectionState.IDLE)
     assert (stalled.open, arriving.open, refused.open) == (True, True, False)
     now += 10
-    port.move(arriving, State.RECEIVING)
-    (new,) = added(port, State.IDLE)
+    port.move(arriving, ConnectionState.RECEIVING)
+    (new,) = added(port, ConnectionState.IDLE)
     assert (stalled.open, arriving.open, new.open) == (False, True, True)
 
 
 def test_beyond_those_at_work_there_is_room_for_probes() -> None:
     port = Port(2, probes=2)
-    working = added(port, State.WORKING, State.WORKING)
+    working = added(port, ConnectionState.WORKING, ConnectionState.WORKING)
     first, second, third = Fake(), Fake(), Fake()
     for one in (first, second, third):
         port.add(one)
@@ -78,10 +78,10 @@ def test_a_flood_writes_a_line_now_and_then(caplog: pytest.LogCaptureFixture, mo
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     port = Port(1)
-    added(port, *1000 * [State.IDLE])
+    added(port, *1000 * [ConnectionState.IDLE])
     assert len(caplog.messages) == 1
     now += 11
-    added(port, State.IDLE)
+    added(port, ConnectionState.IDLE)
     assert caplog.messages[1:] == ["more than 1 connections: 999 closed to make room"]
 
 

@@ -4,11 +4,11 @@ from http import HTTPStatus
 
 import pytest
 
-from app.server.request_head import Head, Refused
+from app.server.request_head import RequestHead, RequestRefused
 
 
-def head(target: bytes, *fields: tuple[bytes, bytes]) -> Head:
-    made = Head()
+def head(target: bytes, *fields: tuple[bytes, bytes]) -> RequestHead:
+    made = RequestHead()
     made.add_target(target)
     for name, value in fields:
         made.add_field(name, value, trailer=False)
@@ -51,7 +51,7 @@ def test_a_head_without_its_upgrade_is_as_it_was_otherwise() -> None:
     ],
 )
 def test_a_transfer_coding_that_is_not_known_is_named(coding: bytes, status: HTTPStatus) -> None:
-    with pytest.raises(Refused, match=coding.decode()) as refused:
+    with pytest.raises(RequestRefused, match=coding.decode()) as refused:
         head(b"/", (b"Transfer-Encoding", coding)).scope("POST", "1.1")
     assert refused.value.status == status
 
@@ -61,7 +61,7 @@ def test_trailers_count_and_are_not_kept() -> None:
     for _ in range(50):
         made.add_field(b"c", b"d", trailer=True)
     assert len(made.fields) == 50
-    with pytest.raises(Refused, match="more than 100 header fields"):
+    with pytest.raises(RequestRefused, match="more than 100 header fields"):
         made.add_field(b"c", b"d", trailer=True)
 
 
@@ -86,7 +86,7 @@ def test_a_host_is_a_name_or_an_address_or_empty(host: bytes) -> None:
 )
 def test_a_host_that_is_none_is_named(host: bytes) -> None:
     for version in ("1.0", "1.1"):
-        with pytest.raises(Refused, match="neither a name nor an address") as refused:
+        with pytest.raises(RequestRefused, match="neither a name nor an address") as refused:
             head(b"http://there/x", (b"Host", host)).scope("GET", version)
         assert repr(host.decode("latin-1")) in refused.value.detail
         assert refused.value.status == HTTPStatus.BAD_REQUEST
@@ -99,6 +99,6 @@ def test_a_request_has_one_host_but_for_http_1_0_which_needs_none() -> None:
         ("1.1", [b"a", b"a"], "2 Host fields, 'a' and 'a'"),
         ("1.0", [b"a", b"b"], "2 Host fields, 'a' and 'b'"),
     ):
-        with pytest.raises(Refused, match=said) as refused:
+        with pytest.raises(RequestRefused, match=said) as refused:
             head(b"http://there/x", *((b"Host", host) for host in hosts)).scope("GET", version)
         assert refused.value.status == HTTPStatus.BAD_REQUEST

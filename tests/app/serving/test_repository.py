@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.errors import LoadFailed, NotReady, UnknownModel
 from app.serving.repository import Repository
-from app.serving.served_model import Model
+from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
 from tests.app.pictures import encoded, scene
 from tests.app.planned import put_plan
@@ -47,10 +47,10 @@ def change(bundle: Path, **values: Any) -> None:
 
 @asynccontextmanager
 async def serving(path: Path, default: str | None = None, **more: Any) -> AsyncIterator[Repository]:
-    async with Decoders(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+    async with DecoderPool(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
 
-        def make(bundle: Bundle) -> Model:
-            return Model(
+        def make(bundle: Bundle) -> ServedModel:
+            return ServedModel(
                 bundle,
                 decoders,
                 Metrics(list).model(bundle.name),
@@ -232,7 +232,7 @@ def test_reload_keeps_what_only_seems_to_be_gone(folder: Path, gone: str) -> Non
     asyncio.run(main())
 
 
-class Mute(Model):
+class Mute(ServedModel):
     """A model without an engine: another user than root may not be able to start a Python here."""
 
     def __init__(self, bundle: Bundle) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.decoding.pool import Decoders
+from app.decoding.pool import DecoderPool
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
-from app.processes.shared_buffer import Tray
-from app.serving.served_model import Answer, Model, top
+from app.processes.shared_buffer import SharedBuffer
+from app.serving.served_model import ModelAnswer, ServedModel, top
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
 from tests.app.engines import fakes
@@ -52,12 +52,12 @@ def test_sigmoid_scores_are_of_each_class_apart_ordered_by_their_logits() -> Non
 
 
 @asynccontextmanager
-async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
+async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
     """A model of `bundle` on the real engine and decoders."""
     given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
     given |= {"run_seconds": 5, "load_seconds": 60} | options
-    async with Decoders(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
-        model = Model(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
+    async with DecoderPool(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+        model = ServedModel(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
         try:
             await model.start()
             yield model
@@ -65,7 +65,7 @@ async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
             await model.close()
 
 
-async def classify(model: Model, deadline: float = math.inf, resolution: int | None = None) -> Answer:
+async def classify(model: ServedModel, deadline: float = math.inf, resolution: int | None = None) -> ModelAnswer:
     with model.room() as (place,):
         return await model.file(place, PNG, resolution, deadline)
 
@@ -100,15 +100,15 @@ def test_pixels_go_to_the_engine_as_they_are(bundle: Path) -> None:
 
 
 def test_a_batch_is_put_together_off_the_event_loop(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    array, threads = Tray.array, set()
+    array, threads = SharedBuffer.array, set()
 
-    def watched(tray: Tray, *shape: int) -> Any:
+    def watched(tray: SharedBuffer, *shape: int) -> Any:
         threads.add(threading.current_thread())
         return array(tray, *shape)
 
     async def main() -> None:
         async with serving(bundle) as model:
-            monkeypatch.setattr(Tray, "array", watched)
+            monkeypatch.setattr(SharedBuffer, "array", watched)
             assert (await classify(model)).outputs.shape == (3, 1000)
 
     asyncio.run(main())
@@ -175,7 +175,7 @@ def test_while_its_engine_is_started_again_it_takes_nothing_and_loses_nothing(bu
                 model.check()
             results = await asyncio.gather(*work, return_exceptions=True)
             assert [type(result) for result in results].count(EngineFailed) == 1
-            assert [type(result) for result in results].count(Answer) == 5
+            assert [type(result) for result in results].count(ModelAnswer) == 5
             assert model.fault is None
 
     asyncio.run(main())
@@ -188,7 +188,7 @@ def test_closing_waits_for_those_who_use_it(bundle: Path) -> None:
                 work = asyncio.create_task(classify(model))
                 await asyncio.sleep(0)
                 closing = asyncio.create_task(model.close())
-                assert isinstance(await work, Answer)
+                assert isinstance(await work, ModelAnswer)
                 assert not closing.done()
             await closing
             await model.close()  # again is a no-op

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from export.plans.build_spec import Device, Unable
-from export.plans.timing_cache import default_file, read, write
+from export.plans.timing_cache import default_file, read_timings, write_timings
 
 DEVICE = Device("10.16.1.11", "NVIDIA L4", "8.9", "580.95.05", "13.0", 24 << 30)
 
@@ -30,16 +30,16 @@ def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPa
 
 def test_it_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a" / "timings"
-    assert read(file) == b""
-    write(file, b"first")
-    write(file, b"second")
-    assert read(file) == b"second"
+    assert read_timings(file) == b""
+    write_timings(file, b"first")
+    write_timings(file, b"second")
+    assert read_timings(file) == b"second"
 
     def fail(*_: object) -> None:
         raise OSError("no")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="no"):
-        write(file, b"third")
-    assert read(file) == b"second"
+        write_timings(file, b"third")
+    assert read_timings(file) == b"second"
     assert list(file.parent.iterdir()) == [file]

@@ -8,7 +8,7 @@ import pytest
 
 from model.files import folders
 from model.files.bad_files import BadFile
-from model.files.folders import images_in, is_image, others_in, read
+from model.files.folders import images_in, is_image_file, others_in, read_image_file
 from model.files.formats import SUFFIXES
 
 
@@ -21,7 +21,7 @@ def folder(path: Path, *names: str) -> Path:
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.jfif", "a.Png", "a.webp", "a.avif", "a.ico", "b/c.d/a.b.gif"])
 def test_an_image_is_told_by_its_suffix(name: str) -> None:
-    assert is_image(name)
+    assert is_image_file(name)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_an_image_is_told_by_its_suffix(name: str) -> None:
     ],
 )
 def test_what_is_hidden_or_put_there_by_systems_is_no_image(name: str) -> None:
-    assert not is_image(name)
+    assert not is_image_file(name)
 
 
 def test_images_are_in_the_order_of_their_folders_and_names(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_folder_that_is_hidden_itself_is_read(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     assert images_in(folder(tmp_path, name)) == [name]
-    assert read(tmp_path / name) == b"x"
+    assert read_image_file(tmp_path / name) == b"x"
 
 
 def test_what_is_no_file_is_neither_found_nor_opened(tmp_path: Path) -> None:
@@ -62,16 +62,16 @@ def test_what_is_no_file_is_neither_found_nor_opened(tmp_path: Path) -> None:
         assert images_in(tmp_path) == ["a.jpg"]
         for name, what in [("pipe", "pipe"), ("zero", "device"), ("folder", "folder"), ("s", "socket")]:
             with pytest.raises(BadFile, match=f"it is a {what}, not a file"):
-                read(tmp_path / f"{name}.jpg")
+                read_image_file(tmp_path / f"{name}.jpg")
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "gone.jpg")
+        read_image_file(tmp_path / "gone.jpg")
 
 
 def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "a.jpg")
     monkeypatch.setattr(folders, "check_regular", lambda _: None)  # it was a file then
     with pytest.raises(BadFile, match="it is a pipe"):
-        read(tmp_path / "a.jpg")
+        read_image_file(tmp_path / "a.jpg")
 
 
 def test_links_are_followed_but_for_those_back(tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_a_file_is_read_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(folders, "MOST_BYTES", 1000)
     for length in (0, 1000):
         (tmp_path / "a.jpg").write_bytes(bytes(length))
-        assert len(read(tmp_path / "a.jpg")) == length
+        assert len(read_image_file(tmp_path / "a.jpg")) == length
     (tmp_path / "a.jpg").write_bytes(bytes(1001))
     with pytest.raises(BadFile, match="it has more than 1,000 bytes"):
-        read(tmp_path / "a.jpg")
+        read_image_file(tmp_path / "a.jpg")
 
 
 def test_images_of_other_formats_are_counted_for_whoever_finds_none(tmp_path: Path) -> None:

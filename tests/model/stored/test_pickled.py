@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from model.stored.pickled import Budget, Global, Harmful, Malformed, Object, read
+from model.stored.pickled import Budget, Global, Harmful, Malformed, Object, read_pickle
 
 P2 = b"\x80\x02"
 
 
 def load(data: bytes, limit: int = 100_000) -> object:
-    return read(io.BytesIO(data), Object, lambda saved: saved, Budget(limit))
+    return read_pickle(io.BytesIO(data), Object, lambda saved: saved, Budget(limit))
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -61,11 +61,11 @@ def test_calls_of_results_and_state_of_functions_change_nothing() -> None:
     value = load(P2 + b"cbuiltins\ngetattr\ncos\npath\nX\x06\0\0\0system\x86R(X\x02\0\0\0idtR.")
     assert isinstance(value, Object)
     assert value.name == "a call of a value"
-    code = read.__code__
+    code = read_pickle.__code__
     assert load(P2 + b"cmodel.stored.pickled\nread\n}X\x08\0\0\0__code__K\x01sb.") == Global(
-        "model.stored.pickled.read"
+        "model.stored.pickled.read_pickle"
     )
-    assert read.__code__ is code
+    assert read_pickle.__code__ is code
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,6 @@ def test_what_is_once_in_the_file_and_copied_at_each_use_is_refused(data: bytes,
 
 def test_the_pickles_of_one_file_have_their_opcodes_together() -> None:
     file, budget = io.BytesIO((P2 + b"]" * 60 + b".") * 2), Budget(100)
-    read(file, Object, lambda saved: saved, budget)
+    read_pickle(file, Object, lambda saved: saved, budget)
     with pytest.raises(Malformed, match="over 100 opcodes"):
-        read(file, Object, lambda saved: saved, budget)
+        read_pickle(file, Object, lambda saved: saved, budget)

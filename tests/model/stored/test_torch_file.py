@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from model.stored.pickled import Malformed, Object
-from model.stored.torch_file import StoredTensor, Unusable, from_numpy, read
+from model.stored.torch_file import StoredTensor, Unusable, from_numpy, read_torch_file
 
 
 def tensor(path: Path, key: str = "a") -> torch.Tensor:
     with path.open("rb") as file:
-        content = read(file)
+        content = read_torch_file(file)
     assert isinstance(content, dict)
     value = content[key]
     if isinstance(value, Object):
@@ -121,7 +121,7 @@ def test_bits_that_say_that_values_are_not_those_stored_are_refused_by_name(tmp_
     value = torch.view_as_complex(torch.arange(6.0).reshape(3, 2)).conj()
     torch.save({"a": value}, path, _use_new_zipfile_serialization=zipped)
     with path.open("rb") as file:
-        content = read(file)
+        content = read_torch_file(file)
     assert content == {"a": Unusable("a tensor whose values are not those stored (conj); save its clone()")}
 
 
@@ -129,7 +129,7 @@ def test_an_array_of_big_endian_numbers_is_called_so(tmp_path: Path) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps({"a": np.ones(3, dtype=">f4")}))
     with path.open("rb") as file:
-        content = read(file)
+        content = read_torch_file(file)
     assert isinstance(content, dict)
     unusable = from_numpy(content["a"])
     assert isinstance(unusable, Unusable)
@@ -138,7 +138,7 @@ def test_an_array_of_big_endian_numbers_is_called_so(tmp_path: Path) -> None:
 
 def test_a_file_that_the_system_makes_up_is_refused() -> None:
     with Path("/proc/self/stat").open("rb") as file, pytest.raises(Malformed, match="copy it to a file"):
-        read(file)
+        read_torch_file(file)
 
 
 def test_bytes_that_are_once_in_the_file_are_made_once(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_bytes_that_are_once_in_the_file_are_made_once(tmp_path: Path) -> None:
     data = b"\x80\x02c_codecs\nencode\nq\0" + text + b"X\x06\0\0\0latin1q\x02](" + use * 2 + b"e."
     (tmp_path / "x.pkl").write_bytes(data)
     with (tmp_path / "x.pkl").open("rb") as file:
-        found = read(file)
+        found = read_torch_file(file)
     assert isinstance(found, list)
     one, other = found
     assert one == b"a" * 1000

@@ -7,8 +7,8 @@ from model.checkpoint import BadCheckpoint, load_network
 from model.crossvit import CrossViT
 from model.labels import labels_for, labels_of
 from model.spec import VARIANTS
-from model.training.artifacts import has_classes, write_json, write_weights
-from model.training.initial_network import Head, regrid, starting_network
+from model.training.artifacts import has_classes, write_json_file, write_weights
+from model.training.initial_network import HeadChoice, regrid, starting_network
 from model.training.recipe import Recipe
 
 TINY = VARIANTS["crossvit_tiny"]
@@ -20,7 +20,7 @@ def weights(tmp_path: Path) -> Path:
     torch.manual_seed(5)
     path = tmp_path / "model.safetensors"
     write_weights(path, CrossViT(TINY, classes=3, resolution=64), half=False)
-    write_json(path.with_suffix(".labels.json"), labels_of(NAMES))
+    write_json_file(path.with_suffix(".labels.json"), labels_of(NAMES))
     return path
 
 
@@ -44,7 +44,9 @@ def test_at_another_resolution_a_checkpoint_answers_as_before(weights: Path, sid
         (["cat", "dog"], "auto", False),
     ],
 )
-def test_the_head_stays_if_its_classes_are_the_same(weights: Path, names: list[str], head: Head, kept: bool) -> None:
+def test_the_head_stays_if_its_classes_are_the_same(
+    weights: Path, names: list[str], head: HeadChoice, kept: bool
+) -> None:
     old = load_network(weights, TINY).state_dict()
     network, said = starting_network(Recipe(variant=TINY.name, resolution=64), labels_of(names), weights, head)
     new = network.state_dict()

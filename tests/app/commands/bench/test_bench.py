@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import main
-from app.commands.bench.http_client import Answer, Client, NoAnswer
-from app.commands.bench.load_generator import Load, Run, Sample, drive
-from app.commands.bench.load_summary import STAGES, figures
-from app.commands.bench.sample_images import made
+from app.commands.bench.http_client import HttpAnswer, LoadClient, NoAnswer
+from app.commands.bench.load_generator import Load, LoadRun, Sample, drive
+from app.commands.bench.load_summary import STAGES, summarize
+from app.commands.bench.sample_images import synthetic_images
 from app.decoding.image import decode
 from app.errors import BadParameter
 from model.spec import Preprocessing
@@ -37,9 +37,9 @@ def measured(*arguments: object) -> dict[str, Any]:
     return report
 
 
-def run_of(seconds: float, load: Load | None = None) -> Run:
+def run_of(seconds: float, load: Load | None = None) -> LoadRun:
     start = time.perf_counter()
-    return Run(load or Load(clients=1), start, start + seconds)
+    return LoadRun(load or Load(clients=1), start, start + seconds)
 
 
 def test_a_running_server_is_measured(server: Server, bundle: Path) -> None:
@@ -116,7 +116,7 @@ def test_without_a_good_answer_the_servers_own_words_and_exit_code_1() -> None:
 def test_images_that_no_server_takes_are_an_error_before_the_load() -> None:
     with slow_service(status=lambda _: 422) as service:
         done = bench("--url", service.url)
-        assert service.requests == len(made())
+        assert service.requests == len(synthetic_images())
     assert (done.exit_code, done.stdout) == (1, "")
     assert "422 Busy: number 3" in done.stderr
 
@@ -202,16 +202,16 @@ def test_ctrl_c_prints_what_was_measured() -> None:
 
 
 def test_at_a_rate_the_latency_counts_from_when_a_request_was_due() -> None:
-    answer = Answer(200, json.dumps(ANSWER).encode())
+    answer = HttpAnswer(200, json.dumps(ANSWER).encode())
     asked: list[float] = []
 
-    async def stalls_once() -> Answer:
+    async def stalls_once() -> HttpAnswer:
         if not asked:
             time.sleep(0.2)  # noqa: ASYNC251, the client itself is held up, so that the next ones are sent late
         asked.append(time.perf_counter())
         return answer
 
-    async def drive_it() -> Run:
+    async def drive_it() -> LoadRun:
         run = run_of(0.4, Load(rate=100))
         await drive(run, stalls_once)
         return run
@@ -221,15 +221,15 @@ def test_at_a_rate_the_latency_counts_from_when_a_request_was_due() -> None:
     late = [sample.done - sample.due for sample in sorted(run.samples, key=lambda sample: sample.due)]
     assert late[0] >= 0.2
     assert late[10] >= 0.09
-    found = figures(run)
+    found = summarize(run)
     assert found is not None
     assert found.latency_ms is not None
     assert found.latency_ms.p90 > 100
 
 
 def test_requests_wait_for_a_connection_and_the_wait_counts() -> None:
-    async def through_one(service: SlowService) -> Run:
-        async with Client(service.url, connections=1) as client:
+    async def through_one(service: SlowService) -> LoadRun:
+        async with LoadClient(service.url, connections=1) as client:
             run = run_of(0.2, Load(rate=50))
             await drive(run, lambda: client.ask(client.post("/classify", b"x")))
             return run
@@ -242,16 +242,16 @@ def test_requests_wait_for_a_connection_and_the_wait_counts() -> None:
 
 
 def test_figures_are_of_the_measured_time_alone() -> None:
-    good = Answer(200, json.dumps(ANSWER).encode())
-    run = Run(Load(clients=1), 10.0, 12.0, client_seconds=0.5)
+    good = HttpAnswer(200, json.dumps(ANSWER).encode())
+    run = LoadRun(Load(clients=1), 10.0, 12.0, client_seconds=0.5)
     run.samples = [
         Sample(9.9, 10.1, good),  # of the warm-up, answered in time: counts as throughput
         Sample(10.5, 10.6, good),
-        Sample(11.0, 11.05, Answer(504, b"<html>")),
+        Sample(11.0, 11.05, HttpAnswer(504, b"<html>")),
         Sample(11.1, 11.2, NoAnswer("the connection was lost")),
         Sample(11.9, 12.4, good),  # answered too late for the throughput: counts as latency
     ]
-    found = figures(run)
+    found = summarize(run)
     assert found is not None
     assert (found.images_per_second, found.client_cores) == (1.0, 0.25)
     assert found.statuses == {"200": 2, "504": 1, "the connection was lost": 1}
@@ -260,8 +260,8 @@ def test_figures_are_of_the_measured_time_alone() -> None:
     assert found.latency_ms.p50 == pytest.approx(300)
     spent = {"decode": 8, "queue": 2, "inference": 20, "service": 2, "network": 568}  # ms, of the 600 of two requests
     assert found.shares == pytest.approx({stage: ms / 600 for stage, ms in spent.items()}, abs=1e-5)
-    assert figures(Run(Load(clients=1), 10.0, 9.0)) is None
-    slow = figures(Run(Load(clients=1), 10.0, 11.0, [Sample(9.9, 11.1, good)]))
+    assert summarize(LoadRun(Load(clients=1), 10.0, 9.0)) is None
+    slow = summarize(LoadRun(Load(clients=1), 10.0, 11.0, [Sample(9.9, 11.1, good)]))
     assert slow is not None
     assert (slow.latency_ms, slow.problem) == (None, "no request began in the time: measure for longer")
 
@@ -269,7 +269,7 @@ def test_figures_are_of_the_measured_time_alone() -> None:
 def test_connections_are_kept_and_lost_ones_replaced() -> None:
     async def ask(service: SlowService) -> list[int | str]:
         statuses: list[int | str] = []
-        async with Client(f"{service.url}/") as client:
+        async with LoadClient(f"{service.url}/") as client:
             for _ in range(4):
                 try:
                     statuses.append((await client.ask(client.post("/classify", b"x"))).status)
@@ -294,7 +294,7 @@ def test_a_server_that_speaks_no_http_is_no_answer(sent: bytes, message: str) ->
                 pass
 
     async def ask(port: int) -> None:
-        async with Client(f"http://127.0.0.1:{port}", seconds=0.1) as client:
+        async with LoadClient(f"http://127.0.0.1:{port}", seconds=0.1) as client:
             await client.ask(client.get("/models"))
 
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
@@ -306,7 +306,7 @@ def test_a_server_that_speaks_no_http_is_no_answer(sent: bytes, message: str) ->
 
 def test_the_url_may_have_a_path_and_no_password() -> None:
     async def head(url: str) -> bytes:
-        return Client(url).get("/models")
+        return LoadClient(url).get("/models")
 
     assert asyncio.run(head("https://host/models/")).startswith(b"GET /models/models HTTP/1.1\r\nHost: host\r\n")
     with pytest.raises(BadParameter):
@@ -314,5 +314,5 @@ def test_the_url_may_have_a_path_and_no_password() -> None:
 
 
 def test_pictures_made_by_code_decode() -> None:
-    for body in made().values():
+    for body in synthetic_images().values():
         assert decode(body, Preprocessing(resize=256, crop=224), 500 * 375).shape == (224, 224, 3)

@@ -22,29 +22,29 @@ from typer.testing import CliRunner, Result
 
 from app.api.schemas import Prediction
 from app.cli import main
-from app.commands.bench.http_client import Client
+from app.commands.bench.http_client import LoadClient
 from app.commands.evaluate import evaluation as running
-from app.commands.evaluate.accuracy import Compared, Figures, Seen, Tally, bin_of, wilson
+from app.commands.evaluate.accuracy import AccuracySummary, Compared, ImagePrediction, Tally, bin_of, wilson
 from app.commands.evaluate.answers_csv import _FIELDS, written
 from app.commands.evaluate.bundle_source import seen
-from app.commands.evaluate.class_mapping import Answers, check_classes, match
-from app.commands.evaluate.evaluation import Failure, Outcome, patiently, sample
+from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes, match
+from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome, patiently, sample
 from app.decoding.image import decode
 from app.errors import BadParameter, NotReady
-from bundle.reader import Label, open_bundle
-from model.dataset import Item
+from bundle.reader import ClassLabel, open_bundle
+from model.dataset import LabelledImage
 from tests.app import slow_service as slow
 from tests.app.pictures import encoded, scene
 from tests.app.slow_service import KEY, RETRY_AFTER, slow_service
 from tests.conftest import Server, free_port
 
 LABELS = [
-    Label(index=0, wnid="n01", label="crane"),
-    Label(index=1, wnid="n02", label="tench"),
-    Label(index=2, wnid="n03", label="crane"),
-    Label(index=3, wnid=None, label="4"),
+    ClassLabel(index=0, wnid="n01", label="crane"),
+    ClassLabel(index=1, wnid="n02", label="tench"),
+    ClassLabel(index=2, wnid="n03", label="crane"),
+    ClassLabel(index=3, wnid=None, label="4"),
 ]
-PLAIN = [Label(index=index, wnid=None, label=f"class {index}") for index in range(7)]
+PLAIN = [ClassLabel(index=index, wnid=None, label=f"class {index}") for index in range(7)]
 
 
 def evaluate(*arguments: object) -> Result:
@@ -61,7 +61,7 @@ def measured(*arguments: object, code: int = 0) -> dict[str, Any]:
 # The figures
 
 
-def tallied(logits: NDArray[np.float32], truths: Sequence[int]) -> Figures:
+def tallied(logits: NDArray[np.float32], truths: Sequence[int]) -> AccuracySummary:
     """Of (outputs, images, classes) and the images' classes."""
     tally = Tally()
     for image, truth in enumerate(truths):
@@ -117,10 +117,14 @@ def test_the_figures_are_those_of_a_computation_on_all_logits_at_once() -> None:
 def test_four_images_by_hand() -> None:
     tally = Tally()
     a, b = LABELS[:2]
-    tally.add("a", Seen(a, 0.9, (1, None, 2), a, nll=0.1, other=Compared(1, same_best=True, difference=0.5)))
-    tally.add("a", Seen(b, 0.9, (5, 1, 1), a, nll=0.5, other=Compared(2, same_best=True, difference=0.25)))
-    tally.add("a", Seen(a, 0.5, (1, 1, 1), a, nll=0.2, other=Compared(None, same_best=False, difference=2.0)))
-    tally.add("b", Seen(a, 0.1, (None, None, 3), b, nll=4.0, other=Compared(1, same_best=False, difference=0.0)))
+    tally.add("a", ImagePrediction(a, 0.9, (1, None, 2), a, nll=0.1, other=Compared(1, same_best=True, difference=0.5)))
+    tally.add("a", ImagePrediction(b, 0.9, (5, 1, 1), a, nll=0.5, other=Compared(2, same_best=True, difference=0.25)))
+    tally.add(
+        "a", ImagePrediction(a, 0.5, (1, 1, 1), a, nll=0.2, other=Compared(None, same_best=False, difference=2.0))
+    )
+    tally.add(
+        "b", ImagePrediction(a, 0.1, (None, None, 3), b, nll=4.0, other=Compared(1, same_best=False, difference=0.0))
+    )
     found = tally.figures()
     assert found is not None
     assert (found.images, found.top1, found.top5) == (4, 0.5, 0.75)
@@ -202,12 +206,12 @@ def test_classes_that_cannot_be_matched_are_a_sentence(categories: list[str], me
         match(categories, LABELS)
 
 
-def predictions(*labels: Label) -> list[Prediction]:
+def predictions(*labels: ClassLabel) -> list[Prediction]:
     return [Prediction(rank=rank, score=0.1, **label.model_dump()) for rank, label in enumerate(labels, start=1)]
 
 
 def test_in_answers_classes_are_found_by_what_they_say() -> None:
-    found = Answers(["n02", "crane", "5"], 4)
+    found = PredictionMatcher(["n02", "crane", "5"], 4)
     assert found.rank("n02", predictions(*LABELS)) == 2
     assert found.rank("crane", predictions(*LABELS[1:])) == 2
     assert found.rank("5", predictions(*LABELS)) is None
@@ -216,9 +220,9 @@ def test_in_answers_classes_are_found_by_what_they_say() -> None:
 
 
 def test_in_answers_numbers_are_indices_unless_labels_are_numbers() -> None:
-    assert Answers(["1", "2"], 4).rank("2", predictions(*LABELS[:3])) == 3
-    assert Answers(["1", "4"], 5).rank("4", predictions(*LABELS)) == 4
-    assert Answers(["1", "9"], 4).rank("1", predictions(*LABELS[:3])) is None
+    assert PredictionMatcher(["1", "2"], 4).rank("2", predictions(*LABELS[:3])) == 3
+    assert PredictionMatcher(["1", "4"], 5).rank("4", predictions(*LABELS)) == 4
+    assert PredictionMatcher(["1", "9"], 4).rank("1", predictions(*LABELS[:3])) is None
 
 
 def test_an_engine_that_will_be_back_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,12 +345,12 @@ def test_answers_that_stood_stay_until_there_are_others(
     assert evaluate(data, *chosen, "--answers", answers).exit_code == 2
     assert answers.read_text() == "what was measured before\n" * 100
     with written(answers) as write:
-        write(Outcome(Item(data, "a.jpg", "a"), Failure("kind", "broken")))
+        write(ImageOutcome(LabelledImage(data, "a.jpg", "a"), ImageFailure("kind", "broken")))
     assert answers.read_text() == f"{','.join(_FIELDS)}\n{data},a.jpg,a,,,,,,broken\n"
 
 
 def test_answers_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
-    outcome = Outcome(Item(tmp_path, "a.jpg", "a"), Failure("kind", "broken"))
+    outcome = ImageOutcome(LabelledImage(tmp_path, "a.jpg", "a"), ImageFailure("kind", "broken"))
     with (
         pytest.raises(BadParameter, match="/dev/full cannot be written: No space left"),
         written(Path("/dev/full")) as write,
@@ -383,7 +387,7 @@ def some(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _n01_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    best = predictions(Label(index=4, wnid="n01", label="tench"), Label(index=2, wnid="n07", label="crane"))
+    best = predictions(ClassLabel(index=4, wnid="n01", label="tench"), ClassLabel(index=2, wnid="n07", label="crane"))
     monkeypatch.setitem(slow.ANSWER, "predictions", [each.model_dump() for each in best])
     monkeypatch.setattr(running, "_LONGEST_PAUSE", 0.01)
 
@@ -411,7 +415,7 @@ def test_a_server_that_refuses_is_counted_by_status(some: Path) -> None:
 
 def test_the_client_says_when_to_come_back() -> None:
     async def ask(url: str) -> list[int | None]:
-        async with Client(url) as client:
+        async with LoadClient(url) as client:
             return [(await client.ask(client.post("/classify", b"x"))).retry_after for _ in range(2)]
 
     with slow_service(0, status=lambda number: 200 if number else 429) as service:

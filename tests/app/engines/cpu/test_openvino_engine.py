@@ -6,11 +6,11 @@ import numpy as np
 import openvino
 import pytest
 
-from app.engines.compiled_cache import Cache
+from app.engines.compiled_cache import CompiledCache
 from app.engines.cpu import openvino_engine
-from app.engines.cpu.openvino_engine import OpenVino, offers
+from app.engines.cpu.openvino_engine import OpenVinoEngine, offer_openvino
 from app.engines.cpu.openvino_graph import without_identities
-from app.engines.interface import Files
+from app.engines.interface import EngineFiles
 from tests import rule
 
 GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
@@ -24,9 +24,9 @@ def test_a_later_start_compiles_nothing_and_answers_the_same(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = OpenVino((bundle / "model.onnx").read_bytes, "f32", Cache({}))
+    first = OpenVinoEngine((bundle / "model.onnx").read_bytes, "f32", CompiledCache({}))
     first.load(224)
-    again = OpenVino(gone, "f32", Cache({}))
+    again = OpenVinoEngine(gone, "f32", CompiledCache({}))
     again.load(224)
     assert again.batch == first.batch
     for count in (1, 3):
@@ -40,7 +40,7 @@ def test_any_number_of_images_is_answered_in_order_whichever_way_is_quicker(
 ) -> None:
     monkeypatch.setattr(openvino_engine, "usable_cpus", lambda: 2)
     monkeypatch.setattr(openvino_engine, "known_seconds", lambda *_: {1: alone, 4: 1.0})
-    engine = OpenVino((bundle / "model.onnx").read_bytes, "f32")
+    engine = OpenVinoEngine((bundle / "model.onnx").read_bytes, "f32")
     engine.load(224)
     assert engine.batch == (1 if alone < 1 else 4)
     images, logits = (np.concatenate([part] * 4)[:10] for part in (rule.images(224), GOLDEN["logits_224"]))
@@ -55,17 +55,17 @@ def test_on_many_cpus_the_two_compiled_models_are_kept_apart(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(openvino_engine, "usable_cpus", lambda: 8)
-    OpenVino((bundle / "model.onnx").read_bytes, "f32", Cache({})).load(224)
+    OpenVinoEngine((bundle / "model.onnx").read_bytes, "f32", CompiledCache({})).load(224)
     kept = [file.name for file in tmp_path.glob("crossvit/compiled/*/*-compiled-*")]
     assert sorted(name.rpartition("-")[2] for name in kept) == ["LATENCY", "THROUGHPUT"]
-    again = OpenVino(gone, "f32", Cache({}))
+    again = OpenVinoEngine(gone, "f32", CompiledCache({}))
     again.load(224)
     np.testing.assert_allclose(again.run(rule.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
 
 
 def test_on_one_cpu_there_is_one_compiled_model(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "usable_cpus", lambda: 1)
-    engine = OpenVino((bundle / "model.onnx").read_bytes, "f32")
+    engine = OpenVinoEngine((bundle / "model.onnx").read_bytes, "f32")
     engine.load(224)
     assert engine._sides[224].bucket == 1
     np.testing.assert_allclose(engine.run(rule.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
@@ -89,7 +89,7 @@ def products(model: openvino.Model) -> int:
 
 
 def test_eight_bits_are_offered_where_the_bundle_has_them() -> None:
-    files = Files({"f32": gone, "int8": gone})
-    assert [engine.precision for engine in offers(files, 224)] == list(openvino_engine.PRECISIONS)
+    files = EngineFiles({"f32": gone, "int8": gone})
+    assert [engine.precision for engine in offer_openvino(files, 224)] == list(openvino_engine.PRECISIONS)
     assert "int8" in openvino_engine.PRECISIONS
-    assert not any("int8" in engine.precision for engine in offers(Files({"f32": gone}), 224))
+    assert not any("int8" in engine.precision for engine in offer_openvino(EngineFiles({"f32": gone}), 224))

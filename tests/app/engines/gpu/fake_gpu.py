@@ -22,10 +22,10 @@ from app.engines.gpu.device import (
     DeviceError,
     Event,
     Graph,
-    Network,
-    Shape,
+    PlanNetwork,
     Stream,
     Tensor,
+    TensorShape,
 )
 
 Function = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images to (outputs, batch, classes)
@@ -84,7 +84,7 @@ class FakeGpu:
     # What app.engines.gpu.device names.
 
     @contextmanager
-    def network(self, plan: bytes, *, host_code: bool) -> Iterator[Network]:
+    def network(self, plan: bytes, *, host_code: bool) -> Iterator[PlanNetwork]:
         self.call("network")
         self.plans.append((plan, host_code))
         with self.taken("network"):
@@ -279,7 +279,7 @@ class FakeNetwork:
             **{name: Tensor("float32", (gpu.classes,), False) for name in outputs},
         }
         least = gpu.least_sizes or gpu.batch_sizes
-        self.profiles: list[tuple[Shape, Shape, Shape]] = [
+        self.profiles: list[tuple[TensorShape, TensorShape, TensorShape]] = [
             ((few, *shape), (size, *shape), (size, *shape)) for few, size in zip(least, gpu.batch_sizes, strict=True)
         ]
         self.scratch_bytes = 512

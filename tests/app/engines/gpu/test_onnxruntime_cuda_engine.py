@@ -18,10 +18,15 @@ import pytest
 from app.engines import compiled_cache
 from app.engines.cpu import onnxruntime_engine
 from app.engines.gpu import cuda_libraries, onnxruntime_cuda_engine
-from app.engines.gpu.bound_session import Bucket, Providers, Shape, nodes_elsewhere, open_session
-from app.engines.gpu.onnxruntime_cuda_engine import OrtOnGpu, fitting, offers, offers_tensorrt
-from app.engines.interface import Files, Refused
-from bundle.golden import fault
+from app.engines.gpu.bound_session import BatchShape, BoundSession, Providers, nodes_elsewhere, open_session
+from app.engines.gpu.onnxruntime_cuda_engine import (
+    OnnxRuntimeCudaEngine,
+    fitting,
+    offer_onnxruntime_cuda,
+    offer_onnxruntime_tensorrt,
+)
+from app.engines.interface import EngineFiles, EngineRefused
+from bundle.golden import mismatch
 from bundle.reader import open_bundle
 from bundle.tensors import Images, Outputs
 
@@ -33,13 +38,19 @@ def pictures(count: int, side: int = SIDE) -> Images:
     return np.random.default_rng(3).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def on_cpu(bundle: Path, sizes: tuple[int, ...], providers: Callable[[bytes, Shape, bool], Providers]) -> OrtOnGpu:
-    return OrtOnGpu("some", "f32", (bundle / "model.onnx").read_bytes, providers, device="cpu", sizes=sizes)
+def on_cpu(
+    bundle: Path, sizes: tuple[int, ...], providers: Callable[[bytes, BatchShape, bool], Providers]
+) -> OnnxRuntimeCudaEngine:
+    return OnnxRuntimeCudaEngine(
+        "some", "f32", (bundle / "model.onnx").read_bytes, providers, device="cpu", sizes=sizes
+    )
 
 
 def expected(bundle: Path, images: Images) -> Outputs:
     """What the plain engine of the CPU answers."""
-    (engine,) = onnxruntime_engine.offers(Files({"f32": (bundle / "model.onnx").read_bytes}), images.shape[1])
+    (engine,) = onnxruntime_engine.offer_onnxruntime(
+        EngineFiles({"f32": (bundle / "model.onnx").read_bytes}), images.shape[1]
+    )
     engine.load(images.shape[1])
     return engine.run(images)
 
@@ -47,13 +58,13 @@ def expected(bundle: Path, images: Images) -> Outputs:
 @pytest.fixture(
     scope="module", params=[(1, 4), (4,)]
 )  # which are cut by what they take, and which are always filled up
-def engine(bundle: Path, request: pytest.FixtureRequest) -> OrtOnGpu:
+def engine(bundle: Path, request: pytest.FixtureRequest) -> OnnxRuntimeCudaEngine:
     made = on_cpu(bundle, request.param, lambda *_: CPU)
     made.load(SIDE)
     return made
 
 
-def test_any_number_of_images_comes_back_in_order(bundle: Path, engine: OrtOnGpu) -> None:
+def test_any_number_of_images_comes_back_in_order(bundle: Path, engine: OnnxRuntimeCudaEngine) -> None:
     images = pictures(11)
     logits = expected(bundle, images)
     for count in (11, 1, 3, 4, 5, 8):  # what a larger batch leaves in the buffers must not be seen
@@ -63,12 +74,12 @@ def test_any_number_of_images_comes_back_in_order(bundle: Path, engine: OrtOnGpu
         np.testing.assert_allclose(engine.run(images[-count:]), logits[:, -count:], atol=1e-5)
 
 
-def test_images_need_not_be_contiguous(bundle: Path, engine: OrtOnGpu) -> None:
+def test_images_need_not_be_contiguous(bundle: Path, engine: OnnxRuntimeCudaEngine) -> None:
     images = pictures(8)[::2]
     np.testing.assert_allclose(engine.run(images), expected(bundle, images), atol=1e-5)
 
 
-def test_answers_stay_when_the_next_call_comes(engine: OrtOnGpu) -> None:
+def test_answers_stay_when_the_next_call_comes(engine: OnnxRuntimeCudaEngine) -> None:
     images = pictures(4)
     first = engine.run(images)
     kept = first.copy()
@@ -76,14 +87,14 @@ def test_answers_stay_when_the_next_call_comes(engine: OrtOnGpu) -> None:
     assert np.array_equal(first, kept)
 
 
-def test_the_largest_bucket_is_the_batch_to_ask_for(engine: OrtOnGpu) -> None:
+def test_the_largest_bucket_is_the_batch_to_ask_for(engine: OnnxRuntimeCudaEngine) -> None:
     assert engine.batch == 4
 
 
 def test_loading_again_opens_no_session(bundle: Path) -> None:
     shapes = []
 
-    def providers(_graph: bytes, shape: Shape, _captured: bool) -> Providers:
+    def providers(_graph: bytes, shape: BatchShape, _captured: bool) -> Providers:
         shapes.append(shape)
         return CPU
 
@@ -92,7 +103,7 @@ def test_loading_again_opens_no_session(bundle: Path) -> None:
     opened = len(shapes)
     engine.load(SIDE)
     assert len(shapes) == opened > 0
-    assert set(shapes) == {Shape(1, SIDE)}
+    assert set(shapes) == {BatchShape(1, SIDE)}
 
 
 def test_a_closed_engine_runs_nothing_more(bundle: Path) -> None:
@@ -110,10 +121,10 @@ def test_larger_images_come_in_smaller_batches(side: int, sizes: list[int]) -> N
     assert fitting(onnxruntime_cuda_engine.SIZES, side) == sizes
 
 
-def short_of_memory(at: int) -> Callable[[bytes, Shape, bool], Providers]:
+def short_of_memory(at: int) -> Callable[[bytes, BatchShape, bool], Providers]:
     """Providers of a GPU whose memory is not enough for batches of `at`; a fake, for the CPU's always is."""
 
-    def providers(_graph: bytes, shape: Shape, _captured: bool) -> Providers:
+    def providers(_graph: bytes, shape: BatchShape, _captured: bool) -> Providers:
         if shape.images == at:
             raise RuntimeError("Failed to allocate memory for requested buffer of size 1073741824")
         return CPU
@@ -140,12 +151,14 @@ def test_a_graph_that_the_provider_leaves_to_the_cpu_is_refused(bundle: Path) ->
     azure = [("AzureExecutionProvider", dict[str, str]())]
     if azure[0][0] not in onnxruntime.get_available_providers():
         pytest.skip("this build of ONNX Runtime has no such provider")
-    with pytest.raises(Refused, match=r"puts \d+ nodes of the graph on the CPU, such as \w+ .*newer onnxruntime-gpu"):
-        open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), azure)
+    with pytest.raises(
+        EngineRefused, match=r"puts \d+ nodes of the graph on the CPU, such as \w+ .*newer onnxruntime-gpu"
+    ):
+        open_session((bundle / "model.onnx").read_bytes(), BatchShape(1, SIDE), azure)
 
 
 def test_nodes_that_are_elsewhere_are_named(bundle: Path) -> None:
-    session = open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), CPU)
+    session = open_session((bundle / "model.onnx").read_bytes(), BatchShape(1, SIDE), CPU)
     assert nodes_elsewhere(session, ["CPUExecutionProvider"]) == []
     elsewhere = nodes_elsewhere(session, ["CUDAExecutionProvider"])
     assert any(node.startswith("LayerNormalization ") for node in elsewhere)
@@ -153,7 +166,7 @@ def test_nodes_that_are_elsewhere_are_named(bundle: Path) -> None:
 
 def test_fixed_shapes_leave_no_arithmetic_of_shapes(bundle: Path) -> None:
     """What is left of it would run on the CPU, and a CUDA graph could not be captured."""
-    session = open_session((bundle / "model.onnx").read_bytes(), Shape(8, 224), CPU)
+    session = open_session((bundle / "model.onnx").read_bytes(), BatchShape(8, 224), CPU)
     kinds = {node.partition(" ")[0] for node in nodes_elsewhere(session, [])}
     assert not kinds & {"Shape", "Range", "Pow", "Squeeze", "ConstantOfShape", "Equal", "Where"}
     assert "MatMul" in kinds
@@ -171,18 +184,18 @@ class Capturing:
     ) -> None:
         self.runs: list[tuple[int, bool]] = []  # images, captured
         self.opened: list[tuple[int, bool]] = []
-        run = Bucket.run
+        run = BoundSession.run
 
-        def spied(bucket: Bucket, images: Images, outputs: Outputs, *, captured: bool = True) -> None:
+        def spied(bucket: BoundSession, images: Images, outputs: Outputs, *, captured: bool = True) -> None:
             self.runs.append((len(images), captured))
             run(bucket, images, outputs, captured=captured)
             size, in_session = self.opened[-1]
             if message and size >= fails_from and ((captured and in_session) or (short_of_memory and not in_session)):
                 raise RuntimeError(message)
 
-        monkeypatch.setattr(Bucket, "run", spied)
+        monkeypatch.setattr(BoundSession, "run", spied)
 
-    def providers(self, _graph: bytes, shape: Shape, captured: bool) -> Providers:
+    def providers(self, _graph: bytes, shape: BatchShape, captured: bool) -> Providers:
         self.opened.append((shape.images, captured))
         return CPU
 
@@ -190,7 +203,7 @@ class Capturing:
 def test_a_session_that_cannot_capture_runs_without_a_cuda_graph(
     bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def providers(_graph: bytes, _shape: Shape, captured: bool) -> Providers:
+    def providers(_graph: bytes, _shape: BatchShape, captured: bool) -> Providers:
         if captured:
             raise RuntimeError("This session cannot use the graph capture feature")
         return CPU
@@ -234,11 +247,11 @@ def test_what_fails_without_a_graph_too_is_raised(bundle: Path, monkeypatch: pyt
 def test_what_is_refused_is_not_tried_without_a_graph(bundle: Path) -> None:
     asked = []
 
-    def providers(_graph: bytes, _shape: Shape, captured: bool) -> Providers:
+    def providers(_graph: bytes, _shape: BatchShape, captured: bool) -> Providers:
         asked.append(captured)
-        raise Refused("there is no place for plans")
+        raise EngineRefused("there is no place for plans")
 
-    with pytest.raises(Refused, match="no place"):
+    with pytest.raises(EngineRefused, match="no place"):
         on_cpu(bundle, (1,), providers).load(SIDE)
     assert asked == [True]
 
@@ -256,8 +269,8 @@ def test_memory_is_taken_before_a_graph_is_captured(bundle: Path, monkeypatch: p
 def test_onnx_runtime_is_told_what_not_to_capture(
     bundle: Path, captured: bool, graph: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = open_session((bundle / "model.onnx").read_bytes(), Shape(1, SIDE), CPU)
-    bucket = Bucket(session, Shape(1, SIDE), "cpu")
+    session = open_session((bundle / "model.onnx").read_bytes(), BatchShape(1, SIDE), CPU)
+    bucket = BoundSession(session, BatchShape(1, SIDE), "cpu")
     run, told = session.run_with_iobinding, []
 
     def spied(binding: onnxruntime.IOBinding, options: onnxruntime.RunOptions | None = None) -> None:
@@ -291,7 +304,7 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch, gpu: str | None, *packages: st
     monkeypatch.setattr(onnxruntime_cuda_engine, "version", version)
 
 
-@pytest.mark.parametrize("offer", [offers, offers_tensorrt])
+@pytest.mark.parametrize("offer", [offer_onnxruntime_cuda, offer_onnxruntime_tensorrt])
 @pytest.mark.parametrize(
     ("gpu", "packages"),
     [
@@ -300,19 +313,21 @@ def without_cuda(monkeypatch: pytest.MonkeyPatch, gpu: str | None, *packages: st
     ],
 )
 def test_nothing_is_offered_without_the_provider(
-    offer: Callable[[Files, int], object], gpu: str | None, packages: list[str], monkeypatch: pytest.MonkeyPatch
+    offer: Callable[[EngineFiles, int], object], gpu: str | None, packages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_cuda(monkeypatch, gpu, *packages)
-    assert list(offer(Files({"f32": bytes}), 224)) == []  # type: ignore[call-overload]
+    assert list(offer(EngineFiles({"f32": bytes}), 224)) == []  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("offer", [offers, offers_tensorrt])
+@pytest.mark.parametrize("offer", [offer_onnxruntime_cuda, offer_onnxruntime_tensorrt])
 def test_a_package_that_hides_the_one_for_gpus_is_refused_with_what_to_do(
-    offer: Callable[[Files, int], object], monkeypatch: pytest.MonkeyPatch
+    offer: Callable[[EngineFiles, int], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_cuda(monkeypatch, "NVIDIA H100", "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(Refused, match="over onnxruntime-gpu: pip uninstall onnxruntime, then pip install --force-"):
-        list(offer(Files({"f32": bytes}), 224))  # type: ignore[call-overload]
+    with pytest.raises(
+        EngineRefused, match="over onnxruntime-gpu: pip uninstall onnxruntime, then pip install --force-"
+    ):
+        list(offer(EngineFiles({"f32": bytes}), 224))  # type: ignore[call-overload]
 
 
 def test_only_the_package_is_looked_up() -> None:
@@ -320,12 +335,12 @@ def test_only_the_package_is_looked_up() -> None:
     assert not onnxruntime_cuda_engine._is_installed("no-such-package-as-this")
 
 
-@pytest.mark.parametrize("offer", [offers, offers_tensorrt])
+@pytest.mark.parametrize("offer", [offer_onnxruntime_cuda, offer_onnxruntime_tensorrt])
 def test_nothing_is_offered_without_a_gpu(
-    offer: Callable[[Files, int], object], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    offer: Callable[[EngineFiles, int], object], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     built_for_gpus(monkeypatch, None)
-    assert list(offer(Files({"f32": bytes}), 224)) == []  # type: ignore[call-overload]
+    assert list(offer(EngineFiles({"f32": bytes}), 224)) == []  # type: ignore[call-overload]
     assert capfd.readouterr() == ("", "")
 
 
@@ -334,8 +349,8 @@ def test_a_gpu_without_cuda_is_refused_with_what_to_install(
 ) -> None:
     built_for_gpus(monkeypatch, "NVIDIA H100")
     monkeypatch.setattr(onnxruntime, "cuda_version", "99.1")  # one that is on no machine
-    with pytest.raises(Refused) as refused:
-        list(offers(Files({"f32": bytes}), 224))
+    with pytest.raises(EngineRefused) as refused:
+        list(offer_onnxruntime_cuda(EngineFiles({"f32": bytes}), 224))
     assert "not CUDA 99 and cuDNN 9" in str(refused.value)
     assert "libcudart.so.99" in str(refused.value)
     assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in str(refused.value)
@@ -347,14 +362,18 @@ def test_a_gpu_without_tensorrt_is_refused_with_what_to_install(monkeypatch: pyt
     monkeypatch.setattr(onnxruntime_cuda_engine, "load_cuda", lambda: None)
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
     monkeypatch.setattr(cuda_libraries, "_TENSORRT", ("libnvinfer.so.0",))  # one that is on no machine
-    with pytest.raises(Refused, match=r"not TensorRT 10, .*libnvinfer\.so\.0.*pip install 'tensorrt-cu13>=10,<11'"):
-        list(offers_tensorrt(Files({"f32": bytes, "fp16": bytes}), 224))
+    with pytest.raises(
+        EngineRefused, match=r"not TensorRT 10, .*libnvinfer\.so\.0.*pip install 'tensorrt-cu13>=10,<11'"
+    ):
+        list(offer_onnxruntime_tensorrt(EngineFiles({"f32": bytes, "fp16": bytes}), 224))
 
 
 def test_tensorrt_is_not_given_what_it_would_round_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     built_for_gpus(monkeypatch, "NVIDIA H100")
-    with pytest.raises(Refused, match=r"export one with `python export/to_onnx.py --variant .* --precision fp16`"):
-        list(offers_tensorrt(Files({"f32": bytes}), 224))
+    with pytest.raises(
+        EngineRefused, match=r"export one with `python export/to_onnx.py --variant .* --precision fp16`"
+    ):
+        list(offer_onnxruntime_tensorrt(EngineFiles({"f32": bytes}), 224))
 
 
 def test_tensorrt_is_found_in_its_package_and_says_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,12 +401,12 @@ def test_an_engine_for_each_precision_of_the_bundle_half_ones_first(monkeypatch:
     built_for_gpus(monkeypatch, "NVIDIA H100")
     monkeypatch.setattr(onnxruntime_cuda_engine, "load_cuda", lambda: None)
     monkeypatch.setattr(onnxruntime_cuda_engine, "load_tensorrt", lambda: "10.16.1")
-    files = Files({"f32": bytes, "bf16": bytes, "fp16": bytes})
-    found = list(offers(files, 224))
+    files = EngineFiles({"f32": bytes, "bf16": bytes, "fp16": bytes})
+    found = list(offer_onnxruntime_cuda(files, 224))
     assert [(engine.name, engine.precision) for engine in found] == [
         ("onnxruntime-cuda", precision) for precision in ("fp16", "bf16", "f32")
     ]
-    assert [(engine.name, engine.precision) for engine in offers_tensorrt(files, 224)] == [
+    assert [(engine.name, engine.precision) for engine in offer_onnxruntime_tensorrt(files, 224)] == [
         ("onnxruntime-tensorrt", precision) for precision in ("fp16", "bf16")
     ]
 
@@ -395,7 +414,7 @@ def test_an_engine_for_each_precision_of_the_bundle_half_ones_first(monkeypatch:
 @pytest.mark.parametrize(("precision", "tf32"), [("f32", "False"), ("fp16", "True"), ("bf16", "True")])
 @pytest.mark.parametrize("captured", [True, False])
 def test_float32_is_not_rounded_to_tf32(precision: str, tf32: str, captured: bool) -> None:
-    ((name, options),) = onnxruntime_cuda_engine._on_cuda(precision, b"", Shape(1, 224), captured)
+    ((name, options),) = onnxruntime_cuda_engine._on_cuda(precision, b"", BatchShape(1, 224), captured)
     assert name == "CUDAExecutionProvider"
     assert options["use_tf32"] == tf32
     assert options["enable_cuda_graph"] == str(captured)
@@ -406,7 +425,7 @@ def test_each_graph_machine_and_shape_has_a_folder_for_its_plans(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def folder(graph: bytes, machine: str, shape: Shape) -> str:
+    def folder(graph: bytes, machine: str, shape: BatchShape) -> str:
         (name, options), (fallback, _) = onnxruntime_cuda_engine._on_tensorrt("fp16", machine, graph, shape, True)
         assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
         assert Path(options["trt_engine_cache_path"]).is_dir()
@@ -416,15 +435,15 @@ def test_each_graph_machine_and_shape_has_a_folder_for_its_plans(
         folder(graph, machine, shape)
         for graph in (b"one", b"another")
         for machine in ("H100-trt10.13.0", "H100-trt10.16.1")
-        for shape in (Shape(1, 224), Shape(8, 224), Shape(1, 384))
+        for shape in (BatchShape(1, 224), BatchShape(8, 224), BatchShape(1, 384))
     ]
     assert len(set(folders)) == len(folders)
-    assert folder(b"one", "H100-trt10.13.0", Shape(1, 224)) == folders[0]
+    assert folder(b"one", "H100-trt10.13.0", BatchShape(1, 224)) == folders[0]
 
 
 def test_tensorrt_captures_the_graphs_and_not_cuda_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (_, tensorrt), (_, cuda) = onnxruntime_cuda_engine._on_tensorrt("bf16", "H100", b"graph", Shape(1, 224), True)
+    (_, tensorrt), (_, cuda) = onnxruntime_cuda_engine._on_tensorrt("bf16", "H100", b"graph", BatchShape(1, 224), True)
     assert (tensorrt["trt_cuda_graph_enable"], cuda["enable_cuda_graph"]) == ("True", "False")
     assert (tensorrt["trt_fp16_enable"], tensorrt["trt_bf16_enable"]) == ("False", "True")
 
@@ -451,7 +470,7 @@ def test_plans_of_a_folder_that_others_may_write_to_are_refused(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = compiled_cache.private_folder("plans", "ort-tensorrt", "graph")
     folder.chmod(0o770)
-    with pytest.raises(Refused, match="plans are code"):
+    with pytest.raises(EngineRefused, match="plans are code"):
         compiled_cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
@@ -460,7 +479,7 @@ def test_plans_of_another_user_are_refused(tmp_path: Path, monkeypatch: pytest.M
     compiled_cache.private_folder("plans", "ort-tensorrt", "graph")
     somebody_else = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: somebody_else)
-    with pytest.raises(Refused, match="another user's"):
+    with pytest.raises(EngineRefused, match="another user's"):
         compiled_cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
@@ -469,14 +488,14 @@ def test_a_link_is_no_folder_for_plans(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     compiled_cache.private_folder("plans", "ort-tensorrt")
     (tmp_path / "crossvit" / "ort-tensorrt" / "graph").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Refused):
+    with pytest.raises(EngineRefused):
         compiled_cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(Refused, match="XDG_CACHE_HOME"):
+    with pytest.raises(EngineRefused, match="XDG_CACHE_HOME"):
         compiled_cache.private_folder("plans", "ort-tensorrt", "graph")
 
 
@@ -520,11 +539,11 @@ def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_driver_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: FakeDriver(803))
-    with pytest.raises(Refused, match="CUDA error 803"):
+    with pytest.raises(EngineRefused, match="CUDA error 803"):
         cuda_libraries.gpu_name()
 
 
-def graphs(bundle: Path) -> Files:
+def graphs(bundle: Path) -> EngineFiles:
     """The bundle's graph, and those in half precision made of it."""
     import onnx_ir
 
@@ -538,7 +557,7 @@ def graphs(bundle: Path) -> Files:
         to_half(model, precision)
         serialised = bytes(onnx_ir.to_proto(model).SerializeToString())
         found[precision] = lambda serialised=serialised: serialised  # type: ignore[misc]
-    return Files(found)
+    return EngineFiles(found)
 
 
 def needs(provider: str) -> None:
@@ -556,12 +575,12 @@ def test_a_real_gpu_gives_the_golden_logits_in_every_precision(
     opened = open_bundle(bundle)
     golden = opened.golden(resolution)
     opened.close()
-    found = list(offers(graphs(bundle), resolution))
+    found = list(offer_onnxruntime_cuda(graphs(bundle), resolution))
     assert [engine.precision for engine in found] == ["fp16", "bf16", "f32"]
     with caplog.at_level(logging.WARNING):
         for engine in found:
             engine.load(golden.images.shape[1])
-            assert fault(golden, engine.run(golden.images), engine.precision) is None
+            assert mismatch(golden, engine.run(golden.images), engine.precision) is None
             engine.close()
     assert caplog.text == ""
 
@@ -571,7 +590,9 @@ def test_a_real_gpu_gives_the_logits_of_the_cpu_for_every_batch(bundle: Path) ->
     needs("CUDAExecutionProvider")
     images = pictures(70, 224)
     logits = expected(bundle, images)
-    (engine,) = (engine for engine in offers(Files({"f32": (bundle / "model.onnx").read_bytes}), 224))
+    (engine,) = (
+        engine for engine in offer_onnxruntime_cuda(EngineFiles({"f32": (bundle / "model.onnx").read_bytes}), 224)
+    )
     engine.load(224)
     assert engine.batch == 64
     tolerance = 1e-3 * max(1.0, float(np.abs(logits).max()))
@@ -591,17 +612,17 @@ def test_a_real_gpu_with_tensorrt_keeps_its_plans(
     golden = opened.golden(224)
     opened.close()
     try:
-        found = list(offers_tensorrt(graphs(bundle), 224))
-    except Refused as err:
+        found = list(offer_onnxruntime_tensorrt(graphs(bundle), 224))
+    except EngineRefused as err:
         pytest.skip(str(err))
     engine = found[0]
     engine.load(224)
-    assert fault(golden, engine.run(golden.images), engine.precision) is None
+    assert mismatch(golden, engine.run(golden.images), engine.precision) is None
     engine.close()
     plans = sorted(tmp_path.rglob("*.engine"))
     assert len({plan.parent for plan in plans}) == len(onnxruntime_cuda_engine.SIZES)
     built = [plan.stat().st_mtime_ns for plan in plans]
-    (again, *_) = offers_tensorrt(graphs(bundle), 224)
+    (again, *_) = offer_onnxruntime_tensorrt(graphs(bundle), 224)
     again.load(224)
     again.close()
     assert [plan.stat().st_mtime_ns for plan in sorted(tmp_path.rglob("*.engine"))] == built

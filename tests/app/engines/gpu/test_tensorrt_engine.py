@@ -23,25 +23,25 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.engines import selection
-from app.engines.batch_splitting import Buckets
+from app.engines.batch_splitting import BatchSplitter
 from app.engines.gpu.device import (
     Address,
     CaptureFailed,
     DeviceError,
     Event,
-    Gpu,
     GpuImages,
-    Network,
+    PlanNetwork,
     Stream,
     TakesGpuImages,
     Tensor,
+    TensorRTDevice,
 )
-from app.engines.gpu.tensorrt_engine import TensorRt, offers
-from app.engines.gpu.transfer_slot import Lane, Streams
-from app.engines.interface import Files, Plan, Refused
-from app.engines.process.engine_host import Host
-from bundle.errors import BadBundle
-from bundle.plan_manifest import Passport
+from app.engines.gpu.tensorrt_engine import TensorRTEngine, offer_tensorrt
+from app.engines.gpu.transfer_slot import Streams, TransferSlot
+from app.engines.interface import EngineFiles, EngineRefused, TensorRTPlan
+from app.engines.process.engine_host import EngineHost
+from bundle.bundle_errors import BadBundle
+from bundle.plan_manifest import PlanManifest
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
 from tests.app.engines.gpu.fake_gpu import FakeGpu
@@ -63,7 +63,7 @@ def pictures(count: int, side: int = SIDE, seed: int = 7) -> Images:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
-def passport(**changes: Any) -> Passport:
+def passport(**changes: Any) -> PlanManifest:
     described: dict[str, Any] = {
         "format": 1,
         "resolution": SIDE,
@@ -80,18 +80,18 @@ def passport(**changes: Any) -> Passport:
         "driver": "580.159.04",
         "cuda": "13.0",
     }
-    return Passport.model_validate(described | changes)
+    return PlanManifest.model_validate(described | changes)
 
 
 def fake(batch_sizes: tuple[int, ...] = (1, 8), kind: type[FakeGpu] = FakeGpu, **options: Any) -> FakeGpu:
     return kind(network, batch_sizes, SIDE, CLASSES, **options)
 
 
-def engine_on(gpu: FakeGpu) -> TensorRt:
-    return TensorRt(gpu, Plan(passport(batch_sizes=gpu.batch_sizes), lambda: PLAN), "build it")
+def engine_on(gpu: FakeGpu) -> TensorRTEngine:
+    return TensorRTEngine(gpu, TensorRTPlan(passport(batch_sizes=gpu.batch_sizes), lambda: PLAN), "build it")
 
 
-def loaded(gpu: FakeGpu) -> TensorRt:
+def loaded(gpu: FakeGpu) -> TensorRTEngine:
     engine = engine_on(gpu)
     engine.load(SIDE)
     return engine
@@ -105,8 +105,8 @@ def held(gpu: FakeGpu) -> int:
 
 
 def test_a_batch_is_cut_in_the_way_that_takes_least_time() -> None:
-    launches_dominate = Buckets({1: 1.0, 8: 1.3, 32: 3.0, 64: 5.0})
-    images_dominate = Buckets({1: 1.0, 8: 8.0, 32: 32.0, 64: 64.0})
+    launches_dominate = BatchSplitter({1: 1.0, 8: 1.3, 32: 3.0, 64: 5.0})
+    images_dominate = BatchSplitter({1: 1.0, 8: 8.0, 32: 32.0, 64: 64.0})
     cut = {
         count: [[piece.bucket for piece in buckets.pieces(count)] for buckets in (launches_dominate, images_dominate)]
         for count in (0, 1, 3, 9, 10, 33, 40, 63, 64, 65, 200)
@@ -134,7 +134,7 @@ def test_pieces_hold_all_images_in_order_and_only_the_last_is_padded(
     sizes: tuple[int, ...], count: int, data: st.DataObject
 ) -> None:
     times = data.draw(st.lists(st.floats(1e-6, 10), min_size=len(sizes), max_size=len(sizes)))
-    pieces = list(Buckets(dict(zip(sizes, times, strict=True))).pieces(count))
+    pieces = list(BatchSplitter(dict(zip(sizes, times, strict=True))).pieces(count))
     assert [index for piece in pieces for index in range(count)[piece.rows]] == list(range(count))
     assert all(0 < piece.count <= piece.bucket and piece.bucket in sizes for piece in pieces)
     assert sum(piece.count for piece in pieces) == count
@@ -146,7 +146,7 @@ def test_no_other_way_of_cutting_takes_less_time(sizes: tuple[int, ...], data: s
     times = data.draw(st.lists(st.integers(1, 20), min_size=len(sizes), max_size=len(sizes)))
     seconds = dict(zip(sizes, map(float, times), strict=True))
     count = data.draw(st.integers(0, max(0, max(sizes) - 1)))
-    taken = sum(seconds[piece.bucket] for piece in Buckets(seconds).pieces(count))
+    taken = sum(seconds[piece.bucket] for piece in BatchSplitter(seconds).pieces(count))
     for pieces in range(4):
         for way in itertools.combinations_with_replacement(sizes, pieces):
             if sum(way) >= count:
@@ -298,15 +298,17 @@ class SharesPinnedMemory(FakeGpu):
         self.shared: list[NDArray[np.uint8]] = []
 
 
-class RunsOnItsOwnStream(Lane):
+class RunsOnItsOwnStream(TransferSlot):
     """So that both networks use the same scratch memory at once."""
 
-    def __init__(self, gpu: Gpu, network: Network, streams: Streams, scratch: Address, **more: Any) -> None:
+    def __init__(
+        self, gpu: TensorRTDevice, network: PlanNetwork, streams: Streams, scratch: Address, **more: Any
+    ) -> None:
         streams = replace(streams, network=more["held"].enter_context(gpu.stream()))
         super().__init__(gpu, network, streams, scratch, **more)
 
 
-class IsNeverWaitedFor(Lane):
+class IsNeverWaitedFor(TransferSlot):
     """The next piece takes the lane while one is on its way."""
 
     def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
@@ -336,7 +338,7 @@ def test_a_gpu_that_keeps_no_order_is_noticed(kind: type[FakeGpu]) -> None:
 
 
 @pytest.mark.parametrize("kind", [RunsOnItsOwnStream, IsNeverWaitedFor])
-def test_a_lane_that_keeps_no_order_is_noticed(kind: type[Lane], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lane_that_keeps_no_order_is_noticed(kind: type[TransferSlot], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engines.gpu.tensorrt_engine.Lane", kind)
     assert right_answers(FakeGpu) < 15
 
@@ -346,7 +348,7 @@ def test_a_lane_that_keeps_no_order_is_noticed(kind: type[Lane], monkeypatch: py
 
 @pytest.mark.parametrize("stays_broken", [False, True])
 def test_an_error_at_any_call_is_raised_and_everything_given_back(stays_broken: bool) -> None:
-    def use(engine: TensorRt) -> None:
+    def use(engine: TensorRTEngine) -> None:
         engine.load(SIDE)
         engine.run(pictures(20))
 
@@ -418,22 +420,24 @@ def test_another_size_of_images_is_not_loaded() -> None:
 # Which plans are taken
 
 
-def files(*passports: Passport) -> Files:
-    return Files({"f32": lambda: b""}, [Plan(one, lambda: PLAN) for one in passports], (), "python build_it.py")
+def files(*passports: PlanManifest) -> EngineFiles:
+    return EngineFiles(
+        {"f32": lambda: b""}, [TensorRTPlan(one, lambda: PLAN) for one in passports], (), "python build_it.py"
+    )
 
 
 def offer(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `gpu` be the one that the service finds."""
-    monkeypatch.setattr(f"{__name__}.offers_of_a_fake", lambda found, side: offers(found, side, lambda: gpu))
+    monkeypatch.setattr(f"{__name__}.offers_of_a_fake", lambda found, side: offer_tensorrt(found, side, lambda: gpu))
     monkeypatch.setitem(selection.ENGINES, "tensorrt", f"{__name__}:offers_of_a_fake")
 
 
 offers_of_a_fake: Any = None
 
 
-def offered(*passports: Passport, gpu: FakeGpu | None = None) -> list[str]:
+def offered(*passports: PlanManifest, gpu: FakeGpu | None = None) -> list[str]:
     found = gpu or fake()
-    return [engine.precision for engine in offers(files(*passports), SIDE, lambda: found)]
+    return [engine.precision for engine in offer_tensorrt(files(*passports), SIDE, lambda: found)]
 
 
 @pytest.mark.parametrize(
@@ -451,13 +455,13 @@ def offered(*passports: Passport, gpu: FakeGpu | None = None) -> list[str]:
 )
 def test_a_plan_that_does_not_fit_is_refused_unread(changes: dict[str, Any], reason: str) -> None:
     gpu = fake()
-    with pytest.raises(Refused, match=rf"{reason}.*Build one on this machine: python build_it.py"):
+    with pytest.raises(EngineRefused, match=rf"{reason}.*Build one on this machine: python build_it.py"):
         offered(passport(**changes), gpu=gpu)
     assert gpu.plans == []
 
 
 def test_without_any_plan_it_says_how_to_build_one() -> None:
-    with pytest.raises(Refused, match=r"no TensorRT plan.*Build one on this machine: python build_it.py"):
+    with pytest.raises(EngineRefused, match=r"no TensorRT plan.*Build one on this machine: python build_it.py"):
         offered()
 
 
@@ -469,7 +473,7 @@ def test_each_precision_is_offered_once_the_half_ones_first() -> None:
 @pytest.mark.parametrize("built", ["10.13.0.35", "10.16.1.11"])
 def test_a_version_compatible_plan_runs_with_later_versions_and_brings_its_own_runtime(built: str) -> None:
     gpu = fake()
-    (engine,) = offers(files(passport(tensorrt=built, version_compatible=True)), SIDE, lambda: gpu)
+    (engine,) = offer_tensorrt(files(passport(tensorrt=built, version_compatible=True)), SIDE, lambda: gpu)
     engine.load(SIDE)
     assert gpu.plans == [(PLAN, True)]
 
@@ -477,7 +481,7 @@ def test_a_version_compatible_plan_runs_with_later_versions_and_brings_its_own_r
 def test_a_plan_of_this_very_version_is_preferred_and_brings_no_code_of_its_own() -> None:
     gpu = fake()
     older = passport(tensorrt="10.13.0.35", version_compatible=True)
-    (engine,) = offers(files(older, passport()), SIDE, lambda: gpu)
+    (engine,) = offer_tensorrt(files(older, passport()), SIDE, lambda: gpu)
     engine.load(SIDE)
     assert gpu.plans == [(PLAN, False)]
 
@@ -488,21 +492,21 @@ def test_a_plan_of_this_very_version_is_preferred_and_brings_no_code_of_its_own(
 def test_a_version_that_was_packaged_again_is_the_same(built: str, here: str) -> None:
     gpu = fake(tensorrt=here)
     older = passport(tensorrt="10.13.0.35", version_compatible=True)
-    (engine,) = offers(files(older, passport(tensorrt=built)), SIDE, lambda: gpu)
+    (engine,) = offer_tensorrt(files(older, passport(tensorrt=built)), SIDE, lambda: gpu)
     engine.load(SIDE)
     assert gpu.plans == [(PLAN, False)]
 
 
 def test_without_a_gpu_nothing_is_offered() -> None:
-    assert list(offers(files(passport()), SIDE, lambda: None)) == []
+    assert list(offer_tensorrt(files(passport()), SIDE, lambda: None)) == []
 
 
 def test_a_gpu_that_does_not_answer_is_a_reason() -> None:
-    def broken() -> Gpu:
+    def broken() -> TensorRTDevice:
         raise DeviceError("cudaErrorDevicesUnavailable while opening the GPU")
 
-    with pytest.raises(Refused, match="the GPU cannot be used: cudaErrorDevicesUnavailable while opening"):
-        list(offers(files(passport()), SIDE, broken))
+    with pytest.raises(EngineRefused, match="the GPU cannot be used: cudaErrorDevicesUnavailable while opening"):
+        list(offer_tensorrt(files(passport()), SIDE, broken))
 
 
 class Cuda(ModuleType):
@@ -718,7 +722,7 @@ def test_without_a_gpu_nothing_is_offered_and_every_call_says_why(
 @pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed here")
 def test_without_tensorrt_it_is_not_installed() -> None:
     with pytest.raises(ImportError, match="tensorrt"):
-        list(offers(files(passport()), SIDE))
+        list(offer_tensorrt(files(passport()), SIDE))
 
 
 @pytest.mark.parametrize(("content", "expected"), [(PLAN, [PLAN]), (PLAN[:-1] + b"!", [])])
@@ -730,7 +734,7 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     (tmp_path / "plan").write_bytes(content)
     with (tmp_path / "plan").open("rb") as plan, (tmp_path / "trail").open("wb") as trail:
         files = [plan.fileno(), trail.fileno(), 0]
-        host = Host({}, [passport().model_dump_json()], (), "python build_it.py", {}, files)
+        host = EngineHost({}, [passport().model_dump_json()], (), "python build_it.py", {}, files)
         images = pictures(3)
         with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its passport describes"):
             host.start("tensorrt", "auto", None, {}, images, network(images))
@@ -763,8 +767,8 @@ def test_a_plan_that_is_not_what_its_passport_says_is_refused(
     tensors: dict[str, Tensor], batch_sizes: tuple[int, ...]
 ) -> None:
     gpu = fake(batch_sizes, tensors=tensors)
-    engine = TensorRt(gpu, Plan(passport(batch_sizes=(1, 8)), lambda: PLAN), "python build_it.py")
-    with pytest.raises(Refused, match=r"is not what its passport says.*Build it again: python build_it.py"):
+    engine = TensorRTEngine(gpu, TensorRTPlan(passport(batch_sizes=(1, 8)), lambda: PLAN), "python build_it.py")
+    with pytest.raises(EngineRefused, match=r"is not what its passport says.*Build it again: python build_it.py"):
         engine.load(SIDE)
     assert held(gpu) == 0
 
@@ -777,8 +781,8 @@ def test_profiles_may_take_fewer_images_if_the_passport_says_so(
     least: tuple[int, ...], said: tuple[int, ...], fits: bool
 ) -> None:
     gpu = fake(least_sizes=least)
-    engine = TensorRt(gpu, Plan(passport(least_sizes=said), lambda: PLAN), "build it")
-    with nullcontext() if fits else pytest.raises(Refused, match="is not what its passport says"):
+    engine = TensorRTEngine(gpu, TensorRTPlan(passport(least_sizes=said), lambda: PLAN), "build it")
+    with nullcontext() if fits else pytest.raises(EngineRefused, match="is not what its passport says"):
         engine.load(SIDE)
         np.testing.assert_array_equal(engine.run(pictures(11)), network(pictures(11)))
 
@@ -797,10 +801,10 @@ def test_the_service_takes_it_and_its_logits_are_the_recorded_ones(
     """The fake GPU runs the bundle's graph in ONNX Runtime on the CPU, at exactly the plan's batch sizes."""
     gpu = FakeGpu(onnx(bundle), (1, 2), 224, 1000)
     offer(gpu, monkeypatch)
-    plan = Plan(passport(side=224, resolution=224, batch_sizes=(1, 2), precision="f32"), lambda: PLAN)
+    plan = TensorRTPlan(passport(side=224, resolution=224, batch_sizes=(1, 2), precision="f32"), lambda: PLAN)
     opened = open_bundle(bundle)
     graph = (bundle / "model.onnx").read_bytes()
-    chosen = selection.choose(Files({"f32": lambda: graph}, [plan]), opened.golden(224))
+    chosen = selection.choose(EngineFiles({"f32": lambda: graph}, [plan]), opened.golden(224))
     opened.close()
     assert (chosen.engine.name, chosen.engine.precision, chosen.engine.batch) == ("tensorrt", "f32", 4)
     images = pictures(5, 224)
@@ -818,8 +822,8 @@ def test_a_real_plan_gives_the_logits_of_the_graph_for_every_batch(bundle: Path,
     wanted = ["--resolutions", "224", "--precision", "fp32", "--batch-sizes", "1", "8", "32"]
     assert to_trt(["--variant", "crossvit_tiny", "--bundle", str(copy), "--optimization-level", "1", *wanted]) == 0
     (folder,) = (copy / "engines").iterdir()
-    found = Passport.model_validate_json((folder / "passport.json").read_bytes())
-    (engine,) = offers(Files({}, [Plan(found, (folder / "plan").read_bytes)]), 224)
+    found = PlanManifest.model_validate_json((folder / "passport.json").read_bytes())
+    (engine,) = offer_tensorrt(EngineFiles({}, [TensorRTPlan(found, (folder / "plan").read_bytes)]), 224)
     engine.load(224)
     assert engine.batch == 64
     images = pictures(70, 224)
@@ -849,10 +853,10 @@ def test_a_real_gpu_has_its_memory_back_after_closing(bundle: Path, tmp_path: Pa
     wanted = ["--resolutions", "224", "--precision", "fp32", "--batch-sizes", "64", "--optimization-level", "1"]
     assert to_trt(["--variant", "crossvit_tiny", "--bundle", str(copy), *wanted]) == 0
     (folder,) = (copy / "engines").iterdir()
-    found = Passport.model_validate_json((folder / "passport.json").read_bytes())
+    found = PlanManifest.model_validate_json((folder / "passport.json").read_bytes())
     left = []
     for _ in range(4):
-        (engine,) = offers(Files({}, [Plan(found, (folder / "plan").read_bytes)]), 224)
+        (engine,) = offer_tensorrt(EngineFiles({}, [TensorRTPlan(found, (folder / "plan").read_bytes)]), 224)
         engine.load(224)
         loaded_with = free()
         engine.close()

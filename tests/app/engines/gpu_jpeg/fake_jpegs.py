@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.cpu.onnxruntime_engine import OnnxRuntime
+from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.engines.gpu.device import DeviceError
 from app.engines.gpu_jpeg import jpeg_decoder
 from app.engines.gpu_jpeg.jpeg_device import Bitmap
@@ -46,14 +46,14 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jpegs:
 
 def register() -> None:
     jpeg_decoder._find = _find
-    run = OnnxRuntime.run
+    run = OnnxRuntimeEngine.run
 
-    def on_the_same_gpu(self: OnnxRuntime, images: Images) -> Outputs:
+    def on_the_same_gpu(self: OnnxRuntimeEngine, images: Images) -> Outputs:
         if _Fake.broken:
             raise RuntimeError("CUDA failure 700")
         return run(self, images)
 
-    OnnxRuntime.run = on_the_same_gpu  # type: ignore[method-assign]
+    OnnxRuntimeEngine.run = on_the_same_gpu  # type: ignore[method-assign]
 
 
 def _find() -> "_Fake | None":

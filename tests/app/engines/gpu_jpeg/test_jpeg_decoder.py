@@ -20,9 +20,9 @@ from PIL import Image
 from app.decoding.image import decode
 from app.engines.gpu.device import Address, DeviceError
 from app.engines.gpu_jpeg import jpeg_decoder
-from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder, fault, opened
+from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder, open_jpeg_decoder, self_test
 from app.engines.gpu_jpeg.jpeg_device import Bitmap
-from app.engines.interface import Refused
+from app.engines.interface import EngineRefused
 from model.spec import PREPROCESSING, Preprocessing
 from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, by_pillow, compiled
 from tests.app.pictures import encoded, scene
@@ -178,7 +178,7 @@ def test_bytes_mutated_at_random_never_fail_a_batch(kernels: ctypes.CDLL) -> Non
 
 def test_the_decoder_is_compared_with_the_cpu_before_it_is_believed(kernels: ctypes.CDLL) -> None:
     with decoding(KernelOnCpu(kernels), PREPROCESSING[224]) as decoder:
-        assert fault(decoder, PREPROCESSING[224]) is None
+        assert self_test(decoder, PREPROCESSING[224]) is None
 
 
 def with_repeated_chroma(bodies: Sequence[bytes]) -> list[NDArray[np.uint8] | None]:
@@ -205,7 +205,7 @@ def test_a_decoder_that_shifts_colours_or_loses_images_is_found(kernels: ctypes.
         (lambda bodies: [None, *by_pillow(bodies)[1:]], "it decodes 3 of 4 JPEGs"),
     ):
         with decoding(KernelOnCpu(kernels, decode_wrongly), PREPROCESSING[224]) as decoder:
-            found = fault(decoder, PREPROCESSING[224])
+            found = self_test(decoder, PREPROCESSING[224])
             assert found is not None
             assert re.fullmatch(words, found)
 
@@ -214,14 +214,14 @@ def test_it_is_opened_only_with_a_gpu_that_does_it_well(kernels: ctypes.CDLL) ->
     def no_driver() -> KernelOnCpu:
         raise DeviceError("cudaErrorInsufficientDriver while opening the GPU")
 
-    opened(PREPROCESSING[224], LIMIT, lambda: KernelOnCpu(kernels)).close()
-    with pytest.raises(Refused, match="there is no GPU here that CUDA can use"):
-        opened(PREPROCESSING[224], LIMIT, lambda: None)
-    with pytest.raises(Refused, match="it failed when it was tried: DeviceError: cudaErrorInsufficientDriver"):
-        opened(PREPROCESSING[224], LIMIT, no_driver)
+    open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: KernelOnCpu(kernels)).close()
+    with pytest.raises(EngineRefused, match="there is no GPU here that CUDA can use"):
+        open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: None)
+    with pytest.raises(EngineRefused, match="it failed when it was tried: DeviceError: cudaErrorInsufficientDriver"):
+        open_jpeg_decoder(PREPROCESSING[224], LIMIT, no_driver)
     wrong = KernelOnCpu(kernels, with_repeated_chroma)
-    with pytest.raises(Refused, match=r"it is not as good as the CPU: its pixels differ by \d"):
-        opened(PREPROCESSING[224], LIMIT, lambda: wrong)
+    with pytest.raises(EngineRefused, match=r"it is not as good as the CPU: its pixels differ by \d"):
+        open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: wrong)
     assert wrong.closed
     assert wrong.memory == {}
 
@@ -236,8 +236,8 @@ def test_one_that_fails_when_it_is_tried_is_closed(kernels: ctypes.CDLL) -> None
             raise DeviceError("cudaErrorIllegalAddress while giving GPU memory back")
 
     gpu = Broken(kernels)
-    with pytest.raises(Refused, match=r"it failed when it was tried: .* while decoding JPEGs"):
-        opened(PREPROCESSING[224], LIMIT, lambda: gpu)
+    with pytest.raises(EngineRefused, match=r"it failed when it was tried: .* while decoding JPEGs"):
+        open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: gpu)
     assert gpu.closed
 
 
@@ -274,8 +274,8 @@ def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None
 
 @pytest.mark.skipif(find_spec("nvidia") is not None, reason="nvImageCodec may be installed")
 def test_without_nvimagecodec_it_says_what_to_install() -> None:
-    with pytest.raises(Refused, match=r"nvImageCodec is not installed .*: pip install 'crossvit\[nvimgcodec\]'"):
-        opened(PREPROCESSING[224], LIMIT)
+    with pytest.raises(EngineRefused, match=r"nvImageCodec is not installed .*: pip install 'crossvit\[nvimgcodec\]'"):
+        open_jpeg_decoder(PREPROCESSING[224], LIMIT)
 
 
 def test_a_device_error_is_not_hidden(kernels: ctypes.CDLL) -> None:
@@ -334,7 +334,7 @@ def test_on_a_gpu_pixels_are_those_of_the_cpu(steps: Preprocessing) -> None:
     gpu = nvimage.find()
     assert gpu is not None
     decoder = JpegDecoder(gpu, steps, LIMIT)
-    assert fault(decoder, steps) is None
+    assert self_test(decoder, steps) is None
     sizes = [(500, 375), (333, 501), (1, 1), (2, 900), (1600, 3), (17, 15), (4001, 3000), (8, 8)]
     for kind in SUBSAMPLINGS:
         bodies = [photograph(*size, kind) for size in sizes]

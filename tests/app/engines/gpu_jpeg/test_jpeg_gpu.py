@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from app.decoding.image import decode
-from app.decoding.pool import Decoders
-from app.engines.cpu.onnxruntime_engine import OnnxRuntime
+from app.decoding.pool import DecoderPool
+from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.engines.gpu_jpeg.jpeg_decoder import NAME, JpegDecoder
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
-from app.engines.process.engine_host import Host
+from app.engines.process.engine_host import EngineHost
 from app.errors import BadImage, EngineFailed, EngineHung, NotReady, QueueFull, TooLarge
-from app.processes.shared_buffer import Tray
-from app.serving.served_model import Answer, Model
+from app.processes.shared_buffer import SharedBuffer
+from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
 from model.spec import PREPROCESSING
@@ -47,11 +47,11 @@ def jpegs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jpegs:
 
 
 @asynccontextmanager
-async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
+async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
     given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
     given |= {"run_seconds": 5, "load_seconds": 60, "jpeg_pixels": 10**6} | options
-    async with Decoders(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
-        model = Model(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
+    async with DecoderPool(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+        model = ServedModel(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
         try:
             await model.start()
             yield model
@@ -59,12 +59,12 @@ async def serving(bundle: Path, **options: Any) -> AsyncIterator[Model]:
             await model.close()
 
 
-async def classify(model: Model, body: bytes) -> Answer:
+async def classify(model: ServedModel, body: bytes) -> ModelAnswer:
     with model.room() as (place,):
         return await model.file(place, body)
 
 
-async def assert_right(model: Model, bodies: list[bytes], by_engine: list[bytes]) -> None:
+async def assert_right(model: ServedModel, bodies: list[bytes], by_engine: list[bytes]) -> None:
     """All have the answers that their pixels have, and those in `by_engine` were decoded there, all at once."""
     answers = await asyncio.gather(*(classify(model, body) for body in bodies))
     for body, answer in zip(bodies, answers, strict=True):
@@ -114,7 +114,7 @@ def test_errors_of_images_are_those_of_the_cpu(bundle: Path) -> None:
             outcomes = await asyncio.gather(
                 classify(model, JPEGS[1]), classify(model, no_such_table), return_exceptions=True
             )
-            assert isinstance(outcomes[0], Answer)
+            assert isinstance(outcomes[0], ModelAnswer)
             assert isinstance(outcomes[1], BadImage)
             assert model.waiting == 0
 
@@ -267,7 +267,7 @@ def test_an_engine_that_the_trial_of_jpegs_has_broken_is_started_anew_without_th
     asyncio.run(main())
 
 
-class OnGpu(OnnxRuntime):
+class OnGpu(OnnxRuntimeEngine):
     """Takes images where they are, as TensorRT's engine does; the fake GPU's memory is the host's."""
 
     def __init__(self, gpu: KernelOnCpu, *arguments: Any) -> None:
@@ -286,8 +286,8 @@ def test_an_engine_that_can_takes_the_images_where_they_are(bundle: Path, tmp_pa
     if kernels is None:
         pytest.skip("needs g++, which compiles the GPU's kernels for the CPU")
     gpu = KernelOnCpu(kernels)
-    tray = Tray()
-    host = Host({}, [], [], "", {}, [0, tray.file])
+    tray = SharedBuffer()
+    host = EngineHost({}, [], [], "", {}, [0, tray.file])
     engine = OnGpu(gpu, (bundle / "model.onnx").read_bytes)
     engine.load(224)
     host._engine, host._jpegs = engine, JpegDecoder(gpu, STEPS, 10**6)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.process.engine_host import Host
-from app.engines.process.launch import Started, Wish, start
+from app.engines.process.engine_host import EngineHost
+from app.engines.process.launch import EngineInfo, EngineRequest, start_engine
 from app.errors import NoEngine
-from app.processes.shared_buffer import Tray
+from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied, WorkerHung
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
 from tests.app.engines import fakes
 from tests.app.planned import put_plan
@@ -32,11 +32,11 @@ def planned(bundle: Path, tmp_path: Path) -> Path:
     return copied
 
 
-def started(bundle: Bundle, wish: Wish, seconds: float = 60, resolution: int = 224) -> Started:
+def started(bundle: Bundle, wish: EngineRequest, seconds: float = 60, resolution: int = 224) -> EngineInfo:
     workers: list[Worker] = []
-    tray = Tray()
+    tray = SharedBuffer()
     try:
-        return start(bundle, resolution, wish, tray, seconds=seconds, on_spawn=workers.append)
+        return start_engine(bundle, resolution, wish, tray, seconds=seconds, on_spawn=workers.append)
     finally:
         tray.close()
         assert len(children(os.getpid(), "engine")) <= 1  # what was given up is gone
@@ -44,7 +44,7 @@ def started(bundle: Bundle, wish: Wish, seconds: float = 60, resolution: int = 2
             worker.kill()
 
 
-AUTO = Wish("auto", "auto")
+AUTO = EngineRequest("auto", "auto")
 
 
 @pytest.mark.usefixtures("gpu")
@@ -76,7 +76,7 @@ def test_an_engine_that_ends_its_process_or_hangs_is_passed_over_where_any_will_
     assert found.name == "onnxruntime"
     assert found.refused == {"tensorrt": f"its process failed while it was started: {expected}"}
     with pytest.raises((WorkerDied, WorkerHung), match=expected):
-        started(bundle, Wish("tensorrt", "auto"), seconds=seconds)
+        started(bundle, EngineRequest("tensorrt", "auto"), seconds=seconds)
 
 
 def test_an_engine_that_breaks_its_device_leaves_it_to_the_next_in_a_fresh_process(
@@ -91,14 +91,14 @@ def test_an_engine_that_breaks_its_device_leaves_it_to_the_next_in_a_fresh_proce
     found = started(bundle, AUTO)
     assert (found.name, found.refused) == ("onnxruntime", {"tensorrt": reason, "onnxruntime-cuda": reason})
     with pytest.raises(NoEngine, match=f"engine=tensorrt, precision=auto .tensorrt: {reason}") as caught:
-        started(bundle, Wish("tensorrt", "auto"))
+        started(bundle, EngineRequest("tensorrt", "auto"))
     assert type(caught.value) is NoEngine
 
 
 def test_where_nothing_is_left_after_that_the_error_says_so(planned: Path, gpu: fakes.Gpu) -> None:
     gpu.does(tensorrt="crashes")
     with pytest.raises(NoEngine, match=r"precision=fp16: .*; tensorrt: its process failed .* SIGSEGV"):
-        started(open_bundle(planned), Wish("auto", "fp16"))
+        started(open_bundle(planned), EngineRequest("auto", "fp16"))
 
 
 def test_an_overwritten_plan_is_not_believed(planned: Path, gpu: fakes.Gpu) -> None:
@@ -119,7 +119,7 @@ def test_a_half_graph_that_was_overwritten_is_not_believed(tmp_path: Path) -> No
     graph = tmp_path / "model.fp16.onnx"
     graph.write_bytes(b"half")
     with graph.open("rb") as file:
-        host = Host({"fp16": hashlib.sha256(b"half").hexdigest()}, [], [], "", {}, [file.fileno(), 0, 0])
+        host = EngineHost({"fp16": hashlib.sha256(b"half").hexdigest()}, [], [], "", {}, [file.fileno(), 0, 0])
         read = host._files.graphs["fp16"]
         assert read() == read() == b"half"
         graph.write_bytes(b"HALF")

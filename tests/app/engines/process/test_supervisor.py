@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engines.process.supervisor import LiveEngine
+from app.engines.process.supervisor import EngineSupervisor
 from app.errors import EngineFailed, EngineHung, NoEngine, NotReady, WrongAnswers
-from bundle.errors import BadBundle
+from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
 from bundle.reader import Bundle, open_bundle
 from tests import rule
@@ -27,7 +27,7 @@ GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
 
 
 @asynccontextmanager
-async def running(bundle: Bundle, **options: Any) -> AsyncIterator[tuple[LiveEngine, list[str]]]:
+async def running(bundle: Bundle, **options: Any) -> AsyncIterator[tuple[EngineSupervisor, list[str]]]:
     restarts: list[str] = []
     given: dict[str, Any] = {
         "engine": "onnxruntime",
@@ -35,7 +35,7 @@ async def running(bundle: Bundle, **options: Any) -> AsyncIterator[tuple[LiveEng
         "run_seconds": 5,
         "load_seconds": 60,
     } | options
-    engine = LiveEngine(bundle, 224, **given, on_restart=restarts.append)
+    engine = EngineSupervisor(bundle, 224, **given, on_restart=restarts.append)
     try:
         await engine.start()
         yield engine, restarts
@@ -48,7 +48,7 @@ def pid() -> int:
     return found
 
 
-async def assert_right(engine: LiveEngine) -> None:
+async def assert_right(engine: EngineSupervisor) -> None:
     outputs = await engine.run(rule.images(224))
     np.testing.assert_allclose(outputs[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
 
@@ -241,7 +241,7 @@ def test_what_cannot_start_says_why(bundle: Path) -> None:
 
 def test_closing_while_it_starts_leaves_no_process(bundle: Path) -> None:
     async def main() -> None:
-        engine = LiveEngine(
+        engine = EngineSupervisor(
             open_bundle(bundle), 224, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
         )
         start = asyncio.create_task(engine.start())
