@@ -35,7 +35,7 @@ class Outcome:
 
     seconds: dict[int, list[float]] = field(default_factory=dict)
     retry_after: Counter[str] = field(default_factory=Counter)
-    answered: list[tuple[float, float]] = field(default_factory=list)  # when each 200 was due and when it was there
+    answered: list[tuple[float, float]] = field(default_factory=list)  # when each 200 was asked for and when it came
 
     def most_answers_during_one(self) -> int:
         """How many answers were given, at most, from when a request was sent to its own answer, which counts too.
@@ -43,7 +43,7 @@ class Outcome:
         However fast the machine is at the time: this is the bound of the queue as the clients see it.
         """
         ends = sorted(end for _, end in self.answered)
-        return max(bisect_right(ends, end) - bisect_left(ends, due) for due, end in self.answered)
+        return max(bisect_right(ends, end) - bisect_left(ends, sent) for sent, end in self.answered)
 
     @property
     def counts(self) -> dict[int, int]:
@@ -105,6 +105,7 @@ async def flood(port: int, requests: list[bytes], rate: float, seconds: float) -
     started = time.perf_counter()
 
     async def one(request: bytes, due: float) -> None:
+        sent = time.perf_counter()
         try:
             status, retry = await client.ask(request)
         except (OSError, EOFError):
@@ -112,7 +113,7 @@ async def flood(port: int, requests: list[bytes], rate: float, seconds: float) -
         end = time.perf_counter()
         outcome.seconds.setdefault(status, []).append(end - due)
         if status == 200:
-            outcome.answered.append((due, end))
+            outcome.answered.append((sent, end))
         if retry:
             outcome.retry_after[retry] += 1
 

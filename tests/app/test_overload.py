@@ -196,7 +196,8 @@ def test_far_beyond_capacity_the_accepted_are_in_time_and_the_rest_is_refused(sm
     assert outcome.counts.keys() == {200, 429}
     assert outcome.counts[200] > rate  # it went on working
     assert sum(outcome.retry_after.values()) == outcome.counts[429]
-    assert outcome.most_answers_during_one() <= QUEUE + 2 * BATCH
+    # Two batches are with the engine or on their way to it; two more may be answered while a request is in the socket.
+    assert outcome.most_answers_during_one() <= QUEUE + 4 * BATCH
     assert centile(lively, 90) < 0.05  # the last tenth may wait for the tests beside this one
     assert resident_mb(small.process.pid) < before + 60
     assert post(small).status_code == 200
