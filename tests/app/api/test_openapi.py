@@ -15,7 +15,7 @@ from app.configuration.settings import Settings
 from app.main import create_app
 from tests.conftest import Server, running
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OPERATIONS = 24
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 

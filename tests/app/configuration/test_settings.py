@@ -42,7 +42,7 @@ def test_a_value_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, name
 
 
 def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    guide = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
     for name, field in Settings.model_fields.items():
         row = next(line for line in guide.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`"))
         assert f"`CROSSVIT_{name.upper()}`" in row

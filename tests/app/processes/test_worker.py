@@ -172,7 +172,7 @@ def test_a_spare_process_that_its_imports_end_or_hold_up_is_not_had(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bad_library.py").write_text(what)
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}{os.pathsep}{tmp_path}")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[3]}{os.pathsep}{tmp_path}")
     monkeypatch.setattr("app.processes.worker._IMPORT_SECONDS", 2.0)
     pid = spared("bad_library")
     spawned: list[int] = []

@@ -52,7 +52,7 @@ def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_photographs_are_named_with_their_sources() -> None:
-    notice = (Path(__file__).parents[2] / "NOTICE").read_text()
+    notice = (Path(__file__).parents[3] / "NOTICE").read_text()
     for path in SHIPPED.iterdir():
         assert path.stem in notice
 

@@ -37,7 +37,7 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jpegs:
     if compiled(tmp_path) is None:
         pytest.skip("needs g++, which compiles the GPU's kernels for the CPU")
     (tmp_path / "sitecustomize.py").write_text(_CUSTOMIZE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[4]}")
     monkeypatch.setenv(FOLDER, str(tmp_path))
     jpegs = Jpegs(tmp_path / "word")
     jpegs.do("works")

@@ -260,7 +260,7 @@ def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None
     runtime.cudaError_t.cudaSuccess = 0
     bindings = MagicMock(runtime=runtime)
     with patch.dict(sys.modules, {"cuda": MagicMock(), "cuda.bindings": bindings, "nvidia": MagicMock()}):
-        spec = spec_from_file_location("nvimage_of_fakes", Path(jpeg_decoder.__file__).with_name("nvimage.py"))
+        spec = spec_from_file_location("nvimage_of_fakes", Path(jpeg_decoder.__file__).with_name("nvimagecodec.py"))
         assert spec is not None
         assert spec.loader is not None
         nvimage = module_from_spec(spec)
