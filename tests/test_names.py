@@ -39,16 +39,17 @@ def test_no_two_modules_have_the_same_name() -> None:
 
 def test_no_call_unpacks_a_literal() -> None:
     """`f(*(a, b))` hides which argument is which, as `f(**{"a": 1})` does; keywords that are no names stay."""
-    found = []
-    for folder in ("app", "benchmarks", "bundle", "export", "model", "tests"):
-        for path in (ROOT / folder).rglob("*.py"):
-            for call in ast.walk(ast.parse(path.read_bytes())):
-                if isinstance(call, ast.Call) and any(map(is_literal, (*call.args, *call.keywords))):
-                    found.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for folder in ("app", "benchmarks", "bundle", "export", "model", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(call, ast.Call) and any(is_literal(argument) for argument in (*call.args, *call.keywords))
+    ]
     assert found == []
 
 
-def is_literal(argument: ast.expr | ast.keyword) -> bool:
+def is_literal(argument: ast.AST) -> bool:
     match argument:
         case ast.Starred(value=ast.Tuple() | ast.List()):
             return True
