@@ -10,8 +10,8 @@ from app.processes.shared_buffer import SharedBuffer
 
 OTHER = """
 import sys
-from app.processes.shared_buffer import Tray
-images = Tray(int(sys.argv[1])).array(2, 3, 4)
+from app.processes.shared_buffer import SharedBuffer
+images = SharedBuffer(int(sys.argv[1])).array(2, 3, 4)
 print(int(images.sum()))
 images[...] += 1
 """
