@@ -1,7 +1,7 @@
 """The service far beyond its capacity: `python -m benchmarks.overload PHOTOS --bundle BUNDLE`.
 
-Measures what it can do (closed loop), then sends ten times as much (open loop: requests leave at fixed times, whatever
-became of the others) while another process asks /livez. Prints Markdown, and reports only.
+Measures the capacity (closed loop), then sends ten times as many requests (open loop: they leave at fixed times,
+whatever the answers) while another process asks /livez. Prints Markdown, and reports only.
 """
 
 import argparse
