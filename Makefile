@@ -15,7 +15,7 @@ ENGINES := $(if $(GPU),gpu,cpu)
 EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,train,otel,dev
 INSTALLED := .venv/.installed-$(ENGINES)
 
-# What is imported keeps its bytecode; compiling all that is installed would take a minute.
+# Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: serve test check audit lock sbom bench bench-full format clean
@@ -34,13 +34,13 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint docker/*.Dockerfile
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraints constraints.txt --all-extras pyproject.toml >/dev/null  # with PyTorch for CUDA
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraints constraints.txt --all-extras pyproject.toml >/dev/null  # the pins fit PyTorch for CUDA too
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e '.[audit]'
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-# What the images install, of constraints.txt, with hashes. PyTorch is left to the image: see docker/cpu.Dockerfile.
+# The packages that the images install, as in constraints.txt, with hashes; PyTorch is in docker/cpu.Dockerfile.
 LOCK = echo torch | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt --excludes /dev/stdin
 lock: $(INSTALLED)
 	$(LOCK) --output-file docker/locks/build.txt --group image-build
@@ -70,6 +70,6 @@ clean:
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip  # of 2023, as Python 3.11 brings it, takes twice as long
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip  # the pip of 2023 in Python 3.11 takes twice as long
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@

@@ -1,9 +1,9 @@
-"""What precision, resolution and preprocessing cost in accuracy: `python -m benchmarks.accuracy DATA --bundle BUNDLE`.
+"""The cost of precision, resolution and preprocessing: `python -m benchmarks.accuracy DATA --bundle BUNDLE`.
 
-A row is a run of `crossvit evaluate`, whose command it names, on all images of DATA. PyTorch (with `--weights`, which
-the bundle was made from) and the graph in fp16, which serves on GPUs, run here over the same pixels.
-`--other` is a bundle of the same weights with the released code's preprocessing. Rows are kept in OUT/results.json as
-they come: a run that is stopped goes on there. With `--write` a Markdown file gets the table; reports only.
+A row is a run of `crossvit evaluate` on all images of DATA, with its command. PyTorch (with `--weights`, those of the
+bundle) and the graph in fp16, which serves on GPUs, run in this process on the same pixels.
+`--other` is a bundle of the same weights with the released code's preprocessing. OUT/results.json gets each row
+at once, and a stopped run continues from it. With `--write` a Markdown file gets the table; reports only.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from model.spec import VARIANTS
 REFERENCE = "PyTorch, float32"
 BATCH = 16
 MAX_PIXELS = 50_000_000
-ENLARGED = 1024  # pixels along the shorter side: twice 512, from where on a JPEG is decoded smaller
+ENLARGED_SIDE = 1024  # shorter side in pixels: twice 512, from where on a JPEG is decoded smaller
 # As a row's command names what there is under another name.
 URL, LARGE, PLOT = "http://127.0.0.1:8000", "enlarged.zip", "reliability.png"
 
@@ -103,7 +103,7 @@ def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
     yield Row("over HTTP, as `crossvit serve` chooses", [*data, "--url", URL])
     if args.other:
         yield Row("resize 274, crop 240", [*data, "--bundle", str(args.other), *f32])
-    yield Row(f"enlarged to {ENLARGED} pixels", [*large, *f32])
+    yield Row(f"enlarged to {ENLARGED_SIDE} pixels", [*large, *f32])
     yield Row("the same with `--scaled-jpeg`", [*large, *f32, "--scaled-jpeg"])
     for resolution in bundle.resolutions:
         if resolution != bundle.manifest.default_resolution:
@@ -188,7 +188,7 @@ def _enlarged(args: argparse.Namespace) -> Iterator[str]:
 def _enlarge(body: bytes) -> bytes:
     buffer = BytesIO()
     with Image.open(BytesIO(body)) as image:
-        times = ENLARGED / min(image.size)
+        times = ENLARGED_SIDE / min(image.size)
         size = round(image.width * times), round(image.height * times)
         image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

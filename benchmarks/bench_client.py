@@ -1,4 +1,4 @@
-"""What the client of `crossvit bench` costs, beside other Python clients, against a server that does nothing.
+"""The cost of the client of `crossvit bench`, beside other Python clients, against a server that does nothing.
 
     python -m benchmarks.bench_client
 

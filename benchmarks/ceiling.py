@@ -1,7 +1,7 @@
-"""How fast this CPU can be at all: `python -m benchmarks.ceiling crossvit_18_dagger`.
+"""An upper bound for any engine on this CPU: `python -m benchmarks.ceiling crossvit_18_dagger`.
 
 Times the largest matrix product of the network at 224 and batch 8, in each precision, and says how many images a second
-that rate would give if the network were nothing but such products. An upper bound for any engine.
+that rate would give if the network were nothing but such products.
 """
 
 import statistics

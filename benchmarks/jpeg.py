@@ -1,8 +1,9 @@
-"""JPEGs by the GPU's way against the CPU's: `python -m benchmarks.jpeg PHOTOS --bundle BUNDLE --device gpu`.
+"""JPEGs decoded on the GPU against the CPU: `python -m benchmarks.jpeg PHOTOS --bundle BUNDLE --device gpu`.
 
-Says how many photographs the GPU decodes, how far its pixels and the network's answers are from those of app.decoding.image,
-and how long both take. With `--device cpu` nvImageCodec's decoder for the CPU and the kernels compiled by g++ stand in
-for the GPU: agreement is then that of the resizing, not of the GPU's own decoder, and times mean nothing.
+Reports how many photographs the GPU decodes, how far its pixels and the network's answers are from those of
+app.decoding.image, and how long both take. With `--device cpu` nvImageCodec's decoder for the CPU and the kernels
+compiled by g++ replace the GPU: agreement is then that of the resizing, not of the GPU's own decoder, and times mean
+nothing.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Where OpenVINO spends an engine's time: `python -m benchmarks.layers BUNDLE --precision int8`.
+"""The time of each layer of an OpenVINO engine: `python -m benchmarks.layers BUNDLE --precision int8`.
 
-Compiles one of the bundle's graphs for one batch at 224, as one stream on all cores, has OpenVINO time each layer, and
-prints Markdown: the layers that are alike in kind and shape together, those that take longest first.
+Compiles one of the bundle's graphs for one batch at 224, as one stream on all cores. OpenVINO times each layer. Prints
+Markdown: layers of the same kind and shape are added up, the longest times come first.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""On what was measured."""
+"""A description of the machine for reports."""
 
 import os
 import re

@@ -1,10 +1,10 @@
-"""What metadata is worth to the network: `python -m benchmarks.metadata DATA --bundle BUNDLE [--profile FILE.icc ...]`.
+"""The effect of metadata on accuracy: `python -m benchmarks.metadata DATA --bundle BUNDLE [--profile FILE.icc ...]`.
 
-Images of DATA, labelled as for `crossvit evaluate`, are taken for sRGB and converted to other colour spaces: Display
-P3, Adobe RGB, ProPhoto RGB, and those of the profiles that are given, such as one for CMYK. Each is then seen twice:
-with its profile ignored, as this service and timm's and torchvision's loaders do, and converted back to sRGB, as
-browsers do. The same images are also seen turned and mirrored, as a file whose orientation is left to its Exif is by a
-loader that ignores that. Prints Markdown, and reports only.
+Images of DATA, labelled as for `crossvit evaluate`, are taken as sRGB and converted to other colour spaces: Display P3,
+Adobe RGB, ProPhoto RGB, and those of the `--profile` files, such as one for CMYK. Each is then classified twice: with
+its profile ignored, as in this service and in timm's and torchvision's loaders, and converted back to sRGB, as in
+browsers. The images are also turned and mirrored, as a loader sees files whose Exif orientation it ignores. Prints
+Markdown, and reports only.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The README's table of networks, from bundles: `python -m benchmarks.networks BUNDLE…`."""
+"""The table of networks in docs/bundle.md, from bundles: `python -m benchmarks.networks BUNDLE…`."""
 
 import json
 import sys

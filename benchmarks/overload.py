@@ -1,7 +1,7 @@
 """The service far beyond its capacity: `python -m benchmarks.overload PHOTOS --bundle BUNDLE`.
 
-Measures what it can do (closed loop), then sends ten times as much (open loop: requests leave at fixed times, whatever
-became of the others) while another process asks /livez. Prints Markdown, and reports only.
+Measures the capacity (closed loop), then sends ten times as many requests (open loop: they leave at fixed times,
+whatever the answers) while another process asks /livez. Prints Markdown, and reports only.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+import httpx
 
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
@@ -160,6 +162,14 @@ def _probe(port: int, connection: Connection) -> None:
     asyncio.run(main())
 
 
+def largest_batch(url: str) -> int:
+    """The most images in one engine call, at the default resolution, of the one model that is served at `url`."""
+    (model,) = httpx.get(f"{url}/models").raise_for_status().json()["models"]
+    config = httpx.get(f"{url}/v2/models/{model['name']}/config").raise_for_status().json()
+    (images,) = config["dynamic_batching"]["preferred_batch_size"]
+    return int(images)
+
+
 def centile(seconds: list[float], percent: int) -> float:
     return statistics.quantiles(seconds, n=100)[percent - 1] if len(seconds) > 1 else seconds[0]
 
@@ -171,12 +181,15 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=10, help="the capacity")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--max-queue", type=int, default=64)
+    parser.add_argument("--max-batch", type=int, default=0, help="0 for what the engine is best at, as in the service")
     args = parser.parse_args()
     photos = photographs(args.photos)
     requests = requests_of(photos)
-    options = ["--log-level", "warning", "--max-queue", str(args.max_queue), "--bundle", str(args.bundle), "--port"]
+    options = ["--log-level", "warning", "--max-queue", str(args.max_queue), "--max-batch", str(args.max_batch)]
+    options += ["--bundle", str(args.bundle), "--port"]
     with running([sys.executable, "-m", "app", "serve", *options]) as server:
-        port = int(server.url.rpartition(":")[2])
+        port = server.port
+        batch = largest_batch(server.url)
         rate = asyncio.run(capacity(port, requests, clients=16, seconds=10))
         before = resident_mb(server.pid)
         with probing(port) as idle:
@@ -186,13 +199,13 @@ def main() -> None:
         after = resident_mb(server.pid)
     accepted, refused = outcome.seconds[200], outcome.seconds.get(429, [0.0])
     served = len(accepted) / args.seconds
-    bound = (args.max_queue + 2 * 8) / served
+    bound = args.max_queue + 2 * batch
     name = json.loads((args.bundle / "manifest.json").read_text())["variant"]
     print(f"{name}, {args.times:g} times its capacity of {rate:.1f}/s for {args.seconds:g} s; {machine()}\n")
     print("| | |\n|---|---|")
     print(f"| answers by status | {', '.join(f'{status}: {count}' for status, count in outcome.counts.items())} |")
     print(f"| served under load | {served:.1f}/s |")
-    print(f"| queue's bound plus two batches | {args.max_queue + 2 * 8} images, {bound:.2f} s at that rate |")
+    print(f"| queue's bound plus two batches of {batch} | {bound} images, {bound / served:.2f} s at that rate |")
     print(f"| answers given while one waited, its own among them: most | {outcome.most_answers_during_one()} |")
     print(f"| accepted: p50, p99, longest | {_times(accepted)} |")
     print(f"| refused (429): p50, p99, longest | {_times(refused)} |")

@@ -1,4 +1,4 @@
-"""The photographs that a benchmark is given."""
+"""The photographs of a benchmark."""
 
 import sys
 from pathlib import Path

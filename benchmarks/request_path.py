@@ -1,9 +1,8 @@
-"""Where a request's time goes: `python -m benchmarks.request_path PHOTOS --bundle BUNDLE`.
+"""The time of a request, by stages: `python -m benchmarks.request_path PHOTOS --bundle BUNDLE`.
 
-A service is started, and clients post photographs as forms, each its next one when it has the answer to the last. The
-stages are those of the answers' `timing_ms`; what is none of them stands beside them, as does the processor time that
-the service's processes take for a request. Then what single stations take, alone in this process. Prints Markdown, and
-reports only.
+Starts a service. Each client posts a photograph as a form, and the next one when it has the answer. The stages are
+those of the answers' `timing_ms`; further columns have the rest of the time, and the processor time of the service's
+processes for a request. Then times single steps in this process. Prints Markdown, and reports only.
 """
 
 import argparse
@@ -38,7 +37,7 @@ from tests.app.workers import children
 
 BOUNDARY = "0123456789abcdef"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
-PIECE = 1 << 16  # bytes that come at once, more or less
+CHUNK_BYTES = 1 << 16
 ROUNDS = 200
 STAGES = ("decode", "queue", "inference")
 
@@ -179,8 +178,8 @@ async def forms(take: Callable[[bytes], Awaitable[bytes]], body: bytes, rounds: 
 
 
 async def pieces(body: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(body), PIECE):
-        yield body[start : start + PIECE]
+    for start in range(0, len(body), CHUNK_BYTES):
+        yield body[start : start + CHUNK_BYTES]
 
 
 async def ours(body: bytes) -> bytes:

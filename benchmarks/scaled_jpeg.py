@@ -1,10 +1,10 @@
 """`--scaled-jpeg` against full decoding: `python -m benchmarks.scaled_jpeg PHOTOS --bundle BUNDLE`.
 
-Takes the photographs that are large enough to be decoded smaller, says how far their pixels and the network's answers
-are from those of full decoding, and beside that what the answers make of every pixel being a level higher or lower by
-chance: what is near that is rounding. The network takes other sides too: at `--resize 64 --crop 64` photographs of 256
-pixels are large ones. Then the times, for these photographs and for frames of 2 and 12 megapixels, for which they are
-enlarged: frames of that kind are evidence for times only. Prints Markdown, and reports only.
+Takes the photographs that are large enough to be decoded smaller, and reports how far their pixels and the network's
+answers are from those of full decoding. For comparison it changes every pixel by a random level: a similar difference
+is rounding. The network takes other sides too: at `--resize 64 --crop 64` photographs of 256 pixels are large. Then it
+reports times, for these photographs and for frames of 2 and 12 megapixels. The frames are enlarged photographs, so they
+are evidence for times only. Prints Markdown, and reports only.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A server as a benchmark needs it: started and stopped, left alone until it is quiet, its memory read."""
+"""A server for a benchmark: started, stopped, paused until its turn, and its memory read."""
 
 import os
 import re
@@ -15,8 +15,8 @@ import httpx
 
 START_SECONDS = 180
 STOP_SECONDS = 20
-QUIET = 0.2  # of a core; what polls for work never comes to rest
-QUIET_TIMES = 3  # in a row: a process that waits for a core that others have seems quiet too
+QUIET_CORES = 0.2  # a process that polls for work always uses some
+QUIET_READINGS = 3  # in succession: a process that waits for a busy core seems quiet too
 
 
 @dataclass
@@ -49,11 +49,11 @@ class Server:
         """Until it works no more on what clients that have left had asked for; whether that was within `seconds`."""
         deadline = time.monotonic() + seconds
         quiet = 0
-        while quiet < QUIET_TIMES and time.monotonic() < deadline:
+        while quiet < QUIET_READINGS and time.monotonic() < deadline:
             before = cpu_seconds(self.pid)
             time.sleep(0.2)
-            quiet = quiet + 1 if cpu_seconds(self.pid) - before < 0.2 * QUIET else 0
-        return quiet == QUIET_TIMES
+            quiet = quiet + 1 if cpu_seconds(self.pid) - before < 0.2 * QUIET_CORES else 0
+        return quiet == QUIET_READINGS
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in family(self.pid):

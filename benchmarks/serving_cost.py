@@ -1,9 +1,9 @@
-"""What serving adds to decoding and inference: `python -m benchmarks.serving_cost PHOTOS --bundle BUNDLE`.
+"""The cost of serving beside decoding and inference: `python -m benchmarks.serving_cost PHOTOS --bundle BUNDLE`.
 
-In interleaved rounds: the engine alone in its process, with the way there and back, with one image a call and with as
-many as the service gives it; decoding alone, on one core; the service with one client, and with many, under wrk. One
-client's answer takes longer than decoding and an engine call by what serving adds. With many, the service gives a share
-of what the same cores would if they did nothing but decode and run the engine. Prints Markdown, and reports only.
+Interleaved rounds measure three things: only the engine in its process, with the way there and back, with one image a
+call and with as many as in the service; only decoding, on one core; the service with one client, and with many, under
+wrk. With one client, serving adds the time of an answer less decoding and an engine call. With many, the result is the
+share of the rate that the same cores could reach with only decoding and the engine. Prints Markdown, and reports only.
 """
 
 import argparse

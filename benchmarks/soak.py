@@ -1,6 +1,6 @@
 """Many requests, good and bad: `python -m benchmarks.soak PHOTOS --bundle BUNDLE --requests 100000`.
 
-Prints, as Markdown, how often which status came, and after every tenth of the requests the memory, open files and
+Prints, as Markdown, the number of answers by status, and after every tenth of the requests the memory, open files and
 threads of the service and its workers. Reports only.
 """
 

@@ -2,7 +2,7 @@
 #   export   writes bundles, with PyTorch
 #   serve    the service, without PyTorch; bundles are mounted at /bundles
 #   bundled  the service with a bundle inside: --build-arg VARIANT=crossvit_9_dagger
-# Any Debian with Python 3.11, venv and pip can stand in for the base.
+# Any Debian with Python 3.11, venv and pip can replace the base.
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS python
@@ -33,7 +33,7 @@ RUN pip install --no-deps --require-hashes -r cpu.txt
 FROM serving AS exporting
 COPY docker/locks/cpu-export.txt constraints.txt ./
 RUN pip install --no-deps --require-hashes -r cpu-export.txt
-# PyTorch has no hashes here: its builds for CPUs come from an index of their own.
+# PyTorch has no hashes here: its builds for CPUs come from a separate index.
 ARG TORCH_INDEX=
 RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" pip install -c constraints.txt torch
 

@@ -1,6 +1,6 @@
 # CrossViT on an NVIDIA GPU: builds TensorRT engines, and serves from them or from ONNX Runtime's CUDA provider. CUDA, cuDNN
-# and TensorRT are packages of Python here; of the machine it needs the driver and the NVIDIA Container Toolkit.
-# Any Debian with Python 3.11, venv and pip can stand in for the base.
+# and TensorRT are Python packages here; the machine must have the driver and the NVIDIA Container Toolkit.
+# Any Debian with Python 3.11, venv and pip can replace the base.
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS python

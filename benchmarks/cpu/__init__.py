@@ -1,1 +1,1 @@
-"""This service beside what one would otherwise run on a CPU: engines alone, and services over HTTP."""
+"""This service beside the usual alternatives on a CPU: engines alone, and services over HTTP."""

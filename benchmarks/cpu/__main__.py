@@ -1,8 +1,8 @@
-"""This service and its engine beside what one would otherwise run on a CPU: `make bench`, `make bench-full`.
+"""This service and its engine beside the usual alternatives on a CPU: `make bench`, `make bench-full`.
 
-Contestants are alive at once and called in interleaved rounds, so that the machine's drift hits all alike. What was
-found is written to --out: results.json (each round, as it comes), table.md, engines.png and services.png; with --readme
-a summary goes between the markers of that file too. It reports, and asserts nothing.
+Contestants run at once and are called in interleaved rounds, so that the machine's drift affects all alike. Results go
+to --out: results.json (after each round), table.md, engines.png and services.png; with --readme a summary also goes
+between the markers of that file. It reports, and asserts nothing.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The contestants, each in a process of its own: PyTorch, the runtimes as they come, and this project's engine."""
+"""The contestants, each in its own process: PyTorch, the runtimes with their defaults, and this project's engine."""
 
 import shutil
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from benchmarks.gpu.engines import Ours
 from benchmarks.gpu.profiles import torch_kernels
 from benchmarks.gpu.pytorch import Pixels
 
-PRECISIONS = {"f32": "f32", "bf16": "bf16, its own choice", "f16": "fp16, its own choice"}  # of OpenVINO
+PRECISION_NAMES = {"f32": "f32", "bf16": "bf16, its own choice", "f16": "fp16, its own choice"}
 
 
 class PyTorch(Contestant):
@@ -64,7 +64,9 @@ class OpenVino(Contestant):
         import openvino
 
         self._compiled = openvino.Core().compile_model(Path(bundle) / "model.onnx", "CPU")
-        return {"precision": PRECISIONS.get(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), "")}
+        return {
+            "precision": PRECISION_NAMES.get(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string(), "")
+        }
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._compiled({"image": images})["logits"].copy()

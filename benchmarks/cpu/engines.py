@@ -1,4 +1,4 @@
-"""Engines against each other, in processes of their own that are alive at once and called in turn."""
+"""Engines against each other, in processes of their own that run at once and are called in turn."""
 
 import time
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from bundle.reader import open_bundle
 from model.spec import RESOLUTIONS, variant_named
 
 PREPARE_SECONDS = 600  # compiling the largest network at the largest batch
-LEAST_CALLS = 2  # of a round
+MIN_CALLS_PER_ROUND = 2
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _round(number: int, players: list[EnginePlayer], rules: Rules) -> None:
 
 
 def _measure(entry: Entry, player: EnginePlayer, batch: int, rules: Rules) -> None:
-    limit = 60 + 10 * rules.seconds + 20 * LEAST_CALLS * entry.first_seconds[batch]
-    measured = player.call("measure", [batch, rules.seconds, LEAST_CALLS], [], limit)
+    limit = 60 + 10 * rules.seconds + 20 * MIN_CALLS_PER_ROUND * entry.first_seconds[batch]
+    measured = player.call("measure", [batch, rules.seconds, MIN_CALLS_PER_ROUND], [], limit)
     if measured is not None:
         entry.rounds.setdefault(batch, []).append(Round(np.round(measured[1][0], 6).tolist(), []))

@@ -18,7 +18,7 @@ from benchmarks.overload import flood
 BOUNDARY = "crossvit-benchmark"
 PATH = "/classify"
 NO_WRK = "the closed loop needs wrk, and there is none: install it with apt install wrk (or brew install wrk)"
-TOGETHER = 20.0  # milliseconds between answers of one batch, at most
+BATCH_GAP_MS = 20.0  # longest between answers of one batch
 ANSWER_SECONDS = 120  # the longest that an answer may take
 SCRIPT = Path(__file__).with_name("post.lua")
 
@@ -50,7 +50,7 @@ class Closed:
         if not self.answered:
             return 0.0
         gaps = [later - earlier for earlier, later in itertools.pairwise(self.answered)]
-        first = 1 + sum(1 for _ in itertools.takewhile(lambda gap: gap <= TOGETHER, gaps[: self.clients - 1]))
+        first = 1 + sum(1 for _ in itertools.takewhile(lambda gap: gap <= BATCH_GAP_MS, gaps[: self.clients - 1]))
         if first == len(self.answered):
             return first / self.seconds  # a single batch: the round was too short to see more
         return 1000 * (len(self.answered) - first) / (self.answered[-1] - self.answered[first - 1])

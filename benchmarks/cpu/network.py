@@ -1,4 +1,4 @@
-"""The network as one gets it elsewhere: timm's module where timm imports, else this project's written as timm's is."""
+"""The network to compare with: timm's module if timm imports, else this project's, made to compute as timm's does."""
 
 import importlib
 import math

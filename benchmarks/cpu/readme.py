@@ -1,4 +1,4 @@
-"""The README's part that a run writes."""
+"""The part of the README that a run writes."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def replaced(text: str, part: str) -> str:
-    """`text` with `part` between the markers. ValueError where they are not there once each, in order."""
+    """`text` with `part` between the markers. ValueError unless each is there once, in order."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"the text needs {BEGIN} and {END}, once each and in this order")
     before, _, rest = text.partition(BEGIN)

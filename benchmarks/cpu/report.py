@@ -1,4 +1,4 @@
-"""What was measured: kept as JSON, shown as Markdown."""
+"""The results of a run: kept as JSON, shown as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

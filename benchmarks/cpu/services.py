@@ -1,4 +1,4 @@
-"""Services against each other over HTTP: all alive at once, one at a time under load while the others are stopped."""
+"""Services against each other over HTTP: all run at once, one at a time under load while the others are stopped."""
 
 import importlib.util
 import sys
@@ -12,7 +12,7 @@ from benchmarks.cpu.load import Closed, Fixed, Load
 from benchmarks.gpu.player import say
 from benchmarks.server import Server, proportional_mb, resident_mb, running
 
-WARM_UP = 2  # seconds
+WARM_UP_SECONDS = 2
 ROOT = Path(__file__).parents[2]
 
 
@@ -142,7 +142,7 @@ def _started(stack: ExitStack, bundle: Path, service: Service) -> Server | None:
 
 
 def _warm_up(service: Service, server: Server, load: Load) -> None:
-    _noting(service, server, lambda: load.closed(server.url, PEERS[service.name].field, 8, WARM_UP))
+    _noting(service, server, lambda: load.closed(server.url, PEERS[service.name].field, 8, WARM_UP_SECONDS))
 
 
 def _closed(service: Service, server: Server, clients: int, seconds: float, load: Load) -> None:

@@ -1,1 +1,1 @@
-"""What a GPU makes of these networks, PyTorch beside this project's engines; see docs/gpu.md."""
+"""These networks on a GPU: PyTorch beside this project's engines; see docs/gpu.md."""

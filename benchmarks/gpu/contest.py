@@ -1,4 +1,4 @@
-"""Contestants against each other: each in a process of its own, all alive at once and called in turn."""
+"""Contestants against each other: each in a process of its own, all running at once and called in turn."""
 
 import json
 import time

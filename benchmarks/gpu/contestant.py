@@ -1,6 +1,6 @@
-"""The side of a contestant that is measured: it runs in a process of its own, which `contest` calls.
+"""The measured side of a contestant: it runs in a process of its own, which `contest` calls.
 
-Methods return what app.processes.worker carries: JSON values, and arrays.
+Methods return what a worker process can send: JSON values and arrays.
 """
 
 import os
@@ -17,9 +17,9 @@ from app.processes.worker import Arrays, Values
 Images = NDArray[np.uint8]  # (batch, side, side, 3), RGB
 Logits = NDArray[np.float32]  # (batch, classes)
 
-WARM_UP = 5  # calls, after the one that compiles or allocates
-ROTATED = 2  # different batches that are run in turn, so that no call finds its pixels where the last one left them
-PROFILED = 10  # calls
+WARM_UP_CALLS = 5  # after the one that compiles or allocates
+ROTATED_BATCHES = 2  # so that no call finds its pixels where the last one left them
+PROFILED_CALLS = 10
 
 
 class Contestant(ABC):
@@ -39,7 +39,7 @@ class Contestant(ABC):
         """From pixels in the host's memory to logits there."""
 
     def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        """Where the time of PROFILED calls goes: {"kernels": [[name, count, milliseconds], …], …}, or a "note"."""
+        """The times of PROFILED_CALLS calls: {"kernels": [[name, count, milliseconds], …], …}, or a "note"."""
         del call
         return {"note": f"{type(self).__name__} has no profile here"}
 
@@ -61,13 +61,13 @@ class Contestant(ABC):
 
     def prepare(self, batch: int) -> tuple[Values, Arrays]:
         """Compile and warm up for `batch`; the seconds of the first call."""
-        numbers = np.arange(ROTATED * batch) % len(self._photos)
-        pool = list(self._photos[numbers].reshape(ROTATED, batch, *self._photos.shape[1:]))
+        numbers = np.arange(ROTATED_BATCHES * batch) % len(self._photos)
+        pool = list(self._photos[numbers].reshape(ROTATED_BATCHES, batch, *self._photos.shape[1:]))
         started = time.perf_counter()
         self._run(pool[0])
         first = time.perf_counter() - started
-        for call in range(WARM_UP):
-            self._run(pool[call % ROTATED])
+        for call in range(WARM_UP_CALLS):
+            self._run(pool[call % ROTATED_BATCHES])
         self._settle()
         self._pools[batch] = pool
         return [first], []
@@ -88,7 +88,7 @@ class Contestant(ABC):
         end = time.perf_counter() + seconds
         while len(times) < calls or time.perf_counter() < end:
             started = time.perf_counter()
-            self._run(pool[len(times) % ROTATED])
+            self._run(pool[len(times) % ROTATED_BATCHES])
             times.append(time.perf_counter() - started)
         return [], [np.array(times), np.array(self._device_seconds(pool[0], seconds / 2))]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.engines.interface import EngineFiles, TensorRTPlan
 from app.engines.selection import choose
-from benchmarks.gpu.contestant import PROFILED, WARM_UP, Contestant, Images, Logits
+from benchmarks.gpu.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits
 from benchmarks.gpu.profiles import session_nodes, torch_kernels
 from bundle.reader import GRAPHS, Bundle, open_bundle
 from bundle.tensors import OUTPUTS
@@ -61,9 +61,9 @@ class Ours(Contestant):
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = onnxruntime.InferenceSession(graph(), options, providers=providers, disabled_optimizers=without)
-            for _ in range(WARM_UP + PROFILED):
+            for _ in range(WARM_UP_CALLS + PROFILED_CALLS):
                 session.run(list(OUTPUTS), {"image": images})
-            return session_nodes(Path(session.end_profiling()), skipped=WARM_UP)
+            return session_nodes(Path(session.end_profiling()), skipped=WARM_UP_CALLS)
 
 
 def files_of(bundle: Bundle, resolution: int) -> EngineFiles:

@@ -1,4 +1,4 @@
-"""On what was measured, for the report."""
+"""A description of the machine and its GPU for reports."""
 
 import os
 import platform

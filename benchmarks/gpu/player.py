@@ -1,4 +1,4 @@
-"""A contestant as the run sees it: a process that is called, and what became of it."""
+"""The run's side of a contestant: calls to its process, and its errors."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Where the time goes: kernels on the device by PyTorch's profiler, nodes by ONNX Runtime's own."""
+"""Profiles of a call: kernels on the device by PyTorch's profiler, nodes by ONNX Runtime's own."""
 
 import json
 from collections import defaultdict
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.contestant import PROFILED
+from benchmarks.gpu.contestant import PROFILED_CALLS
 
-SHOWN = 10  # kernels
-NODES = 40  # kinds of nodes: all, so that casts and transposes are seen
+SHOWN_KERNELS = 10
+SHOWN_NODE_KINDS = 40  # all, so that casts and transposes are seen
 
 Row = tuple[str, int, float]  # what, how often in a call, milliseconds of a call
 
@@ -23,7 +23,7 @@ def torch_kernels(call: Callable[[], object], device: str) -> list[Row]:
 
     on_gpu = device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
-        for _ in range(PROFILED):
+        for _ in range(PROFILED_CALLS):
             call()
     kind = "CUDA" if on_gpu else "CPU"
     return slowest(
@@ -40,7 +40,7 @@ def session_nodes(file: Path, skipped: int) -> dict[str, Any]:
     launch, unless it waits for the device.
     """
     events = [event for event in json.loads(file.read_text()) if _is_run(event)]
-    calls = PROFILED + skipped
+    calls = PROFILED_CALLS + skipped
     nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
     names: dict[str, set[str]] = defaultdict(set)
     for event in events[len(events) * skipped // calls :]:
@@ -49,17 +49,17 @@ def session_nodes(file: Path, skipped: int) -> dict[str, Any]:
         names[provider].add(f"{operator} {event['name'].removesuffix('_kernel_time')}")
     rows = ((f"{operator} ({provider})", len(times), sum(times)) for (provider, operator), times in nodes.items())
     on_cpu = sorted(names["CPUExecutionProvider"]) if len(names) > 1 else []
-    return {"nodes": slowest(rows, NODES), "nodes_on_cpu": on_cpu}
+    return {"nodes": slowest(rows, SHOWN_NODE_KINDS), "nodes_on_cpu": on_cpu}
 
 
 def _is_run(event: dict[str, Any]) -> bool:
     return event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
 
 
-def slowest(rows: Iterable[Row], shown: int = SHOWN) -> list[Row]:
-    """Of (what, count, milliseconds) in PROFILED calls, those that take longest, for one call."""
+def slowest(rows: Iterable[Row], shown: int = SHOWN_KERNELS) -> list[Row]:
+    """Of (what, count, milliseconds) in PROFILED_CALLS calls, those that take longest, for one call."""
     ordered = sorted(rows, key=lambda row: -row[2])
-    return [(what, round(count / PROFILED), total / PROFILED) for what, count, total in ordered[:shown]]
+    return [(what, round(count / PROFILED_CALLS), total / PROFILED_CALLS) for what, count, total in ordered[:shown]]
 
 
 def profile_table(title: str, found: dict[str, Any]) -> str:

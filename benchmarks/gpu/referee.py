@@ -1,4 +1,4 @@
-"""Who judges: answers in float32, and what the device can do at all."""
+"""The reference: answers in float32, and the peak of the device."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ from benchmarks.gpu.pytorch import Pixels, trained
 from model.spec import variant_named
 from model.weights import UNTRAINED, find_weights
 
-PIECE = 16  # images that are answered at a time
+IMAGES_PER_CALL = 16
 PEAK_SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices
 
 
@@ -110,4 +110,4 @@ class Referee:
 
 
 def _pieces(images: Images) -> list[Images]:
-    return [images[start : start + PIECE] for start in range(0, len(images), PIECE)]
+    return [images[start : start + IMAGES_PER_CALL] for start in range(0, len(images), IMAGES_PER_CALL)]

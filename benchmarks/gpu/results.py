@@ -1,4 +1,4 @@
-"""What was measured: kept as JSON, shown as a table."""
+"""The results of a run: kept as JSON, shown as a table."""
 
 import json
 import math

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu.contestant import PROFILED
+from benchmarks.gpu.contestant import PROFILED_CALLS
 from benchmarks.gpu.profiles import session_nodes
 from benchmarks.gpu.pytorch import own_network
 from benchmarks.gpu.results import Entry, Round, Section, agreement, centile, fastest_compiled, header, ratios, row
@@ -91,7 +91,7 @@ def test_nodes_on_the_cpu_beside_another_provider_are_named(tmp_path: Path) -> N
         product = node("a", "MatMul", "CUDAExecutionProvider", 9000 * milliseconds)
         return [product, node("b", "Cast", "CPUExecutionProvider", 1000 * milliseconds)]
 
-    events = [*call(50), *(event for _ in range(PROFILED) for event in call(1))]
+    events = [*call(50), *(event for _ in range(PROFILED_CALLS) for event in call(1))]
     file = tmp_path / "profile.json"
     file.write_text(json.dumps([{"cat": "Session", "name": "model_run", "dur": 1}, *events]))
     found = session_nodes(file, skipped=1)

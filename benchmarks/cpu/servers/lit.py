@@ -1,6 +1,6 @@
 """LitServe with batches of 8: `python -m benchmarks.cpu.servers.lit pytorch|onnxruntime BUNDLE PORT`.
 
-As its documentation has it: one worker, images decoded by the worker, requests collected for up to BATCH_SECONDS.
+Set up as in its documentation: one worker, which also decodes, and requests collected for up to BATCH_SECONDS.
 """
 
 import sys

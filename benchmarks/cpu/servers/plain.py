@@ -1,4 +1,4 @@
-"""What one would write without this project: FastAPI and the network in PyTorch eager mode, float32.
+"""The simplest service: FastAPI and the network in PyTorch eager mode, float32.
 
 `python -m benchmarks.cpu.servers.plain BUNDLE PORT`. The weights are random: they do not change the time.
 """

@@ -1,4 +1,4 @@
-"""A photograph as CrossViT's paper has it, in the way that is common: the shorter side to 256, then the centre."""
+"""The preprocessing of CrossViT's paper, as it is usually written: the shorter side to 256, then the centre."""
 
 from io import BytesIO
 
