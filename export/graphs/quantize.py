@@ -22,6 +22,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
+from bundle.bundle_errors import ExplainedError
+from bundle.tensors import INPUT
 from export.graphs.half import middle
 
 KEPT = ("pixels and position embeddings", "cross-attention", "last LayerNorms and heads")
@@ -31,8 +33,8 @@ _SMOOTHING = 0.5
 _PART = re.compile(r"network\.(?:blocks\.\d+\.)?(\w+)\.")  # of the network, that a parameter belongs to
 
 
-class NotInstalled(Exception):
-    """What makes or runs 8-bit graphs is missing."""
+class NotInstalled(ExplainedError):
+    """A package that makes or runs 8-bit graphs is missing."""
 
 
 def require() -> None:
@@ -54,7 +56,7 @@ def quantized(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:
     wide = _wide(ir.load(model))
     with _quiet():
         nncf = _nncf()
-        samples = [{"image": batch} for batch in images]
+        samples = [{INPUT: batch} for batch in images]
         found = nncf.quantize(
             onnx.load(model),
             nncf.Dataset(samples),

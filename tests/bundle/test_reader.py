@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bundle.bundle_errors import BadBundle
-from bundle.reader import ClassLabel, open_bundle
+from bundle.class_labels import ClassLabel
+from bundle.reader import open_bundle
 from tests.app.planned import put_plan
 
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from export.graphs.quantize import NotInstalled, require
-from export.measurement.openvino_precisions import running
 from export.measurement.photos import views
+from export.measurement.sessions import openvino_session
 from model.spec import Preprocessing
 
 SIDES = (224, 408)
@@ -57,7 +57,7 @@ def test_the_graph_is_smaller_valid_and_takes_any_batch_and_side(bundle: Path, i
 @pytest.mark.parametrize("side", SIDES)
 def test_openvino_gives_nearly_the_logits_of_float32_at_every_side(bundle: Path, int8: Path, side: int) -> None:
     images = views(Preprocessing(side, side), 2)
-    expected, actual = (running(graph)(images) for graph in (bundle / "model.onnx", int8))
+    expected, actual = (openvino_session(graph)(images) for graph in (bundle / "model.onnx", int8))
     distance = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
     assert 1e-3 < distance < 0.12  # 8 bits, and not more of them, nor fewer
 
