@@ -214,7 +214,7 @@ def test_trained_weights_that_are_gone_cannot_be_exported_with_changes(
     if change == "damage":
         (copied / "labels.json").write_text("[]")
     assert export(copied, "--if-changed", *options.get(change, [])) == 1
-    assert "give them with --weights, or remove the folder" in capsys.readouterr().err
+    assert "give the weights with --weights, or remove the folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"weights": None}, {"weights": "x"}, {"files": []}, {"classes": "many"}])
