@@ -38,7 +38,7 @@ from bundle.writer import replacing_bundle
 from export import arguments
 from export.export_request import ExportInputs, ExportOptions, ExportRequest, find_inputs
 from export.graphs.half import DTYPES
-from export.graphs.quantize import require
+from export.graphs.quantize import require_quantization
 from export.graphs.served import Served, to_onnx
 from export.measurement.int8 import add_int8
 from export.measurement.openvino_precisions import agreements
@@ -127,7 +127,7 @@ def export(request: ExportRequest) -> None:
     if request.if_changed and bundle_stays(inputs, _say):
         return
     if request.int8:
-        require()
+        require_quantization()
     _announce(inputs)
     network = inputs.weights.network(request.variant, say=_say)
     _check_head(network.classes, request.options.activation)

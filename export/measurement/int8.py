@@ -15,7 +15,7 @@ from bundle.atomic_files import file_sha256
 from bundle.file_names import GRAPHS, MODEL
 from bundle.manifest import Quantization
 from bundle.precisions import INT8
-from export.graphs.quantize import KEPT, quantized
+from export.graphs.quantize import KEPT_IN_FLOAT32, quantize_graph
 from export.measurement.photos import crops, photographs
 from model.spec import Preprocessing
 
@@ -46,7 +46,7 @@ def add_int8(
     views = [
         view[None] for resolution, steps in preprocessing.items() for view in crops(steps, counts[resolution], photos)
     ]
-    graph = quantized(folder / MODEL, views)
+    graph = quantize_graph(folder / MODEL, views)
     path = folder / GRAPHS[INT8]
     ir.save(graph, path)
     onnx.checker.check_model(path, full_check=True)
@@ -56,5 +56,5 @@ def add_int8(
         photographs="shipped" if photos is None else str(photos),
         photographs_sha256=calibration_id(photos),
         views=counts,
-        kept_in_float32=KEPT,
+        kept_in_float32=KEPT_IN_FLOAT32,
     )

@@ -12,7 +12,7 @@ from bundle.golden import Golden
 from bundle.manifest import HalfPrecision, PrecisionAgreement
 from bundle.precisions import BF16
 from export.graphs.attention import fuse_attention
-from export.graphs.half import emulated, to_half
+from export.graphs.half import emulate_half, to_half
 from export.measurement.agreement import Agreement, Disagreement, agreement
 from export.measurement.photos import views
 from export.measurement.sessions import ONNX_RUNTIME, RunImages, in_batches, onnxruntime_session
@@ -52,7 +52,7 @@ def add_precision(
     ir.save(graph, path)
     onnx.checker.check_model(path, full_check=True)
     if precision == BF16:
-        emulated(graph)  # ONNX Runtime has no such kernels on a CPU
+        emulate_half(graph)  # ONNX Runtime has no such kernels on a CPU
     run = onnxruntime_session(ir.to_proto(graph).SerializeToString())
     measured = measure_agreement(precision, expected, run, say)
     return HalfPrecision(engine=f"{ONNX_RUNTIME}, CPU", photographs=measured)

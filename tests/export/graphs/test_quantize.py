@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from export.graphs.quantize import NotInstalled, require
+from export.graphs.quantize import NotInstalled, require_quantization
 from export.measurement.photos import views
 from export.measurement.sessions import openvino_session
 from model.spec import Preprocessing
@@ -23,9 +23,9 @@ def refuse(*_): raise AssertionError("a connection")
 socket.socket.connect = refuse
 import onnx_ir as ir
 from export.measurement.photos import crops
-from export.graphs.quantize import quantized
+from export.graphs.quantize import quantize_graph
 from model.spec import Preprocessing
-ir.save(quantized(Path(sys.argv[1]), [view[None] for view in crops(Preprocessing(256, 224), 12)]), sys.argv[2])
+ir.save(quantize_graph(Path(sys.argv[1]), [view[None] for view in crops(Preprocessing(256, 224), 12)]), sys.argv[2])
 import nncf.telemetry.wrapper as wrapper
 assert wrapper.telemetry is not None and not isinstance(wrapper.telemetry, wrapper.NNCFTelemetry)
 """
@@ -100,4 +100,4 @@ def test_nncf_sends_and_writes_nothing(int8: Path) -> None:
 def test_what_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(NotInstalled, match=rf"int8 needs {missing}, not installed here: .*pip install .*quantize"):
-        require()
+        require_quantization()

@@ -22,7 +22,7 @@ def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
 def options(bundle: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # The graph is the same each time, and PyTorch takes half a minute to write it; NNCF's is tried in test_quantize.
     monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
-    monkeypatch.setattr(int8, "quantized", lambda path, _: ir.load(path))
+    monkeypatch.setattr(int8, "quantize_graph", lambda path, _: ir.load(path))
     out = ["--out", str(tmp_path / TINY.name)]
     return ["--variant", TINY.name, "--weights", str(tiny_weights), *out, "--resolutions", "224"]
 
