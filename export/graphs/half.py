@@ -12,9 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+from bundle.precisions import BF16, FP16
+
+DTYPES = {FP16: ir.DataType.FLOAT16, BF16: ir.DataType.BFLOAT16}
 # ONNX Runtime's CUDA provider (1.31) has no Pad in bfloat16.
-_WIDE = {"fp16": {"Softmax"}, "bf16": {"Softmax", "Pad"}}
+_WIDE = {FP16: {"Softmax"}, BF16: {"Softmax", "Pad"}}
 _BFLOAT16_OPSET = 22  # the first whose convolutions take it; nothing else in the graph changes from 20
 _FLOAT = ir.DataType.FLOAT
 
