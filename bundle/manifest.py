@@ -36,9 +36,12 @@ def _none_if_invalid(value: object, validate: ValidatorFunctionWrapHandler) -> o
 Informative = Annotated[T | None, WrapValidator(_none_if_invalid)]
 
 
+MIN_CROP, MAX_RESIZE = 64, 4096
+
+
 def _possible(steps: Preprocessing) -> Preprocessing:
-    if not 64 <= steps.crop <= steps.resize <= 4096:
-        raise ValueError("64 <= crop <= resize <= 4096 must hold")
+    if not MIN_CROP <= steps.crop <= steps.resize <= MAX_RESIZE:
+        raise ValueError(f"{MIN_CROP} <= crop <= resize <= {MAX_RESIZE} must hold")
     return steps
 
 

@@ -24,6 +24,7 @@ from bundle.file_names import GOLDEN, GRAPHS, LABELS, MODEL
 from bundle.golden import write_golden
 from bundle.manifest import (
     MANIFEST_FORMAT,
+    MAX_RESIZE,
     HalfPrecision,
     Manifest,
     Parity,
@@ -382,6 +383,8 @@ def _steps(text: str) -> tuple[int, Preprocessing]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not RESOLUTION:RESIZE/CROP, such as 224:274/240")
     resolution, resize, crop = arguments.resolution(match[1]), int(match[2]), int(match[3])
+    if resize > MAX_RESIZE:
+        raise argparse.ArgumentTypeError(f"{text!r}: the resized image may have at most {MAX_RESIZE} pixels a side")
     if resize < crop or branch_sides(crop) != branch_sides(resolution):
         sides = "/".join(map(str, branch_sides(resolution)))
         raise argparse.ArgumentTypeError(

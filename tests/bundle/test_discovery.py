@@ -129,7 +129,9 @@ def test_commands_take_the_default_bundle_of_a_folder(volume: Path, default: str
         ("notes", None, r"no bundle at .*notes; make one with"),
     ],
 )
-def test_what_is_no_bundle_says_what_is_there(volume: Path, path: str, default: str | None, message: str) -> None:
+def test_a_path_without_the_requested_bundle_is_an_error_that_lists_what_exists(
+    volume: Path, path: str, default: str | None, message: str
+) -> None:
     with pytest.raises(BadBundle, match=message):
         bundle_at(volume / path, default)
 

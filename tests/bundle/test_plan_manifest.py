@@ -21,7 +21,7 @@ def test_what_an_exporter_writes_is_read_as_it_was_written(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("change", [{"proof": "none"}, {"built": 5}, {"attention": []}, {"optimization_level": "x"}])
-def test_what_is_for_people_may_be_anything(change: dict[str, Any]) -> None:
+def test_an_invalid_value_that_is_for_people_is_read_as_missing(change: dict[str, Any]) -> None:
     read = PlanManifest.model_validate_json(json.dumps(passport(b"graph", **change)))
     assert read.model_dump()[next(iter(change))] is None
 
@@ -65,7 +65,7 @@ def test_plans_are_the_same_for_whatever_driver_and_proof() -> None:
         {"compute_capability": "9"},
     ],
 )
-def test_what_matters_is_checked(change: dict[str, Any]) -> None:
+def test_an_invalid_value_that_the_service_reads_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
         PlanManifest.model_validate_json(json.dumps(passport(b"graph", **change)))
 
@@ -80,7 +80,7 @@ def test_least_sizes_may_be_there() -> None:
     assert PlanManifest.model_validate_json(json.dumps(written)).least_sizes == (1, 2, 9)
 
 
-def test_nothing_else_that_matters_may_lack() -> None:
+def test_a_required_key_must_not_be_missing() -> None:
     for name in (name for name, field in PlanManifest.model_fields.items() if field.is_required()):
         written = passport(b"graph")
         del written[name]

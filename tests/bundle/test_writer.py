@@ -44,7 +44,7 @@ def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
-def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+def test_something_else_at_the_place_of_a_bundle_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("precious")
@@ -78,7 +78,7 @@ with replacing_bundle(Path(sys.argv[1])) as folder:
 
 
 @pytest.mark.parametrize("moment", KILLED_WHEN)
-def test_killed_at_any_moment_the_old_bundle_or_the_new_one_stands(tmp_path: Path, moment: str) -> None:
+def test_a_kill_at_any_moment_leaves_the_old_bundle_or_the_new_one(tmp_path: Path, moment: str) -> None:
     make(tmp_path / "b", '{"n": 1}')
     script = SCRIPT.replace("KILL", KILLED_WHEN[moment])
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "b"], check=False)

@@ -90,7 +90,7 @@ def test_a_graph_that_disagrees_with_pytorch_leaves_no_bundle(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_proof_fails_on_numbers_that_are_not_finite(bundle: Path) -> None:
+def test_logits_of_pytorch_that_are_nan_are_a_disagreement(bundle: Path) -> None:
     served = Served(CrossViT(TINY).eval())
     served.network.get_parameter("norm.1.bias").data[0] = torch.nan
     with pytest.raises(Disagreement):
@@ -102,7 +102,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "b"))
 
 
-def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
+def test_if_changed_keeps_a_bundle_that_was_made_from_the_same(
     copied: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (copied / "manifest.json").stat().st_mtime_ns
@@ -111,7 +111,7 @@ def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
     assert (copied / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_if_changed_leaves_a_bundle_that_does_not_say_yet_what_was_usual(
+def test_if_changed_keeps_a_bundle_of_an_earlier_version_without_the_newer_keys(
     copied: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
@@ -186,7 +186,7 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_nor_by_those_that_ship_with_the_project(
+def test_auto_does_not_replace_trained_weights_by_those_that_ship_with_the_project(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.weights.SHIPPED_FOLDER", tmp_path)
@@ -197,7 +197,7 @@ def test_nor_by_those_that_ship_with_the_project(
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_nor_to_get_a_graph_that_is_lacking(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_does_not_replace_trained_weights_to_add_a_graph(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copied / "manifest.json").read_bytes()
     assert export(copied, "--if-changed", "--quantize", "int8") == 0
     assert "better weights than are available now; the requested graphs that it lacks" in capsys.readouterr().out
@@ -255,12 +255,13 @@ def test_errors_are_a_sentence(
         (["--variant", "crossvit_9_480"], "there are no weights of crossvit_9 at 480"),
         (["--preprocess", "224"], "'224' is not RESOLUTION:RESIZE/CROP"),
         (["--preprocess", "224:200/224"], "the crop must fit into the resized image"),
+        (["--preprocess", "224:5000/224"], "at most 4096 pixels a side"),
         (["--preprocess", "224:300/288"], "branch sides 240/224 of 224"),
         (["--calibration", "photos"], "--calibration is for --quantize int8"),
         (["--resolutions", "224", "--preprocess", "384:384/384"], "384 is not among --resolutions"),
     ],
 )
-def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         to_onnx.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err

@@ -225,7 +225,7 @@ def test_a_half_graph_is_served_under_the_usual_name(own: Path, tmp_path: Path) 
     assert config(version.parent).parameters["precision"].string_value == "fp16"
 
 
-def test_untrained_weights_are_shouted(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrained_weights_are_a_warning(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     amend(own, weights={"id": "untrained", "source": "random", "resolution": 224})
     assert export(own, tmp_path / "triton") == 0
     assert "WARNING: UNTRAINED" in capsys.readouterr().out
@@ -403,7 +403,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_served(
         (["--backend", "tensorrt", "--device", "cpu"], "--backend tensorrt needs --device gpu"),
     ],
 )
-def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         to_triton.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err
@@ -448,7 +448,7 @@ def test_joined_profiles_take_every_batch_up_to_the_largest(own: Path, tmp_path:
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "{}"])
-def test_a_passport_that_is_none_is_named(
+def test_an_invalid_plan_manifest_is_named(
     own: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan(own)

@@ -186,7 +186,7 @@ def test_attention_can_be_onnxs_operator(copy: Path) -> None:
     assert [graph.count("Attention") for graph in kinds] == [15, 0]
 
 
-def test_the_service_takes_them(copy: Path) -> None:
+def test_the_service_opens_the_engines(copy: Path) -> None:
     assert run(copy, "--resolutions", "224", "--version-compatible", "--optimization-level", "5") == 0
     plans = open_plans(copy, file_sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480})
     assert not plans.unfit
@@ -259,14 +259,14 @@ def test_of_untrained_weights_it_is_said_why_answers_differ(copy: Path, capsys: 
     assert "the weights are untrained, and their classes hardly differ" in said.err
 
 
-def test_a_refused_engine_leaves_the_one_that_stands(copy: Path) -> None:
+def test_a_refused_engine_leaves_the_existing_one(copy: Path) -> None:
     assert run(copy, "--resolutions", "224") == 0
     before = tree(copy)
     assert run(copy, "--resolutions", "224", gpu=OneWrongClass()) == 1
     assert tree(copy) == before
 
 
-def test_what_tensorrt_says_is_shown_whole(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_tensorrt_are_shown_whole(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(copy)
     said = "TensorRT cannot take the graph:\n  Resize 'a' (node 1): no\n  Resize 'b' (node 2): no"
     assert run(copy, gpu=FakeGpu(unfit={224: Unable(said)})) == 1
@@ -370,7 +370,7 @@ def test_a_timing_cache_that_cannot_be_kept_does_not_stop_the_build(
     assert "cannot be written" in out
 
 
-def test_without_tensorrt_nothing_is_begun(
+def test_without_tensorrt_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -415,7 +415,7 @@ def test_where_no_bundle_is_and_pytorch_is_not_installed(
     assert "exporting one needs torch" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_bundle_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     before = tree(tmp_path)
     assert run(tmp_path) == 1
@@ -474,7 +474,7 @@ def test_a_dry_run_needs_neither_gpu_nor_tensorrt_nor_a_bundle(
         (["--optimization-level", "6"], "invalid choice: 6"),
     ],
 )
-def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         to_trt.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_fused_attention_takes_half_precision(bundle: Path, precision: str) -> N
     assert distance(bundle, model, 224) < DISTANCE[precision]
 
 
-def test_an_attention_that_is_not_recognised_is_no_silent_loss(bundle: Path) -> None:
+def test_an_attention_that_is_not_recognised_is_an_error(bundle: Path) -> None:
     model = ir.load(bundle / "model.onnx")
     scale = next(node for node in model.graph if node.op_type == "Mul" and len(node.inputs[0].shape or ()) == 4)  # type: ignore[union-attr]
     factor = ir.Value(

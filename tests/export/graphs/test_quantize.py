@@ -84,7 +84,7 @@ def _is_dequantized(value: ir.Value | None) -> bool:
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 
-def test_what_has_its_zero_off_the_centre_is_unsigned(int8: Path) -> None:
+def test_activations_with_a_non_zero_zero_point_are_uint8(int8: Path) -> None:
     model = onnx.load(int8)
     constants = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
     zeros = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]

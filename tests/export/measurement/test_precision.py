@@ -54,7 +54,7 @@ def test_the_float16_file_itself_is_what_was_measured(copy: Path) -> None:
     assert told.photographs[224].worst == pytest.approx(worst, rel=0.2)  # batches are cut differently
 
 
-def test_logits_that_are_no_numbers_are_refused(copy: Path) -> None:
+def test_logits_that_are_nan_are_refused(copy: Path) -> None:
     model = ir.load(copy / "model.onnx")
     norm = next(value for value in model.graph.initializers.values() if str(value.name).endswith("norm.0.weight"))
     assert norm.const_value is not None

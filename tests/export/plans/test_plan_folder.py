@@ -60,7 +60,7 @@ def test_an_engine_is_a_folder_with_a_plan_and_its_passport(tmp_path: Path) -> N
     assert place.stat().st_mode & 0o777 == 0o755
 
 
-def test_the_service_reads_it(tmp_path: Path) -> None:
+def test_the_service_opens_the_plan(tmp_path: Path) -> None:
     put_in_place(tmp_path, {}, b"plan")
     plans = open_plans(tmp_path, GRAPH, {224: 224})
     assert not plans.unfit
@@ -84,7 +84,7 @@ def test_the_rest_of_the_bundle_stays(tmp_path: Path) -> None:
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
-def test_what_is_no_engine_is_left_alone(tmp_path: Path) -> None:
+def test_something_else_at_the_place_of_an_engine_is_not_touched(tmp_path: Path) -> None:
     place = tmp_path / "engines" / NAME
     place.mkdir(parents=True)
     (place / "notes.txt").write_text("mine")
@@ -127,7 +127,7 @@ put_in_place(Path(sys.argv[1]), {}, b"plan")
 """
 
 
-def test_what_killed_runs_left_goes_with_the_next_engine_and_is_none_to_the_service(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_ignored_by_the_service_and_removed_by_the_next_build(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = (tmp_path / "engines").iterdir()

@@ -56,7 +56,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_manifest_that_is_not_right(copy: Path, damage: str) -> None:
+def test_a_damaged_manifest_or_another_networks_is_refused(copy: Path, damage: str) -> None:
     change, message = DAMAGES[damage]
     manifest = copy / "manifest.json"
     manifest.write_text(change(json.loads(manifest.read_text())))
@@ -64,7 +64,7 @@ def test_a_manifest_that_is_not_right(copy: Path, damage: str) -> None:
         read_source(copy, TINY.name)
 
 
-def test_a_graph_that_is_not_the_manifests_or_not_there(copy: Path) -> None:
+def test_a_graph_that_the_manifest_does_not_describe_is_refused(copy: Path) -> None:
     with (copy / "model.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(BadBundle, match=r"model\.onnx is not the file that the manifest describes; export it again"):
@@ -74,7 +74,7 @@ def test_a_graph_that_is_not_the_manifests_or_not_there(copy: Path) -> None:
         read_source(copy, TINY.name)
 
 
-def test_a_weight_beyond_half_precision(bundle: Path) -> None:
+def test_a_weight_beyond_half_precision_is_refused(bundle: Path) -> None:
     source = read_source(bundle, TINY.name)
     model = onnx.load_from_string(source.graph)
     weights = next(weights for weights in model.graph.initializer if weights.dims == [4 * TINY.dims[1], TINY.dims[1]])
@@ -85,7 +85,7 @@ def test_a_weight_beyond_half_precision(bundle: Path) -> None:
         wild.at(224, "fp16")
 
 
-def test_a_bundle_that_was_replaced_meanwhile(copy: Path) -> None:
+def test_a_bundle_that_was_replaced_meanwhile_is_noticed(copy: Path) -> None:
     source = read_source(copy, TINY.name)
     source.check_unchanged()
     manifest = json.loads((copy / "manifest.json").read_text())
