@@ -39,8 +39,8 @@ class PlanRequest(BaseModel):
         resolution: what the bundle calls the size of the images.
         side: the size of the images in pixels.
         precision: of the weights and products.
-        batch_sizes: optimisation profile i is made for `batch_sizes[i]` images,
-        least_sizes: and takes from `least_sizes[i]` images on; if empty, `batch_sizes[i]` images only.
+        batch_sizes: optimisation profile i is made for `batch_sizes[i]` images.
+        least_sizes: profile i takes `least_sizes[i]` images or more; if empty, `batch_sizes[i]` images only.
         attention: "products" around a softmax, or ONNX's "operator".
         graph_sha256: of the bundle's model.onnx.
         tensorrt: the version that builds it.

@@ -27,8 +27,8 @@ class Bundle:
         manifest: the content of manifest.json.
         labels: of the classes, in the order of their indices.
         hash: "sha256:…" of manifest.json, and so of everything but the plans.
-        graphs: open descriptors by precision, which keep these graphs when another bundle takes this one's place,
-        plans: as the plans' descriptors do.
+        graphs: open descriptors by precision, which keep these graphs when another bundle replaces this one.
+        plans: with open descriptors too.
     """
 
     path: Path
