@@ -39,7 +39,8 @@ from app.decoding.image import decode
 from benchmarks.cpu.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.server import running
-from bundle.reader import Bundle, ClassLabel, open_bundle
+from bundle.class_labels import ClassLabel
+from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
 from export.graphs.served import Served
 from model.checkpoint import load_network

@@ -13,7 +13,7 @@ import openvino
 
 from app.engines.cpu.openvino_graph import without_identities
 from benchmarks.machine import line as machine
-from bundle.reader import GRAPHS
+from bundle.file_names import GRAPHS
 
 SIDE = 224
 WARM_UP, RUNS = 2, 8

@@ -1,11 +1,20 @@
-"""What stands beside a plan (`engines/*/plan`): the graph, the GPU and the TensorRT that it was built from and for.
+"""The manifest of a plan, `engines/*/passport.json`, as it is written and as it is read; see docs/bundle.md.
 
-`export/plans/plan_folder.py` writes it; see docs/bundle.md. What else it holds is for people.
+It says which graph the plan was built from, and which GPU and TensorRT it was built for.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from bundle.atomic_files import write_json
+from bundle.file_names import PASSPORT
+from bundle.manifest import Informative
+from bundle.precisions import PlanPrecision
+
+PlanFormat = Literal[1]
+PLAN_FORMAT: PlanFormat = 1
 
 
 def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -22,27 +31,78 @@ PrintableName = Annotated[
 ]  # goes into messages: no control characters
 
 
-class PlanManifest(BaseModel):
-    """`batch_sizes[i]` is the number of images for which the plan's optimisation profile `i` was made.
+class PlanRequest(BaseModel):
+    """What is known of a plan before it is built.
 
-    The profile takes from `least_sizes[i]` images to that many; without `least_sizes` just that many. `side` is that of
-    the images, `resolution` what the bundle calls it.
+    Attributes:
+        format: of passport.json.
+        resolution: what the bundle calls the size of the images.
+        side: the size of the images in pixels.
+        precision: of the weights and products.
+        batch_sizes: optimisation profile i is made for `batch_sizes[i]` images.
+        least_sizes: profile i takes `least_sizes[i]` images or more; if empty, `batch_sizes[i]` images only.
+        attention: "products" around a softmax, or ONNX's "operator".
+        graph_sha256: of the bundle's model.onnx.
+        tensorrt: the version that builds it.
+        gpu: the GPU's name.
+        compute_capability: the GPU's, such as "9.0".
+        driver: the NVIDIA driver's version.
+        cuda: the newest CUDA that the driver supports.
+        version_compatible: whether later TensorRT of the same major version can read it.
+        optimization_level: TensorRT's builder_optimization_level.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
-    format: Literal[1]
+    format: PlanFormat
     resolution: Count
     side: Count
-    precision: Literal["f32", "fp16", "bf16"]
+    precision: PlanPrecision
     batch_sizes: Annotated[tuple[BatchSize, ...], Field(min_length=1), AfterValidator(_ascending)]
     least_sizes: tuple[BatchSize, ...] = ()
+    attention: Informative[str] = None
     graph_sha256: Sha256
-    plan_sha256: Sha256
-    plan_bytes: Annotated[int, Field(ge=1, le=1 << 36)]
     tensorrt: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+(\.post[0-9]+)?$", max_length=40)]
-    version_compatible: bool
     gpu: PrintableName
     compute_capability: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$", max_length=10)]
     driver: PrintableName
     cuda: PrintableName
+    version_compatible: bool
+    optimization_level: Informative[int] = None
+
+    def same_plan_as(self, other: "PlanRequest") -> bool:
+        """Whether both ask for the same plan. Driver and CUDA may differ: any runs it."""
+        fields = set(PlanRequest.model_fields) - {"driver", "cuda"}
+        return self.model_dump(include=fields) == other.model_dump(include=fields)
+
+
+class PlanProof(BaseModel):
+    """How the plan agreed with the bundle's graph in ONNX Runtime, in the worst of its profiles.
+
+    Attributes:
+        images: the number of photographs.
+        top1_agreement: the share of them with the same best class.
+        worst_difference: the largest difference of any logit.
+        scale: float32's largest logit.
+    """
+
+    images: int
+    top1_agreement: float
+    worst_difference: float
+    scale: float
+
+
+class PlanManifest(PlanRequest):
+    """The content of passport.json: the request, and the plan that was built."""
+
+    plan_sha256: Sha256
+    plan_bytes: Annotated[int, Field(ge=1, le=1 << 36)]
+    workspace_bytes: Informative[int] = None
+    proof: Informative[PlanProof] = None
+    built: Informative[str] = None
+    build_seconds: Informative[float] = None
+
+
+def write_plan_manifest(folder: Path, manifest: PlanManifest) -> None:
+    """Write passport.json into `folder`, without what is not known."""
+    write_json(folder / PASSPORT, manifest.model_dump(mode="json", exclude_none=True))

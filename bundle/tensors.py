@@ -1,10 +1,16 @@
 """Tensors of the served graph: their names, types and axes. Every engine, exporter and test uses these."""
 
+from typing import Final, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-INPUT = "image"  # uint8 RGB (batch, side, side, 3)
-OUTPUTS = ("logits", "logits_small", "logits_large")  # float32 (batch, classes) each: the mean, the S and the L branch
+InputName = Literal["image"]
+OutputNames = tuple[Literal["logits"], Literal["logits_small"], Literal["logits_large"]]
+
+INPUT: Final = "image"  # uint8 RGB (batch, side, side, 3)
+# float32 (batch, classes) each: the mean of the branches, branch S, branch L
+OUTPUTS: Final = ("logits", "logits_small", "logits_large")
 
 Images = NDArray[np.uint8]  # RGB (batch, side, side, 3)
 Outputs = NDArray[np.float32]  # (outputs, batch, classes), in the order of OUTPUTS

@@ -1,8 +1,8 @@
-"""Weights to ONNX to engines; every script proves its product against PyTorch. Nothing here is imported by `app`."""
+"""Weights to ONNX to engines; every script compares its product with float32. `app` imports nothing from here."""
 
 import os
 import sys
 
-# Else ONNX Runtime tells Microsoft of its use, and OpenVINO and NNCF tell Google, from their import on.
+# Otherwise ONNX Runtime reports its use to Microsoft, and OpenVINO and NNCF to Google, as soon as they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]

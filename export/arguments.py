@@ -1,4 +1,4 @@
-"""What several commands take on their command lines."""
+"""Types of arguments that several commands have."""
 
 import argparse
 
@@ -28,14 +28,14 @@ def resolution(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and is_resolution(int(text))):
         usual = ", ".join(map(str, RESOLUTIONS))
         raise argparse.ArgumentTypeError(
-            f"invalid choice: {text} is no resolution, which is {usual} or another multiple of {SIDE_STEP} from "
+            f"invalid choice: {text} is not a resolution, which is {usual} or another multiple of {SIDE_STEP} from "
             f"{LEAST_SIDE} to {LARGEST_SIDE}"
         )
     return int(text)
 
 
 def offered_resolution(text: str) -> int:
-    """A resolution that a bundle may offer: L's side, and so a multiple of its patch."""
+    """A resolution that a bundle may offer: the side of L, and so a multiple of its patch."""
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) and int(text) % PATCH_SIZES[1] == 0):
-        raise argparse.ArgumentTypeError(f"invalid choice: {text} is no resolution that a bundle may offer")
+        raise argparse.ArgumentTypeError(f"invalid choice: {text} is not a resolution that a bundle may offer")
     return int(text)

@@ -1,258 +1,165 @@
 """Weights to a bundle: `python export/to_onnx.py --variant crossvit_18_dagger`.
 
-The bundle is proven against PyTorch before it is put in place; see docs/bundle.md for what is in it.
+The bundle is compared with PyTorch before it is put in place; docs/bundle.md describes its content.
 """
 
 import argparse
-import dataclasses
-import json
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir
+from pydantic import ValidationError
 
-from bundle.tensors import INPUT, OUTPUTS
-from bundle.writer import (
-    FORMAT,
-    GOLDEN,
-    LABELS,
-    MANIFEST,
-    MODEL,
-    NotABundle,
-    read_manifest,
-    replacing_bundle,
-    sha256,
-    write_json,
+from bundle.atomic_files import file_sha256
+from bundle.bundle_errors import BadBundle, ExplainedError, first_error
+from bundle.class_labels import ClassLabel, class_labels, write_labels
+from bundle.file_names import GOLDEN, GRAPHS, LABELS, MODEL
+from bundle.golden import write_golden
+from bundle.manifest import (
+    MANIFEST_FORMAT,
+    MAX_RESIZE,
+    HalfPrecision,
+    Manifest,
+    Parity,
+    PrecisionAgreement,
+    Quantization,
+    WeightsInfo,
+    write_manifest,
 )
+from bundle.precisions import INT8
+from bundle.tensors import INPUT, OUTPUTS
+from bundle.writer import replacing_bundle
 from export import arguments
+from export.export_request import ExportInputs, ExportOptions, ExportRequest, find_inputs
 from export.graphs.half import DTYPES
-from export.graphs.quantize import NotInstalled, require
+from export.graphs.quantize import require_quantization
 from export.graphs.served import Served, to_onnx
-from export.measurement.agreement import Disagreement
-from export.measurement.int8 import add_int8, calibration_id
-from export.measurement.openvino_precisions import INT8, agreements
+from export.measurement.int8 import add_int8
+from export.measurement.openvino_precisions import agreements
 from export.measurement.photos import NoPhotos
-from export.measurement.precision import add_precision, file_name, float32_answers
-from export.measurement.proof import BATCH, ENGINE, record, references, worst_differences
+from export.measurement.precision import add_precision, float32_answers
+from export.measurement.proof import BATCHES, references, worst_differences
+from export.measurement.sessions import ONNX_RUNTIME
+from export.up_to_date import built_with, bundle_stays
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
-from model.config_beside import BadConfig, config_beside, labels_in, normalization_in
-from model.labels import BadLabels, LabelEntry, labels_for
+from model.config_beside import BadConfig
+from model.crossvit import CrossViT
+from model.labels import BadLabels, labels_for
 from model.spec import (
     ACTIVATIONS,
     IMAGENET,
     NORMALIZATIONS,
-    RESOLUTIONS,
     SOFTMAX,
+    UNTRAINED,
     VARIANTS,
     Normalization,
     Preprocessing,
-    Variant,
     branch_sides,
     follow_from_one_side,
-    preprocessing_at,
 )
-from model.weights import SHIPPED_SOURCE, UNTRAINED, Weights, WeightsUnavailable, find_weights
+from model.weights import WeightsUnavailable
 
 TOLERANCE = 1e-5
-_ERRORS = (
-    *(WeightsUnavailable, BadCheckpoint, BadLabels, BadConfig, NotABundle, Disagreement, NoPhotos, NotInstalled),
-    *(OverflowError, OSError),
-)
-
-# What a manifest means that does not say it, as those of earlier versions.
-_UNSAID = {"mean": list(IMAGENET.mean), "std": list(IMAGENET.std), "activation": SOFTMAX}
+_ERRORS = (ExplainedError, WeightsUnavailable, BadCheckpoint, BadLabels, BadConfig, NoPhotos, OverflowError, OSError)
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What is asked for of the graph and its answers; None is what the checkpoint, or the file beside it, says.
+class AddedGraphs:
+    """What the manifest says of the graphs beside float32.
 
-    `preprocessing` is what differs from the default at some of the `resolutions`.
+    Attributes:
+        halves: in half precision.
+        agreement: of the precisions that OpenVINO may serve in.
+        quantization: how the graph in 8 bits was made; None without one.
     """
 
-    resolutions: tuple[int, ...] | None = None
-    preprocessing: Mapping[int, Preprocessing] = field(default_factory=dict)
-    normalization: Normalization | None = None
-    activation: str = SOFTMAX
+    halves: dict[str, HalfPrecision]
+    agreement: dict[str, dict[int, PrecisionAgreement]]
+    quantization: Quantization | None
 
-    def steps(self, sides: tuple[int, int]) -> dict[int, Preprocessing]:
-        """How images are prepared at each resolution that is offered for a network that was trained at `sides` (S, L).
-
-        BadCheckpoint if it can be served at these alone, and others are asked for.
-        """
-        native = sides[1]
-        alone = not follow_from_one_side(*sides)
-        if alone and {*(self.resolutions or ()), *self.preprocessing} - {native}:
-            raise BadCheckpoint(
-                f"these weights were trained with sides of {sides[0]} and {native}, which are not those "
-                f"of another resolution: leave out --resolutions and --preprocess"
-            )
-        offered = sorted(self.resolutions or {*(() if alone else RESOLUTIONS), native})
-        return {resolution: preprocessing_at(resolution) for resolution in offered} | dict(self.preprocessing)
+    @property
+    def files(self) -> list[str]:
+        return [GRAPHS[precision] for precision in (*self.halves, *([INT8] if self.quantization else []))]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
+    options = ExportOptions(
+        resolutions=tuple(args.resolutions) if args.resolutions else None,
+        preprocessing=dict(args.preprocess),
+        normalization=args.normalization,
+        activation=args.activation,
+    )
+    request = ExportRequest(
+        variant=VARIANTS[args.variant],
+        weights=args.weights,
+        labels=args.labels,
+        out=args.out or Path("artifacts") / args.variant,
+        options=options,
+        precisions=tuple(args.precision),
+        photos=args.images,
+        int8=args.quantize == INT8,
+        calibration=args.calibration,
+        if_changed=args.if_changed,
+    )
     try:
-        export(
-            VARIANTS[args.variant],
-            choice=args.weights,
-            labels=args.labels,
-            out=args.out or Path("artifacts") / args.variant,
-            wishes=ExportOptions(
-                tuple(args.resolutions) if args.resolutions else None,
-                dict(args.preprocess),
-                args.normalization,
-                args.activation,
-            ),
-            precisions=args.precision,
-            photos=args.images,
-            int8=args.quantize == INT8,
-            calibration=args.calibration,
-            if_changed=args.if_changed,
-        )
+        export(request)
     except _ERRORS as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what stood before still stands", file=sys.stderr)
+        print("interrupted; nothing was changed", file=sys.stderr)
         return 130
     return 0
 
 
-def export(
-    variant: Variant,
-    *,
-    choice: str,
-    labels: Path | None,
-    out: Path,
-    wishes: ExportOptions,
-    precisions: Sequence[str] = (),
-    photos: Path | None = None,
-    int8: bool = False,
-    calibration: Path | None = None,
-    if_changed: bool = False,
-) -> None:
-    """Write and prove the bundle of `variant` at `out`; any error leaves what stood there as it was.
-
-    `choice` is as in model.weights.find_weights. `precisions` come beside float32, measured on the `photos` in a folder or on
-    the shipped ones. So does `int8`, which is calibrated on photographs in the folder `calibration`, and measured on
-    other views of them if there are no `photos`. With `if_changed` a bundle that was made from the same stays.
-    """
+def export(request: ExportRequest) -> None:
+    """Write the bundle of `request`, compared with PyTorch; any error leaves an existing bundle as it was."""
     started = time.monotonic()
-    calibrated_on = calibration_id(calibration) if int8 else None
-    weights = find_weights(choice, variant, _say)
-    config = config_beside(weights.path, variant) if weights.path else None
-    normalization = wishes.normalization or (normalization_in(config) if config else None) or IMAGENET
-    header = _header(variant, normalization, wishes.activation)
-    beside = weights.labels or (
-        weights.path.with_name(CONFIG) if weights.path and config and labels_in(config) else None
-    )
-    wanted = _has(out, precisions, calibrated_on, chosen=calibration is not None)
-    if if_changed and _stays(out, header, wishes, weights, choice, labels, beside, wanted=wanted):
+    inputs = find_inputs(request, _say)
+    if request.if_changed and bundle_stays(inputs, _say):
         return
-    if int8:
-        require()
-    _say(f"{variant.name}: weights {weights.id}, {weights.source}")
+    if request.int8:
+        require_quantization()
+    _announce(inputs)
+    network = inputs.weights.network(request.variant, say=_say)
+    _check_head(network.classes, request.options.activation)
+    labels = _labels(request.labels or inputs.labels_beside, network.classes)
+    preprocessing = request.options.steps(network.sides)
+    _announce_sides(request, network, preprocessing)
+    with replacing_bundle(request.out) as folder:
+        write_labels(folder, labels)
+        parity = _write_graph(folder, Served(network, inputs.normalization), preprocessing)
+        added = _add_graphs(folder, request, preprocessing)
+        write_manifest(folder, _manifest(folder, inputs, network, preprocessing, parity, added))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    seconds = time.monotonic() - started
+    _say(f"{request.out}: {parameters / 1e6:.2f} M parameters, agrees with PyTorch, {seconds:.0f} s")
+
+
+def _announce(inputs: ExportInputs) -> None:
+    """Print what the bundle is made from, with warnings."""
+    weights, normalization = inputs.weights, inputs.normalization
+    _say(f"{inputs.request.variant.name}: weights {weights.id}, {weights.source}")
     if weights.caution:
         _say(f"WARNING: {weights.caution}")
     if weights.id == UNTRAINED:
         _say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
     if normalization != IMAGENET:
-        origin = "--mean and --std" if wishes.normalization else f"{CONFIG} beside the weights"
+        origin = "--mean and --std" if inputs.request.options.normalization else f"{CONFIG} beside the weights"
         _say(f"note: pixels are normalised with mean {normalization.mean} and std {normalization.std} ({origin})")
-    network = weights.network(variant, say=_say)
-    _check_head(network.classes, wishes.activation)
-    names = labels_for(labels or beside, network.classes)
-    for note in _notes(names, labels or beside):
-        _say(note)
-    native = network.sides[1]
-    preprocessing = wishes.steps(network.sides)
-    if not follow_from_one_side(*network.sides):
-        _say(f"note: these weights were trained with sides of {network.sides}, and are served at them alone")
-    elif native != variant.resolution:
-        _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
-    if native not in preprocessing:
-        _say(f"WARNING: {native}, which these weights were trained at, is not among --resolutions: accuracy falls")
-    with replacing_bundle(out) as folder:
-        _say("writing the graph …")
-        served = Served(network, normalization)
-        onnx_ir.save(to_onnx(served), folder / MODEL)
-        onnx.checker.check_model(folder / MODEL, full_check=True)
-        write_json(folder / LABELS, names)
-        _say("comparing ONNX Runtime with PyTorch …")
-        expected = references(served, preprocessing)
-        worst = worst_differences(expected, folder / MODEL, TOLERANCE, _say)
-        record(expected, folder / GOLDEN)
-        halves = {}
-        answers = {}
-        if precisions or int8:
-            _say("asking float32 about photographs …")
-            answers = float32_answers(folder / MODEL, preprocessing, photos or calibration)
-        for precision in precisions:
-            _say(f"writing the graph in {precision}, comparing it with float32 …")
-            halves[precision] = add_precision(folder, precision, answers, _say)
-        quantization = add_int8(folder, preprocessing, calibration, _say) if int8 else None
-        agreement = agreements(folder, answers, _say) if int8 else {}
-        written = (MODEL, LABELS, GOLDEN, *map(file_name, halves), *([file_name(INT8)] if int8 else []))
-        manifest = header | {
-            "preprocessing": _described(preprocessing),
-            "weights": {
-                "id": weights.id,
-                "source": weights.source,
-                "resolution": native,
-                "sides": list(network.sides),
-                "caution": weights.caution,
-            },
-            "classes": len(names),
-            "default_resolution": native if native in preprocessing else min(preprocessing),
-            "built_with": _built_with(),
-            "files": {name: sha256(folder / name) for name in written},
-            "parity": {
-                "reference": f"PyTorch {version('torch')}, float32",
-                "engine": f"{ENGINE}, float32",
-                "batches": [1, BATCH],
-                "tolerance": TOLERANCE,
-                "worst": {str(resolution): difference for resolution, difference in worst.items()},
-            },
-            "precisions": halves,
-            "agreement": agreement,
-        }
-        if quantization is not None:
-            manifest["quantization"] = quantization
-        write_json(folder / MANIFEST, manifest)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    _say(f"{out}: {parameters / 1e6:.2f} M parameters, proven, {time.monotonic() - started:.0f} s")
-
-
-def _header(variant: Variant, normalization: Normalization, activation: str) -> dict[str, Any]:
-    """What is known of a bundle before its weights are read."""
-    return {
-        "format": FORMAT,
-        "variant": variant.name,
-        "input": INPUT,
-        "outputs": list(OUTPUTS),
-        "mean": list(normalization.mean),
-        "std": list(normalization.std),
-        "activation": activation,
-    }
-
-
-def _described(preprocessing: Mapping[int, Preprocessing]) -> dict[str, dict[str, int]]:
-    return {str(resolution): dataclasses.asdict(steps) for resolution, steps in preprocessing.items()}
 
 
 def _check_head(classes: int, activation: str) -> None:
-    """BadCheckpoint for a head whose scores say nothing."""
+    """Raise BadCheckpoint for a head whose scores say nothing."""
     if classes == 1 and activation == SOFTMAX:
         raise BadCheckpoint(
             "the head has one class, and the softmax of a single logit is 1 for every image; give --activation sigmoid "
@@ -260,94 +167,97 @@ def _check_head(classes: int, activation: str) -> None:
         )
 
 
-def _notes(labels: Sequence[LabelEntry], given: Path | None) -> list[str]:
-    """What whoever gave the labels should know of them."""
-    shared = [name for name, count in Counter(label["label"] for label in labels).items() if count > 1]
-    if given is None or not shared:
-        return []
-    return [
-        f"note: {len(shared)} labels are those of several classes, such as {shared[0]!r}; an index tells them apart"
-    ]
+def _labels(path: Path | None, classes: int) -> list[ClassLabel]:
+    """The labels in `path`, or ImageNet-1k's. Several classes of the same label are noted if a file was given."""
+    labels = class_labels(labels_for(path, classes))
+    shared = [name for name, count in Counter(label.label for label in labels).items() if count > 1]
+    if path is not None and shared:
+        _say(f"note: {len(shared)} labels belong to several classes, such as {shared[0]!r}; an index tells them apart")
+    return labels
 
 
-def _built_with() -> dict[str, str]:
-    return {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")}
+def _announce_sides(request: ExportRequest, network: CrossViT, preprocessing: Mapping[int, Preprocessing]) -> None:
+    native = network.sides[1]
+    if not follow_from_one_side(*network.sides):
+        _say(f"note: these weights were trained with sides of {network.sides}, and are served only at them")
+    elif native != request.variant.resolution:
+        _say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
+    if native not in preprocessing:
+        _say(f"WARNING: {native}, which these weights were trained at, is not among --resolutions: accuracy falls")
 
 
-def _has(out: Path, precisions: Sequence[str], calibrated_on: str | None, *, chosen: bool) -> bool:
-    """Whether the bundle at `out` has the graphs that are asked for, in int8 calibrated on what was `chosen`, if so."""
-    standing = read_manifest(out)
-    if standing is None or not set(precisions) <= set(standing.get("precisions", ())):
-        return False
-    if calibrated_on is None:
-        return True
-    quantization = standing.get("quantization")
-    if not isinstance(quantization, dict) or INT8 not in standing.get("agreement", ()):
-        return False
-    return not chosen or quantization.get("photographs_sha256") == calibrated_on
+def _write_graph(folder: Path, served: Served, preprocessing: Mapping[int, Preprocessing]) -> Parity:
+    """Write the graph and the golden images. Raises Disagreement if ONNX Runtime answers otherwise than PyTorch."""
+    _say("writing the graph …")
+    onnx_ir.save(to_onnx(served), folder / MODEL)
+    onnx.checker.check_model(folder / MODEL, full_check=True)
+    _say("comparing ONNX Runtime with PyTorch …")
+    golden = references(served, preprocessing)
+    worst = worst_differences(golden, folder / MODEL, TOLERANCE, _say)
+    write_golden(folder, golden)
+    return Parity(
+        reference=f"PyTorch {version('torch')}, float32",
+        engine=f"{ONNX_RUNTIME}, float32",
+        batches=BATCHES,
+        tolerance=TOLERANCE,
+        worst=worst,
+    )
 
 
-def _stays(
-    out: Path,
-    header: dict[str, Any],
-    wishes: ExportOptions,
-    weights: Weights,
-    choice: str,
-    labels: Path | None,
-    beside: Path | None,
-    *,
-    wanted: bool,
-) -> bool:
-    """Whether the bundle at `out` is whole, has what is `wanted` and was made from the same by the same versions.
-
-    Better weights stay where "auto" finds none such now: WeightsUnavailable if what was asked for has changed since.
-    """
-    standing = read_manifest(out)
-    if standing is None:
-        return False
-    made_from = standing.get("weights")
-    if not isinstance(made_from, dict) or "id" not in made_from:
-        return False
-    same_weights = made_from["id"] == weights.id
-    same = _is_same(out, _UNSAID | standing, header, wishes, labels or (beside if same_weights else None))
-    if same and wanted and same_weights and standing.get("built_with") == _built_with():
-        _say(f"{out} is up to date")
-        return True
-    if choice == "auto" and standing.get("variant") == header["variant"] and _worth(made_from) > _worth(vars(weights)):
-        if not same:
-            raise WeightsUnavailable(
-                f"{out} was made from better weights which are not to be had now, so it cannot be made anew with what "
-                "has changed since; give them with --weights, or remove the folder"
-            )
-        lacking = "" if wanted else "; so it cannot get the graphs either that it lacks of those asked for"
-        _say(f"{out} stays as it is: it has better weights than are to be had now{lacking}")
-        return True
-    return False
+def _add_graphs(folder: Path, request: ExportRequest, preprocessing: Mapping[int, Preprocessing]) -> AddedGraphs:
+    """Write the requested graphs beside float32, and compare them with it."""
+    if not request.precisions and not request.int8:
+        return AddedGraphs(halves={}, agreement={}, quantization=None)
+    _say("running float32 on photographs …")
+    answers = float32_answers(folder / MODEL, preprocessing, request.photos or request.calibration)
+    halves = {}
+    for precision in request.precisions:
+        _say(f"writing the graph in {precision}, comparing it with float32 …")
+        halves[precision] = add_precision(folder, precision, answers, _say)
+    if not request.int8:
+        return AddedGraphs(halves, agreement={}, quantization=None)
+    quantization = add_int8(folder, preprocessing, request.calibration, _say)
+    return AddedGraphs(halves, agreements(folder, answers, _say), quantization)
 
 
-def _is_same(
-    out: Path, standing: dict[str, Any], header: dict[str, Any], wishes: ExportOptions, labels: Path | None
-) -> bool:
+def _manifest(
+    folder: Path,
+    inputs: ExportInputs,
+    network: CrossViT,
+    preprocessing: dict[int, Preprocessing],
+    parity: Parity,
+    added: AddedGraphs,
+) -> Manifest:
+    """The manifest of the bundle in `folder`. Raises BadBundle if no service could serve it."""
+    weights, native = inputs.weights, network.sides[1]
     try:
-        return (
-            all(standing[key] == value for key, value in header.items())
-            and standing["preprocessing"] == _described(wishes.steps(_sides(standing["weights"])))
-            and json.loads((out / LABELS).read_text()) == labels_for(labels, standing["classes"])
-            and all(sha256(out / name) == digest for name, digest in standing["files"].items())
+        return Manifest(
+            format=MANIFEST_FORMAT,
+            variant=inputs.request.variant.name,
+            input=INPUT,
+            outputs=OUTPUTS,
+            mean=inputs.normalization.mean,
+            std=inputs.normalization.std,
+            activation=inputs.request.options.activation,
+            preprocessing=preprocessing,
+            weights=WeightsInfo(
+                id=weights.id,
+                source=weights.source,
+                resolution=native,
+                sides=network.sides,
+                caution=weights.caution,
+            ),
+            classes=network.classes,
+            default_resolution=native if native in preprocessing else min(preprocessing),
+            built_with=built_with(),
+            files={name: file_sha256(folder / name) for name in (MODEL, LABELS, GOLDEN, *added.files)},
+            parity=parity,
+            precisions=added.halves,
+            agreement=added.agreement,
+            quantization=added.quantization,
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, BadCheckpoint):
-        return False  # damaged, or of another format
-
-
-def _sides(made_from: Mapping[str, Any]) -> tuple[int, int]:
-    """The sides (S, L) that the weights of a bundle were trained at; earlier versions knew those of one side alone."""
-    small, large = made_from.get("sides") or branch_sides(made_from["resolution"])
-    return small, large
-
-
-def _worth(weights: Mapping[str, Any]) -> int:
-    """How good weights are: random ones, those that ship with the project, all others."""
-    return 0 if weights.get("id") == UNTRAINED else 1 if weights.get("source") == SHIPPED_SOURCE else 2
+    except ValidationError as err:
+        raise BadBundle(f"a bundle with these options could not be served: {first_error(err)}") from err
 
 
 def _say(line: str) -> None:
@@ -360,21 +270,21 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights",
         default="auto",
-        help="auto (local cache, else Hugging Face hub, else shipped, else untrained), one of these, or a checkpoint",
+        help="auto (local cache, else hub, else shipped, else untrained), one of these, or a checkpoint",
     )
     parser.add_argument(
         "--labels",
         type=_file,
         metavar="FILE",
-        help="class names, a line each or as other tools have them (those beside the weights, else ImageNet-1k's)",
+        help="class names, one a line or as other tools write them (those beside the weights, else ImageNet-1k's)",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle (artifacts/VARIANT)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle's folder (artifacts/VARIANT)")
     parser.add_argument(
         "--resolutions",
         type=arguments.resolution,
         nargs="+",
         metavar="N",
-        help="what the service will offer (224 384 480, and that of the checkpoint)",
+        help="resolutions that the service offers (224 384 480, and that of the checkpoint)",
     )
     parser.add_argument(
         "--preprocess",
@@ -382,23 +292,27 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="RESOLUTION:RESIZE/CROP",
-        help="instead of the default, such as 224:274/240, the protocol of the released code",
+        help="replaces the default at a resolution, such as 224:274/240, the protocol of the released code",
     )
     parser.add_argument(
         "--mean",
         type=float,
         nargs=3,
         metavar=("R", "G", "B"),
-        help="what the network was trained to have subtracted from pixels of 0 to 1 (ImageNet's 0.485 0.456 0.406)",
+        help="mean that the network was trained with, of pixels from 0 to 1 (ImageNet's 0.485 0.456 0.406)",
     )
     parser.add_argument(
-        "--std", type=float, nargs=3, metavar=("R", "G", "B"), help="and divided by (ImageNet's 0.229 0.224 0.225)"
+        "--std",
+        type=float,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="standard deviation, likewise (ImageNet's 0.229 0.224 0.225)",
     )
     parser.add_argument(
         "--normalize",
         choices=[*NORMALIZATIONS, ""],
         metavar="NAME",
-        help=f"instead of both: {', '.join(NORMALIZATIONS)}",
+        help=f"mean and std by name: {', '.join(NORMALIZATIONS)}",
     )
     parser.add_argument(
         "--activation",
@@ -411,21 +325,28 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=DTYPES,
         default=[],
-        help="graphs for GPUs beside the float32 one, in half precision",
+        help="adds graphs in half precision, for GPUs",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="photographs to measure them on (some ship with the project)"
+        "--images", type=Path, metavar="FOLDER", help="photographs to measure precisions on (those shipped)"
     )
     parser.add_argument(
         "--quantize",
         choices=[INT8, ""],
         metavar=INT8,
-        help="a graph for CPUs beside the float32 one, that OpenVINO runs in 8 bits; none if empty",
+        help="adds a graph in 8 bits, which OpenVINO runs on CPUs; none if empty",
     )
     parser.add_argument(
-        "--calibration", type=Path, metavar="FOLDER", help="photographs to calibrate it on; one's own are better"
+        "--calibration",
+        type=Path,
+        metavar="FOLDER",
+        help="photographs to calibrate int8 on; your own are better than those shipped",
     )
-    parser.add_argument("--if-changed", action="store_true", help="leave a bundle that was made from the same")
+    parser.add_argument(
+        "--if-changed",
+        action="store_true",
+        help="keep a bundle that was made from the same weights with the same options",
+    )
     args = parser.parse_args(argv)
     if args.calibration is not None and args.quantize != INT8:
         parser.error("--calibration is for --quantize int8")
@@ -440,10 +361,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, name: str | None) -> Normalization | None:
-    """What was asked for, if anything; ValueError if it cannot be."""
+    """The normalization of the options, if any. Raises ValueError if they contradict each other."""
     if name:
         if mean or std:
-            raise ValueError("--normalize stands for --mean and --std: give either")
+            raise ValueError("--normalize replaces --mean and --std: give either")
         return NORMALIZATIONS[name]
     if mean is None and std is None:
         return None
@@ -462,6 +383,8 @@ def _steps(text: str) -> tuple[int, Preprocessing]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not RESOLUTION:RESIZE/CROP, such as 224:274/240")
     resolution, resize, crop = arguments.resolution(match[1]), int(match[2]), int(match[3])
+    if resize > MAX_RESIZE:
+        raise argparse.ArgumentTypeError(f"{text!r}: the resized image may have at most {MAX_RESIZE} pixels a side")
     if resize < crop or branch_sides(crop) != branch_sides(resolution):
         sides = "/".join(map(str, branch_sides(resolution)))
         raise argparse.ArgumentTypeError(

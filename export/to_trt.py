@@ -1,11 +1,12 @@
 """A bundle's engines for the GPU of this machine: `python export/to_trt.py --variant crossvit_18_dagger`.
 
-Builds a TensorRT engine for each resolution, proves it against the bundle's graph in ONNX Runtime on real photographs,
-and only then puts it into the bundle; docs/bundle.md says what is in it. Where no bundle stands yet, one is exported.
+Builds a TensorRT engine for each resolution, compares it with the bundle's graph in ONNX Runtime on real photographs,
+and only then puts it into the bundle, as docs/bundle.md describes. Where there is no bundle yet, it is exported first.
 """
 
 import argparse
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -17,35 +18,56 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import onnx_ir
+from pydantic import ValidationError
 
-from bundle.writer import MANIFEST, NotABundle
+from bundle.bundle_errors import ExplainedError, first_error
+from bundle.file_names import ENGINES, MANIFEST
+from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanProof, PlanRequest
+from bundle.precisions import FP16, PlanPrecision
 from export import arguments
-from export.measurement.agreement import Disagreement, agreement
+from export.measurement.agreement import Agreement, Disagreement, agreement
 from export.measurement.photos import NoPhotos, views
-from export.measurement.precision import run_logits
+from export.measurement.sessions import in_batches, onnxruntime_session
 from export.plans import timing_cache
-from export.plans.build_spec import PRECISIONS, BuildSpec, Device, PlanBuilder, Unable, engine_name
-from export.plans.plan_folder import ENGINES, check_place, put_in_place, stands
+from export.plans.build_spec import PRECISION_OPTIONS, BuildSpec, Device, PlanBuilder, Unable, engine_name
+from export.plans.plan_folder import has_plan, plan_place, write_plan
 from export.plans.progress import Bars, interruptibly
 from export.plans.source import OPERATOR, PRODUCTS, PlanSource, read_source
 from model.spec import branch_sides
 
-VIEWS = 200  # of which two may be answered otherwise: in some the first two classes lie closer than 16 bits can tell
-BATCH_SIZES = (1, 8, 32, 64)
+# Two of these may have another best class: in some the first two classes lie closer than 16 bits can tell.
+PROOF_VIEWS = 200
+DEFAULT_BATCH_SIZES = (1, 8, 32, 64)
 MAX_BATCH = 1024  # of the graph
-_KERNELS = 64 << 20  # what a plan may have beside its weights, generously
-_UNITS = {"": 30, "k": 10, "m": 20, "g": 30, "t": 40}
+_PLAN_OVERHEAD_BYTES = 64 << 20  # a generous bound on what a plan has beside its weights
+_UNIT_SHIFTS = {"": 30, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What is asked for. `resolutions` None: all that the bundle offers."""
+    """The request of the command line.
+
+    Attributes:
+        variant: the network.
+        bundle: its folder.
+        resolutions: to build for; None is all that the bundle offers.
+        precision: of the engines.
+        batch_sizes: an optimisation profile for each.
+        joined_profiles: profiles also take the sizes between.
+        attention: PRODUCTS, or OPERATOR.
+        workspace_bytes: the most GPU memory for a kernel's scratch; None is all.
+        timing_cache: the file; None is one under ~/.cache.
+        optimization_level: TensorRT's builder_optimization_level.
+        version_compatible: later TensorRT of the same major version can read the plans.
+        images: the folder of photographs to compare on; None is those shipped.
+        if_changed: whether engines that fit the request stay.
+    """
 
     variant: str
     bundle: Path
     resolutions: tuple[int, ...] | None = None
-    precision: str = "fp16"
-    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    precision: PlanPrecision = FP16
+    batch_sizes: tuple[int, ...] = DEFAULT_BATCH_SIZES
     joined_profiles: bool = False
     attention: str = PRODUCTS
     workspace_bytes: int | None = None
@@ -55,7 +77,7 @@ class BuildOptions:
     images: Path | None = None
     if_changed: bool = False
 
-    def order(self, source: PlanSource, resolution: int, timing_cache: bytes = b"") -> BuildSpec:
+    def spec(self, source: PlanSource, resolution: int, timing_cache: bytes = b"") -> BuildSpec:
         return BuildSpec(
             precision=self.precision,
             side=source.preprocessing[resolution].crop,
@@ -69,14 +91,14 @@ class BuildOptions:
 
 
 def tensorrt() -> PlanBuilder:
-    """The GPU of this machine. Unable if TensorRT is not here, or another one than this was written for."""
+    """The GPU of this machine. Raises Unable without TensorRT, or with a version that this is not written for."""
     try:
         from export.plans.builder import TensorRTBuilder
     except ModuleNotFoundError as err:
         if err.name is None or err.name.partition(".")[0] not in ("tensorrt", "tensorrt_bindings", "cuda"):
             raise
         package = "cuda-bindings" if err.name.startswith("cuda") else "TensorRT"
-        raise Unable(f"{package} is not installed: pip install -e '.[export,gpu]' brings what engines need") from err
+        raise Unable(f"{package} is not installed: pip install -e '.[export,gpu]' installs what engines need") from err
     except (ImportError, OSError) as err:
         raise Unable(f"TensorRT is installed but does not load: {err}; pip install --force-reinstall tensorrt") from err
     return TensorRTBuilder()
@@ -85,11 +107,11 @@ def tensorrt() -> PlanBuilder:
 def main(argv: list[str] | None = None, find: Callable[[], PlanBuilder] = tensorrt) -> int:
     """`find` gives the GPU to build for, or raises Unable."""
     args = _arguments(argv)
-    task = BuildOptions(
+    options = BuildOptions(
         variant=args.variant,
         bundle=args.bundle or Path("artifacts") / args.variant,
         resolutions=args.resolutions and tuple(sorted(set(args.resolutions))),
-        precision=PRECISIONS[args.precision],
+        precision=PRECISION_OPTIONS[args.precision],
         batch_sizes=tuple(sorted(set(args.batch_sizes))),
         joined_profiles=args.joined_profiles,
         attention=args.attention,
@@ -101,146 +123,169 @@ def main(argv: list[str] | None = None, find: Callable[[], PlanBuilder] = tensor
         if_changed=args.if_changed,
     )
     try:
-        (preview if args.dry_run else build)(task, find)
-    except (Unable, NoPhotos, NotABundle) as err:
+        (preview if args.dry_run else build)(options, find)
+    except (ExplainedError, NoPhotos) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f"; make room at {task.bundle}, and start again" if full else ""
+        advice = f"; make room at {options.bundle}, and start again" if full else ""
         print(f"error: {err}{advice}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the bundle has what was put in place before, and else is as it was", file=sys.stderr)
+        print("interrupted; the bundle keeps the engines that are complete, and nothing else changed", file=sys.stderr)
         return 130
     return 0
 
 
-def build(task: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
-    """Build, prove and install an engine for each resolution. What fails leaves the bundle as it is by then."""
+def build(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
+    """Build, compare and install an engine for each resolution. A failure leaves those before it in the bundle."""
     gpu = find()
     device = gpu.device()
-    if (task.workspace_bytes or 0) > device.memory_bytes:
+    if (options.workspace_bytes or 0) > device.memory_bytes:
         raise Unable(
             f"--workspace is more than the {device.memory_bytes / 2**30:.1f} GiB of the {device.gpu}; ask for less"
         )
     _say(f"TensorRT {device.tensorrt}, {device.gpu} ({device.compute_capability}), driver {device.driver}")
-    if not (task.bundle / MANIFEST).exists():
-        _check_room(task.bundle, 0)
-        _export_bundle(task)
-    source = read_source(task.bundle, task.variant)
-    resolutions = _resolutions(task, source)
-    _check_room(source.path, len(resolutions) * (len(source.graph) + _KERNELS))
+    if not (options.bundle / MANIFEST).exists():
+        _check_room(options.bundle, 0)
+        _export_bundle(options)
+    source = read_source(options.bundle, options.variant)
+    resolutions = _resolutions(options, source)
+    _check_room(source.path, len(resolutions) * (len(source.graph) + _PLAN_OVERHEAD_BYTES))
     if source.untrained:
         _say("WARNING: UNTRAINED weights: the answers of these engines will mean nothing")
     for number, resolution in enumerate(resolutions):
         try:
-            _build_one(task, source, resolution, gpu, device)
+            _build_one(options, source, resolution, gpu, device)
         except BaseException:
             if number:
-                stay = " and ".join(map(str, resolutions[:number]))
-                print(f"the engines for {stay} are in place, and stay", file=sys.stderr)
+                complete = " and ".join(map(str, resolutions[:number]))
+                print(f"the engines for {complete} are in place, and stay", file=sys.stderr)
             raise
-    _say("a service that runs takes them at its next start, at SIGHUP, or at POST /admin/reload")
+    _say("a running service takes them at its next start, at SIGHUP, or at POST /admin/reload")
 
 
-def preview(task: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
-    """Say what `build` would do, and whether it could. Writes nothing."""
+def preview(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
+    """Print what `build` would do, and whether it could. Writes nothing."""
     device = None
     try:
         device = find().device()
         _say(f"TensorRT {device.tensorrt}")
         _say(f"{device.gpu} ({device.compute_capability}), driver {device.driver}, CUDA up to {device.cuda}")
-        _say(f"timing cache: {task.timing_cache or timing_cache.default_file(device)}")
+        _say(f"timing cache: {options.timing_cache or timing_cache.default_file(device)}")
     except Unable as err:
         _say(f"nothing can be built here: {err}")
-    if not (task.bundle / MANIFEST).exists():
-        _say(f"no bundle at {task.bundle}: export/to_onnx.py --variant {task.variant} would make it first")
+    if not (options.bundle / MANIFEST).exists():
+        _say(f"no bundle at {options.bundle}: export/to_onnx.py --variant {options.variant} would make it first")
         return
-    source = read_source(task.bundle, task.variant)
-    _say(f"{source.path}: {task.variant}, model.onnx sha256 {source.graph_sha256}")
+    source = read_source(options.bundle, options.variant)
+    _say(f"{source.path}: {options.variant}, model.onnx sha256 {source.graph_sha256}")
     gpu, version = (device.gpu, device.tensorrt) if device else ("GPU", "VERSION")
-    for resolution in _resolutions(task, source):
-        nodes = len(source.at(resolution, task.precision, task.attention).graph)
-        order = task.order(source, resolution)
-        small, large = branch_sides(order.side)
-        sides = f"images of side {order.side}, branches of {small} and {large}"
-        _say(f"{resolution}: {sides}; {order.precision}, {nodes} nodes")
-        _say(f"  profiles: {', '.join(_profiles(order))}")
-        _say(f"  folder: {source.path / ENGINES / engine_name(resolution, order.precision, gpu, version)}")
+    for resolution in _resolutions(options, source):
+        nodes = len(source.at(resolution, options.precision, options.attention).graph)
+        spec = options.spec(source, resolution)
+        small, large = branch_sides(spec.side)
+        sides = f"images of side {spec.side}, branches of {small} and {large}"
+        _say(f"{resolution}: {sides}; {spec.precision}, {nodes} nodes")
+        _say(f"  profiles: {', '.join(_profiles(spec))}")
+        _say(f"  folder: {source.path / ENGINES / engine_name(resolution, spec.precision, gpu, version)}")
     _say("dry run: nothing was built or written")
 
 
-def _build_one(task: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, device: Device) -> None:
-    cache = task.timing_cache or timing_cache.default_file(device)
-    order = task.order(source, resolution, _cached(cache))
-    wanted = {
-        "resolution": resolution,
-        "side": order.side,
-        "precision": order.precision,
-        "batch_sizes": list(order.batch_sizes),
-        "least_sizes": list(order.least_sizes),
-        "attention": task.attention,
-        "graph_sha256": source.graph_sha256,
-        **device.described(),
-        "version_compatible": order.version_compatible,
-        "optimization_level": order.optimization_level,
-    }
-    check_place(source.path, wanted)  # now: what takes minutes must not fail at the end for this
-    if task.if_changed and stands(source.path, wanted):
+def _build_one(options: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, device: Device) -> None:
+    cache = options.timing_cache or timing_cache.default_file(device)
+    spec = options.spec(source, resolution, _read_timings(cache))
+    request = _request(options, source, resolution, spec, device)
+    plan_place(source.path, request)  # now: a build of minutes must not fail at its end for this
+    if options.if_changed and has_plan(source.path, request):
         _say(f"{resolution}: the engine is up to date")
         return
-    graph = onnx_ir.to_proto(source.at(resolution, task.precision, task.attention)).SerializeToString()
-    _say(f"{resolution}: building in {order.precision} for {', '.join(map(str, order.batch_sizes))} images …")
+    graph = onnx_ir.to_proto(source.at(resolution, options.precision, options.attention)).SerializeToString()
+    _say(f"{resolution}: building in {spec.precision} for {', '.join(map(str, spec.batch_sizes))} images …")
     started = time.monotonic()
     with Bars() as bars:
-        built = interruptibly(lambda: gpu.build(graph, order, bars), bars.stop)
+        built = interruptibly(lambda: gpu.build(graph, spec, bars), bars.stop)
     seconds = time.monotonic() - started
     for note in built.notes:
         _say(f"  TensorRT: {note}")
-    _keep(cache, built.timing_cache)
-    proof = _prove(task, source, resolution, gpu, order, built.plan)
+    _write_timings(cache, built.timing_cache)
+    proof = _compare(options, source, resolution, gpu, spec, built.plan)
     source.check_unchanged()
-    passport = wanted | {
-        "workspace_bytes": built.workspace_bytes,
-        "proof": proof,
-        "built": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "build_seconds": round(seconds, 1),
-    }
-    place = put_in_place(source.path, passport, built.plan)
-    _say(f"  {place}: {len(built.plan) / 2**20:.0f} MiB, proven; built in {seconds:.0f} s")
+    manifest = PlanManifest(
+        **request.model_dump(),
+        plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+        plan_bytes=len(built.plan),
+        workspace_bytes=built.workspace_bytes,
+        proof=proof,
+        built=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        build_seconds=round(seconds, 1),
+    )
+    place = write_plan(source.path, manifest, built.plan)
+    _say(f"  {place}: {len(built.plan) / 2**20:.0f} MiB, agrees with the graph; built in {seconds:.0f} s")
 
 
-def _prove(
-    task: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, order: BuildSpec, plan: bytes
-) -> dict[str, float]:
-    """How the worst profile agrees with the graph in float32. Unable under 99 %, or if a logit is no number."""
-    _say(f"  comparing every profile with ONNX Runtime on {VIEWS} views …")
-    images = views(source.preprocessing[resolution], VIEWS, task.images)
-    expected = run_logits(source.graph, images)
-    found = []
-    for batch, answers in zip(order.batch_sizes, gpu.run(plan, order, images), strict=True):
-        proof = agreement(expected, answers)
-        _say(
-            f"  batch {batch}: the same class for {proof.top1:.1%} of {proof.images} images; "
-            f"logits, of up to {proof.scale:.2f}, differ by at most {proof.worst:.2g}"
+def _request(
+    options: BuildOptions, source: PlanSource, resolution: int, spec: BuildSpec, device: Device
+) -> PlanRequest:
+    """Raises Unable if no service could read a plan of this GPU and TensorRT."""
+    try:
+        return PlanRequest(
+            format=PLAN_FORMAT,
+            resolution=resolution,
+            side=spec.side,
+            precision=spec.precision,
+            batch_sizes=spec.batch_sizes,
+            least_sizes=spec.least_sizes,
+            attention=options.attention,
+            graph_sha256=source.graph_sha256,
+            tensorrt=device.tensorrt,
+            gpu=device.gpu,
+            compute_capability=device.compute_capability,
+            driver=device.driver,
+            cuda=device.cuda,
+            version_compatible=spec.version_compatible,
+            optimization_level=spec.optimization_level,
         )
-        try:
-            proof.check(f"the engine for {resolution} in {order.precision}, at batch {batch},")
-        except Disagreement as err:
-            others = " or ".join(name for name, inside in PRECISIONS.items() if inside != order.precision)
-            why = " (the weights are untrained, and their classes hardly differ)" if source.untrained else ""
-            raise Unable(f"{err}{why}; it is not put in place. Try --precision {others}") from err
-        found.append(proof)
-    return {
-        "images": len(images),
-        "top1_agreement": min(proof.top1 for proof in found),
-        "worst_difference": max(proof.worst for proof in found),
-        "scale": found[0].scale,
-    }
+    except ValidationError as err:
+        raise Unable(f"a plan that is built here could not be served: {first_error(err)}") from err
 
 
-def _cached(file: Path) -> bytes:
+def _compare(
+    options: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, spec: BuildSpec, plan: bytes
+) -> PlanProof:
+    """How the worst profile agrees with the graph in float32. Raises Unable under 99 %, or if a logit is not finite."""
+    _say(f"  comparing every profile with ONNX Runtime on {PROOF_VIEWS} views …")
+    images = views(source.preprocessing[resolution], PROOF_VIEWS, options.images)
+    expected = in_batches(onnxruntime_session(source.graph), images)
+    compared = []
+    for batch, answers in zip(spec.batch_sizes, gpu.run(plan, spec, images), strict=True):
+        compared.append(agreement(expected, answers))
+        _check_profile(compared[-1], batch, source, resolution, spec.precision)
+    return PlanProof(
+        images=len(images),
+        top1_agreement=min(profile.top1 for profile in compared),
+        worst_difference=max(profile.worst for profile in compared),
+        scale=compared[0].scale,
+    )
+
+
+def _check_profile(
+    profile: Agreement, batch: int, source: PlanSource, resolution: int, precision: PlanPrecision
+) -> None:
+    _say(
+        f"  batch {batch}: the same class for {profile.top1:.1%} of {profile.images} images; "
+        f"logits, of up to {profile.scale:.2f}, differ by at most {profile.worst:.2g}"
+    )
+    try:
+        profile.check(f"the engine for {resolution} in {precision}, at batch {batch},")
+    except Disagreement as err:
+        others = " or ".join(option for option, name in PRECISION_OPTIONS.items() if name != precision)
+        why = " (the weights are untrained, and their classes hardly differ)" if source.untrained else ""
+        raise Unable(f"{err}{why}; it is not put in place. Try --precision {others}") from err
+
+
+def _read_timings(file: Path) -> bytes:
     try:
         return timing_cache.read_timings(file)
     except OSError as err:
@@ -248,23 +293,23 @@ def _cached(file: Path) -> bytes:
         return b""
 
 
-def _keep(file: Path, content: bytes) -> None:
+def _write_timings(file: Path, content: bytes) -> None:
     try:
         timing_cache.write_timings(file, content)
     except OSError as err:
         _say(f"note: the timing cache {file} cannot be written ({err.strerror}); the next build will measure anew")
 
 
-def _resolutions(task: BuildOptions, source: PlanSource) -> tuple[int, ...]:
+def _resolutions(options: BuildOptions, source: PlanSource) -> tuple[int, ...]:
     offered = tuple(sorted(source.preprocessing))
-    for resolution in task.resolutions or ():
+    for resolution in options.resolutions or ():
         if resolution not in offered:
             raise Unable(f"{source.path} does not offer {resolution}, but {', '.join(map(str, offered))}")
-    return task.resolutions or offered
+    return options.resolutions or offered
 
 
 def _check_room(bundle: Path, needed: int) -> None:
-    """Unable if the engines could not be written when they are done, which is late."""
+    """Raise Unable now if the engines could not be written in the end."""
     place = next(folder for folder in (bundle / ENGINES, bundle, *bundle.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     if free < needed:
@@ -276,26 +321,26 @@ def _check_room(bundle: Path, needed: int) -> None:
         raise Unable(f"{place} cannot be written to; run this as its owner, or choose another --bundle")
 
 
-def _export_bundle(task: BuildOptions) -> None:
-    _say(f"no bundle at {task.bundle}; making it first, as export/to_onnx.py --variant {task.variant} does")
+def _export_bundle(options: BuildOptions) -> None:
+    _say(f"no bundle at {options.bundle}; making it first, as export/to_onnx.py --variant {options.variant} does")
     try:
         from export.to_onnx import main as to_onnx
     except ModuleNotFoundError as err:
         raise Unable(
-            f"no bundle is at {task.bundle}, and without {err.name} none can be made here: pip install -e '.[export]', "
-            "or copy one here that was made elsewhere"
+            f"no bundle is at {options.bundle}, and exporting one needs {err.name}: pip install -e '.[export]', "
+            "or copy a bundle from another machine"
         ) from err
-    code = to_onnx(["--variant", task.variant, "--out", str(task.bundle)])
+    code = to_onnx(["--variant", options.variant, "--out", str(options.bundle)])
     if code == 130:
         raise KeyboardInterrupt
     if code != 0:
-        raise Unable("without a bundle there is nothing to build engines from")
+        raise Unable("engines are built from a bundle, and its export failed")
 
 
-def _profiles(order: BuildSpec) -> Iterator[str]:
-    for least, size in zip(order.least_sizes, order.batch_sizes, strict=True):
+def _profiles(spec: BuildSpec) -> Iterator[str]:
+    for least, size in zip(spec.least_sizes, spec.batch_sizes, strict=True):
         batch = str(size) if least == size else f"{least} to {size}"
-        yield f"[{batch}, {order.side}, {order.side}, 3]"
+        yield f"[{batch}, {spec.side}, {spec.side}, 3]"
 
 
 def _say(line: str) -> None:
@@ -305,33 +350,33 @@ def _say(line: str) -> None:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="where it is, or will be (artifacts/VARIANT)")
+    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the bundle's folder (artifacts/VARIANT)")
     parser.add_argument(
         "--resolutions",
         type=arguments.offered_resolution,
         nargs="+",
         metavar="N",
-        help="which of the bundle's to build for (all)",
+        help="resolutions of the bundle to build for (all)",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="of the engines (fp16)")
+    parser.add_argument("--precision", choices=PRECISION_OPTIONS, default="fp16", help="of the engines (fp16)")
     parser.add_argument(
         "--batch-sizes",
         type=_batch,
         nargs="+",
-        default=BATCH_SIZES,
+        default=DEFAULT_BATCH_SIZES,
         metavar="N",
-        help="an optimisation profile for exactly so many images (1 8 32 64)",
+        help="numbers of images, each with its own optimisation profile (1 8 32 64)",
     )
     parser.add_argument(
         "--joined-profiles",
         action="store_true",
-        help="profiles that also take the sizes between, for servers that do not pad, such as Triton",
+        help="profiles also take the sizes between, for servers that do not pad, such as Triton",
     )
     parser.add_argument(
         "--attention",
         choices=(PRODUCTS, OPERATOR),
         default=PRODUCTS,
-        help="as products around a softmax, or as ONNX's operator, which TensorRT has from 10.14 on (products)",
+        help="products around a softmax, or ONNX's operator, which TensorRT has from 10.14 on (products)",
     )
     parser.add_argument(
         "--workspace",
@@ -340,33 +385,44 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="most GPU memory for a kernel's scratch, such as 4 or 512MiB (all)",
     )
     parser.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="what TensorRT measured (a file under ~/.cache/crossvit)"
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="TensorRT's measurements of kernels (a file under ~/.cache/crossvit)",
     )
     parser.add_argument(
-        "--optimization-level", type=int, choices=range(6), default=3, help="how long to look for fast kernels (3)"
+        "--optimization-level",
+        type=int,
+        choices=range(6),
+        default=3,
+        help="higher searches longer for fast kernels (3)",
     )
     parser.add_argument(
-        "--version-compatible", action="store_true", help="plans that newer TensorRT of the same major version can read"
+        "--version-compatible", action="store_true", help="newer TensorRT of the same major version can read the plans"
     )
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs for the proof (those shipped)")
-    parser.add_argument("--if-changed", action="store_true", help="leave engines that were built from and for the same")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs to compare on (those shipped)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be built; needs neither GPU nor TensorRT"
+        "--if-changed",
+        action="store_true",
+        help="keep engines that were built from the same graph with the same options",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be built; needs neither GPU nor TensorRT"
     )
     return parser.parse_args(argv)
 
 
 def _batch(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of images from 1 to {MAX_BATCH}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images from 1 to {MAX_BATCH}")
     return int(text)
 
 
 def _bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?", text.strip().lower())
-    size = int(float(match[1]) * (1 << _UNITS[match[2]])) if match else 0
+    size = int(float(match[1]) * (1 << _UNIT_SHIFTS[match[2]])) if match else 0
     if size == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size, such as 4 (GiB), 4GiB or 512MiB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 4 (GiB), 4GiB or 512MiB")
     return size
 
 

@@ -18,6 +18,7 @@ SIDE_STEP = 32  # resolutions are its multiples
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_CLASSES = 1000
+UNTRAINED = "untrained"  # the id of random weights
 
 RGB = tuple[float, float, float]
 

@@ -15,12 +15,12 @@ import torch
 from model.checkpoint import BadCheckpoint, load_network, silent
 from model.crossvit import CrossViT
 from model.labels import labels_beside
-from model.spec import IMAGENET_CLASSES, Variant
+from model.spec import IMAGENET_CLASSES, UNTRAINED, Variant
 from model.stored.foreign_files import folder_kind
 
 T = TypeVar("T")
 
-UNTRAINED, HUB, SHIPPED = "untrained", "hub", "shipped"
+HUB, SHIPPED = "hub", "shipped"
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "shipped"
 SHIPPED_SOURCE = "shipped with the project, for trying it out: 200 of ImageNet's classes, often wrong"
 SHIPPED_CAUTION = (

@@ -50,7 +50,7 @@ from app.serving.batcher import Place
 from app.serving.repository import RepositoryEntry
 from app.serving.served_model import ServedModel
 from bundle.bundle_errors import ExplainedError
-from bundle.reader import ClassLabel
+from bundle.class_labels import ClassLabel
 
 router = APIRouter(redirect_slashes=False)
 

@@ -14,7 +14,8 @@ from app.serving.assembly import make_decoders, make_model
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
-from bundle.reader import Bundle, ClassLabel
+from bundle.class_labels import ClassLabel
+from bundle.reader import Bundle
 from model.files.bad_files import BadFile
 from model.files.folders import images_in, read_image_file
 

@@ -6,7 +6,6 @@ import mmap
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.interface import EngineRefused
+from bundle.atomic_files import replace_file
 
 _DIGEST = hashlib.sha256().digest_size
 _MOST_KEYS = 8  # folders of one kind; the least recently used go
@@ -81,16 +81,9 @@ class CompiledCache:
 
     def write(self, name: str, content: bytes) -> None:
         """Keep `content` under `name`, if that can be."""
-        partial = self._folder / f"{_PARTIAL}{uuid.uuid4().hex}"
-        try:
-            with partial.open("xb") as file:
-                file.write(content)
-                file.write(hashlib.sha256(content).digest())
-            partial.replace(self._folder / name)
+        with suppress(OSError):  # a full disk, a folder that was removed meanwhile
+            replace_file(self._folder / name, content, hashlib.sha256(content).digest(), prefix=_PARTIAL)
             self.written += len(content)
-        except OSError:  # a full disk, a folder that was removed meanwhile
-            with suppress(OSError):
-                partial.unlink()
 
     def read_json(self, name: str) -> Any:
         """What `write_json` wrote, or None."""

@@ -19,7 +19,8 @@ from app.errors import BadParameter, EngineFailed, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
-from bundle.reader import Bundle, ClassLabel
+from bundle.class_labels import ClassLabel
+from bundle.reader import Bundle
 from bundle.tensors import Outputs
 from model.spec import SIGMOID, SOFTMAX, Activation
 

@@ -11,7 +11,8 @@ from app.engines.interface import EngineFiles, TensorRTPlan
 from app.engines.selection import choose
 from benchmarks.gpu.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits
 from benchmarks.gpu.profiles import session_nodes, torch_kernels
-from bundle.reader import GRAPHS, Bundle, open_bundle
+from bundle.file_names import GRAPHS
+from bundle.reader import Bundle, open_bundle
 from bundle.tensors import OUTPUTS
 
 PROVIDERS = {  # of the session that is profiled

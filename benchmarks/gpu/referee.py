@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from app.processes.worker import Arrays, Values
 from benchmarks.gpu.contestant import Images
 from benchmarks.gpu.pytorch import Pixels, trained
-from model.spec import variant_named
-from model.weights import UNTRAINED, find_weights
+from model.spec import UNTRAINED, variant_named
+from model.weights import find_weights
 
 IMAGES_PER_CALL = 16
 PEAK_SIDE = {"cuda": 8192, "cpu": 1024}  # of the square matrices

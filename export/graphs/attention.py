@@ -10,20 +10,20 @@ _OPSET = 23  # the first with the operator; nothing else in the graph changes fr
 
 
 def fuse_attention(model: ir.Model, *, heads_apart: bool = False) -> None:
-    """Put ONNX's Attention in the place of every self-attention that export.graphs.served wrote, in place.
+    """Replace every self-attention that export.graphs.served wrote by ONNX's Attention, in place.
 
-    It takes queries, keys and values as the projections give them, (batch, tokens, width): no head is moved any more.
-    With `heads_apart` they are (batch, heads, tokens, head's width), which is all that TensorRT's parser takes.
-    RuntimeError if a softmax over (batch, heads, tokens, tokens) stays.
+    It takes queries, keys and values as the projections give them, (batch, tokens, width), without a transpose. With
+    `heads_apart` they are (batch, heads, tokens, head's width), the only layout that TensorRT's parser takes. Raises
+    RuntimeError if a softmax over (batch, heads, tokens, tokens) is left.
     """
     passes.ShapeInferencePass()(model)
     operator = _operator_on_heads if heads_apart else _operator
     rewrite(model, [pattern.RewriteRule(_self_attention, operator, _is_scaled_by_head)])
     passes.RemoveUnusedNodesPass()(model)
-    left = [node for node in model.graph if node.op_type == "Softmax" and len(node.outputs[0].shape or ()) == 4]
-    if left:
+    unfused = [node for node in model.graph if node.op_type == "Softmax" and len(node.outputs[0].shape or ()) == 4]
+    if unfused:
         raise RuntimeError(
-            f"{len(left)} attentions are not written as export.graphs.served writes them: {left[0].name}"
+            f"{len(unfused)} attentions are not written as export.graphs.served writes them: {unfused[0].name}"
         )
     model.opset_imports[""] = max(_OPSET, model.opset_imports[""])
 

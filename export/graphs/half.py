@@ -3,7 +3,7 @@
 The graph becomes strongly typed, with every cast written into it, so that every engine computes the same. Float32 stays
 in normalising and resizing the image, in the position embeddings until they are added, in every softmax, and in
 everything from the last LayerNorm of each branch on: the heads and their mean. The LayerNorms between take and give 16
-bits, and compute mean and variance in float32 (ONNX's `stash_type` 1, the default), unless they are to be wide.
+bits, and compute mean and variance in float32 (ONNX's `stash_type` 1, the default), unless they are in `wide`.
 """
 
 from collections.abc import Collection
@@ -12,24 +12,26 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+from bundle.precisions import BF16, FP16
+
+DTYPES = {FP16: ir.DataType.FLOAT16, BF16: ir.DataType.BFLOAT16}
 # ONNX Runtime's CUDA provider (1.31) has no Pad in bfloat16.
-_WIDE = {"fp16": {"Softmax"}, "bf16": {"Softmax", "Pad"}}
+_WIDE = {FP16: {"Softmax"}, BF16: {"Softmax", "Pad"}}
 _BFLOAT16_OPSET = 22  # the first whose convolutions take it; nothing else in the graph changes from 20
 _FLOAT = ir.DataType.FLOAT
 
 
 def to_half(model: ir.Model, precision: str, *, wide: Collection[str] = ()) -> None:
-    """Turn `model`, which export.graphs.served or export.graphs.static made, to "fp16" or "bf16", in place.
+    """Convert `model`, which export.graphs.served or export.graphs.static made, to "fp16" or "bf16", in place.
 
-    Input and outputs keep their types; operators in `wide` stay in float32. OverflowError if a weight is beyond the
-    range of 16 bits.
+    Input and outputs keep their types, and operators in `wide` stay in float32. Raises OverflowError if a weight is
+    beyond the range of 16 bits.
     """
     half = DTYPES[precision]
     if half == ir.DataType.BFLOAT16:
         model.opset_imports[""] = max(_BFLOAT16_OPSET, model.opset_imports[""])
     passes.ShapeInferencePass()(model)  # gives every value its type
-    narrow = middle(model)
+    narrow = encoder_nodes(model)
     narrow -= {node for node in narrow if node.op_type in _WIDE[precision].union(wide)}
     for node in narrow:
         for output in node.outputs:
@@ -39,21 +41,21 @@ def to_half(model: ir.Model, precision: str, *, wide: Collection[str] = ()) -> N
             _narrow_weights(weights, half)
     casts = _Casts(model)
     for node in list(model.graph):
-        wanted = half if node in narrow else _FLOAT
+        dtype = half if node in narrow else _FLOAT
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype in (half, _FLOAT) and value.dtype != wanted:
-                node.replace_input_with(index, casts.before(node, value, wanted))
+            if value is not None and value.dtype in (half, _FLOAT) and value.dtype != dtype:
+                node.replace_input_with(index, casts.before(node, value, dtype))
 
 
-def middle(model: ir.Model) -> set[ir.Node]:
-    """The patch embeddings' convolutions and all that follows, up to each branch's last LayerNorm."""
+def encoder_nodes(model: ir.Model) -> set[ir.Node]:
+    """The nodes from the patch embeddings' convolutions up to each branch's last LayerNorm, without it."""
     return _behind_convolutions(model) - _heads(model)
 
 
-def emulated(model: ir.Model) -> None:
-    """Let float32 do what a graph of to_half does in 16 bits, rounding after each step, in place.
+def emulate_half(model: ir.Model) -> None:
+    """Make a graph of to_half compute in float32, rounding to 16 bits after each operator, in place.
 
-    That is how ONNX Runtime runs float16 on a CPU; for bfloat16 it has no such kernels.
+    ONNX Runtime runs float16 on a CPU like this; for bfloat16 it has no such kernels.
     """
     casts = _Casts(model)
     for node in list(model.graph):
@@ -100,27 +102,27 @@ def _round_after(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
 
 
 def _behind_convolutions(model: ir.Model) -> set[ir.Node]:
-    """The patch embeddings' convolutions, and all that follows from them."""
-    found: set[ir.Node] = set()
+    """The patch embeddings' convolutions, and all nodes that depend on them."""
+    reached: set[ir.Node] = set()
     nodes = [node for node in model.graph if node.op_type == "Conv"]
     while nodes:
         node = nodes.pop()
-        if node not in found:
-            found.add(node)
+        if node not in reached:
+            reached.add(node)
             nodes += node.successors()
-    return found
+    return reached
 
 
 def _heads(model: ir.Model) -> set[ir.Node]:
-    """Each branch's last LayerNorm, and all that follows from it."""
-    found: set[ir.Node] = set()
+    """Each branch's last LayerNorm, and all nodes that depend on it."""
+    reached: set[ir.Node] = set()
     nodes = [value.producer() for value in model.graph.outputs]
     while nodes:
         node = nodes.pop()
-        if node is not None and node not in found:
-            found.add(node)
+        if node is not None and node not in reached:
+            reached.add(node)
             nodes += node.predecessors() if node.op_type != "LayerNormalization" else ()
-    return found
+    return reached
 
 
 def _narrow_weights(value: ir.Value, half: ir.DataType) -> None:

@@ -1,9 +1,9 @@
-"""The graph in 8 bits, for CPUs: NNCF sees on photographs how large each value gets, and rounds it accordingly.
+"""The graph in 8 bits, for CPUs: NNCF measures on photographs how large each value gets, and scales it accordingly.
 
-Weights have 8 bits with a scale for each output, what flows into a product 8 bits with one scale (QuantizeLinear and
-DequantizeLinear around each). SmoothQuant moves outliers from what flows into the weights. Float32 stays where 8 bits
-cost accuracy and save no time: in all that makes pixels and position embeddings of the image, in the cross-attention
-with the projections of CLS around it, and in each branch's last LayerNorm and head.
+Weights have 8 bits with a scale for each output, activations that enter a product 8 bits with one scale
+(QuantizeLinear and DequantizeLinear around each). SmoothQuant moves outliers from activations into weights. Float32
+stays where 8 bits cost accuracy and save no time: in the preparation of pixels and position embeddings, in the
+cross-attention with the projections of CLS around it, and in each branch's last LayerNorm and head.
 """
 
 import importlib.util
@@ -22,21 +22,23 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from export.graphs.half import middle
+from bundle.bundle_errors import ExplainedError
+from bundle.tensors import INPUT
+from export.graphs.half import encoder_nodes
 
-KEPT = ("pixels and position embeddings", "cross-attention", "last LayerNorms and heads")
-# NNCF's own is 0.95. On 9_dagger (weights by a rule) the logits' distance from float32's, relative to their length, is
-# 0.043 with that and 0.033 with this, the middle between smoothing all and nothing.
-_SMOOTHING = 0.5
-_PART = re.compile(r"network\.(?:blocks\.\d+\.)?(\w+)\.")  # of the network, that a parameter belongs to
-
-
-class NotInstalled(Exception):
-    """What makes or runs 8-bit graphs is missing."""
+KEPT_IN_FLOAT32 = ("pixels and position embeddings", "cross-attention", "last LayerNorms and heads")
+# NNCF's default is 0.95. On 9_dagger (weights by a rule) the logits' distance from float32's, relative to their length,
+# is 0.043 with 0.95 and 0.033 with 0.5, the middle between smoothing all and nothing.
+_SMOOTH_QUANT_ALPHA = 0.5
+_MODULE_OF_PARAMETER = re.compile(r"network\.(?:blocks\.\d+\.)?(\w+)\.")
 
 
-def require() -> None:
-    """NotInstalled unless NNCF and OpenVINO, on which 8 bits are measured, are here."""
+class NotInstalled(ExplainedError):
+    """A package that makes or runs 8-bit graphs is missing."""
+
+
+def require_quantization() -> None:
+    """Raise NotInstalled unless NNCF, and OpenVINO to measure on, are installed."""
     missing = [name for name in ("nncf", "openvino") if importlib.util.find_spec(name) is None]
     if missing:
         raise NotInstalled(
@@ -45,17 +47,17 @@ def require() -> None:
         )
 
 
-def quantized(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:
-    """The graph `model`, which export.graphs.served made, in 8 bits; NotInstalled.
+def quantize_graph(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:
+    """The graph `model`, which export.graphs.served made, in 8 bits. Raises NotInstalled.
 
     `images` are batches (batch, side, side, 3) to calibrate on; sides may differ.
     """
-    require()
+    require_quantization()
     wide = _wide(ir.load(model))
     with _quiet():
         nncf = _nncf()
-        samples = [{"image": batch} for batch in images]
-        found = nncf.quantize(
+        samples = [{INPUT: batch} for batch in images]
+        proto = nncf.quantize(
             onnx.load(model),
             nncf.Dataset(samples),
             subset_size=len(samples),
@@ -63,10 +65,10 @@ def quantized(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=wide, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
             ),
         )
-    graph: ir.Model = ir.from_proto(found)
+    graph: ir.Model = ir.from_proto(proto)
     passes.ClearMetadataAndDocStringPass()(graph)
     _unsigned(graph)
     return graph
@@ -74,33 +76,35 @@ def quantized(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:
 
 def _wide(model: ir.Model) -> list[str]:
     """Names of the nodes that stay in float32."""
-    narrow = middle(model) - _cross_attention(model)
+    narrow = encoder_nodes(model) - _cross_attention(model)
     return [str(node.name) for node in model.graph if node not in narrow]
 
 
 def _cross_attention(model: ir.Model) -> set[ir.Node]:
-    """What stands between the blocks of one multi-scale encoder and those of the next: all that CLS alone goes through.
+    """The nodes between the blocks of one multi-scale encoder and those of the next, which compute CLS only.
 
-    Nodes stand in the order of the network, whose parameters keep their names. RuntimeError if that has changed.
+    Nodes are in the order of the network, whose parameters keep their names. Raises RuntimeError if that has changed.
     """
-    found = set()
+    nodes = set()
     inside = False
     for node in model.graph:
         for value in node.inputs:
-            part = _PART.match(str(value.name)) if value is not None and value.is_initializer() else None
-            if part is not None:
-                inside = part[1] in ("projs", "fusion", "revert_projs")
+            module = (
+                _MODULE_OF_PARAMETER.match(str(value.name)) if value is not None and value.is_initializer() else None
+            )
+            if module is not None:
+                inside = module[1] in ("projs", "fusion", "revert_projs")
         if inside:
-            found.add(node)
-    if not found:
+            nodes.add(node)
+    if not nodes:
         raise RuntimeError("the graph has no cross-attention with the names that export.graphs.served gives")
-    return found
+    return nodes
 
 
 def _unsigned(model: ir.Model) -> None:
-    """Let what flows be unsigned where its zero lies off the centre, in place; the numbers that are meant are the same.
+    """Store activations with a non-zero zero point as uint8, not int8, in place; dequantised values are unchanged.
 
-    NNCF writes it signed, and OpenVINO's products of signed values with an offset are 5 % slower.
+    NNCF writes them as int8, and OpenVINO's products of signed values with an offset are 5 % slower.
     """
     for node in model.graph:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.inputs) < 3:

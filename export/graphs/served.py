@@ -41,7 +41,7 @@ class Served(nn.Module):
 
 
 def to_onnx(served: Served) -> ir.Model:
-    """The ONNX graph of `served`, with a symbolic `batch` and `side`; RuntimeError if either got fixed."""
+    """The ONNX graph of `served`, with a symbolic `batch` and `side`. Raises RuntimeError if either became a number."""
     batch = torch.export.Dim("batch", min=1, max=1024)
     side = torch.export.Dim("side", min=LEAST_SIDE, max=LARGEST_SIDE)
     example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
@@ -51,7 +51,7 @@ def to_onnx(served: Served) -> ir.Model:
             served,
             (example,),
             dynamic_shapes=({0: batch, 1: side, 2: side},),
-            prefer_deferred_runtime_asserts_over_guards=True,  # divisibility by 7 and 32 is ours to keep
+            prefer_deferred_runtime_asserts_over_guards=True,  # the network keeps divisibility by 7 and 32
         )
         program = torch.onnx.export(
             exported,
@@ -60,7 +60,7 @@ def to_onnx(served: Served) -> ir.Model:
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
-            optimize=False,  # below
+            optimize=False,  # `fold` does it
             verbose=False,
         )
         assert program is not None
@@ -73,7 +73,7 @@ def to_onnx(served: Served) -> ir.Model:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Hold back warnings that say nothing to the user: torchvision is not installed, an operator was not folded."""
+    """Suppress warnings that do not concern the user: torchvision is not installed, an operator was not folded."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -98,8 +98,8 @@ def _attention(q, k, v, *_, **__):  # type: ignore[no-untyped-def]
 def _name_dimensions(model: ir.Model) -> None:
     """Call the input's symbolic dimensions `batch` and `side`, there and in every shape derived from them.
 
-    torch.export names them s40, s62 or whatever is free. RuntimeError if one was specialised to a number, which
-    torch.export has been seen to do without a word.
+    torch.export names them s40, s62 or the like. Raises RuntimeError if one was specialised to a number, which
+    torch.export has done silently.
     """
     shape = model.graph.inputs[0].shape
     assert shape is not None
@@ -112,6 +112,6 @@ def _name_dimensions(model: ir.Model) -> None:
     for value in values:
         if value.shape is not None:
             value.shape = ir.Shape(
-                dimension if isinstance(dimension, int) else rename.sub(lambda found: names[found[0]], str(dimension))
+                dimension if isinstance(dimension, int) else rename.sub(lambda match: names[match[0]], str(dimension))
                 for dimension in value.shape
             )

@@ -1,7 +1,7 @@
 """The served graph at one side: everything that follows from the side becomes a constant.
 
-Builders of GPU engines tune their kernels for the shapes they see, so they get a graph in which the batch is all that
-is left open: no resize matrix, no position interpolation and no shape arithmetic at run time.
+Builders of GPU engines tune their kernels for the shapes of the graph, so they get one in which only the batch is open:
+no resize matrix, no position interpolation and no shape arithmetic at run time.
 """
 
 import numpy as np
@@ -13,8 +13,8 @@ from onnxscript.rewriter import pattern, rewrite
 
 _ANY_SIZE = 1 << 40
 
-# Those of onnxscript's that find something here; looking for what all of them know takes several times as long.
-_SIMPLER = [
+# The rules of onnxscript that match something here; trying all of its rules takes several times as long.
+_SIMPLIFICATIONS = [
     rules.no_op_cast_rule,
     rules.materialize_reshape_shape_rule,
     rules.no_op_transpose_rule,
@@ -26,7 +26,7 @@ _SIMPLER = [
 def fix_side(model: ir.Model, side: int) -> None:
     """Make `model`, as export.graphs.served wrote it, a graph of images (batch, side, side, 3), in place.
 
-    RuntimeError if anything but the batch stays open.
+    Raises RuntimeError if a dimension other than the batch is still open.
     """
     model.graph.inputs[0].shape = ir.Shape(["batch", side, side, 3])
     _forget_shapes(model)
@@ -51,12 +51,12 @@ def fix_side(model: ir.Model, side: int) -> None:
 
 
 def fold(model: ir.Model) -> None:
-    """Compute what is constant, weights of any size included, and leave out what changes nothing."""
+    """Compute constants, weights of any size included, and remove operators without effect."""
     onnxscript.optimizer.inline(model)
     onnxscript.optimizer.fold_constants(
         model, onnx_shape_inference=False, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE
     )
-    rewrite(model, _SIMPLER)
+    rewrite(model, _SIMPLIFICATIONS)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.DeduplicateInitializersPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)

@@ -3,21 +3,27 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-LEAST_AGREEMENT = 0.99
+from bundle.bundle_errors import ExplainedError
+from bundle.manifest import PrecisionAgreement
+from bundle.tensors import Outputs
+
+MIN_TOP1_AGREEMENT = 0.99
 
 
-class Disagreement(Exception):
+class Disagreement(ExplainedError):
     """The logits are further from the reference's than they may be."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the logits of an engine, or a precision, compare with float32's over `images` images.
+    """How the logits of an engine, or a precision, compare with float32's.
 
-    `top1` is the share of images with the same best class, `worst` the largest difference of any logit, `scale` the
-    largest logit.
+    Attributes:
+        images: the number of images.
+        top1: the share of images with the same best class.
+        worst: the largest difference of any logit, which may be NaN.
+        scale: float32's largest logit.
     """
 
     images: int
@@ -25,21 +31,24 @@ class Agreement:
     worst: float
     scale: float
 
-    def check(self, what: str) -> None:
-        """Raise Disagreement unless `what` answers as float32 does, for 99 of 100 images."""
-        if not (np.isfinite(self.worst) and self.top1 >= LEAST_AGREEMENT):
+    def check(self, subject: str) -> None:
+        """Raise Disagreement unless `subject` has float32's best class for 99 of 100 images, and finite logits."""
+        if not (np.isfinite(self.worst) and self.top1 >= MIN_TOP1_AGREEMENT):
             raise Disagreement(
-                f"{what} agrees with float32 on the best class of {self.top1:.1%} of {self.images} images (at least "
-                f"{LEAST_AGREEMENT:.0%} must), its logits are up to {self.worst:.2g} off"
+                f"{subject} agrees with float32 on the best class of {self.top1:.1%} of {self.images} images (at least "
+                f"{MIN_TOP1_AGREEMENT:.0%} must), its logits are up to {self.worst:.2g} off"
             )
 
+    def for_manifest(self) -> PrecisionAgreement:
+        return PrecisionAgreement(images=self.images, top1=self.top1, worst=self.worst, scale=self.scale)
 
-def agreement(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> Agreement:
+
+def agreement(expected: Outputs, actual: Outputs) -> Agreement:
     """Compare logits (outputs, images, classes), the first output being the answer."""
-    best, other = (logits[0].argmax(axis=1) for logits in (expected, actual))
+    expected_best, actual_best = (logits[0].argmax(axis=1) for logits in (expected, actual))
     return Agreement(
         images=expected.shape[1],
-        top1=float((best == other).mean()),
+        top1=float((expected_best == actual_best).mean()),
         worst=float(np.abs(expected - actual).max()),
         scale=float(np.abs(expected).max()),
     )

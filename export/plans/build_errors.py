@@ -1,4 +1,4 @@
-"""Why no engine comes of it: what TensorRT and CUDA say, as sentences that say what would do."""
+"""Error sentences for what TensorRT and CUDA report, with advice."""
 
 import re
 from collections.abc import Iterable
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NO_GPU = (
-    "there is no NVIDIA GPU here that CUDA can see; engines are built on the machine that will use them "
+    "CUDA finds no NVIDIA GPU here; engines are built on the machine that will use them "
     "(in a container: start it with --gpus all; CUDA_VISIBLE_DEVICES may hide it)"
 )
-MORE_MEMORY = "end what else uses it, or ask for smaller --batch-sizes or a smaller --workspace"
+MORE_MEMORY = "end other processes that use it, or ask for smaller --batch-sizes or a smaller --workspace"
 _MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|memory is insufficient|could not be allocated", re.IGNORECASE
 )
@@ -18,7 +18,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class NodeError:
-    """What TensorRT's parser has against a node of the graph."""
+    """An error of TensorRT's parser at a node of the graph."""
 
     operator: str
     name: str
@@ -28,39 +28,39 @@ class NodeError:
 
 
 def not_parsed(errors: Iterable[NodeError]) -> str:
-    """All of them, each with its node."""
+    """A sentence with all `errors`, each with its node."""
     lines = [
         f"  {error.operator} {error.name!r} (node {error.index}): {error.text} [{error.where}]" for error in errors
     ]
     return "\n".join(["TensorRT cannot take the graph; a newer TensorRT may, or another --precision:", *lines])
 
 
-def failed(what: str, said: Iterable[str], memory: tuple[int, int] | None) -> str:
-    """`what` failed, and TensorRT logged what it `said`; `memory` is the GPU's free bytes and all of them, if known."""
-    lines = [f"  {line}" for line in dict.fromkeys(said)] or ["  TensorRT gave no reason"]
+def failed(failure: str, log: Iterable[str], memory: tuple[int, int] | None) -> str:
+    """`failure` with the lines of TensorRT's `log`; `memory` is the GPU's free and total bytes, if known."""
+    lines = [f"  {line}" for line in dict.fromkeys(log)] or ["  TensorRT gave no reason"]
     if any(_MEMORY.search(line) for line in lines):
         room = f"{memory[0] / 2**30:.1f} of {memory[1] / 2**30:.1f} GiB are free now; " if memory else ""
-        what = f"{what}: the GPU's memory does not suffice ({room}{MORE_MEMORY})"
-    return "\n".join([f"{what}:", *lines])
+        failure = f"{failure}: the GPU's memory does not suffice ({room}{MORE_MEMORY})"
+    return "\n".join([f"{failure}:", *lines])
 
 
 def no_driver(driver: int, runtime: int) -> str:
-    """`driver` and `runtime` are versions of CUDA as CUDA counts them: 13000 is 13.0; no driver is 0."""
+    """`driver` and `runtime` are versions of CUDA in its own notation: 13000 is 13.0. A `driver` of 0 is missing."""
     if driver == 0:
-        return "there is no NVIDIA driver here; engines are built on the machine whose GPU will use them"
+        return "no NVIDIA driver is installed here; engines are built on the machine whose GPU will use them"
     return (
-        f"the NVIDIA driver here knows CUDA up to {dotted(driver)}, but the package cuda-bindings is for "
+        f"the NVIDIA driver here supports CUDA up to {dotted(driver)}, but the package cuda-bindings is for "
         f"{dotted(runtime)}: update the driver, or pip install 'cuda-bindings=={driver // 1000}.*'"
     )
 
 
 def driver_version(file: Path = _DRIVER) -> str | None:
-    """The driver's own version, such as 580.95.05; None where the system does not tell, as under WSL."""
+    """The driver's own version, such as 580.95.05; None where the system does not have it, as under WSL."""
     try:
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)*\b", file.read_text().partition("\n")[0])
+        version = re.search(r"\b\d{3,}\.\d+(\.\d+)*\b", file.read_text().partition("\n")[0])
     except OSError:
         return None
-    return found and found[0]
+    return version and version[0]
 
 
 def dotted(version: int) -> str:

@@ -1,6 +1,6 @@
-"""What it takes to build an engine and what comes out, in plain data: nothing here needs a GPU, TensorRT or PyTorch.
+"""Input and output of a TensorRT build, as plain data: nothing here needs a GPU, TensorRT or PyTorch.
 
-export.plans.builder is the one implementation of `PlanBuilder`; all else that has to do with engines talks to this protocol.
+export.plans.builder is the one implementation of `PlanBuilder`; all other code uses this protocol.
 """
 
 import re
@@ -8,19 +8,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from bundle.bundle_errors import ExplainedError
+from bundle.precisions import BF16, F32, FP16, PlanPrecision
+from bundle.tensors import Images, Outputs
 
-PRECISIONS = {"fp16": "fp16", "bf16": "bf16", "fp32": "f32"}  # as the command line spells them, and as all else does
+# Values of --precision, and what bundles call them.
+PRECISION_OPTIONS: dict[str, PlanPrecision] = {"fp16": FP16, "bf16": BF16, "fp32": F32}
 
 
-class Unable(Exception):
-    """No engine comes of this: a sentence that says what was seen and what would do."""
+class Unable(ExplainedError):
+    """No engine can be built; the message says why, and how to mend it."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU and what drives it. `driver` is the driver's version, `cuda` the newest CUDA that it supports."""
+    """A GPU with its software.
+
+    Attributes:
+        tensorrt: the version of TensorRT.
+        gpu: the GPU's name.
+        compute_capability: the GPU's, such as "9.0".
+        driver: the NVIDIA driver's version.
+        cuda: the newest CUDA that the driver supports.
+        memory_bytes: of the GPU, in all.
+    """
 
     tensorrt: str
     gpu: str
@@ -29,26 +40,23 @@ class Device:
     cuda: str
     memory_bytes: int
 
-    def described(self) -> dict[str, str]:
-        """What a passport says of it."""
-        return {
-            "tensorrt": self.tensorrt,
-            "gpu": self.gpu,
-            "compute_capability": self.compute_capability,
-            "driver": self.driver,
-            "cuda": self.cuda,
-        }
-
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """How an engine is to be built: profile i is for `batch_sizes[i]` images of `side` x `side` pixels.
+    """How to build an engine.
 
-    With `joined` it also takes fewer, down to one more than the profile before it takes. `workspace_bytes` None lets
-    TensorRT use all of the GPU's memory. `timing_cache` is what an earlier build measured, or nothing.
+    Attributes:
+        precision: of the graph.
+        side: of the images, in pixels.
+        batch_sizes: profile i is for `batch_sizes[i]` images.
+        workspace_bytes: the most GPU memory for a kernel's scratch; None is all.
+        joined: profiles also take fewer images, down to one more than the profile before.
+        optimization_level: TensorRT's builder_optimization_level.
+        version_compatible: later TensorRT of the same major version can read the plan.
+        timing_cache: the measurements of an earlier build, or nothing.
     """
 
-    precision: str
+    precision: PlanPrecision
     side: int
     batch_sizes: tuple[int, ...]
     workspace_bytes: int | None = None
@@ -67,7 +75,7 @@ class BuildSpec:
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan as TensorRT serialised it. `notes` are what it warned of, and what became of the timing cache."""
+    """A plan as TensorRT serialised it. `notes` are its warnings, and whether it took the timing cache."""
 
     plan: bytes
     workspace_bytes: int
@@ -91,17 +99,17 @@ class PlanBuilder(Protocol):
 
     def device(self) -> Device: ...
 
-    def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
+    def build(self, graph: bytes, spec: BuildSpec, progress: Progress) -> BuiltPlan:
         """The engine of `graph`, an ONNX model in which only the batch is open."""
 
-    def run(self, plan: bytes, order: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def run(self, plan: bytes, spec: BuildSpec, images: Images) -> Sequence[Outputs]:
         """For each profile of `plan` its (outputs, images, classes) for all `images` (images, side, side, 3)."""
 
 
 def check_version(tensorrt: str) -> None:
-    """Unable if nothing here was written for this version of TensorRT: 10.13 to 11 it was."""
-    found = re.match(r"(\d+)\.(\d+)", tensorrt)
-    if found is None or not (10, 13) <= (int(found[1]), int(found[2])) < (12, 0):
+    """Raise Unable unless `tensorrt` is one of the versions that this is written for, 10.13 to 11."""
+    version = re.match(r"(\d+)\.(\d+)", tensorrt)
+    if version is None or not (10, 13) <= (int(version[1]), int(version[2])) < (12, 0):
         raise Unable(
             f"TensorRT {tensorrt} is installed; supported is 10.13 and newer, and 11: pip install 'tensorrt>=10.13,<12'"
         )

@@ -1,4 +1,4 @@
-"""TensorRT and CUDA: the one module of the exporter that calls them, and all that it does is call them.
+"""TensorRT and CUDA: the only module of the exporter that calls them, and it does nothing else.
 
 Written for TensorRT 10.13 to 11. Not imported before it is needed: both packages may be missing.
 """
@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorrt as trt
 from cuda.bindings import runtime as cuda
-from numpy.typing import NDArray
 
-from bundle.tensors import INPUT, OUTPUTS
+from bundle.precisions import F32
+from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 from export.plans import build_errors
 from export.plans.build_spec import BuildSpec, BuiltPlan, Device, Progress, Unable, check_version
 
-check_version(str(trt.__version__))  # here: other versions may lack what the classes below derive from
+check_version(str(trt.__version__))  # first: other versions may lack base classes of the classes below
 
 T = TypeVar("T")
 
@@ -24,13 +24,13 @@ _SUCCESS = cuda.cudaError_t.cudaSuccess
 
 
 class TensorRTBuilder:
-    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); an export.plans.build_spec.PlanBuilder."""
+    """An export.plans.build_spec.PlanBuilder for the first GPU that CUDA shows: CUDA_VISIBLE_DEVICES selects it."""
 
     def __init__(self) -> None:
         self._log = _LOG
 
     def device(self) -> Device:
-        """Unable if there is no GPU, or no driver that fits."""
+        """Raises Unable without a GPU, or without a driver that fits."""
         error, count = cuda.cudaGetDeviceCount()
         driver = int(_checked(cuda.cudaDriverGetVersion()))
         if error == cuda.cudaError_t.cudaErrorInsufficientDriver or driver == 0:
@@ -49,8 +49,8 @@ class TensorRTBuilder:
             memory_bytes=int(properties.totalGlobalMem),
         )
 
-    def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
-        """The plan of `graph`; blocks for minutes without holding Python's lock."""
+    def build(self, graph: bytes, spec: BuildSpec, progress: Progress) -> BuiltPlan:
+        """The plan of `graph`. Blocks for minutes without holding Python's lock."""
         self._log.clear()
         builder = self._make(trt.Builder)
         # In 11 every network is strongly typed and the flag does nothing; 10 needs it.
@@ -59,10 +59,10 @@ class TensorRTBuilder:
         if not parser.parse(graph):
             raise Unable(build_errors.not_parsed(_errors(parser)))
         config = builder.create_builder_config()
-        timings = self._configure(config, order)
-        for least, batch in zip(order.least_sizes, order.batch_sizes, strict=True):
+        timings = self._configure(config, spec)
+        for least, batch in zip(spec.least_sizes, spec.batch_sizes, strict=True):
             profile = builder.create_optimization_profile()
-            smallest, best = (trt.Dims([size, order.side, order.side, 3]) for size in (least, batch))
+            smallest, best = (trt.Dims([size, spec.side, spec.side, 3]) for size in (least, batch))
             profile.set_shape(INPUT, smallest, best, best)
             if config.add_optimization_profile(profile) < 0:
                 raise self._failure(f"TensorRT takes no profile for {batch} images")
@@ -78,27 +78,25 @@ class TensorRTBuilder:
             notes=tuple(dict.fromkeys(self._log.lines)),
         )
 
-    def run(self, plan: bytes, order: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
-        """What every profile answers to `images`, each (outputs, images, classes)."""
+    def run(self, plan: bytes, spec: BuildSpec, images: Images) -> Sequence[Outputs]:
+        """The answers of every profile to `images`, each (outputs, images, classes)."""
         self._log.clear()
         runtime = self._make(trt.Runtime)
-        # Such a plan brings code of its own, which a runtime does not run unasked. This one was built a moment ago.
-        runtime.engine_host_code_allowed = order.version_compatible
+        # Such a plan has code of its own, which a runtime runs only if allowed. This one was built a moment ago.
+        runtime.engine_host_code_allowed = spec.version_compatible
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise self._failure("TensorRT cannot read the plan that it has just written")
-        return [self._run(engine, index, order, images) for index in range(len(order.batch_sizes))]
+        return [self._run(engine, index, spec, images) for index in range(len(spec.batch_sizes))]
 
-    def _run(
-        self, engine: trt.ICudaEngine, index: int, order: BuildSpec, images: NDArray[np.uint8]
-    ) -> NDArray[np.float32]:
-        batch = order.batch_sizes[index]
+    def _run(self, engine: trt.ICudaEngine, index: int, spec: BuildSpec, images: Images) -> Outputs:
+        batch = spec.batch_sizes[index]
         padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % batch, axis=0)])
         answers = []
         with ExitStack() as stack:
             stream = int(_checked(cuda.cudaStreamCreate()))
             stack.callback(cuda.cudaStreamDestroy, stream)
-            context = self._context(engine, index, order, stream)
+            context = self._context(engine, index, spec, stream)
             outputs = [np.empty(tuple(context.get_tensor_shape(name)), np.float32) for name in OUTPUTS]
             memory = {}
             for name, array in zip((INPUT, *OUTPUTS), (padded[:batch], *outputs), strict=True):
@@ -115,27 +113,27 @@ class TensorRTBuilder:
                 answers.append(np.stack(outputs))
         return np.concatenate(answers, axis=1)[:, : len(images)]
 
-    def _context(self, engine: trt.ICudaEngine, index: int, order: BuildSpec, stream: int) -> trt.IExecutionContext:
+    def _context(self, engine: trt.ICudaEngine, index: int, spec: BuildSpec, stream: int) -> trt.IExecutionContext:
         context = engine.create_execution_context()
         if context is None:
             raise self._failure("TensorRT made no execution context")
-        shape = (order.batch_sizes[index], order.side, order.side, 3)
+        shape = (spec.batch_sizes[index], spec.side, spec.side, 3)
         chosen = context.set_optimization_profile_async(index, stream)
         if not (chosen and context.set_input_shape(INPUT, shape)):
             raise self._failure(f"the engine's profile {index} does not take images {shape}")
         return context
 
-    def _configure(self, config: trt.IBuilderConfig, order: BuildSpec) -> trt.ITimingCache:
-        config.builder_optimization_level = order.optimization_level
-        if order.workspace_bytes is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, order.workspace_bytes)
-        if order.version_compatible:
+    def _configure(self, config: trt.IBuilderConfig, spec: BuildSpec) -> trt.ITimingCache:
+        config.builder_optimization_level = spec.optimization_level
+        if spec.workspace_bytes is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_bytes)
+        if spec.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if order.precision == "f32":
+        if spec.precision == F32:
             config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and has ten bits
-        timings: trt.ITimingCache | None = config.create_timing_cache(order.timing_cache)
-        if timings is None or not config.set_timing_cache(timings, False):  # of another GPU or version, or damaged
-            self._log.lines.append("the timing cache does not fit this GPU and TensorRT; a new one takes its place")
+        timings: trt.ITimingCache | None = config.create_timing_cache(spec.timing_cache)
+        if timings is None or not config.set_timing_cache(timings, False):  # another GPU's or version's, or damaged
+            self._log.lines.append("the timing cache does not fit this GPU and TensorRT; a new one replaces it")
             timings = config.create_timing_cache(b"")
             config.set_timing_cache(timings, False)
         return timings
@@ -143,7 +141,7 @@ class TensorRTBuilder:
     def _make(self, kind: Callable[[trt.ILogger], T]) -> T:
         try:
             return kind(self._log)
-        except (TypeError, RuntimeError) as err:  # what the bindings make of a null pointer
+        except (TypeError, RuntimeError) as err:  # the bindings raise these for a null pointer
             raise self._failure("TensorRT does not start") from err
 
     def _failure(self, what: str) -> Unable:
@@ -170,11 +168,11 @@ class _Log(trt.ILogger):  # type: ignore[misc, unused-ignore]  # of Any, where t
         self.lines.clear()
 
 
-_LOG = _Log()  # one for all, and for good: TensorRT keeps a pointer to the first that it is given
+_LOG = _Log()  # never freed: TensorRT keeps a pointer to the first that it is given
 
 
 class _Monitor(trt.IProgressMonitor):  # type: ignore[misc, unused-ignore]
-    """Hands TensorRT's progress on."""
+    """Passes TensorRT's progress on."""
 
     def __init__(self, progress: Progress) -> None:
         trt.IProgressMonitor.__init__(self)
@@ -198,7 +196,7 @@ def _errors(parser: trt.OnnxParser) -> Iterator[build_errors.NodeError]:
 
 
 def _checked(result: tuple[Any, ...]) -> Any:
-    """The values of a call to CUDA. Unable if it failed."""
+    """The values that a call to CUDA returned. Raises Unable if it failed."""
     error, *values = result
     if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
         raise Unable(f"the GPU's memory does not suffice to run the engine; {build_errors.MORE_MEMORY}")

@@ -1,76 +1,61 @@
-"""An engine in its bundle: the folder engines/NAME with a plan, and the passport that says what it is.
+"""A plan in its bundle: the folder engines/NAME with the plan and its manifest.
 
-A plan is code. A reader trusts it as far as its passport goes; docs/bundle.md has what is in one.
+A plan is code. A reader trusts it only if its manifest fits; docs/bundle.md describes the manifest.
 """
 
-import hashlib
-import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from bundle.writer import NotABundle, beside, install, sweep, write_json
+from pydantic import ValidationError
+
+from bundle.atomic_files import file_sha256, remove_all_leftovers, replacing_folder
+from bundle.bundle_errors import NotABundle
+from bundle.file_names import ENGINES, PASSPORT, PLAN
+from bundle.plan_manifest import PlanManifest, PlanRequest, write_plan_manifest
 from export.plans.build_spec import engine_name
 
-FORMAT = 1
-ENGINES = "engines"
-PLAN = "plan"
-PASSPORT = "passport.json"
 
+def write_plan(bundle: Path, manifest: PlanManifest, plan: bytes) -> Path:
+    """Write `plan` and its manifest into `bundle`, whole or not at all; nothing else changes there. Its folder.
 
-def put_in_place(bundle: Path, passport: dict[str, Any], plan: bytes) -> Path:
-    """Write `plan` and its passport, whole or not at all, into `bundle`, which else stays as it is; the folder.
-
-    An engine of the same name is replaced in one step. Raises OSError, and NotABundle if something else has its place.
+    A plan of the same name is replaced in one step. Raises OSError, and NotABundle if something else has its place.
     """
-    place = check_place(bundle, passport)
+    place = plan_place(bundle, manifest)
     engines = place.parent
-    new = not engines.exists()
+    is_new = not engines.exists()
     try:
-        _sweep(engines)
-        with beside(place) as folder:
+        remove_all_leftovers(engines)
+        with replacing_folder(place) as folder:
             (folder / PLAN).write_bytes(plan)
-            described = {"format": FORMAT} | passport
-            described |= {"plan_sha256": hashlib.sha256(plan).hexdigest(), "plan_bytes": len(plan)}
-            write_json(folder / PASSPORT, described)
-            folder.chmod(0o755)
-            install(folder, place)
+            write_plan_manifest(folder, manifest)
     except BaseException:
-        if new:
+        if is_new:
             with suppress(OSError):
                 engines.rmdir()
         raise
     return place
 
 
-def check_place(bundle: Path, passport: dict[str, Any]) -> Path:
-    """The folder of the engine that `passport` describes; NotABundle if something else has its place."""
+def plan_place(bundle: Path, request: PlanRequest) -> Path:
+    """The folder of the plan. Raises NotABundle if something else has its place."""
     engines = bundle.resolve() / ENGINES
-    place = engines / _name(passport)
+    place = engines / _folder_name(request)
     if engines.is_symlink() or (engines.exists() and not engines.is_dir()):
-        raise NotABundle(f"{engines} is a link or no folder, and a service would not follow it: remove it")
+        raise NotABundle(f"{engines} is a link or not a folder, and a service would not follow it: remove it")
     if place.exists() and not (place / PASSPORT).is_file() and (not place.is_dir() or any(place.iterdir())):
-        raise NotABundle(f"{place} is there and is no engine; it is left alone: remove it")
+        raise NotABundle(f"{place} exists and is not an engine; it is not touched: remove it")
     return place
 
 
-def stands(bundle: Path, wanted: dict[str, Any]) -> bool:
-    """Whether `bundle` has a whole engine whose passport says all that `wanted` does."""
-    place = bundle / ENGINES / _name(wanted)
+def has_plan(bundle: Path, request: PlanRequest) -> bool:
+    """Whether `bundle` has the plan that `request` asks for, undamaged."""
+    place = bundle / ENGINES / _folder_name(request)
     try:
-        passport = json.loads((place / PASSPORT).read_text())
-        wanted = {key: value for key, value in wanted.items() if key not in ("driver", "cuda")}  # any runs it
-        same: bool = passport | {"format": FORMAT} | wanted == passport
-        return same and hashlib.sha256((place / PLAN).read_bytes()).hexdigest() == passport["plan_sha256"]
-    except (OSError, ValueError, LookupError, TypeError):
+        manifest = PlanManifest.model_validate_json((place / PASSPORT).read_bytes())
+        return manifest.same_plan_as(request) and file_sha256(place / PLAN) == manifest.plan_sha256
+    except (OSError, ValidationError):
         return False
 
 
-def _name(passport: dict[str, Any]) -> str:
-    return engine_name(passport["resolution"], passport["precision"], passport["gpu"], passport["tensorrt"])
-
-
-def _sweep(engines: Path) -> None:
-    """Remove what killed runs left behind, of whatever engine."""
-    for left in [*engines.glob(".*.partial-*"), *engines.glob(".*.aside")]:
-        sweep(left.with_name(left.name[1:].rpartition(".")[0]))
+def _folder_name(request: PlanRequest) -> str:
+    return engine_name(request.resolution, request.precision, request.gpu, request.tensorrt)

@@ -1,4 +1,4 @@
-"""Waiting for a build: bars that show how far it is, and Ctrl-C that ends it."""
+"""Waiting for a build: progress bars, and Ctrl-C that ends it."""
 
 import signal
 import sys
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 class Bars:
-    """A bar for each phase of a build, nested as the phases are. Nothing is drawn where there is no terminal.
+    """A bar for each phase of a build, nested as the phases are. Nothing is drawn without a terminal.
 
-    An export.plans.build_spec.Progress: the builder calls it from threads of its own, in which an exception would end the
-    process, so that what goes wrong in drawing is left aside.
+    An export.plans.build_spec.Progress. The builder calls it from its own threads, in which an exception would end the
+    process: errors of drawing are ignored.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._tasks: dict[str, tuple[TaskID, int]] = {}  # and how deep each lies
+        self._tasks: dict[str, tuple[TaskID, int]] = {}  # with the depth of nesting
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -62,12 +62,12 @@ class Bars:
     def _draw(self, change: Callable[[], None]) -> None:
         try:
             change()
-        except Exception:  # a closed terminal, say
+        except Exception:  # such as a closed terminal
             self._bars.disable = True
 
 
 def interruptibly(work: Callable[[], T], stop: Callable[[], None]) -> T:
-    """What `work` returns, done in a thread: no signal reaches Python while its main thread is in C++.
+    """The result of `work`, which runs in a thread: no signal reaches Python while its main thread is in C++.
 
     Ctrl-C calls `stop`, waits for `work` to end and raises KeyboardInterrupt; a second one ends the process at once.
     """

@@ -1,18 +1,17 @@
-"""TensorRT's timing cache: what it measured of kernels, kept in a file from build to build.
+"""TensorRT's timing cache: its measurements of kernels, kept in a file from build to build.
 
 It belongs to a GPU model and a version of TensorRT, not to a network, and so lies outside all bundles.
 """
 
 import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
+from bundle.atomic_files import replace_file
 from export.plans.build_spec import Device, Unable, slug
 
 
 def default_file(device: Device) -> Path:
-    """Its place under XDG_CACHE_HOME, or ~/.cache; Unable if there is neither."""
+    """Its place under XDG_CACHE_HOME, or ~/.cache. Raises Unable if neither exists."""
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError as err:
@@ -21,7 +20,7 @@ def default_file(device: Device) -> Path:
 
 
 def read_timings(file: Path) -> bytes:
-    """What is in `file`; nothing if it is not there."""
+    """The content of `file`; empty if it does not exist. Raises OSError."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -31,12 +30,4 @@ def read_timings(file: Path) -> bytes:
 def write_timings(file: Path, timings: bytes) -> None:
     """Replace `file` in one step. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as temporary:
-            temporary.write(timings)
-        Path(name).replace(file)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
+    replace_file(file, timings)

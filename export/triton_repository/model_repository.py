@@ -1,29 +1,30 @@
 """Changing a Triton model repository under a running Triton: a model's folder is the old one or the new one, whole.
 
 Triton takes every folder in the repository for a model, and every folder in that whose name starts with a digit for a
-version; so what is not finished stands beside the repository.
+version. Unfinished models are therefore put together beside the repository.
 """
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bundle.writer import MANIFEST, beside, install, sha256, sweep
+from bundle.atomic_files import exclusive_lock, file_sha256, folder_beside, install_folder, remove_leftovers
+from bundle.bundle_errors import ExplainedError
+from bundle.file_names import MANIFEST
 from export.triton_repository.pbtxt import MARK
 
 CONFIG = "config.pbtxt"
 
 
-class NotOurs(Exception):
-    """The place for the models holds something else, which is left alone."""
+class NotOurs(ExplainedError):
+    """The place for the models holds something else, which is not touched."""
 
 
-class BadVersion(Exception):
-    """A version number that is taken, or that Triton would not serve."""
+class BadVersion(ExplainedError):
+    """A version number that exists, or that Triton would not serve."""
 
 
 class Changes:
@@ -35,16 +36,15 @@ class Changes:
         self._names: list[str] = []
 
     def model(self, name: str) -> Path:
-        """A copy of the model's folder to work on, empty if there is no such model; NotOurs."""
-        standing, copy = self._repository / name, self._folder / name
-        sweep(standing)
-        if standing.exists() and not _is_ours(standing):
+        """A copy of the model's folder to work on, empty if there is no such model. Raises NotOurs."""
+        existing, copy = self._repository / name, self._folder / name
+        remove_leftovers(existing)
+        if existing.exists() and not _is_ours(existing):
             raise NotOurs(
-                f"{standing} is there and was not written by this command; it is left alone: remove it, or choose "
-                "another --out"
+                f"{existing} was not written by this command; it is not touched: remove it, or choose another --out"
             )
-        if standing.exists():
-            shutil.copytree(standing, copy, symlinks=True)
+        if existing.exists():
+            shutil.copytree(existing, copy, symlinks=True)
         else:
             copy.mkdir()
         self._names.append(name)
@@ -52,19 +52,19 @@ class Changes:
 
     def install(self) -> None:
         for name in self._names:
-            install(self._folder / name, self._repository / name)
+            install_folder(self._folder / name, self._repository / name)
 
 
 @contextmanager
 def changing(repository: Path) -> Iterator[Changes]:
     """Changes to `repository`, made at the end of the block; an error leaves everything as it was.
 
-    Each model changes in one step. What is in a model's folder and is not written anew stays. Raises NotOurs before
-    anything is written if Triton could not serve `repository` as a whole.
+    Each model changes in one step. Other files in a model's folder stay. Raises NotOurs, before anything is written, if
+    Triton could not serve `repository` as a whole.
     """
     _check(repository)
     repository = repository.resolve()
-    with beside(repository) as folder, _made(repository), _only_writer(repository):
+    with folder_beside(repository) as folder, _made(repository), _only_writer(repository):
         changes = Changes(repository, folder)
         yield changes
         changes.install()
@@ -75,27 +75,27 @@ def versions(model: Path) -> list[int]:
     return sorted(int(path.name) for path in model.iterdir() if path.is_dir() and re.fullmatch(r"[1-9]\d*", path.name))
 
 
-def version_for(model: Path, wanted: int | str, digests: dict[str, str]) -> int:
-    """The version that files with these sha256 (by name) get: `wanted` if it is a number.
+def version_for(model: Path, requested: int | str, digests: dict[str, str]) -> int:
+    """The version that files with these sha256 (by name) get: `requested` if it is a number.
 
-    "next" is one more than the newest. "auto" is the newest one if it holds the very same files, else the next.
-    Raises BadVersion for a number that is not over the newest: versions never change, and Triton serves the newest.
+    "next" is one more than the newest. "auto" is the newest one if it has the very same files, else the next. Raises
+    BadVersion for a number that is not over the newest: versions never change, and Triton serves the newest.
     """
     newest = max(versions(model), default=0)
-    if isinstance(wanted, int):
-        if wanted <= newest:
+    if isinstance(requested, int):
+        if requested <= newest:
             raise BadVersion(
-                f"{model.name} has a version {newest}, and Triton serves the newest; versions that are there are never "
+                f"{model.name} has a version {newest}, and Triton serves the newest; existing versions are never "
                 f"changed: --model-version must be over {newest}, or next"
             )
-        return wanted
-    if wanted == "auto" and newest and _digests(model / str(newest)) == digests:
+        return requested
+    if requested == "auto" and newest and _digests(model / str(newest)) == digests:
         return newest
     return newest + 1
 
 
 def _digests(version: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in version.iterdir() if path.is_file()}
+    return {path.name: file_sha256(path) for path in version.iterdir() if path.is_file()}
 
 
 def _is_ours(model: Path) -> bool:
@@ -106,28 +106,28 @@ def _is_ours(model: Path) -> bool:
 
 
 def _check(repository: Path) -> None:
-    """NotOurs if `repository` cannot be one, or has folders at which Triton would stumble."""
+    """Raise NotOurs if `repository` cannot be one, or has folders that Triton would fail to load."""
     if not repository.exists():
         return
     if not repository.is_dir():
-        raise NotOurs(f"{repository} is a file; it is left alone: choose another --out")
+        raise NotOurs(f"{repository} is a file; it is not touched: choose another --out")
     if os.path.ismount(repository):
         raise NotOurs(
             f"{repository} is the root of a file system, so nothing can be put together beside it and moved there in "
             "one step: choose a folder below it"
         )
     if (repository / MANIFEST).exists():
-        raise NotOurs(f"{repository} is a bundle, not a model repository; it is left alone: choose another --out")
+        raise NotOurs(f"{repository} is a bundle, not a model repository; it is not touched: choose another --out")
     for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
         if not (folder / CONFIG).exists() and not versions(folder):
             raise NotOurs(
-                f"{folder} is no model, and Triton tries to load every folder of its repository: choose another --out"
+                f"{folder} is not a model, and Triton tries to load every folder of a repository: choose another --out"
             )
 
 
 @contextmanager
 def _made(repository: Path) -> Iterator[None]:
-    """`repository`, which is there afterwards if it was before or if something came into it."""
+    """Make `repository`, and remove it at the end of the block if it is empty."""
     repository.mkdir(exist_ok=True)
     try:
         yield
@@ -138,13 +138,10 @@ def _made(repository: Path) -> Iterator[None]:
 
 @contextmanager
 def _only_writer(repository: Path) -> Iterator[None]:
-    """NotOurs if another run is at it: what that one installs would be lost."""
-    lock = os.open(repository, os.O_RDONLY)
-    try:
+    """Raise NotOurs if another run writes to it: the models that it installs would be lost."""
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive_lock(repository))
         except BlockingIOError as err:
             raise NotOurs(f"another run is writing to {repository}: try again when it has ended") from err
         yield
-    finally:
-        os.close(lock)

@@ -1,4 +1,4 @@
-"""config.pbtxt, what Triton is told of a model: protobuf text, written to be read by people.
+"""config.pbtxt, the configuration of a Triton model: protobuf text, written for people too.
 
 Source of the fields: `ModelConfig` in model_config.proto of github.com/triton-inference-server/common.
 """
@@ -9,25 +9,35 @@ from dataclasses import dataclass, field
 
 from bundle.tensors import INPUT, OUTPUTS
 
-LABELS = "labels.txt"
+TRITON_LABELS = "labels.txt"
 MARK = "# Written by export/to_triton.py"
 
-QUEUE_BATCHES = 8  # what may wait, in batches; more is refused at once
-QUEUE_SECONDS = 10  # how long it may wait; clients may ask for less
+MAX_QUEUE_BATCHES = 8  # more requests are refused at once
+MAX_QUEUE_SECONDS = 10  # clients may set less
 
 
 @dataclass(frozen=True)
 class Config:
-    """A model for images of `side` x `side` pixels.
+    """The configuration of a Triton model.
 
-    `batch_sizes` are run once at start. With `least_sizes` they are what the plan's optimisation profiles are for, in
-    their order, and profile i takes from `least_sizes[i]` to `batch_sizes[i]` images. `dynamic` says whether Triton may
-    put requests together, after `delay_us` at most. `plans` maps compute capabilities to files, where there are
-    several. `notes` are passed on to whoever asks for the configuration.
+    Attributes:
+        name: of the model.
+        backend: "onnxruntime" or "tensorrt".
+        side: of the images, in pixels.
+        classes: the number of classes.
+        max_batch: the largest batch.
+        batch_sizes: run once at start. With `least_sizes` those of the plan's optimisation profiles, in their order.
+        dynamic: whether Triton may put requests together.
+        delay_us: how long a request may wait for others.
+        device: "gpu" or "cpu".
+        instances: of the model, on each GPU.
+        least_sizes: profile i takes from `least_sizes[i]` to `batch_sizes[i]` images.
+        plans: files by compute capability, where there are several.
+        notes: for people and clients that read the configuration.
     """
 
     name: str
-    backend: str  # "onnxruntime" or "tensorrt"
+    backend: str
     side: int
     classes: int
     max_batch: int
@@ -70,7 +80,7 @@ def _head(config: Config) -> str:
 def _tensors(config: Config) -> str:
     image = f"name: {_quoted(INPUT)} data_type: TYPE_UINT8 dims: {_image(config)}"
     logits = [f"name: {_quoted(name)} data_type: TYPE_FP32 dims: [ {config.classes} ]" for name in OUTPUTS]
-    logits[0] += f" label_filename: {_quoted(LABELS)}"
+    logits[0] += f" label_filename: {_quoted(TRITON_LABELS)}"
     return (
         "# RGB pixels as they were decoded: the graph normalises them. The batch comes before these dimensions.\n"
         + _listed("input", [image])
@@ -94,8 +104,8 @@ def _batching(config: Config) -> str:
         + (f"  preferred_batch_size: {_numbers(preferred)}\n" if preferred else "")
         + f"  max_queue_delay_microseconds: {config.delay_us}\n"
         "  default_queue_policy {\n"
-        f"    max_queue_size: {QUEUE_BATCHES * config.max_batch}\n"
-        f"    default_timeout_microseconds: {QUEUE_SECONDS * 1_000_000}\n"
+        f"    max_queue_size: {MAX_QUEUE_BATCHES * config.max_batch}\n"
+        f"    default_timeout_microseconds: {MAX_QUEUE_SECONDS * 1_000_000}\n"
         "    timeout_action: REJECT\n"
         "    allow_timeout_override: true\n"
         "  }\n"

@@ -1,35 +1,46 @@
-"""Which files of a bundle make a model of Triton, and what Triton is told of it."""
+"""The files of a bundle that make a model of Triton, and the model's configuration."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bundle.writer import FORMAT, LABELS, MODEL, read_manifest, sha256
-from export.plans.build_spec import PRECISIONS
-from export.plans.plan_folder import ENGINES, PASSPORT, PLAN
-from export.plans.plan_folder import FORMAT as PASSPORT_FORMAT
+from bundle.bundle_errors import ExplainedError
+from bundle.class_labels import parse_labels
+from bundle.file_names import GRAPHS, LABELS, MODEL, PLAN
+from bundle.manifest import Manifest
+from bundle.plan_manifest import PlanManifest
+from bundle.plans import read_plan_manifests
+from export.existing_bundle import read_existing_file, read_existing_manifest
+from export.plans.build_spec import PRECISION_OPTIONS
 from export.triton_repository.pbtxt import Config
-from model.spec import SOFTMAX
+from model.spec import UNTRAINED, Preprocessing
 
-BATCH_SIZES = (1, 8, 32, 64)  # warmed up where no plan says which
-MAX_BATCH = {"gpu": 64, "cpu": 8}
-UNTRAINED = "untrained"
+GRAPH_WARM_UP_SIZES = (1, 8, 32, 64)  # a plan has its own batch sizes
+GRAPH_MAX_BATCH = {"gpu": 64, "cpu": 8}
 
 
-class NotServable(Exception):
-    """Triton cannot be given what was asked for; the message says what would do."""
+class NotServable(ExplainedError):
+    """Triton cannot serve what was requested; the message says how to mend it."""
 
 
 @dataclass(frozen=True)
 class TritonOptions:
-    """What the command line asks for; `precision` as it spells them, `only` are texts in the names of plans."""
+    """The request of the command line.
+
+    Attributes:
+        variant: the network.
+        backend: "onnxruntime" or "tensorrt".
+        precision: one of PRECISION_OPTIONS.
+        device: "gpu" or "cpu".
+        max_batch: the largest batch; None is the backend's.
+        instances: of each model, on each GPU.
+        queue_delay_us: how long a request may wait for others.
+        only: texts that the names of plans must have.
+    """
 
     variant: str
-    backend: str  # "onnxruntime" or "tensorrt"
+    backend: str
     precision: str
-    device: str  # "gpu" or "cpu"
+    device: str
     max_batch: int | None
     instances: int
     queue_delay_us: int
@@ -38,7 +49,7 @@ class TritonOptions:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of the bundle, and what it is called in a version's folder."""
+    """A file of the bundle, and its name in a version's folder."""
 
     path: Path
     sha256: str
@@ -47,151 +58,152 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class TritonBundle:
-    """A bundle that stands in `folder`, of which only the manifest has been read."""
+    """A bundle in `folder`, of which only the manifest has been read."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def trained(self) -> bool:
-        return bool(self.manifest["weights"]["id"] != UNTRAINED)
+        return self.manifest.weights.id != UNTRAINED
 
     @property
     def resolutions(self) -> list[int]:
-        return sorted(map(int, self.manifest["preprocessing"]))
+        return sorted(self.manifest.preprocessing)
 
-    def steps(self, resolution: int) -> dict[str, int]:
-        """`resize` and `crop`, in pixels."""
-        steps: dict[str, int] = self.manifest["preprocessing"][str(resolution)]
-        return steps
+    def steps(self, resolution: int) -> Preprocessing:
+        return self.manifest.preprocessing[resolution]
 
     def labels(self) -> str:
-        """One label a line, in index order: what Triton answers with beside score and index."""
-        path = self.folder / LABELS
-        if sha256(path) != self.manifest["files"][LABELS]:
-            raise NotServable(f"{path} is not the file that the manifest names: export the bundle again")
-        labels = [entry["label"] for entry in json.loads(path.read_text(encoding="utf-8"))]
-        return "".join(" ".join(label.split()) + "\n" for label in labels)
+        """The text of Triton's label file: one label a line, in index order, without control characters."""
+        content = read_existing_file(self.folder, LABELS, self.manifest)
+        labels = parse_labels(content, self.folder / LABELS, self.manifest.classes)
+        # Line breaks would shift the labels behind them; the reader has replaced control characters by this one.
+        texts = (label.label.replace("\N{REPLACEMENT CHARACTER}", " ") for label in labels)
+        return "".join(" ".join(text.split()) + "\n" for text in texts)
 
 
 @dataclass(frozen=True)
 class PlanFolder:
-    """A TensorRT engine in a bundle: its folder, and its passport."""
+    """The folder of a plan in a bundle, and the plan's manifest."""
 
     folder: Path
-    passport: dict[str, Any]
+    manifest: PlanManifest
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Profile i is for `batch_sizes[i]` images."""
-        return tuple(self.passport["batch_sizes"])
+        return self.manifest.batch_sizes
 
     @property
     def least_sizes(self) -> tuple[int, ...]:
-        """Profile i takes no fewer images than `least_sizes[i]`."""
-        return tuple(self.passport.get("least_sizes", self.batch_sizes))
+        """Profile i takes `least_sizes[i]` images or more."""
+        return self.manifest.least_sizes or self.manifest.batch_sizes
 
     @property
     def capability(self) -> str:
-        return str(self.passport["compute_capability"])
+        return self.manifest.compute_capability
 
     def source(self, name: str) -> ModelFile:
-        return ModelFile(self.folder / PLAN, self.passport["plan_sha256"], name)
+        return ModelFile(self.folder / PLAN, self.manifest.plan_sha256, name)
 
 
-def read_bundle(folder: Path, variant: str) -> TritonBundle:
-    """The bundle of `variant` at `folder`; NotServable if it is none."""
-    manifest = read_manifest(folder)
-    again = f"export it first with python export/to_onnx.py --variant {variant}"
-    if manifest is None:
-        raise NotServable(f"there is no bundle at {folder}: {again}")
-    if manifest.get("format") != FORMAT:
-        raise NotServable(f"{folder} has format {manifest.get('format')}, not {FORMAT}: {again}")
-    if manifest.get("variant") != variant:
-        raise NotServable(f"{folder} is a bundle of {manifest.get('variant')}, not of {variant}")
-    return TritonBundle(folder, manifest)
+def read_triton_bundle(folder: Path, variant: str) -> TritonBundle:
+    """The bundle of `variant` at `folder`. Raises BadBundle if that is damaged, or another variant's."""
+    return TritonBundle(folder, read_existing_manifest(folder, variant))
 
 
 def model_files(
-    bundle: TritonBundle, wishes: TritonOptions, resolutions: list[int] | None
+    bundle: TritonBundle, options: TritonOptions, resolutions: list[int] | None
 ) -> list[tuple[Config, list[ModelFile]]]:
     """For each of `resolutions`, or all that the bundle offers, the configuration and the files of its model."""
     for resolution in resolutions or ():
         if resolution not in bundle.resolutions:
             raise NotServable(
                 f"{bundle.folder} offers {', '.join(map(str, bundle.resolutions))} and not {resolution}: export it "
-                f"again with python export/to_onnx.py --variant {wishes.variant} --resolutions "
+                f"again with python export/to_onnx.py --variant {options.variant} --resolutions "
                 f"{' '.join(map(str, sorted({*bundle.resolutions, resolution})))}"
             )
-    model = _with_plans if wishes.backend == "tensorrt" else _with_graph
-    return [model(bundle, wishes, resolution) for resolution in sorted(set(resolutions or bundle.resolutions))]
+    model = _with_plans if options.backend == "tensorrt" else _with_graph
+    return [model(bundle, options, resolution) for resolution in sorted(set(resolutions or bundle.resolutions))]
 
 
-def _with_graph(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> tuple[Config, list[ModelFile]]:
-    name = MODEL if wishes.precision == "fp32" else f"model.{wishes.precision}.onnx"
-    if wishes.precision != "fp32" and name not in bundle.manifest["files"]:
+def _with_graph(bundle: TritonBundle, options: TritonOptions, resolution: int) -> tuple[Config, list[ModelFile]]:
+    name = GRAPHS[PRECISION_OPTIONS[options.precision]]
+    if name not in bundle.manifest.files:
         raise NotServable(
-            f"{bundle.folder} has no {wishes.precision} graph: export it first with "
-            f"python export/to_onnx.py --variant {wishes.variant} --precision {wishes.precision}"
+            f"{bundle.folder} has no {options.precision} graph: export it first with "
+            f"python export/to_onnx.py --variant {options.variant} --precision {options.precision}"
         )
-    limit = wishes.max_batch or MAX_BATCH[wishes.device]
-    sizes = (*(size for size in BATCH_SIZES if size < limit), limit)
-    config = _config(bundle, wishes, resolution, max_batch=limit, batch_sizes=sizes)
-    return config, [ModelFile(bundle.folder / name, bundle.manifest["files"][name], "model.onnx")]
+    limit = options.max_batch or GRAPH_MAX_BATCH[options.device]
+    sizes = (*(size for size in GRAPH_WARM_UP_SIZES if size < limit), limit)
+    steps = bundle.steps(resolution)
+    config = Config(
+        name=f"{options.variant}_{resolution}",
+        backend=options.backend,
+        side=steps.crop,
+        classes=bundle.manifest.classes,
+        max_batch=limit,
+        batch_sizes=sizes,
+        delay_us=options.queue_delay_us,
+        device=options.device,
+        instances=options.instances,
+        notes=_notes(bundle, options, steps),
+    )
+    return config, [ModelFile(bundle.folder / name, bundle.manifest.files[name], MODEL)]
 
 
-def _with_plans(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> tuple[Config, list[ModelFile]]:
+def _with_plans(bundle: TritonBundle, options: TritonOptions, resolution: int) -> tuple[Config, list[ModelFile]]:
     """Triton does not pad, so it may form batches only if every size has a profile."""
-    plans = _fitting(bundle, wishes, resolution)
-    every, name = plans[0].batch_sizes, plans[0].folder.name
-    limit = wishes.max_batch or every[-1]
-    if limit not in every:
+    plans = _fitting(bundle, options, resolution)
+    offered, name = plans[0].batch_sizes, plans[0].folder.name
+    limit = options.max_batch or offered[-1]
+    if limit not in offered:
         raise NotServable(
-            f"--max-batch {limit} is none of the batch sizes {', '.join(map(str, every))} of {name}: choose one of "
-            "them, or build it anew with --batch-sizes"
+            f"--max-batch {limit} is not one of the batch sizes {', '.join(map(str, offered))} of {name}: choose one "
+            "of them, or build it anew with --batch-sizes"
         )
-    sizes = tuple(size for size in every if size <= limit)
+    sizes = tuple(size for size in offered if size <= limit)
     least = plans[0].least_sizes[: len(sizes)]
-    files = {plan.capability: f"model_{plan.capability}.plan" for plan in plans} if len(plans) > 1 else {}
-    config = _config(
-        bundle,
-        wishes,
-        resolution,
+    names = {plan.capability: f"model_{plan.capability}.plan" for plan in plans} if len(plans) > 1 else {}
+    built_for = {
+        "tensorrt": plans[0].manifest.tensorrt,
+        "gpu": ", ".join(plan.manifest.gpu for plan in plans),
+    }
+    steps = bundle.steps(resolution)
+    config = Config(
+        name=f"{options.variant}_{resolution}",
+        backend=options.backend,
+        side=steps.crop,
+        classes=bundle.manifest.classes,
         max_batch=limit,
         batch_sizes=sizes,
         dynamic=least == (1, *(size + 1 for size in sizes[:-1])),
+        delay_us=options.queue_delay_us,
+        device=options.device,
+        instances=options.instances,
         least_sizes=least,
-        plans=files,
-        built_for={
-            "tensorrt": plans[0].passport["tensorrt"],
-            "gpu": ", ".join(plan.passport["gpu"] for plan in plans),
-        },
+        plans=names,
+        notes=_notes(bundle, options, steps) | built_for,
     )
-    return config, [plan.source(files.get(plan.capability, "model.plan")) for plan in plans]
+    return config, [plan.source(names.get(plan.capability, "model.plan")) for plan in plans]
 
 
-def _fitting(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> list[PlanFolder]:
-    """The plans that fit, one for each compute capability; NotServable if there is none, or more than can be told."""
-    asked = {
-        "resolution": resolution,
-        "side": bundle.steps(resolution)["crop"],
-        "precision": PRECISIONS[wishes.precision],
-        "graph_sha256": bundle.manifest["files"][MODEL],
-    }
+def _fitting(bundle: TritonBundle, options: TritonOptions, resolution: int) -> list[PlanFolder]:
+    """The plans that fit, one for each compute capability. Raises NotServable for none, and if several are possible."""
     plans = [
         plan
         for plan in _plans(bundle)
-        if all(plan.passport[key] == value for key, value in asked.items())
-        and all(part in plan.folder.name for part in wishes.only)
+        if _fits(plan.manifest, bundle, options, resolution) and all(part in plan.folder.name for part in options.only)
     ]
     if not plans:
-        named = f" whose name has {' and '.join(wishes.only)}" if wishes.only else ""
+        named = f" whose name has {' and '.join(options.only)}" if options.only else ""
         raise NotServable(
-            f"{bundle.folder} has no {wishes.precision} plan of its graph for {resolution}{named}: build it with "
-            f"python export/to_trt.py --variant {wishes.variant} --resolutions {resolution} "
-            f"--precision {wishes.precision}"
+            f"{bundle.folder} has no {options.precision} plan of its graph for {resolution}{named}: build it with "
+            f"python export/to_trt.py --variant {options.variant} --resolutions {resolution} "
+            f"--precision {options.precision}"
         )
-    alike = {(plan.passport["tensorrt"], plan.batch_sizes, plan.least_sizes) for plan in plans}
+    alike = {(plan.manifest.tensorrt, plan.batch_sizes, plan.least_sizes) for plan in plans}
     if len(alike) > 1 or len({plan.capability for plan in plans}) < len(plans):
         raise NotServable(
             "Triton takes one plan for each compute capability, all of one TensorRT and for the same batch sizes: "
@@ -200,37 +212,24 @@ def _fitting(bundle: TritonBundle, wishes: TritonOptions, resolution: int) -> li
     return plans
 
 
-def _plans(bundle: TritonBundle) -> Iterator[PlanFolder]:
-    for path in sorted(bundle.folder.glob(f"{ENGINES}/[!.]*/{PASSPORT}")):
-        try:
-            passport = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError:
-            passport = None
-        if not isinstance(passport, dict) or "format" not in passport:
-            raise NotServable(f"{path} is no passport of a plan: remove {path.parent}, or build it again")
-        if passport["format"] == PASSPORT_FORMAT:
-            yield PlanFolder(path.parent, passport)
-
-
-def _config(
-    bundle: TritonBundle, wishes: TritonOptions, resolution: int, built_for: dict[str, str] | None = None, **more: Any
-) -> Config:
-    steps = bundle.steps(resolution)
-    notes = {
-        "weights": bundle.manifest["weights"]["id"],
-        "precision": wishes.precision,
-        "activation": bundle.manifest.get("activation", SOFTMAX),
-        "resize": str(steps["resize"]),
-        "crop": str(steps["crop"]),
-    }
-    return Config(
-        name=f"{wishes.variant}_{resolution}",
-        backend=wishes.backend,
-        side=steps["crop"],
-        classes=bundle.manifest["classes"],
-        delay_us=wishes.queue_delay_us,
-        device=wishes.device,
-        instances=wishes.instances,
-        notes=notes | (built_for or {}),
-        **more,
+def _fits(plan: PlanManifest, bundle: TritonBundle, options: TritonOptions, resolution: int) -> bool:
+    return (
+        plan.resolution == resolution
+        and plan.side == bundle.steps(resolution).crop
+        and plan.precision == PRECISION_OPTIONS[options.precision]
+        and plan.graph_sha256 == bundle.manifest.files[MODEL]
     )
+
+
+def _plans(bundle: TritonBundle) -> list[PlanFolder]:
+    return [PlanFolder(folder, manifest) for folder, manifest in read_plan_manifests(bundle.folder).items()]
+
+
+def _notes(bundle: TritonBundle, options: TritonOptions, steps: Preprocessing) -> dict[str, str]:
+    return {
+        "weights": bundle.manifest.weights.id,
+        "precision": options.precision,
+        "activation": bundle.manifest.activation,
+        "resize": str(steps.resize),
+        "crop": str(steps.crop),
+    }

@@ -65,8 +65,8 @@ def test_bundles_are_found_beside_whatever_else_a_volume_has(volume: Path) -> No
     assert found.bundles == {name: volume / name for name in ("B.2-x", "a", "c")}
     assert found.passed_over == {
         "@eaDir": f"{volume}/@eaDir has no manifest.json",
-        "a b": f"{volume}/a b: a model's name has letters, digits, '.', '_' and '-' alone; rename the folder",
-        os.fsdecode(b"caf\xe9"): f"'{volume}/caf\\udce9': a model's name has letters, digits, '.', '_' and '-' alone; "
+        "a b": f"{volume}/a b: a model's name has only letters, digits, '.', '_' and '-'; rename the folder",
+        os.fsdecode(b"caf\xe9"): f"'{volume}/caf\\udce9': a model's name has only letters, digits, '.', '_' and '-'; "
         "rename the folder",
         "gone": f"{volume}/gone is a link to nothing",
         "loop": f"{volume}/loop/manifest.json cannot be read (Too many levels of symbolic links)",
@@ -103,7 +103,8 @@ def test_a_path_that_is_closed_to_the_service_says_which_part_of_it_is(nobody: P
 @as_root
 def test_the_models_of_a_volume_with_a_closed_folder_are_listed(volume: Path) -> None:
     (volume / "lost+found").chmod(0o700)
-    imports = "import os, bundle.reader, bundle.discovery, rich.cells; from app.cli import main"  # while root, who may read them
+    # These are imported while root, who may read them.
+    imports = "import os, bundle.reader, bundle.discovery, rich.cells; from app.cli import main"
     somebody = f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
     code = f"{imports}; {somebody}; main(['models', '--folder', {str(volume)!r}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
@@ -128,7 +129,9 @@ def test_commands_take_the_default_bundle_of_a_folder(volume: Path, default: str
         ("notes", None, r"no bundle at .*notes; make one with"),
     ],
 )
-def test_what_is_no_bundle_says_what_is_there(volume: Path, path: str, default: str | None, message: str) -> None:
+def test_a_path_without_the_requested_bundle_is_an_error_that_lists_what_exists(
+    volume: Path, path: str, default: str | None, message: str
+) -> None:
     with pytest.raises(BadBundle, match=message):
         bundle_at(volume / path, default)
 

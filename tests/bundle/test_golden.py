@@ -9,7 +9,7 @@ GOLDEN = Golden(
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-def test_logits_may_be_as_far_off_as_the_precision_is_coarse(precision: str) -> None:
+def test_logits_may_differ_by_the_tolerance_of_the_precision(precision: str) -> None:
     assert mismatch(GOLDEN, GOLDEN.logits, precision) is None
     assert mismatch(GOLDEN, GOLDEN.logits * (1 + 0.9 * TOLERANCE[precision]), precision) is None
     wrong = mismatch(GOLDEN, GOLDEN.logits * (1 + 1.1 * TOLERANCE[precision]), precision)
@@ -17,6 +17,6 @@ def test_logits_may_be_as_far_off_as_the_precision_is_coarse(precision: str) -> 
     assert f"for {precision}" in wrong
 
 
-def test_what_is_no_number_or_of_another_shape_is_wrong() -> None:
+def test_nan_and_other_shapes_are_wrong() -> None:
     assert mismatch(GOLDEN, np.full_like(GOLDEN.logits, np.nan), "bf16") is not None
     assert "the shape (3, 2, 10) instead of (3, 3, 10)" in str(mismatch(GOLDEN, GOLDEN.logits[:, :2], "f32"))

@@ -1,18 +1,36 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from bundle.plan_manifest import PlanManifest
+from bundle.plan_manifest import PlanManifest, write_plan_manifest
 from tests.app.planned import passport
 
 
-def test_what_an_exporter_writes_is_read_and_what_is_for_people_left_out() -> None:
+def test_what_an_exporter_writes_is_read_as_it_was_written(tmp_path: Path) -> None:
     read = PlanManifest.model_validate_json(json.dumps(passport(b"graph")))
     assert (read.resolution, read.side, read.precision, read.batch_sizes) == (224, 224, "fp16", (1, 8, 32))
-    assert not hasattr(read, "proof")
+    assert read.proof is not None
+    assert read.proof.images == 96
     assert PlanManifest.model_validate_json(read.model_dump_json()) == read
+    write_plan_manifest(tmp_path, read)
+    assert PlanManifest.model_validate_json((tmp_path / "passport.json").read_bytes()) == read
+    assert json.loads((tmp_path / "passport.json").read_bytes()) == passport(b"graph") | {"least_sizes": []}
+
+
+@pytest.mark.parametrize("change", [{"proof": "none"}, {"built": 5}, {"attention": []}, {"optimization_level": "x"}])
+def test_an_invalid_value_that_is_for_people_is_read_as_missing(change: dict[str, Any]) -> None:
+    read = PlanManifest.model_validate_json(json.dumps(passport(b"graph", **change)))
+    assert read.model_dump()[next(iter(change))] is None
+
+
+def test_plans_are_the_same_for_whatever_driver_and_proof() -> None:
+    one = PlanManifest.model_validate_json(json.dumps(passport(b"graph")))
+    other = one.model_copy(update={"driver": "590.1", "cuda": "14.0", "proof": None, "plan_sha256": "0" * 64})
+    assert one.same_plan_as(other)
+    assert not one.same_plan_as(one.model_copy(update={"tensorrt": "11.0"}))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +65,7 @@ def test_what_an_exporter_writes_is_read_and_what_is_for_people_left_out() -> No
         {"compute_capability": "9"},
     ],
 )
-def test_what_matters_is_checked(change: dict[str, Any]) -> None:
+def test_an_invalid_value_that_the_service_reads_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(change))):
         PlanManifest.model_validate_json(json.dumps(passport(b"graph", **change)))
 
@@ -62,8 +80,8 @@ def test_least_sizes_may_be_there() -> None:
     assert PlanManifest.model_validate_json(json.dumps(written)).least_sizes == (1, 2, 9)
 
 
-def test_nothing_else_that_matters_may_lack() -> None:
-    for name in PlanManifest.model_fields.keys() - {"least_sizes"}:
+def test_a_required_key_must_not_be_missing() -> None:
+    for name in (name for name, field in PlanManifest.model_fields.items() if field.is_required()):
         written = passport(b"graph")
         del written[name]
         with pytest.raises(ValidationError, match=name):

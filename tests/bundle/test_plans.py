@@ -77,15 +77,21 @@ def fifo(place: Path) -> None:
     [
         (lambda where: (where / "plan").write_bytes(PLAN[:-1]), "its plan has 31 bytes, and should have 32"),
         (lambda where: (where / "plan").unlink(), "plan cannot be opened .No such file"),
-        (lambda where: fifo(where / "plan"), "its plan is no regular file"),
+        (lambda where: fifo(where / "plan"), "its plan is not a regular file"),
         (lambda where: linked(where / "plan"), "plan cannot be opened .Too many levels of symbolic links"),
         (lambda where: linked(where / "passport.json"), "passport.json cannot be opened .Too many levels"),
         (lambda where: (where / "passport.json").unlink(), "passport.json cannot be opened .No such file"),
-        (lambda where: (where / "passport.json").write_text("{"), "passport.json is not one: the file: Invalid JSON"),
-        (lambda where: (where / "passport.json").write_text("{}"), "passport.json is not one: format: Field required"),
+        (
+            lambda where: (where / "passport.json").write_text("{"),
+            "is not a plan manifest: the file: Invalid JSON",
+        ),
+        (
+            lambda where: (where / "passport.json").write_text("{}"),
+            "is not a plan manifest: format: Field required",
+        ),
     ],
 )
-def test_a_damaged_one_is_unfit_and_says_why(folder: Path, damage: Callable[[Path], object], reason: str) -> None:
+def test_a_damaged_plan_is_unfit_and_says_why(folder: Path, damage: Callable[[Path], object], reason: str) -> None:
     where = put_plan(folder)
     put_plan(folder, "224-bf16-gpu-trt10", precision="bf16")
     damage(where)
@@ -108,12 +114,12 @@ def test_a_damaged_one_is_unfit_and_says_why(folder: Path, damage: Callable[[Pat
         ({"resolution": 480}, "it is for resolution 480, which the bundle does not serve"),
     ],
 )
-def test_one_that_does_not_fit_the_bundle_is_unfit(folder: Path, change: dict[str, Any], reason: str) -> None:
+def test_a_plan_that_does_not_fit_the_bundle_is_unfit(folder: Path, change: dict[str, Any], reason: str) -> None:
     put_plan(folder, **change)
     assert opened(folder) == Plans(unfit={224: [f"engines/{NAME}: {reason}"]})
 
 
-def test_a_name_that_is_no_text_is_shown_as_what_it_is(folder: Path) -> None:
+def test_a_folder_name_that_is_not_text_is_shown_escaped(folder: Path) -> None:
     where = put_plan(folder, graph_sha256="0" * 64)
     os.rename(where, os.fsencode(folder / "engines") + b"/224-\xff\n\x1b[31m")  # noqa: PTH104
     ((reason,),) = opened(folder).unfit.values()
@@ -121,13 +127,13 @@ def test_a_name_that_is_no_text_is_shown_as_what_it_is(folder: Path) -> None:
     assert reason.encode()  # as a response has to
 
 
-def test_not_every_one_of_a_multitude_is_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "_MOST_PLANS", 2)
+def test_only_the_first_of_very_many_plans_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_MAX_PLANS", 2)
     for number in range(4):
         put_plan(folder, f"224-{number}")
     found = opened(folder)
     assert len(found.fit[224]) == 2
-    assert found.unfit[224] == ["engines: of its 4 folders the first 2 are looked at; remove some"]
+    assert found.unfit[224] == ["engines: of its 4 folders the first 2 are read; remove some"]
     found.close()
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from bundle.bundle_errors import BadBundle
-from bundle.reader import ClassLabel, open_bundle
+from bundle.class_labels import ClassLabel
+from bundle.reader import open_bundle
 from tests.app.planned import put_plan
 
 
@@ -66,7 +67,7 @@ def test_what_the_manifest_says_is_checked(copied: Path, change: dict[str, Any],
         open_bundle(copied)
 
 
-def test_what_the_manifest_cautions_against_is_a_warning(copied: Path) -> None:
+def test_the_caution_in_the_manifest_is_a_warning(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["weights"]["caution"] = "for trying it out"
     (copied / "manifest.json").write_text(json.dumps(manifest))
@@ -75,7 +76,7 @@ def test_what_the_manifest_cautions_against_is_a_warning(copied: Path) -> None:
     assert opened.warning == f"{copied.name}: for trying it out"
 
 
-def test_a_manifest_that_does_not_say_it_means_imagenets_pixels_and_softmax(copied: Path) -> None:
+def test_a_manifest_without_mean_std_and_activation_means_imagenets_and_softmax(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     said = {key: manifest.pop(key) for key in ("mean", "std", "activation")}
     (copied / "manifest.json").write_text(json.dumps(manifest))
@@ -103,7 +104,7 @@ def test_control_characters_of_labels_are_not_shown() -> None:
     assert label.label == "c\ufffd[2Jat\ufffd\ufffd"
 
 
-def test_a_manifest_that_is_no_json_is_refused(copied: Path) -> None:
+def test_a_manifest_that_is_not_json_is_refused(copied: Path) -> None:
     (copied / "manifest.json").write_text("{")
     with pytest.raises(BadBundle, match="the file: Invalid JSON"):
         open_bundle(copied)
@@ -125,7 +126,7 @@ def test_golden_images_and_logits_are_those_of_each_resolution(bundle: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["no archive", "no logits", "other shape", "objects"])
-def test_golden_logits_that_cannot_be_the_models_are_refused(copied: Path, damage: str) -> None:
+def test_a_damaged_golden_file_is_refused(copied: Path, damage: str) -> None:
     with np.load(copied / "golden.npz") as arrays:
         golden = dict(arrays)
     match damage:
@@ -143,7 +144,7 @@ def test_golden_logits_that_cannot_be_the_models_are_refused(copied: Path, damag
         open_bundle(copied)
 
 
-def test_the_graph_stays_at_hand_when_another_bundle_takes_its_place(copied: Path) -> None:
+def test_the_graph_can_be_read_after_the_bundle_was_replaced(copied: Path) -> None:
     opened = open_bundle(copied)
     graph = (copied / "model.onnx").read_bytes()
     shutil.rmtree(copied)
@@ -151,7 +152,7 @@ def test_the_graph_stays_at_hand_when_another_bundle_takes_its_place(copied: Pat
     opened.close()
 
 
-def test_half_graphs_are_there_if_the_manifest_says_so(copied: Path) -> None:
+def test_graphs_in_half_precision_are_opened_if_the_manifest_names_them(copied: Path) -> None:
     for precision in ("fp16", "bf16"):
         (copied / f"model.{precision}.onnx").write_bytes(precision.encode())
     describe(copied, "model.fp16.onnx")
@@ -162,7 +163,7 @@ def test_half_graphs_are_there_if_the_manifest_says_so(copied: Path) -> None:
     opened.close()
 
 
-def test_an_8_bit_graph_comes_with_how_far_it_agrees_with_float32(copied: Path) -> None:
+def test_an_8_bit_graph_comes_with_its_agreement(copied: Path) -> None:
     (copied / "model.int8.onnx").write_bytes(b"int8")
     describe(copied, "model.int8.onnx")
     manifest = json.loads((copied / "manifest.json").read_text())
@@ -175,7 +176,7 @@ def test_an_8_bit_graph_comes_with_how_far_it_agrees_with_float32(copied: Path) 
     opened.close()
 
 
-def test_a_bundle_that_was_not_measured_in_other_precisions_agrees_in_none(copied: Path) -> None:
+def test_a_manifest_without_agreement_has_an_empty_one(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest.pop("agreement", None)
     (copied / "manifest.json").write_text(json.dumps(manifest))
@@ -185,7 +186,7 @@ def test_a_bundle_that_was_not_measured_in_other_precisions_agrees_in_none(copie
 
 
 @pytest.mark.parametrize("wrong", [{"top1": 1.5}, {"images": 0}, {"worst": float("nan")}])
-def test_an_agreement_that_cannot_be_is_refused(copied: Path, wrong: dict[str, float]) -> None:
+def test_an_impossible_agreement_is_refused(copied: Path, wrong: dict[str, float]) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     measured = {"images": 200, "top1": 0.995, "worst": 0.1, "scale": 3.5}
     manifest["agreement"] = {"int8": {"224": measured | wrong}}
@@ -210,7 +211,7 @@ def test_a_half_graph_that_the_manifest_does_not_describe_is_refused_and_no_file
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_plans_come_with_it_and_those_that_do_not_fit_do_not_stop_it(copied: Path) -> None:
+def test_a_bundle_opens_with_its_plans_whether_they_fit_or_not(copied: Path) -> None:
     put_plan(copied)
     put_plan(copied, "384-fp16-gpu-trt10", resolution=384, side=384, graph_sha256="0" * 64)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -237,6 +238,6 @@ def test_bundles_are_the_same_if_their_manifests_and_plans_are(copied: Path) -> 
         bundle.close()
 
 
-def test_a_folder_whose_name_cannot_be_a_models_is_refused(copied: Path) -> None:
+def test_a_folder_name_that_is_not_a_models_is_refused(copied: Path) -> None:
     with pytest.raises(BadBundle, match="the folder's name is the model's"):
         open_bundle(copied.rename(copied.with_name("a b")))

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -6,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from bundle import writer
-from bundle.writer import MANIFEST, NotABundle, read_manifest, replacing_bundle
+from bundle import atomic_files
+from bundle.bundle_errors import NotABundle
+from bundle.file_names import MANIFEST
+from bundle.writer import replacing_bundle
 
 
 def make(path: Path, text: str) -> None:
     with replacing_bundle(path) as folder:
         (folder / MANIFEST).write_text(text)
+
+
+def read_manifest(bundle: Path) -> object:
+    return json.loads((bundle / MANIFEST).read_text())
 
 
 def test_a_bundle_is_put_in_place_and_replaced(tmp_path: Path) -> None:
@@ -37,12 +44,12 @@ def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
-def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+def test_something_else_at_the_place_of_a_bundle_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("precious")
     for place in ("home", "file"):
-        with pytest.raises(NotABundle, match="is no bundle; it is left alone"):
+        with pytest.raises(NotABundle, match="is not a bundle; it is not touched"):
             make(tmp_path / place, "{}")
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
     assert (tmp_path / "file").read_text() == "precious"
@@ -56,21 +63,22 @@ def test_an_empty_folder_is_a_place_for_a_bundle(tmp_path: Path) -> None:
 
 KILLED_WHEN = {
     "while it writes": "os.kill(os.getpid(), signal.SIGKILL)",
-    "before the exchange": "bundle.install = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
-    "after the exchange": "bundle.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)",
+    "before the exchange": "atomic_files.install_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+    "after the exchange": "atomic_files.shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)",
 }
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from bundle import writer
-with bundle.replacing(Path(sys.argv[1])) as folder:
+from bundle import atomic_files
+from bundle.writer import replacing_bundle
+with replacing_bundle(Path(sys.argv[1])) as folder:
     (folder / "manifest.json").write_text('{"n": 2}')
     KILL
 """
 
 
 @pytest.mark.parametrize("moment", KILLED_WHEN)
-def test_killed_at_any_moment_the_old_bundle_or_the_new_one_stands(tmp_path: Path, moment: str) -> None:
+def test_a_kill_at_any_moment_leaves_the_old_bundle_or_the_new_one(tmp_path: Path, moment: str) -> None:
     make(tmp_path / "b", '{"n": 1}')
     script = SCRIPT.replace("KILL", KILLED_WHEN[moment])
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "b"], check=False)
@@ -94,7 +102,7 @@ def test_without_an_atomic_exchange_the_new_bundle_still_replaces_the_old(
     def unsupported(*_: Path) -> None:
         raise OSError(22, os.strerror(22))
 
-    monkeypatch.setattr(writer, "_exchange", unsupported)
+    monkeypatch.setattr(atomic_files, "_exchange", unsupported)
     make(tmp_path / "b", '{"n": 1}')
     make(tmp_path / "b", '{"n": 2}')
     assert read_manifest(tmp_path / "b") == {"n": 2}
@@ -105,7 +113,7 @@ def test_killed_between_the_two_renames_the_next_run_puts_the_old_bundle_back(
     tmp_path: Path,
 ) -> None:
     make(tmp_path / "b", '{"n": 1}')
-    script = SCRIPT.replace("KILL", "bundle._exchange = lambda *_: 1 / 0")
+    script = SCRIPT.replace("KILL", "atomic_files._exchange = lambda *_: 1 / 0")
     script = script.replace("1 / 0", "(_ for _ in ()).throw(OSError())") + (
         "    rename = Path.rename\n"
         "    def once(path, to):\n"

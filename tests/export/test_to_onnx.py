@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import save_file
 
 from app.serving.served_model import top
+from bundle.atomic_files import file_sha256
+from bundle.bundle_errors import NotABundle
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS
-from bundle.writer import NotABundle, sha256
-from export import to_onnx
+from export import to_onnx, up_to_date
+from export.export_request import ExportOptions
 from export.graphs.served import Served
 from export.measurement.agreement import Disagreement
 from export.measurement.proof import references, worst_differences
-from export.to_onnx import ExportOptions
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PREPROCESSING, Preprocessing
@@ -53,7 +54,7 @@ def test_onnx_runtime_gives_the_reference_logits(bundle: Path, side: int) -> Non
 def test_the_manifest_says_what_the_bundle_is(bundle: Path, tiny_weights: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["variant"] == "crossvit_tiny"
-    assert manifest["weights"]["id"] == f"sha256:{sha256(tiny_weights)}"
+    assert manifest["weights"]["id"] == f"sha256:{file_sha256(tiny_weights)}"
     assert manifest["weights"]["source"] == tiny_weights.name
     assert manifest["default_resolution"] == 224
     assert manifest["preprocessing"]["224"] == {"resize": 256, "crop": 224}
@@ -89,7 +90,7 @@ def test_a_graph_that_disagrees_with_pytorch_leaves_no_bundle(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_proof_fails_on_numbers_that_are_not_finite(bundle: Path) -> None:
+def test_logits_of_pytorch_that_are_nan_are_a_disagreement(bundle: Path) -> None:
     served = Served(CrossViT(TINY).eval())
     served.network.get_parameter("norm.1.bias").data[0] = torch.nan
     with pytest.raises(Disagreement):
@@ -101,7 +102,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "b"))
 
 
-def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
+def test_if_changed_keeps_a_bundle_that_was_made_from_the_same(
     copied: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (copied / "manifest.json").stat().st_mtime_ns
@@ -110,7 +111,7 @@ def test_if_changed_leaves_a_bundle_that_was_made_from_the_same(
     assert (copied / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_if_changed_leaves_a_bundle_that_does_not_say_yet_what_was_usual(
+def test_if_changed_keeps_a_bundle_of_an_earlier_version_without_the_newer_keys(
     copied: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
@@ -143,7 +144,7 @@ def test_if_changed_exports_again_what_differs(
     def exporting(*_: object) -> None:
         raise Exporting
 
-    monkeypatch.setattr(to_onnx, "replacing", exporting)
+    monkeypatch.setattr(to_onnx, "replacing_bundle", exporting)
     options = ["--weights", str(tiny_weights), "--if-changed"]
     match change:
         case "other weights":
@@ -160,7 +161,7 @@ def test_if_changed_exports_again_what_differs(
         case "damaged graph":
             (copied / "model.onnx").write_bytes(b"")
         case "other versions":
-            monkeypatch.setattr(to_onnx, "_built_with", dict)
+            monkeypatch.setattr(up_to_date, "built_with", dict)
     with pytest.raises(Exporting):
         export(copied, *options)
 
@@ -179,13 +180,13 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, versions: str
 ) -> None:
     if versions == "newer":
-        monkeypatch.setattr(to_onnx, "_built_with", dict)
+        monkeypatch.setattr(up_to_date, "built_with", dict)
     assert export(copied, "--if-changed") == 0
     assert "stays as it is: it has better weights" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_nor_by_those_that_ship_with_the_project(
+def test_auto_does_not_replace_trained_weights_by_those_that_ship_with_the_project(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.weights.SHIPPED_FOLDER", tmp_path)
@@ -196,10 +197,10 @@ def test_nor_by_those_that_ship_with_the_project(
 
 
 @pytest.mark.usefixtures("no_hub")
-def test_nor_to_get_a_graph_that_is_lacking(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_does_not_replace_trained_weights_to_add_a_graph(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (copied / "manifest.json").read_bytes()
     assert export(copied, "--if-changed", "--quantize", "int8") == 0
-    assert "better weights than are to be had now; so it cannot get the graphs" in capsys.readouterr().out
+    assert "better weights than are available now; the requested graphs that it lacks" in capsys.readouterr().out
     assert (copied / "manifest.json").read_bytes() == before
 
 
@@ -213,7 +214,7 @@ def test_trained_weights_that_are_gone_cannot_be_exported_with_changes(
     if change == "damage":
         (copied / "labels.json").write_text("[]")
     assert export(copied, "--if-changed", *options.get(change, [])) == 1
-    assert "give them with --weights, or remove the folder" in capsys.readouterr().err
+    assert "give the weights with --weights, or remove the folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", [{"weights": None}, {"weights": "x"}, {"files": []}, {"classes": "many"}])
@@ -222,7 +223,7 @@ def test_a_damaged_manifest_is_exported_again(
 ) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(manifest | change))
-    monkeypatch.setattr(to_onnx, "replacing", lambda _: (_ for _ in ()).throw(NotABundle("exporting")))
+    monkeypatch.setattr(to_onnx, "replacing_bundle", lambda _: (_ for _ in ()).throw(NotABundle("exporting")))
     assert export(copied, "--weights", "untrained", "--if-changed") == 1
 
 
@@ -232,7 +233,7 @@ def test_a_damaged_manifest_is_exported_again(
         (["--weights", "/nowhere.pth"], "error: no weights at /nowhere.pth"),
         (["--weights", "untrained", "--labels", "/nowhere.txt"], "error: cannot read /nowhere.txt"),
         (["--weights", "untrained", "--out", "/proc/here"], "error: [Errno"),
-        (["--weights", "untrained", "--out", __file__], "is no bundle; it is left alone"),
+        (["--weights", "untrained", "--out", __file__], "is not a bundle; it is not touched"),
     ],
 )
 def test_errors_are_a_sentence(
@@ -254,12 +255,13 @@ def test_errors_are_a_sentence(
         (["--variant", "crossvit_9_480"], "there are no weights of crossvit_9 at 480"),
         (["--preprocess", "224"], "'224' is not RESOLUTION:RESIZE/CROP"),
         (["--preprocess", "224:200/224"], "the crop must fit into the resized image"),
+        (["--preprocess", "224:5000/224"], "at most 4096 pixels a side"),
         (["--preprocess", "224:300/288"], "branch sides 240/224 of 224"),
         (["--calibration", "photos"], "--calibration is for --quantize int8"),
         (["--resolutions", "224", "--preprocess", "384:384/384"], "384 is not among --resolutions"),
     ],
 )
-def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         to_onnx.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err

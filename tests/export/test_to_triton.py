@@ -85,6 +85,9 @@ def plan(bundle: Path, batch_sizes: tuple[int, ...] = (1, 8, 32, 64), **changes:
         "batch_sizes": batch_sizes,
         "graph_sha256": files["model.onnx"],
         "tensorrt": "10.16.1.11",
+        "version_compatible": False,
+        "driver": "580.95.05",
+        "cuda": "13.0",
         **H100,
         **changes,
     }
@@ -222,7 +225,7 @@ def test_a_half_graph_is_served_under_the_usual_name(own: Path, tmp_path: Path) 
     assert config(version.parent).parameters["precision"].string_value == "fp16"
 
 
-def test_untrained_weights_are_shouted(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_untrained_weights_are_a_warning(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     amend(own, weights={"id": "untrained", "source": "random", "resolution": 224})
     assert export(own, tmp_path / "triton") == 0
     assert "WARNING: UNTRAINED" in capsys.readouterr().out
@@ -297,7 +300,7 @@ def test_a_model_of_someone_else_with_the_same_name_is_refused(
     (tmp_path / "triton" / f"{TINY.name}_384").mkdir(parents=True)
     (tmp_path / "triton" / f"{TINY.name}_384" / "config.pbtxt").write_text('name: "theirs"')
     assert export(bundle, tmp_path / "triton") == 1
-    assert "was not written by this command; it is left alone" in capsys.readouterr().err
+    assert "was not written by this command; it is not touched" in capsys.readouterr().err
     assert set(contents(tmp_path / "triton")) == {f"{TINY.name}_384/config.pbtxt"}
     assert list(tmp_path.iterdir()) == [tmp_path / "triton"]
 
@@ -307,7 +310,7 @@ def test_a_model_of_someone_else_with_the_same_name_is_refused(
     [
         ("file", "is a file"),
         ("bundle", "is a bundle, not a model repository"),
-        ("artifacts", "is no model, and Triton tries to load every folder"),
+        ("artifacts", "is not a model, and Triton tries to load every folder"),
         ("/proc", "is the root of a file system"),
     ],
 )
@@ -342,8 +345,11 @@ def test_two_runs_at_once_do_not_lose_each_others_versions(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--bundle", "/nowhere"], "there is no bundle at /nowhere: export it first with python export/to_onnx.py"),
-        (["--variant", "crossvit_9"], f"is a bundle of {TINY.name}, not of crossvit_9"),
+        (
+            ["--bundle", "/nowhere"],
+            "/nowhere is not a bundle: manifest.json is missing or broken; export it again",
+        ),
+        (["--variant", "crossvit_9"], f"is of {TINY.name}, not crossvit_9; choose another --bundle or --variant"),
         (["--precision", "fp16"], "has no fp16 graph: export it first with python export/to_onnx.py --variant"),
         (["--backend", "tensorrt"], "has no fp16 plan of its graph for 224: build it with python export/to_trt.py"),
         (["--resolutions", "384"], "offers 224 and not 384: export it again with python export/to_onnx.py"),
@@ -362,9 +368,9 @@ def test_errors_are_a_sentence_and_leave_nothing(
     ("change", "message"),
     [
         ({"format": 1}, "has format 1, not 2"),
-        ({"weights": None}, "are damaged"),
-        ({"preprocessing": {"224": {}}}, "are damaged"),
-        ({"files": {}}, "are damaged"),
+        ({"weights": None}, "manifest.json: weights: "),
+        ({"preprocessing": {"224": {}}}, "manifest.json: preprocessing.224.resize: Field required; export it again"),
+        ({"files": {}}, "files lacks golden.npz, labels.json, model.onnx; export it again: python export/to_onnx.py"),
     ],
 )
 def test_a_damaged_manifest_is_refused(
@@ -392,12 +398,12 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_served(
     ("options", "message"),
     [
         (["--resolutions", "225"], "invalid choice: 225"),
-        (["--max-batch", "0"], "'0' is no number of 1 or more"),
-        (["--model-version", "latest"], "'latest' is no number of 1 or more"),
+        (["--max-batch", "0"], "'0' is not a number of 1 or more"),
+        (["--model-version", "latest"], "'latest' is not a number of 1 or more"),
         (["--backend", "tensorrt", "--device", "cpu"], "--backend tensorrt needs --device gpu"),
     ],
 )
-def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         to_triton.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err
@@ -442,14 +448,14 @@ def test_joined_profiles_take_every_batch_up_to_the_largest(own: Path, tmp_path:
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "{}"])
-def test_a_passport_that_is_none_is_named(
+def test_an_invalid_plan_manifest_is_named(
     own: Path, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan(own)
     (own / "engines" / "odd").mkdir()
     (own / "engines" / "odd" / "passport.json").write_text(content)
     assert export(own, tmp_path / "triton", "--backend", "tensorrt", "--resolutions", "224") == 1
-    assert "engines/odd/passport.json is no passport of a plan: remove" in capsys.readouterr().err
+    assert "engines/odd/passport.json is not a plan manifest (" in capsys.readouterr().err
 
 
 def test_triton_must_not_batch_for_profiles_with_gaps(
@@ -475,7 +481,7 @@ def test_profiles_over_the_largest_batch_are_left_out(
     assert list(written.instance_group[0].profile) == ["0", "1"]
     assert [warm.batch_size for warm in written.model_warmup] == [1, 8]
     assert export(own, tmp_path / "triton", *options, "16") == 1
-    assert "--max-batch 16 is none of the batch sizes 1, 8, 32, 64" in capsys.readouterr().err
+    assert "--max-batch 16 is not one of the batch sizes 1, 8, 32, 64" in capsys.readouterr().err
 
 
 def test_plans_for_several_gpus_are_told_apart_by_compute_capability(own: Path, tmp_path: Path) -> None:
@@ -563,7 +569,7 @@ to_triton.main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("moment", ["to_triton._copy", "model_repository.install"])
+@pytest.mark.parametrize("moment", ["to_triton._copy", "model_repository.install_folder"])
 def test_a_killed_run_leaves_nothing_half_and_the_next_one_clears_up(own: Path, tmp_path: Path, moment: str) -> None:
     assert export(own, tmp_path / "triton") == 0
     before = contents(tmp_path / "triton")

@@ -16,9 +16,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from bundle.atomic_files import file_sha256
 from bundle.plans import open_plans
 from bundle.tensors import INPUT, OUTPUTS
-from bundle.writer import sha256
 from export import to_trt
 from export.plans.build_spec import BuildSpec, BuiltPlan, Device, PlanBuilder, Progress, Unable
 from export.plans.source import PlanSource
@@ -38,27 +38,27 @@ class FakeGpu:
     """
 
     unfit: dict[int, BaseException] = field(default_factory=dict)
-    orders: list[BuildSpec] = field(default_factory=list)
+    specs: list[BuildSpec] = field(default_factory=list)
     graphs: list[bytes] = field(default_factory=list)
 
     def device(self) -> Device:
         return DEVICE
 
-    def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
-        self.orders.append(order)
+    def build(self, graph: bytes, spec: BuildSpec, progress: Progress) -> BuiltPlan:
+        self.specs.append(spec)
         self.graphs.append(graph)
         progress.start("Building", None, 2)
         assert progress.step("Building", 0)
         progress.finish("Building")
-        if order.side in self.unfit:
-            raise self.unfit[order.side]
-        workspace = order.workspace_bytes or DEVICE.memory_bytes
-        return BuiltPlan(graph, workspace, b"timings %d" % len(self.orders), notes=("it was slow",))
+        if spec.side in self.unfit:
+            raise self.unfit[spec.side]
+        workspace = spec.workspace_bytes or DEVICE.memory_bytes
+        return BuiltPlan(graph, workspace, b"timings %d" % len(self.specs), notes=("it was slow",))
 
-    def run(self, plan: bytes, order: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+    def run(self, plan: bytes, spec: BuildSpec, images: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
         session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
         answers = np.stack(session.run(list(OUTPUTS), {INPUT: images}))
-        return [self.spoil(batch, answers.copy()) for batch in order.batch_sizes]
+        return [self.spoil(batch, answers.copy()) for batch in spec.batch_sizes]
 
     def spoil(self, batch: int, logits: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: ARG002
         return logits
@@ -71,7 +71,7 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_trt, "VIEWS", VIEWS)
+    monkeypatch.setattr(to_trt, "PROOF_VIEWS", VIEWS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(PlanSource, "at", made_once)
 
@@ -118,8 +118,8 @@ def test_engines_are_built_proven_and_put_into_the_bundle(copy: Path, capsys: py
         "batch_sizes": [1, 8],
         "least_sizes": [1, 8],
         "attention": "products",
-        "graph_sha256": sha256(copy / "model.onnx"),
-        "plan_sha256": sha256(plan),
+        "graph_sha256": file_sha256(copy / "model.onnx"),
+        "plan_sha256": file_sha256(plan),
         "plan_bytes": plan.stat().st_size,
         "tensorrt": "10.16.1.11",
         "version_compatible": False,
@@ -141,12 +141,12 @@ def test_an_engine_that_is_up_to_date_can_stay(copy: Path, capsys: pytest.Captur
     assert run(copy, *options, gpu=gpu) == 0
     assert run(copy, *options, gpu=gpu) == 0
     assert "224: the engine is up to date" in capsys.readouterr().out
-    assert len(gpu.orders) == 1
+    assert len(gpu.specs) == 1
     assert run(copy, *options, "--batch-sizes", "1", gpu=gpu) == 0  # something else is asked for
-    assert len(gpu.orders) == 2
+    assert len(gpu.specs) == 2
     (copy / "engines" / FOLDER.format(224) / "plan").write_bytes(b"damaged")
     assert run(copy, *options, "--batch-sizes", "1", gpu=gpu) == 0
-    assert len(gpu.orders) == 3
+    assert len(gpu.specs) == 3
 
 
 @pytest.mark.parametrize("what", ["file", "link", "stranger"])
@@ -163,7 +163,7 @@ def test_a_place_that_is_taken_is_found_before_anything_is_built(
         (copy / "engines" / FOLDER.format(224) / "notes.txt").write_text("mine")
     gpu = FakeGpu()
     assert run(copy, "--resolutions", "224", gpu=gpu) == 1
-    assert not gpu.orders
+    assert not gpu.specs
     assert "remove it" in capsys.readouterr().err
 
 
@@ -171,8 +171,8 @@ def test_profiles_can_join_for_servers_that_do_not_pad(copy: Path, capsys: pytes
     gpu = FakeGpu()
     options = ["--resolutions", "224", "--batch-sizes", "1", "8", "32", "--joined-profiles"]
     assert run(copy, *options, gpu=gpu) == 0
-    assert gpu.orders[0].least_sizes == (1, 2, 9)
-    (plan,) = open_plans(copy, sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480}).fit[224]
+    assert gpu.specs[0].least_sizes == (1, 2, 9)
+    (plan,) = open_plans(copy, file_sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480}).fit[224]
     assert plan.passport.least_sizes == (1, 2, 9)
     assert run(copy, *options, "--dry-run") == 0
     assert "[1, 224, 224, 3], [2 to 8, 224, 224, 3], [9 to 32, 224, 224, 3]" in capsys.readouterr().out
@@ -186,9 +186,9 @@ def test_attention_can_be_onnxs_operator(copy: Path) -> None:
     assert [graph.count("Attention") for graph in kinds] == [15, 0]
 
 
-def test_the_service_takes_them(copy: Path) -> None:
+def test_the_service_opens_the_engines(copy: Path) -> None:
     assert run(copy, "--resolutions", "224", "--version-compatible", "--optimization-level", "5") == 0
-    plans = open_plans(copy, sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480})
+    plans = open_plans(copy, file_sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480})
     assert not plans.unfit
     (plan,) = plans.fit[224]
     assert plan.passport.batch_sizes == (1, 8, 32, 64)
@@ -203,7 +203,7 @@ def test_the_graph_that_is_built_is_of_one_side_and_in_half_precision(copy: Path
     sides = [size.dim_param or size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
     assert sides == ["batch", 480, 480, 3]
     assert onnx.TensorProto.BFLOAT16 in {weights.data_type for weights in model.graph.initializer}
-    assert (gpu.orders[0].side, gpu.orders[0].batch_sizes) == (480, (1, 8, 32, 64))
+    assert (gpu.specs[0].side, gpu.specs[0].batch_sizes) == (480, (1, 8, 32, 64))
 
 
 def test_in_float32_the_logits_are_the_bundles(copy: Path) -> None:
@@ -259,14 +259,14 @@ def test_of_untrained_weights_it_is_said_why_answers_differ(copy: Path, capsys: 
     assert "the weights are untrained, and their classes hardly differ" in said.err
 
 
-def test_a_refused_engine_leaves_the_one_that_stands(copy: Path) -> None:
+def test_a_refused_engine_leaves_the_existing_one(copy: Path) -> None:
     assert run(copy, "--resolutions", "224") == 0
     before = tree(copy)
     assert run(copy, "--resolutions", "224", gpu=OneWrongClass()) == 1
     assert tree(copy) == before
 
 
-def test_what_tensorrt_says_is_shown_whole(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_tensorrt_are_shown_whole(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(copy)
     said = "TensorRT cannot take the graph:\n  Resize 'a' (node 1): no\n  Resize 'b' (node 2): no"
     assert run(copy, gpu=FakeGpu(unfit={224: Unable(said)})) == 1
@@ -283,7 +283,7 @@ def test_of_several_resolutions_those_before_the_failure_stay(copy: Path, capsys
 
 def test_ctrl_c_ends_the_build_and_leaves_the_bundle(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Interrupted(FakeGpu):
-        def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:  # noqa: ARG002
+        def build(self, graph: bytes, spec: BuildSpec, progress: Progress) -> BuiltPlan:  # noqa: ARG002
             progress.start("Building", None, 1000)
             os.kill(os.getpid(), signal.SIGINT)
             while progress.step("Building", 0):
@@ -318,7 +318,7 @@ def test_a_disk_that_is_too_full_is_seen_before_minutes_are_spent(
     gpu = FakeGpu()
     assert run(copy, gpu=gpu) == 1
     assert "GiB are free at" in capsys.readouterr().err
-    assert not gpu.orders
+    assert not gpu.specs
 
 
 def test_a_bundle_that_cannot_be_written_to_is_seen_before_minutes_are_spent(
@@ -328,20 +328,20 @@ def test_a_bundle_that_cannot_be_written_to_is_seen_before_minutes_are_spent(
     gpu = FakeGpu()
     assert run(copy, gpu=gpu) == 1
     assert f"{copy} cannot be written to" in capsys.readouterr().err
-    assert not gpu.orders
+    assert not gpu.specs
 
 
 def test_a_bundle_that_is_replaced_during_the_build_gets_no_engine(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Slow(FakeGpu):
-        def build(self, graph: bytes, order: BuildSpec, progress: Progress) -> BuiltPlan:
+        def build(self, graph: bytes, spec: BuildSpec, progress: Progress) -> BuiltPlan:
             with (copy / "model.onnx").open("ab") as file:
                 file.write(b"\0")
             manifest = json.loads((copy / "manifest.json").read_text())
-            manifest["files"]["model.onnx"] = sha256(copy / "model.onnx")
+            manifest["files"]["model.onnx"] = file_sha256(copy / "model.onnx")
             (copy / "manifest.json").write_text(json.dumps(manifest))
-            return super().build(graph, order, progress)
+            return super().build(graph, spec, progress)
 
     assert run(copy, "--resolutions", "224", gpu=Slow()) == 1
     assert "has been replaced meanwhile" in capsys.readouterr().err
@@ -352,7 +352,7 @@ def test_what_tensorrt_measured_is_kept_from_build_to_build(copy: Path, tmp_path
     gpu = FakeGpu()
     for precision in ("fp16", "fp32"):
         assert run(copy, "--resolutions", "224", "--precision", precision, gpu=gpu) == 0
-    assert [order.timing_cache for order in gpu.orders] == [b"", b"timings 1"]
+    assert [spec.timing_cache for spec in gpu.specs] == [b"", b"timings 1"]
     kept = tmp_path / "cache" / "crossvit" / "timings-nvidia-h100-80gb-hbm3-trt10.16.1.11"
     assert kept.read_bytes() == b"timings 2"
     other = tmp_path / "mine"
@@ -370,14 +370,14 @@ def test_a_timing_cache_that_cannot_be_kept_does_not_stop_the_build(
     assert "cannot be written" in out
 
 
-def test_without_tensorrt_nothing_is_begun(
+def test_without_tensorrt_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.delitem(sys.modules, "export.plans.builder", raising=False)
     assert to_trt.main(["--variant", TINY.name, "--bundle", str(tmp_path / "b")]) == 1
     err = capsys.readouterr().err
-    assert err == "error: TensorRT is not installed: pip install -e '.[export,gpu]' brings what engines need\n"
+    assert err == "error: TensorRT is not installed: pip install -e '.[export,gpu]' installs what engines need\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -412,14 +412,14 @@ def test_where_no_bundle_is_and_pytorch_is_not_installed(
     monkeypatch.delitem(sys.modules, "export.graphs.served", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(tmp_path / "b") == 1
-    assert "without torch none can be made here" in capsys.readouterr().err
+    assert "exporting one needs torch" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_bundle_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     before = tree(tmp_path)
     assert run(tmp_path) == 1
-    assert "is no bundle; it is left alone" in capsys.readouterr().err
+    assert "is not a bundle; it is not touched" in capsys.readouterr().err
     assert tree(tmp_path) == before
 
 
@@ -438,13 +438,13 @@ def test_a_dry_run_says_what_would_be_built_and_writes_nothing(copy: Path, capsy
     gpu = FakeGpu()
     assert run(copy, "--dry-run", "--batch-sizes", "1", "16", gpu=gpu) == 0
     out = capsys.readouterr().out
-    assert sha256(copy / "model.onnx") in out
+    assert file_sha256(copy / "model.onnx") in out
     assert "384: images of side 384, branches of 408 and 384; fp16, " in out
     assert "profiles: [1, 384, 384, 3], [16, 384, 384, 3]" in out
     assert str(copy / "engines" / FOLDER.format(384)) in out
     assert "TensorRT 10.16.1.11" in out
     assert "NVIDIA H100 80GB HBM3 (9.0), driver 580.95.05" in out
-    assert not gpu.orders
+    assert not gpu.specs
     assert tree(copy.parent) == before
 
 
@@ -464,17 +464,17 @@ def test_a_dry_run_needs_neither_gpu_nor_tensorrt_nor_a_bundle(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-sizes", "0"], "'0' is no number of images from 1 to 1024"),
-        (["--batch-sizes", "many"], "'many' is no number of images"),
-        (["--batch-sizes", "2000"], "'2000' is no number of images"),
-        (["--workspace", "lots"], "'lots' is no size, such as 4 (GiB), 4GiB or 512MiB"),
-        (["--workspace", "0"], "'0' is no size"),
+        (["--batch-sizes", "0"], "'0' is not a number of images from 1 to 1024"),
+        (["--batch-sizes", "many"], "'many' is not a number of images"),
+        (["--batch-sizes", "2000"], "'2000' is not a number of images"),
+        (["--workspace", "lots"], "'lots' is not a size, such as 4 (GiB), 4GiB or 512MiB"),
+        (["--workspace", "0"], "'0' is not a size"),
         (["--precision", "int8"], "invalid choice: 'int8'"),
         (["--resolutions", "300"], "invalid choice: 300"),
         (["--optimization-level", "6"], "invalid choice: 6"),
     ],
 )
-def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
         to_trt.main(["--variant", TINY.name, *options])
     assert message in capsys.readouterr().err
@@ -486,7 +486,7 @@ def test_arguments_that_cannot_be(capsys: pytest.CaptureFixture[str], options: l
 def test_the_workspace_is_in_gib_or_has_a_unit(copy: Path, text: str, size: int) -> None:
     gpu = FakeGpu(unfit={224: Unable("enough seen")})
     assert run(copy, "--resolutions", "224", "--workspace", text, gpu=gpu) == 1
-    assert gpu.orders[0].workspace_bytes == size
+    assert gpu.specs[0].workspace_bytes == size
 
 
 def test_a_workspace_that_the_gpu_does_not_have(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -511,7 +511,7 @@ def test_tensorrt_builds_engines_that_agree_with_the_graph(copy: Path, monkeypat
     options = ["--variant", TINY.name, "--bundle", str(copy), "--resolutions", "224", "--batch-sizes", "1", "4"]
     assert to_trt.main([*options, "--timing-cache", str(timings)]) == 0
     assert timings.stat().st_size > 0
-    plans = open_plans(copy, sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480})
+    plans = open_plans(copy, file_sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480})
     assert not plans.unfit
     (plan,) = plans.fit[224]
     plans.close()
@@ -520,10 +520,10 @@ def test_tensorrt_builds_engines_that_agree_with_the_graph(copy: Path, monkeypat
     assert plan.passport.gpu == gpu.device().gpu
     (engine,) = (copy / "engines").iterdir()
     proof = json.loads((engine / "passport.json").read_text())["proof"]
-    assert proof["images"] == to_trt.VIEWS
+    assert proof["images"] == to_trt.PROOF_VIEWS
     assert proof["top1_agreement"] >= 0.99
     golden = np.load(copy / "golden.npz")
-    order = BuildSpec(precision="fp16", side=224, batch_sizes=(1, 4))
-    for answers in gpu.run((engine / "plan").read_bytes(), order, golden["images_224"]):
+    spec = BuildSpec(precision="fp16", side=224, batch_sizes=(1, 4))
+    for answers in gpu.run((engine / "plan").read_bytes(), spec, golden["images_224"]):
         distance = np.linalg.norm(answers - golden["logits_224"]) / np.linalg.norm(golden["logits_224"])
         assert distance < 0.05

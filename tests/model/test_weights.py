@@ -18,8 +18,8 @@ from huggingface_hub import constants as hub_settings
 
 from model import weights
 from model.checkpoint import BadCheckpoint
-from model.spec import VARIANTS
-from model.weights import UNTRAINED, Weights, WeightsUnavailable, find_weights
+from model.spec import UNTRAINED, VARIANTS
+from model.weights import Weights, WeightsUnavailable, find_weights
 from tests import rule
 from tests.conftest import free_port
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bundle.reader import ClassLabel
+from bundle.class_labels import ClassLabel
 from bundle.tensors import OUTPUTS
 
 TOP = 5

@@ -14,8 +14,9 @@ from app.commands.terminal import notes
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.serving.served_model import ServedModel, top
+from bundle.class_labels import ClassLabel
 from bundle.discovery import bundle_at
-from bundle.reader import Bundle, ClassLabel, open_bundle
+from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Outputs
 from model.spec import SOFTMAX, Activation
 

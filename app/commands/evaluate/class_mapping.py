@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
 from app.errors import BadParameter
-from bundle.reader import ClassLabel
+from bundle.class_labels import ClassLabel
 
 
 class Named(Protocol):

@@ -12,7 +12,7 @@ from app.commands.bench.bench_output import BenchFormat
 from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures
 from app.commands.evaluate.evaluation import Answered, EvaluationRun, ImageError, PredictionSource
 from app.commands.terminal import notes, print_table, take_any_name
-from bundle.reader import ClassLabel
+from bundle.class_labels import ClassLabel
 
 _NAMED = 10  # images without an answer that the table names
 

@@ -19,7 +19,7 @@ from app.commands.bench.server_bench import served
 from app.commands.evaluate.accuracy import TOP, ImagePrediction
 from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes
 from app.commands.evaluate.evaluation import Answered, NotAnswered, PredictionSource
-from bundle.reader import ClassLabel
+from bundle.class_labels import ClassLabel
 
 _AGAIN = {429, 503}  # worth another try: the queue is full, or the engine is being started
 _PAUSE = 1  # seconds before it, where the server does not say

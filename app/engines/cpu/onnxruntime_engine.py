@@ -9,7 +9,7 @@ import onnxruntime
 from app.engines.batch_timing import known_seconds, least_seconds, worthwhile_batch
 from app.engines.interface import EngineFiles, ReadGraph, Store
 from app.machine.cpus import usable_cpus
-from bundle.tensors import OUTPUTS, Images, Outputs
+from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 _SIZES: tuple[int, ...] = (1, 4, 8)  # of batches that are measured
 
@@ -38,7 +38,7 @@ class OnnxRuntimeEngine:
         self.batch = worthwhile_batch(seconds)
 
     def run(self, images: Images) -> Outputs:
-        return np.stack(self._sessions[images.shape[1]].run(list(OUTPUTS), {"image": images}))
+        return np.stack(self._sessions[images.shape[1]].run(list(OUTPUTS), {INPUT: images}))
 
     def close(self) -> None:
         self._sessions.clear()

@@ -12,7 +12,7 @@ from app.engines.batch_timing import known_seconds, least_seconds, worthwhile_ba
 from app.engines.cpu.openvino_graph import without_identities
 from app.engines.interface import EngineFiles, ReadGraph, Store, StoredFile
 from app.machine.cpus import allowed_cpus, usable_cpus
-from bundle.tensors import OUTPUTS, Images, Outputs
+from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 _core = openvino.Core()
 _HAS_BF16 = "BF16" in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -85,7 +85,7 @@ class OpenVinoEngine:
             self._kept.append(kept)
             return _core.import_model(openvino.Tensor(kept.content, shared_memory=True), "CPU", options)
         model = _core.read_model(self._graph())
-        model.reshape({"image": [images, side, side, 3]})
+        model.reshape({INPUT: [images, side, side, 3]})
         without_identities(model)
         compiled = _core.compile_model(model, "CPU", options)
         if self._store is not None:

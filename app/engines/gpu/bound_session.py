@@ -9,7 +9,7 @@ import onnxruntime
 from onnxruntime import InferenceSession, OrtValue
 
 from app.engines.interface import EngineRefused
-from bundle.tensors import OUTPUTS, Images, Outputs
+from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class BoundSession:
             OrtValue.ortvalue_from_shape_and_type((size, self.classes), np.float32, device) for _ in OUTPUTS
         ]
         self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input("image", self._images)
+        self._binding.bind_ortvalue_input(INPUT, self._images)
         for name, output in zip(OUTPUTS, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, output)
 

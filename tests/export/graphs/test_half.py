@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from export.graphs.attention import fuse_attention
-from export.graphs.half import DTYPES, emulated, to_half
+from export.graphs.half import DTYPES, emulate_half, to_half
 from export.graphs.static import fix_side
 from tests import rule
 
@@ -46,7 +46,7 @@ def test_float16_runs_on_the_cpu_and_differs_by_rounding_alone(bundle: Path) -> 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_rounding_after_each_step_is_emulated_in_float32(bundle: Path, precision: str) -> None:
     model = half(bundle, precision, side=224)
-    emulated(model)
+    emulate_half(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     for node in model.graph:
         if node.op_type != "Cast":
@@ -130,11 +130,11 @@ def test_fused_attention_takes_half_precision(bundle: Path, precision: str) -> N
     for node in model.graph:
         if node.op_type == "Attention":
             assert {value.dtype for value in [*node.inputs, *node.outputs] if value} == {DTYPES[precision]}
-    emulated(model)
+    emulate_half(model)
     assert distance(bundle, model, 224) < DISTANCE[precision]
 
 
-def test_an_attention_that_is_not_recognised_is_no_silent_loss(bundle: Path) -> None:
+def test_an_attention_that_is_not_recognised_is_an_error(bundle: Path) -> None:
     model = ir.load(bundle / "model.onnx")
     scale = next(node for node in model.graph if node.op_type == "Mul" and len(node.inputs[0].shape or ()) == 4)  # type: ignore[union-attr]
     factor = ir.Value(

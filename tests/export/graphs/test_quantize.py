@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from export.graphs.quantize import NotInstalled, require
-from export.measurement.openvino_precisions import running
+from export.graphs.quantize import NotInstalled, require_quantization
 from export.measurement.photos import views
+from export.measurement.sessions import openvino_session
 from model.spec import Preprocessing
 
 SIDES = (224, 408)
@@ -23,9 +23,9 @@ def refuse(*_): raise AssertionError("a connection")
 socket.socket.connect = refuse
 import onnx_ir as ir
 from export.measurement.photos import crops
-from export.graphs.quantize import quantized
+from export.graphs.quantize import quantize_graph
 from model.spec import Preprocessing
-ir.save(quantized(Path(sys.argv[1]), [view[None] for view in crops(Preprocessing(256, 224), 12)]), sys.argv[2])
+ir.save(quantize_graph(Path(sys.argv[1]), [view[None] for view in crops(Preprocessing(256, 224), 12)]), sys.argv[2])
 import nncf.telemetry.wrapper as wrapper
 assert wrapper.telemetry is not None and not isinstance(wrapper.telemetry, wrapper.NNCFTelemetry)
 """
@@ -57,7 +57,7 @@ def test_the_graph_is_smaller_valid_and_takes_any_batch_and_side(bundle: Path, i
 @pytest.mark.parametrize("side", SIDES)
 def test_openvino_gives_nearly_the_logits_of_float32_at_every_side(bundle: Path, int8: Path, side: int) -> None:
     images = views(Preprocessing(side, side), 2)
-    expected, actual = (running(graph)(images) for graph in (bundle / "model.onnx", int8))
+    expected, actual = (openvino_session(graph)(images) for graph in (bundle / "model.onnx", int8))
     distance = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
     assert 1e-3 < distance < 0.12  # 8 bits, and not more of them, nor fewer
 
@@ -84,7 +84,7 @@ def _is_dequantized(value: ir.Value | None) -> bool:
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 
-def test_what_has_its_zero_off_the_centre_is_unsigned(int8: Path) -> None:
+def test_activations_with_a_non_zero_zero_point_are_uint8(int8: Path) -> None:
     model = onnx.load(int8)
     constants = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
     zeros = [constants[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
@@ -100,4 +100,4 @@ def test_nncf_sends_and_writes_nothing(int8: Path) -> None:
 def test_what_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(NotInstalled, match=rf"int8 needs {missing}, not installed here: .*pip install .*quantize"):
-        require()
+        require_quantization()

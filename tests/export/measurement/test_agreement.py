@@ -23,7 +23,7 @@ def test_ninety_nine_of_a_hundred_must_agree() -> None:
         agreement(logits(classes), logits([2, 2, *classes[2:]])).check("it")
 
 
-def test_what_is_no_number_never_agrees() -> None:
+def test_nan_never_agrees() -> None:
     expected = logits([1, 1])
     actual = expected.copy()
     actual[2, 0, 0] = np.nan

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from bundle.writer import sha256
+from bundle.atomic_files import file_sha256
 from export import to_onnx
 from export.measurement import int8, precision
 from tests.app.pictures import scene
@@ -14,15 +14,15 @@ from tests.conftest import TINY
 
 @pytest.fixture
 def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "IMAGES", 9)
-    monkeypatch.setattr(int8, "IMAGES", 3)
+    monkeypatch.setattr(precision, "MAX_MEASURED_VIEWS", 9)
+    monkeypatch.setattr(int8, "CALIBRATION_VIEWS", 3)
 
 
 @pytest.fixture
 def options(bundle: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # The graph is the same each time, and PyTorch takes half a minute to write it; NNCF's is tried in test_quantize.
     monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
-    monkeypatch.setattr(int8, "quantized", lambda path, _: ir.load(path))
+    monkeypatch.setattr(int8, "quantize_graph", lambda path, _: ir.load(path))
     out = ["--out", str(tmp_path / TINY.name)]
     return ["--variant", TINY.name, "--weights", str(tiny_weights), *out, "--resolutions", "224"]
 
@@ -39,9 +39,9 @@ def test_an_export_in_8_bits_is_described_measured_and_made_once(
     shutil.copytree(bundle, out)  # without int8
     options += ["--quantize", "int8"]
     assert to_onnx.main([*options, "--if-changed"]) == 0
-    assert "one's own is better" in capsys.readouterr().out
+    assert "your own are better" in capsys.readouterr().out
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["files"]["model.int8.onnx"] == sha256(out / "model.int8.onnx")
+    assert manifest["files"]["model.int8.onnx"] == file_sha256(out / "model.int8.onnx")
     assert manifest["agreement"]["int8"]["224"]["images"] == 9
     assert manifest["agreement"]["int8"]["224"]["top1"] == 1  # it is float32's own graph here
     assert manifest["quantization"]["views"] == {"224": 3}

@@ -42,13 +42,13 @@ def test_other_failures_are_shown_as_they_are_each_line_once() -> None:
     line = "Error Code 10: Could not find any implementation for node {ForeignNode[...]}."
     assert failed("it failed", [line, line], None) == f"it failed:\n  {line}"
     assert failed("it failed", [], None) == "it failed:\n  TensorRT gave no reason"
-    assert "(end what else" in failed("it failed", ["out of memory"], None)
+    assert "(end other processes" in failed("it failed", ["out of memory"], None)
 
 
 def test_a_driver_that_is_missing_or_too_old() -> None:
-    assert "there is no NVIDIA driver" in no_driver(0, 13000)
+    assert "no NVIDIA driver is installed" in no_driver(0, 13000)
     assert no_driver(12040, 13050).endswith(
-        "knows CUDA up to 12.4, but the package cuda-bindings is for 13.5: update the driver, or "
+        "supports CUDA up to 12.4, but the package cuda-bindings is for 13.5: update the driver, or "
         "pip install 'cuda-bindings==12.*'"
     )
 

@@ -14,7 +14,7 @@ SCRIPT = """
 import importlib, sys
 sys.modules["tensorrt"] = trt = importlib.import_module("tensorrt_bindings")  # as the package tensorrt does
 from export.plans.build_spec import Unable
-from export.plans.builder import _LOG, TensorRT, _Monitor
+from export.plans.builder import _LOG, TensorRTBuilder, _Monitor
 
 said = []
 
@@ -42,7 +42,7 @@ assert _LOG.lines == ["INTERNAL_ERROR", "ERROR", "WARNING"], _LOG.lines
 _LOG.clear()
 
 try:
-    TensorRT().device()
+    TensorRTBuilder().device()
 except Unable as err:
     print(err)
 """
@@ -60,4 +60,4 @@ def test_it_loads_with_tensorrts_own_bindings_and_finds_no_gpu(
     environment = os.environ | {"PYTHONPATH": str(bindings), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(("there is no NVIDIA driver here", "there is no NVIDIA GPU here"))
+    assert done.stdout.startswith(("no NVIDIA driver is installed here", "CUDA finds no NVIDIA GPU here"))

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from bundle.bundle_errors import NotABundle
+from bundle.plan_manifest import PlanManifest
 from bundle.plans import open_plans
-from bundle.writer import NotABundle
-from export.plans.plan_folder import put_in_place
+from export.plans.plan_folder import write_plan
 
 GRAPH = "a" * 64
 PASSPORT: dict[str, Any] = {
+    "format": 1,
     "resolution": 224,
     "side": 224,
     "precision": "fp16",
@@ -31,13 +33,19 @@ PASSPORT: dict[str, Any] = {
 NAME = "224-fp16-nvidia-h100-80gb-hbm3-trt10.16.1.11"
 
 
+def put_in_place(bundle: Path, changes: dict[str, Any], plan: bytes) -> Path:
+    digest = hashlib.sha256(plan).hexdigest()
+    manifest = PlanManifest(**PASSPORT | changes, plan_sha256=digest, plan_bytes=len(plan))
+    return write_plan(bundle, manifest, plan)
+
+
 def tree(folder: Path) -> dict[str, bytes | None]:
     """All that is in `folder`, links and hidden files too."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_an_engine_is_a_folder_with_a_plan_and_its_passport(tmp_path: Path) -> None:
-    place = put_in_place(tmp_path, PASSPORT, b"plan")
+    place = put_in_place(tmp_path, {}, b"plan")
     assert place == tmp_path / "engines" / NAME
     assert sorted(tree(tmp_path)) == [
         "engines",
@@ -48,12 +56,12 @@ def test_an_engine_is_a_folder_with_a_plan_and_its_passport(tmp_path: Path) -> N
     assert (place / "plan").read_bytes() == b"plan"
     passport = json.loads((place / "passport.json").read_text())
     assert passport.pop("plan_sha256") == hashlib.sha256(b"plan").hexdigest()
-    assert passport == PASSPORT | {"format": 1, "batch_sizes": [1, 8], "plan_bytes": 4}
+    assert passport == PASSPORT | {"batch_sizes": [1, 8], "least_sizes": [], "plan_bytes": 4}
     assert place.stat().st_mode & 0o777 == 0o755
 
 
-def test_the_service_reads_it(tmp_path: Path) -> None:
-    put_in_place(tmp_path, PASSPORT, b"plan")
+def test_the_service_opens_the_plan(tmp_path: Path) -> None:
+    put_in_place(tmp_path, {}, b"plan")
     plans = open_plans(tmp_path, GRAPH, {224: 224})
     assert not plans.unfit
     assert [plan.passport.batch_sizes for plan in plans.fit[224]] == [(1, 8)]
@@ -61,10 +69,10 @@ def test_the_service_reads_it(tmp_path: Path) -> None:
 
 
 def test_an_engine_replaces_the_one_of_its_name_and_no_other(tmp_path: Path) -> None:
-    put_in_place(tmp_path, PASSPORT, b"old")
-    other = put_in_place(tmp_path, PASSPORT | {"tensorrt": "11.4.0.106"}, b"other")
+    put_in_place(tmp_path, {}, b"old")
+    other = put_in_place(tmp_path, {"tensorrt": "11.4.0.106"}, b"other")
     before = tree(other)
-    place = put_in_place(tmp_path, PASSPORT, b"new")
+    place = put_in_place(tmp_path, {}, b"new")
     assert (place / "plan").read_bytes() == b"new"
     assert tree(other) == before
     assert sorted(path.name for path in (tmp_path / "engines").iterdir()) == sorted([NAME, other.name])
@@ -72,17 +80,17 @@ def test_an_engine_replaces_the_one_of_its_name_and_no_other(tmp_path: Path) -> 
 
 def test_the_rest_of_the_bundle_stays(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
-    put_in_place(tmp_path, PASSPORT, b"plan")
+    put_in_place(tmp_path, {}, b"plan")
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
-def test_what_is_no_engine_is_left_alone(tmp_path: Path) -> None:
+def test_something_else_at_the_place_of_an_engine_is_not_touched(tmp_path: Path) -> None:
     place = tmp_path / "engines" / NAME
     place.mkdir(parents=True)
     (place / "notes.txt").write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(NotABundle, match="is there and is no engine; it is left alone"):
-        put_in_place(tmp_path, PASSPORT, b"plan")
+    with pytest.raises(NotABundle, match="exists and is not an engine; it is not touched"):
+        put_in_place(tmp_path, {}, b"plan")
     assert tree(tmp_path) == before
 
 
@@ -91,7 +99,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standing: bool
 ) -> None:
     if standing:
-        put_in_place(tmp_path, PASSPORT, b"old")
+        put_in_place(tmp_path, {}, b"old")
     before = tree(tmp_path)
     written: list[Path] = []
 
@@ -103,7 +111,7 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        put_in_place(tmp_path, PASSPORT, b"plan")
+        put_in_place(tmp_path, {}, b"plan")
     monkeypatch.undo()
     assert [path.name for path in written] == ["plan"]
     assert tree(tmp_path) == before
@@ -112,14 +120,14 @@ def test_a_full_disk_leaves_the_bundle_as_it_was(
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from export.plans import plan_folder
-from tests.export.plans.test_plan_folder import PASSPORT
-passport.install = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-passport.put_in_place(Path(sys.argv[1]), PASSPORT, b"plan")
+from bundle import atomic_files
+from tests.export.plans.test_plan_folder import put_in_place
+atomic_files.install_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+put_in_place(Path(sys.argv[1]), {}, b"plan")
 """
 
 
-def test_what_killed_runs_left_goes_with_the_next_engine_and_is_none_to_the_service(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_ignored_by_the_service_and_removed_by_the_next_build(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = (tmp_path / "engines").iterdir()
@@ -127,5 +135,5 @@ def test_what_killed_runs_left_goes_with_the_next_engine_and_is_none_to_the_serv
     plans = open_plans(tmp_path, GRAPH, {224: 224})
     assert not plans.fit
     assert not plans.unfit
-    other = put_in_place(tmp_path, PASSPORT | {"precision": "bf16"}, b"plan")
+    other = put_in_place(tmp_path, {"precision": "bf16"}, b"plan")
     assert list((tmp_path / "engines").iterdir()) == [other]

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir
 import pytest
 
+from bundle.bundle_errors import BadBundle
 from export.plans.build_spec import Unable
 from export.plans.source import read_source
 from tests.conftest import TINY
@@ -42,38 +43,38 @@ def changed(manifest: dict[str, Any], **changes: Any) -> str:
 
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
-    "no JSON": (lambda _: "{", r"is no bundle: manifest.json is missing or broken; export it again: python export/"),
-    "another format": (lambda manifest: changed(manifest, format=1), "is of format 1, not 2; export it again"),
+    "no JSON": (lambda _: "{", r"is not a bundle: manifest.json is missing or broken; export it again: python export/"),
+    "another format": (lambda manifest: changed(manifest, format=1), "has format 1, not 2; export it again"),
     "another network": (
         lambda manifest: changed(manifest, variant="crossvit_9"),
         "is of crossvit_9, not crossvit_tiny; choose another --bundle or --variant",
     ),
-    "no files": (lambda manifest: changed(manifest, files={}), "is damaged .*; export it again"),
-    "odd preprocessing": (lambda manifest: changed(manifest, preprocessing=[1]), "is damaged .*; export it again"),
-    "odd weights": (lambda manifest: changed(manifest, weights=None), "is damaged .*; export it again"),
+    "no files": (lambda manifest: changed(manifest, files={}), "files lacks golden.npz, .*; export it again"),
+    "odd preprocessing": (lambda manifest: changed(manifest, preprocessing=[1]), "preprocessing: .*; export it again"),
+    "odd weights": (lambda manifest: changed(manifest, weights=None), "weights: .*; export it again"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_manifest_that_is_not_right(copy: Path, damage: str) -> None:
+def test_a_damaged_manifest_or_another_networks_is_refused(copy: Path, damage: str) -> None:
     change, message = DAMAGES[damage]
     manifest = copy / "manifest.json"
     manifest.write_text(change(json.loads(manifest.read_text())))
-    with pytest.raises(Unable, match=message):
+    with pytest.raises(BadBundle, match=message):
         read_source(copy, TINY.name)
 
 
-def test_a_graph_that_is_not_the_manifests_or_not_there(copy: Path) -> None:
+def test_a_graph_that_the_manifest_does_not_describe_is_refused(copy: Path) -> None:
     with (copy / "model.onnx").open("ab") as file:
         file.write(b"\0")
-    with pytest.raises(Unable, match=r"model\.onnx is not the file that the manifest describes; export it again"):
+    with pytest.raises(BadBundle, match=r"model\.onnx is not the file that the manifest describes; export it again"):
         read_source(copy, TINY.name)
     (copy / "model.onnx").unlink()
-    with pytest.raises(Unable, match=r"is damaged .*No such file"):
+    with pytest.raises(BadBundle, match=r"model\.onnx is not the file that the manifest describes; export it again"):
         read_source(copy, TINY.name)
 
 
-def test_a_weight_beyond_half_precision(bundle: Path) -> None:
+def test_a_weight_beyond_half_precision_is_refused(bundle: Path) -> None:
     source = read_source(bundle, TINY.name)
     model = onnx.load_from_string(source.graph)
     weights = next(weights for weights in model.graph.initializer if weights.dims == [4 * TINY.dims[1], TINY.dims[1]])
@@ -84,7 +85,7 @@ def test_a_weight_beyond_half_precision(bundle: Path) -> None:
         wild.at(224, "fp16")
 
 
-def test_a_bundle_that_was_replaced_meanwhile(copy: Path) -> None:
+def test_a_bundle_that_was_replaced_meanwhile_is_noticed(copy: Path) -> None:
     source = read_source(copy, TINY.name)
     source.check_unchanged()
     manifest = json.loads((copy / "manifest.json").read_text())

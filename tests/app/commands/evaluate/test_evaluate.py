@@ -31,7 +31,8 @@ from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes
 from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome, patiently, sample
 from app.decoding.image import decode
 from app.errors import BadParameter, NotReady
-from bundle.reader import ClassLabel, open_bundle
+from bundle.class_labels import ClassLabel
+from bundle.reader import open_bundle
 from model.dataset import LabelledImage
 from tests.app import slow_service as slow
 from tests.app.pictures import encoded, scene

@@ -1,0 +1,119 @@
+"""The request of export/to_onnx.py, and the weights and settings that answer it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from export.measurement.int8 import calibration_id
+from model.checkpoint import BadCheckpoint
+from model.config_beside import NAME as CONFIG
+from model.config_beside import config_beside, labels_in, normalization_in
+from model.spec import (
+    IMAGENET,
+    RESOLUTIONS,
+    SOFTMAX,
+    Activation,
+    Normalization,
+    Preprocessing,
+    Variant,
+    follow_from_one_side,
+    preprocessing_at,
+)
+from model.weights import Weights, find_weights
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of the graph and its answers.
+
+    Attributes:
+        resolutions: to offer; None is the usual ones and that of the checkpoint.
+        preprocessing: that differs from the default, by resolution.
+        normalization: of pixels; None is that of the config.json beside the checkpoint, else ImageNet's.
+        activation: of the scores.
+    """
+
+    resolutions: tuple[int, ...] | None = None
+    preprocessing: Mapping[int, Preprocessing] = field(default_factory=dict)
+    normalization: Normalization | None = None
+    activation: Activation = SOFTMAX
+
+    def steps(self, sides: tuple[int, int]) -> dict[int, Preprocessing]:
+        """The preprocessing at each resolution to offer, of a network that was trained at `sides` (S, L).
+
+        Raises BadCheckpoint if it can be served at these only, and others are requested.
+        """
+        native = sides[1]
+        only_native = not follow_from_one_side(*sides)
+        if only_native and {*(self.resolutions or ()), *self.preprocessing} - {native}:
+            raise BadCheckpoint(
+                f"these weights were trained with sides of {sides[0]} and {native}, which are not those "
+                f"of another resolution: leave out --resolutions and --preprocess"
+            )
+        offered = sorted(self.resolutions or {*(() if only_native else RESOLUTIONS), native})
+        return {resolution: preprocessing_at(resolution) for resolution in offered} | dict(self.preprocessing)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The request of the command line.
+
+    Attributes:
+        variant: the network.
+        weights: the choice, as model.weights.find_weights takes it.
+        labels: the file with the names of the classes; None is the one beside the weights, else ImageNet-1k's.
+        out: the bundle's folder.
+        options: of the graph and its answers.
+        precisions: graphs in half precision beside float32.
+        photos: the folder of photographs to measure precisions on; None is those shipped, or `calibration`.
+        int8: whether to add a graph in 8 bits.
+        calibration: the folder of photographs to calibrate it on; None is those shipped.
+        if_changed: whether a bundle that was made from the same stays.
+    """
+
+    variant: Variant
+    weights: str
+    labels: Path | None
+    out: Path
+    options: ExportOptions
+    precisions: tuple[str, ...] = ()
+    photos: Path | None = None
+    int8: bool = False
+    calibration: Path | None = None
+    if_changed: bool = False
+
+
+@dataclass(frozen=True)
+class ExportInputs:
+    """The weights that a request names, and what the files beside them say.
+
+    Attributes:
+        request: of the command line.
+        weights: not read yet.
+        normalization: of pixels.
+        labels_beside: the file beside the weights that names the classes.
+        calibration_sha256: of the photographs to calibrate on; None without int8.
+    """
+
+    request: ExportRequest
+    weights: Weights
+    normalization: Normalization
+    labels_beside: Path | None
+    calibration_sha256: str | None
+
+
+def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInputs:
+    """Raises WeightsUnavailable, BadCheckpoint, BadConfig and NoPhotos."""
+    calibration_sha256 = calibration_id(request.calibration) if request.int8 else None
+    weights = find_weights(request.weights, request.variant, say)
+    config = config_beside(weights.path, request.variant) if weights.path else None
+    labels_beside = weights.labels
+    if labels_beside is None and weights.path and config and labels_in(config):
+        labels_beside = weights.path.with_name(CONFIG)
+    return ExportInputs(
+        request=request,
+        weights=weights,
+        normalization=request.options.normalization or (normalization_in(config) if config else None) or IMAGENET,
+        labels_beside=labels_beside,
+        calibration_sha256=calibration_sha256,
+    )
