@@ -33,7 +33,7 @@ from app.decoding.oip_tensors import (
     without_nulls,
     write_outputs,
 )
-from app.engines.selection import ON_CPU
+from app.engines.registry import ON_CPU
 from app.errors import (
     BadBody,
     BadImage,

@@ -317,7 +317,7 @@ async def check_ready(here: Service, name: str | None = None, *, deep: bool = Fa
         raise NotReady(f"{model.bundle.name}: {model.fault}", retry_after=1)
     if deep:
         with model.in_use():
-            await model.prove()
+            await model.self_test()
 
 
 def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[Prediction]:

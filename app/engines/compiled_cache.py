@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import mmap
 import os
 import shutil
@@ -9,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.interface import EngineRefused
+from app.machine.cpus import allowed_cpus, usable_cpus
+
+log = logging.getLogger(__name__)
+
+# Part of the cache's key. Raise it with every change to what the CPU engines compile, measure or store.
+CACHE_FORMAT = 1
 
 _DIGEST = hashlib.sha256().digest_size
 _MOST_KEYS = 8  # folders of one kind; the least recently used go
@@ -114,6 +122,32 @@ class CompiledCache:
         used = sorted(self._folder.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
         for folder in used[_MOST_KEYS:]:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_cache(graphs: Mapping[str, str]) -> CompiledCache | None:
+    """The cache for models compiled from `graphs` on this CPU with these versions; None if there is no place for it.
+
+    `graphs` has the sha256 of each graph by its precision.
+    """
+    key = {
+        "graphs": graphs,
+        "format": CACHE_FORMAT,
+        "cpu": cpu_model(),
+        "cpus": [usable_cpus(), allowed_cpus()],
+        "versions": {package: _version(package) for package in ("crossvit", "openvino", "onnxruntime")},
+    }
+    try:
+        return CompiledCache(key)
+    except EngineRefused as err:
+        log.info("nothing is kept for the next start: %s", err)
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu_model() -> dict[str, str]:

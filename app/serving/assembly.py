@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
+from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
 from app.machine.cpus import usable_cpus
 from app.machine.memory import decoder_bytes, megabytes, needed_bytes, usable_memory
 from app.serving.served_model import ServedModel
@@ -16,7 +17,18 @@ log = logging.getLogger(__name__)
 
 
 def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda _: None) -> DecoderPool:
+    """The decoders, with the GPU among them for --jpeg gpu; `on_restart` is told why one was replaced."""
     _compare_with_memory(settings)
+    if settings.jpeg == "gpu":
+        return GpuJpegPool(
+            count=settings.decoder_count,
+            max_pixels=settings.max_pixels,
+            scaled_jpeg=settings.scaled_jpeg,
+            seconds=settings.decode_seconds,
+            memory_bytes=settings.decode_bytes,
+            load_seconds=settings.load_seconds,
+            on_restart=on_restart,
+        )
     return DecoderPool(
         count=settings.decoder_count,
         max_pixels=settings.max_pixels,
@@ -45,7 +57,6 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         max_queue=settings.max_queue,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
-        jpeg_pixels=settings.max_pixels if settings.jpeg == "gpu" else None,
     )
 
 

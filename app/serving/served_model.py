@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
-from app.engines.gpu_jpeg.jpeg_decoder import NAME as JPEGS
-from app.engines.gpu_jpeg.jpeg_header import plain
 from app.engines.process.supervisor import EngineSupervisor
-from app.errors import BadParameter, EngineFailed, NotReady
+from app.errors import BadParameter, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
@@ -83,7 +81,6 @@ class ServedModel:
         max_queue: int,
         run_seconds: float,
         load_seconds: float,
-        jpeg_pixels: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.metrics = metrics
@@ -94,14 +91,13 @@ class ServedModel:
         self._max_queue = max_queue
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
-        self._jpeg_pixels = jpeg_pixels
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
         self._engines: dict[int, EngineSupervisor] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._main = self._make(bundle.manifest.default_resolution)
-        self._batcher = Batcher[Pixels | bytes, Outputs | None](
+        self._batcher = Batcher[Pixels, Outputs](
             self._run,
             limit=self.batch,
             room=lambda: self.capacity,
@@ -162,8 +158,7 @@ class ServedModel:
         engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
         refused = []
         for at, engine in sorted(engines.items()):
-            reasons = engine.refused | ({JPEGS: engine.no_jpegs} if engine.no_jpegs else {})
-            refused += [(name, at, why) for name, why in reasons.items()]
+            refused += [(name, at, why) for name, why in (engine.refused | self._decoders.refused).items()]
         return refused
 
     @property
@@ -207,12 +202,12 @@ class ServedModel:
             self._loads.pop(resolution, None)  # the next request tries again
             raise
 
-    async def prove(self) -> None:
+    async def self_test(self) -> None:
         """Send the golden images through every engine that is loaded; WrongAnswers or NotReady if one fails."""
         if self._main.fault is not None:
             raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
         for engine in list(self._engines.values()):
-            await engine.prove()
+            await engine.self_test()
 
     @contextmanager
     def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
@@ -237,50 +232,32 @@ class ServedModel:
         """The answer for the encoded image in `body`; raises BadParameter, and what app.decoding.image.decode does."""
         resolution = self.resolution(resolution)
         async with self._in_time(place, deadline):
-            if await self._goes_to_the_engine(body, resolution):
-                now = time.perf_counter()
-                answer = await self._answer(place, body, resolution, deadline, Interval(now, now), Interval(now, now))
-                if answer is not None:
-                    return answer
-                with self.room(caller=caller) as (again,):  # it has had its turn, and waits like one that has just come
-                    return await self._decoded(again, body, resolution, deadline, caller)
-            return await self._decoded(place, body, resolution, deadline, caller)
+            requested = time.perf_counter()
+            steps = self.bundle.manifest.preprocessing[resolution]
+            pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
+            waited = Interval(requested, decode.start)
+            return await self._answer(place, pixels, resolution, deadline, waited, decode)
 
     async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> ModelAnswer:
         """The answer for the very pixels that the network sees, of the size that `resolution` has."""
         async with self._in_time(place, deadline):
             now = time.perf_counter()
-            answer = await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
-            assert answer is not None
-            return answer
-
-    async def _goes_to_the_engine(self, body: bytes, resolution: int) -> bool:
-        if self._jpeg_pixels is None:
-            return False
-        await self.load(resolution)
-        if not self._engines[resolution].decodes_jpegs:
-            return False
-        # In a thread: a large one is read to its end.
-        return await asyncio.to_thread(plain, body, self._jpeg_pixels) is not None
-
-    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> ModelAnswer:
-        asked = time.perf_counter()
-        steps = self.bundle.manifest.preprocessing[resolution]
-        pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
-        answer = await self._answer(place, pixels, resolution, deadline, Interval(asked, decode.start), decode)
-        assert answer is not None
-        return answer
+            return await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
 
     async def _answer(
-        self, place: Place, item: Pixels | bytes, resolution: int, deadline: float, waited: Interval, decode: Interval
-    ) -> ModelAnswer | None:
-        """None for a JPEG that the engine does not decode, and only then."""
+        self, place: Place, pixels: Pixels, resolution: int, deadline: float, waited: Interval, decode: Interval
+    ) -> ModelAnswer:
         await self.load(resolution)
-        batched = await self._batcher.submit(place, resolution, item, deadline)
-        if batched.result is None:
-            return None
-        spans = (waited, decode, batched.queue, batched.inference)
-        answer = ModelAnswer(batched.result, resolution, *spans, self.bundle.manifest.activation)
+        batched = await self._batcher.submit(place, resolution, pixels, deadline)
+        answer = ModelAnswer(
+            outputs=batched.result,
+            resolution=resolution,
+            waited=waited,
+            decode=decode,
+            queue=batched.queue,
+            inference=batched.inference,
+            activation=self.bundle.manifest.activation,
+        )
         self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
 
@@ -315,25 +292,18 @@ class ServedModel:
             engine=self._engine,
             precision=self._precision,
             prefer=prefer,
-            jpegs=self._jpeg_pixels,
             run_seconds=self._run_seconds,
             load_seconds=self._load_seconds,
             on_restart=self.metrics.engine_restarted,
         )
 
-    async def _run(self, resolution: int, items: list[Pixels | bytes]) -> list[Outputs | None]:
+    async def _run(self, resolution: int, images: list[Pixels]) -> Sequence[Outputs]:
+        """The logits (outputs, classes) of each image."""
         engine = self._engines[resolution]
         if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
             raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
-        images = [item for item in items if not isinstance(item, bytes)]
-        bodies = [item for item in items if isinstance(item, bytes)]
-        outputs, decoded = await engine.run_with_jpegs(images, bodies)
-        order = sorted(range(len(items)), key=lambda index: isinstance(items[index], bytes))
-        done = order[: len(images)] + [order[len(images) + index] for index in decoded]
-        if done and outputs.shape[1:] != (len(done), self.bundle.manifest.classes):
-            raise EngineFailed(f"the engine gave outputs of the shape {outputs.shape}")
-        answers = dict(zip(done, outputs.transpose(1, 0, 2), strict=False))
-        return [answers.get(index) for index in range(len(items))]
+        outputs = await engine.run(images)
+        return list(outputs.transpose(1, 0, 2))
 
 
 def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:

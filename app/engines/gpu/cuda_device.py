@@ -111,10 +111,6 @@ class NvidiaDevice:
         kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         _done(cuda.cudaMemcpyAsync(to, pixels.ctypes.data, pixels.nbytes, kind, stream), "copying images to the GPU")
 
-    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
-        kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        _done(cuda.cudaMemcpyAsync(to, start, size, kind, stream), "copying images on the GPU")
-
     def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:
         kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         rows, width = len(to), to[0].nbytes
@@ -123,7 +119,7 @@ class NvidiaDevice:
 
     @contextmanager
     def capture(self, context: Context, stream: Stream) -> Iterator[Graph]:
-        # Thread-local: what other threads do, a decoder on the GPU say, cannot break it.
+        # Thread-local: what other threads do cannot break it.
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _done(cuda.cudaStreamBeginCapture(stream, mode), "beginning to capture a graph")
         try:

@@ -7,7 +7,7 @@ or TensorRT fails. Work on a stream is asynchronous: it is done in the stream's 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NewType, Protocol, runtime_checkable
+from typing import Any, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,35 +26,6 @@ class DeviceError(Exception):
 
 class CaptureFailed(DeviceError):
     """The work cannot be captured as a graph. The stream is as it was, and the work can be enqueued."""
-
-
-@dataclass(frozen=True)
-class GpuImages:
-    """Images in the GPU's memory, complete: RGB (count, side, side, 3) uint8. A slice of them is a part of them."""
-
-    address: Address
-    count: int
-    side: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, rows: slice) -> "GpuImages":
-        start, stop, _ = rows.indices(self.count)
-        return GpuImages(Address(self.address + start * 3 * self.side**2), stop - start, self.side)
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * 3 * self.side**2
-
-
-@runtime_checkable
-class TakesGpuImages(Protocol):
-    """An engine, see app.engines.interface, that runs images also where they are."""
-
-    def run_on_gpu(self, images: GpuImages) -> NDArray[np.float32]:
-        """As `run`; the images may be written over afterwards."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -117,10 +88,6 @@ class TensorRTDevice(Protocol):
 
     def copy_in(self, to: Address, pixels: NDArray[np.uint8], stream: Stream) -> None:
         """Copy all of `pixels`, contiguous and in pinned memory."""
-        ...
-
-    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
-        """Copy `size` bytes from one place in the GPU's memory to another."""
         ...
 
     def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:

@@ -8,7 +8,7 @@ from itertools import cycle
 import numpy as np
 
 from app.engines.batch_splitting import BatchSplitter
-from app.engines.gpu.device import DeviceError, GpuImages, PlanNetwork, Tensor, TensorRTDevice
+from app.engines.gpu.device import DeviceError, PlanNetwork, Tensor, TensorRTDevice
 from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
 from bundle.plan_manifest import PlanManifest
@@ -113,15 +113,6 @@ class TensorRTEngine:
         side = self._plan.passport.side
         if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
             raise ValueError(f"images of {images.dtype} {images.shape} instead of uint8 (batch, {side}, {side}, 3)")
-        return self._run(images)
-
-    def run_on_gpu(self, images: GpuImages) -> Outputs:
-        """The logits of images that are in the GPU's memory already."""
-        if images.side != self._plan.passport.side:
-            raise ValueError(f"images of {images.side} pixels instead of {self._plan.passport.side}")
-        return self._run(images)
-
-    def _run(self, images: Images | GpuImages) -> Outputs:
         if not self._lanes:
             raise DeviceError("the engine is not loaded, or has failed")
         outputs = np.empty((len(OUTPUTS), len(images), self._classes), np.float32)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.gpu.device import Address, CaptureFailed, GpuImages, PlanNetwork, Stream, TensorRTDevice
+from app.engines.gpu.device import Address, CaptureFailed, PlanNetwork, Stream, TensorRTDevice
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class TransferSlot:
         }
         self._awaited: Outputs | None = None  # where the logits go of the piece that is on its way
 
-    def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
+    def submit(self, images: Images, bucket: int, outputs: Outputs) -> None:
         """Send `images`, at most `bucket` of them, on their way; `collect` writes their logits to `outputs`.
 
         The rest of the bucket holds whatever earlier pieces left there. Images do not mix in the network, and of the
@@ -75,12 +75,9 @@ class TransferSlot:
         logits = self._returned(count)
         gpu, streams = self._gpu, self._streams
         self._awaited = outputs
-        if isinstance(images, GpuImages):
-            gpu.copy_across(self._images, images.address, images.nbytes, streams.images)
-        else:
-            pixels = self._pixels[:count]
-            np.copyto(pixels, images)
-            gpu.copy_in(self._images, pixels, streams.images)
+        pixels = self._pixels[:count]
+        np.copyto(pixels, images)
+        gpu.copy_in(self._images, pixels, streams.images)
         gpu.record(self._copied, streams.images)
         gpu.wait(streams.network, self._copied)
         self._launch[bucket]()

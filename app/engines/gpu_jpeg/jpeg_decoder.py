@@ -1,4 +1,4 @@
-"""JPEGs to what the network sees, on the engine's GPU: decode, resize and crop, without a way back through the host.
+"""JPEGs to what the network sees, on a GPU: decode, resize and crop.
 
 The pixels are those of app.decoding.image, up to what decoders differ by: a level or two. JPEGs that are not plain, and those
 that the GPU does not decode, have to go the other way.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.decoding.image import Window, decode, windows
-from app.engines.gpu.device import Address, GpuImages
+from app.engines.gpu.device import Address
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
@@ -75,7 +75,7 @@ class JpegDecoder:
         self._pictures, self._weights, self._spans, self._between, self._images = self._buffers
 
     def decode(self, bodies: Sequence[bytes]) -> list[int]:
-        """Decode, resize and crop; the indices of `bodies` that are images now, see `images`.
+        """Decode, resize and crop; the indices of `bodies` that are images now, see `pixels`.
 
         The others are not plain, or damaged: app.decoding.image knows what to say of them.
         """
@@ -94,12 +94,8 @@ class JpegDecoder:
                 done += [index for index, _ in found]
         return done
 
-    def images(self, count: int) -> GpuImages:
-        """The first `count` images of the last `decode`, until the next one."""
-        return GpuImages(self._images.address, count, self._steps.crop)
-
     def pixels(self, count: int) -> Images:
-        """A copy of them on the host."""
+        """The first `count` images of the last `decode`, copied to the host."""
         images = np.empty((count, self._steps.crop, self._steps.crop, 3), np.uint8)
         self._gpu.copy_out(images, self._images.address)
         self._gpu.wait()

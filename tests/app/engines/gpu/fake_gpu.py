@@ -141,14 +141,6 @@ class FakeGpu:
 
         self.enqueue(stream, work)
 
-    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
-        self.call("copy_across")
-
-        def work() -> None:
-            self.at(to, size)[:] = self.at(start, size)
-
-        self.enqueue(stream, work)
-
     def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:
         self.call("copy_out")
         self.check_pinned(to)

@@ -29,10 +29,8 @@ from app.engines.gpu.device import (
     CaptureFailed,
     DeviceError,
     Event,
-    GpuImages,
     PlanNetwork,
     Stream,
-    TakesGpuImages,
     Tensor,
     TensorRTDevice,
 )
@@ -178,20 +176,6 @@ def test_every_image_gets_its_own_logits_in_order(
     assert held(gpu) == 0
 
 
-@settings(max_examples=50, deadline=None)
-@given(sizes=sizes, count=st.integers(0, 60), seed=st.integers(0, 2**32), eager=st.sampled_from([0.0, 0.2, 0.95]))
-def test_images_on_the_gpu_are_run_from_there(sizes: tuple[int, ...], count: int, seed: int, eager: float) -> None:
-    gpu = fake(sizes, seed=seed, eager=eager)
-    engine = loaded(gpu)
-    assert isinstance(engine, TakesGpuImages)
-    images = pictures(count)
-    with gpu.memory(max(1, images.nbytes)) as address:
-        gpu.at(address, images.nbytes)[:] = images.reshape(-1)
-        outputs = engine.run_on_gpu(GpuImages(address, count, SIDE))
-        gpu.at(address, images.nbytes)[:] = 0xCC  # whoever reads them later sees nonsense
-    np.testing.assert_array_equal(outputs, network(images))
-
-
 def test_what_was_returned_stays_as_it_is() -> None:
     engine = loaded(fake())
     first = engine.run(pictures(9, seed=1))
@@ -311,7 +295,7 @@ class RunsOnItsOwnStream(TransferSlot):
 class IsNeverWaitedFor(TransferSlot):
     """The next piece takes the lane while one is on its way."""
 
-    def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
+    def submit(self, images: Images, bucket: int, outputs: Outputs) -> None:
         super().submit(images, bucket, outputs)
         self._awaited = None
 
