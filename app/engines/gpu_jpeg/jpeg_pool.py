@@ -179,9 +179,7 @@ class GpuJpegPool(DecoderPool):
     def _open(self, steps: Preprocessing) -> None:
         """Have the GPU's decoder for `steps` compared with the CPU's."""
         assert self._gpu is not None
-        (reason,), _ = self._gpu.call(
-            "open", [steps.resize, steps.crop], [], seconds=self._load_seconds, reply=NOTHING
-        )
+        (reason,), _ = self._gpu.call("open", [steps.resize, steps.crop], [], seconds=self._load_seconds, reply=NOTHING)
         if reason is not None:
             self._give_up(reason)
         else:

@@ -716,12 +716,11 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     gpu = fake()
     offer(gpu, monkeypatch)
     (tmp_path / "plan").write_bytes(content)
-    with (tmp_path / "plan").open("rb") as plan, (tmp_path / "trail").open("wb") as trail:
-        files = [plan.fileno(), trail.fileno(), 0]
-        host = EngineHost({}, [passport().model_dump_json()], (), "python build_it.py", {}, files)
+    with (tmp_path / "plan").open("rb") as plan:
+        host = EngineHost({}, [passport().model_dump_json()], "python build_it.py", SIDE, [plan.fileno(), 0])
         images = pictures(3)
-        with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its passport describes"):
-            host.start("tensorrt", "auto", None, {}, images, network(images))
+        with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its manifest describes"):
+            host.load("tensorrt", passport().precision, images)
     assert [seen for seen, _ in gpu.plans] == expected
 
 
