@@ -109,12 +109,21 @@ class EngineSearch:
             worker.kill()
 
     def _search(self) -> EngineProcess:
-        if self._request.restart and (process := self._try(self._request.restart)):
+        if self._request.restart and (process := self._again(self._request.restart)):
             return process
         for tier in TIERS if self._request.engine == AUTO else ((self._request.engine,),):
             if process := self._best(tier):
                 return process
         raise self._failure()
+
+    def _again(self, candidate: Candidate) -> EngineProcess | None:
+        """The engine that ran before, if it works still."""
+        name, _ = candidate
+        if candidate in self._candidates(name):
+            return self._try(candidate)
+        if name in self._absent:
+            self._refuse(name, self._absent[name])
+        return None
 
     def _best(self, tier: Iterable[str]) -> EngineProcess | None:
         """The engine of `tier` to take, if one works. Two are loaded at a time."""

@@ -3,9 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,15 @@ from app.errors import BadParameter, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
+from bundle.bundle_errors import ExplainedError
 from bundle.reader import Bundle, ClassLabel
-from bundle.tensors import Outputs
+from bundle.tensors import Images, Outputs
 from model.spec import SIGMOID, SOFTMAX, Activation
 
-_BATCHES = 8  # that may wait,
-_IMAGES = 64  # or so many images if that is more
+DEFAULT_QUEUE_BATCHES = 8
+LEAST_QUEUE_IMAGES = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,20 @@ class ServedModel:
 
     Each resolution has an engine in a process of its own, the default one from the start, others from their first
     request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
-    A call has up to `max_batch` images, or as many as the engine is best at; `max_queue` may wait, or eight batches of
-    the default resolution's and no less than 64: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go
-    to the engine as they are, if it can decode them; the others to the decoders. Every method that does work takes a
-    `deadline` (on the clock of time.perf_counter) and raises TooLate when it passes. Room in the queue and
-    the decoders' time are shared between callers, told apart by the `caller` that is given.
+
+    Every method that classifies takes a `deadline` (on the clock of time.perf_counter) and raises TooLate when it
+    passes. Room in the queue and the decoders' time are shared between callers, told apart by `caller`.
+
+    Args:
+        bundle: is closed with the model.
+        decoders: make pixels of encoded images; other models may use them too.
+        metrics: of this model.
+        engine: that may run it, or "auto".
+        precision: that the engine must have, or "auto".
+        max_batch: the most images in a call; 0 is what the engine is best at.
+        max_queue: the most images that wait; 0 is eight batches of the default resolution, and no less than 64.
+        run_seconds: as for EngineSupervisor.
+        load_seconds: as for EngineSupervisor.
     """
 
     def __init__(
@@ -107,7 +120,7 @@ class ServedModel:
         )
 
     async def start(self, resolutions: Sequence[int] = ()) -> None:
-        """Load the default resolution and `resolutions`; raises as LiveEngine.start does."""
+        """Load the default resolution and `resolutions`; raises as EngineSupervisor.start does."""
         await self._batcher.__aenter__()
         for resolution in dict.fromkeys([self.bundle.manifest.default_resolution, *resolutions]):
             await self.load(resolution)
@@ -124,7 +137,7 @@ class ServedModel:
                 self._unused.set()
 
     async def close(self) -> None:
-        """Wait until nobody uses it, and end its engines; again is a no-op."""
+        """Wait until it is not in use, and end its engines; again is a no-op."""
         if self._closing:
             return
         self._closing = True
@@ -150,11 +163,11 @@ class ServedModel:
     @property
     def capacity(self) -> int:
         """How many images may wait."""
-        return self._max_queue or max(_IMAGES, _BATCHES * self.batch())
+        return self._max_queue or max(LEAST_QUEUE_IMAGES, DEFAULT_QUEUE_BATCHES * self.batch())
 
     @property
     def refused(self) -> list[tuple[str, int, str]]:
-        """What could be expected to serve and cannot, at which resolution and why."""
+        """Engines, and ways of decoding, that could be expected to serve and do not; at which resolution, and why."""
         engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
         refused = []
         for at, engine in sorted(engines.items()):
@@ -182,21 +195,21 @@ class ServedModel:
             raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
         self._batcher.check_room(count, caller)
 
-    def resolution(self, asked: int | None) -> int:
-        """The resolution to serve; BadParameter if the bundle lacks the one that was asked for."""
-        if asked is None:
+    def resolution(self, requested: int | None) -> int:
+        """The resolution to serve; BadParameter if the bundle lacks the one that was requested."""
+        if requested is None:
             return self.bundle.manifest.default_resolution
-        if asked not in self.bundle.resolutions:
+        if requested not in self.bundle.resolutions:
             offered = ", ".join(map(str, self.bundle.resolutions))
-            raise BadParameter(f"resolution {asked} is not served; one of {offered}")
-        return asked
+            raise BadParameter(f"resolution {requested} is not served; one of {offered}")
+        return requested
 
     async def load(self, resolution: int) -> None:
-        """Make `resolution` ready and prove it; requests at others go on meanwhile."""
+        """Make `resolution` ready and self-test it; requests at others go on meanwhile."""
         if resolution not in self._loads:
             self._loads[resolution] = asyncio.create_task(self._load(resolution))
         try:
-            # If the client that asked first goes away, others may be waiting for the same.
+            # If the first client goes away, others may be waiting for the same.
             await asyncio.shield(self._loads[resolution])
         except Exception:
             self._loads.pop(resolution, None)  # the next request tries again
@@ -220,29 +233,63 @@ class ServedModel:
             for place in places:
                 place.leave()
 
-    async def file(
-        self,
-        place: Place,
-        body: bytes,
-        resolution: int | None = None,
-        deadline: float = math.inf,
-        *,
-        caller: str = "",
+    async def classify(
+        self, body: bytes, resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
     ) -> ModelAnswer:
-        """The answer for the encoded image in `body`; raises BadParameter, and what app.decoding.image.decode does."""
+        """The answer for the encoded image in `body`.
+
+        Raises BadParameter, QueueFull, and what app.decoding.image.decode raises.
+        """
         resolution = self.resolution(resolution)
+        with self.room(caller=caller) as (place,):
+            return await self._classify(place, body, resolution, deadline, caller)
+
+    async def classify_all(
+        self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
+    ) -> list[ModelAnswer]:
+        """An answer for each encoded image. Raises as `classify` does: QueueFull for all, or the first image's error."""
+        resolution = self.resolution(resolution)
+        with self.room(len(bodies), caller) as places:
+            return await _together(
+                self._classify(place, body, resolution, deadline, caller)
+                for place, body in zip(places, bodies, strict=True)
+            )
+
+    async def classify_each(
+        self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
+    ) -> list[ModelAnswer | ExplainedError]:
+        """An answer or an error for each encoded image. Raises BadParameter, or QueueFull for all."""
+
+        async def outcome(place: Place, body: bytes) -> ModelAnswer | ExplainedError:
+            try:
+                return await self._classify(place, body, served, deadline, caller)
+            except ExplainedError as err:
+                return err
+
+        served = self.resolution(resolution)
+        with self.room(len(bodies), caller) as places:
+            return await _together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
+
+    async def classify_pixels(
+        self, images: Images, resolution: int, deadline: float = math.inf, *, caller: str = ""
+    ) -> list[ModelAnswer]:
+        """An answer for each of `images`, which are what the network sees at `resolution`; raises as classify_all."""
+
+        async def classified(place: Place, pixels: Pixels) -> ModelAnswer:
+            async with self._in_time(place, deadline):
+                now = time.perf_counter()
+                return await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
+
+        with self.room(len(images), caller) as places:
+            return await _together(classified(place, image) for place, image in zip(places, images, strict=True))
+
+    async def _classify(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> ModelAnswer:
         async with self._in_time(place, deadline):
             requested = time.perf_counter()
             steps = self.bundle.manifest.preprocessing[resolution]
             pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
             waited = Interval(requested, decode.start)
             return await self._answer(place, pixels, resolution, deadline, waited, decode)
-
-    async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> ModelAnswer:
-        """The answer for the very pixels that the network sees, of the size that `resolution` has."""
-        async with self._in_time(place, deadline):
-            now = time.perf_counter()
-            return await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
 
     async def _answer(
         self, place: Place, pixels: Pixels, resolution: int, deadline: float, waited: Interval, decode: Interval
@@ -304,6 +351,16 @@ class ServedModel:
             raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
         outputs = await engine.run(images)
         return list(outputs.transpose(1, 0, 2))
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, or the first error, which cancels the others."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:

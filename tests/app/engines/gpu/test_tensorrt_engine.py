@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.engines import selection
+from app.engines import registry
 from app.engines.batch_splitting import BatchSplitter
 from app.engines.gpu.device import (
     Address,
@@ -39,6 +39,7 @@ from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import EngineFiles, EngineRefused, TensorRTPlan
 from app.engines.process.engine_host import EngineHost
 from bundle.bundle_errors import BadBundle
+from bundle.golden import mismatch
 from bundle.plan_manifest import PlanManifest
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
@@ -406,14 +407,14 @@ def test_another_size_of_images_is_not_loaded() -> None:
 
 def files(*passports: PlanManifest) -> EngineFiles:
     return EngineFiles(
-        {"f32": lambda: b""}, [TensorRTPlan(one, lambda: PLAN) for one in passports], (), "python build_it.py"
+        {"f32": lambda: b""}, [TensorRTPlan(one, lambda: PLAN) for one in passports], "python build_it.py"
     )
 
 
 def offer(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `gpu` be the one that the service finds."""
     monkeypatch.setattr(f"{__name__}.offers_of_a_fake", lambda found, side: offer_tensorrt(found, side, lambda: gpu))
-    monkeypatch.setitem(selection.ENGINES, "tensorrt", f"{__name__}:offers_of_a_fake")
+    monkeypatch.setitem(registry.ENGINES, "tensorrt", f"{__name__}:offers_of_a_fake")
 
 
 offers_of_a_fake: Any = None
@@ -778,21 +779,22 @@ def onnx(bundle: Path) -> Callable[[Images], Outputs]:
     return lambda images: np.stack(session.run(list(OUTPUTS), {"image": images}))
 
 
-def test_the_service_takes_it_and_its_logits_are_the_recorded_ones(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_offered_and_its_logits_are_the_recorded_ones(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake GPU runs the bundle's graph in ONNX Runtime on the CPU, at exactly the plan's batch sizes."""
     gpu = FakeGpu(onnx(bundle), (1, 2), 224, 1000)
     offer(gpu, monkeypatch)
     plan = TensorRTPlan(passport(side=224, resolution=224, batch_sizes=(1, 2), precision="f32"), lambda: PLAN)
     opened = open_bundle(bundle)
     graph = (bundle / "model.onnx").read_bytes()
-    chosen = selection.choose(EngineFiles({"f32": lambda: graph}, [plan]), opened.golden(224))
+    golden = opened.golden(224)
     opened.close()
-    assert (chosen.engine.name, chosen.engine.precision, chosen.engine.batch) == ("tensorrt", "f32", 4)
+    (engine,) = registry.offered_engines("tensorrt", EngineFiles({"f32": lambda: graph}, [plan]), 224)
+    engine.load(224)
+    assert (engine.name, engine.precision, engine.batch) == ("tensorrt", "f32", 4)
+    assert mismatch(golden, engine.run(golden.images), "f32") is None
     images = pictures(5, 224)
-    np.testing.assert_allclose(chosen.engine.run(images), onnx(bundle)(images), atol=1e-4)
-    chosen.engine.close()
+    np.testing.assert_allclose(engine.run(images), onnx(bundle)(images), atol=1e-4)
+    engine.close()
     assert held(gpu) == 0
 
 
