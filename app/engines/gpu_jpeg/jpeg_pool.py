@@ -57,45 +57,45 @@ class GpuJpegPool(DecoderPool):
         self._max_pixels = max_pixels
         self._call_seconds = seconds
         self._load_seconds = load_seconds
-        self._refused: str | None = None
+        self._gpu_refused: str | None = None
         self._gpu: Worker | None = None
-        self._opened: set[Preprocessing] = set()
-        self._jpegs: list[_Waiting] = []
-        self._arrived = asyncio.Event()
+        self._gpu_steps: set[Preprocessing] = set()
+        self._waiting_jpegs: list[_Waiting] = []
+        self._jpeg_arrived = asyncio.Event()
         self._gpu_thread = ThreadPoolExecutor(1, thread_name_prefix="jpeg-gpu")
-        self._ending = False
+        self._gpu_ending = False
 
     @property
     def refused(self) -> dict[str, str]:
-        return {NAME: self._refused} if self._refused else {}
+        return {NAME: self._gpu_refused} if self._gpu_refused else {}
 
     async def __aenter__(self) -> "GpuJpegPool":
         await super().__aenter__()
-        self._started = asyncio.create_task(self._start_gpu())
-        self._work = asyncio.create_task(self._decode_waiting())
+        self._gpu_started = asyncio.create_task(self._start_gpu())
+        self._gpu_work = asyncio.create_task(self._decode_waiting())
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._ending = True
-        self._work.cancel()
+        self._gpu_ending = True
+        self._gpu_work.cancel()
         if self._gpu is not None:
             await asyncio.to_thread(self._gpu.kill)
-        await asyncio.gather(self._started, self._work, return_exceptions=True)
-        for jpeg in self._jpegs:
+        await asyncio.gather(self._gpu_started, self._gpu_work, return_exceptions=True)
+        for jpeg in self._waiting_jpegs:
             _settle(jpeg, None)
         await asyncio.to_thread(self._gpu_thread.shutdown, cancel_futures=True)
         await super().__aexit__(*exception)
 
     async def start(self) -> None:
         await super().start()
-        await asyncio.shield(self._started)
+        await asyncio.shield(self._gpu_started)
 
     async def decode(
         self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
     ) -> tuple[Pixels, Interval]:
-        await asyncio.shield(self._started)
+        await asyncio.shield(self._gpu_started)
         # In a thread: a large one is read to its end.
-        if self._refused is None and await asyncio.to_thread(plain, body, self._max_pixels) is not None:
+        if self._gpu_refused is None and await asyncio.to_thread(plain, body, self._max_pixels) is not None:
             decoded = await self._by_gpu(body, steps)
             if decoded is not None:
                 return decoded
@@ -103,19 +103,19 @@ class GpuJpegPool(DecoderPool):
 
     async def _by_gpu(self, body: bytes, steps: Preprocessing) -> tuple[Pixels, Interval] | None:
         jpeg = _Waiting(body, steps)
-        self._jpegs.append(jpeg)
-        self._arrived.set()
+        self._waiting_jpegs.append(jpeg)
+        self._jpeg_arrived.set()
         return await jpeg.answer
 
     async def _decode_waiting(self) -> None:
         """Decode what waits, a batch at a time; what comes meanwhile is the next batch."""
         while True:
-            await self._arrived.wait()
-            waiting = [jpeg for jpeg in self._jpegs if not jpeg.answer.done()]  # the others' requests have gone
+            await self._jpeg_arrived.wait()
+            waiting = [jpeg for jpeg in self._waiting_jpegs if not jpeg.answer.done()]  # the others' requests have gone
             batch = [jpeg for jpeg in waiting if jpeg.steps == waiting[0].steps][:_LARGEST_BATCH]
-            self._jpegs = [jpeg for jpeg in waiting if jpeg not in batch]
+            self._waiting_jpegs = [jpeg for jpeg in waiting if jpeg not in batch]
             if not batch:
-                self._arrived.clear()
+                self._jpeg_arrived.clear()
                 continue
             decoded = await self._call_gpu(batch)
             for index, jpeg in enumerate(batch):
@@ -123,7 +123,7 @@ class GpuJpegPool(DecoderPool):
 
     async def _call_gpu(self, batch: Sequence[_Waiting]) -> dict[int, tuple[Pixels, Interval]]:
         """What the GPU decodes of `batch`, by index."""
-        if self._refused is not None:
+        if self._gpu_refused is not None:
             return {}
         began = time.perf_counter()
         try:
@@ -138,9 +138,9 @@ class GpuJpegPool(DecoderPool):
         assert self._gpu is not None
         steps = batch[0].steps
         size = [steps.resize, steps.crop]
-        if steps not in self._opened:
-            self._open(steps)
-            if self._refused is not None:
+        if steps not in self._gpu_steps:
+            self._open_gpu(steps)
+            if self._gpu_refused is not None:
                 return [], []
         shape = (steps.crop, steps.crop, 3)
         reply = Reply(
@@ -155,45 +155,45 @@ class GpuJpegPool(DecoderPool):
 
     async def _start_gpu(self) -> None:
         try:
-            await self._in_gpu_thread(self._spawn)
+            await self._in_gpu_thread(self._spawn_gpu)
         except (WorkerDied, WorkerHung, WorkerFailed, OSError) as err:
             last_line = str(err).strip().rpartition("\n")[2]
             self._give_up(f"its process failed when it was tried: {last_line}", err)
 
-    def _spawn(self) -> None:
+    def _spawn_gpu(self) -> None:
         Worker(
             "jpeg-gpu",
             "app.engines.gpu_jpeg.jpeg_host:JpegHost",
             [self._max_pixels],
             seconds=self._load_seconds,
             keep_environment=True,
-            on_spawn=self._spawned,
+            on_spawn=self._gpu_spawned,
         )
-        self._open(_TESTED_STEPS)
+        self._open_gpu(_TESTED_STEPS)
 
-    def _spawned(self, worker: Worker) -> None:
+    def _gpu_spawned(self, worker: Worker) -> None:
         self._gpu = worker
-        if self._ending:
+        if self._gpu_ending:
             raise WorkerDied("closed meanwhile")
 
-    def _open(self, steps: Preprocessing) -> None:
+    def _open_gpu(self, steps: Preprocessing) -> None:
         """Have the GPU's decoder for `steps` compared with the CPU's."""
         assert self._gpu is not None
         (reason,), _ = self._gpu.call("open", [steps.resize, steps.crop], [], seconds=self._load_seconds, reply=NOTHING)
         if reason is not None:
             self._give_up(reason)
         else:
-            self._opened.add(steps)
+            self._gpu_steps.add(steps)
 
     def _give_up(self, reason: str, err: Exception | None = None) -> None:
         if self._gpu is not None:
             self._gpu.kill()
-        if self._ending or self._refused is not None:
+        if self._gpu_ending or self._gpu_refused is not None:
             return
         if err is not None:
             log.error("decoding JPEGs on the GPU failed: %s", err)
         log.warning("JPEGs are decoded on the CPU: %s", reason)
-        self._refused = reason
+        self._gpu_refused = reason
 
     async def _in_gpu_thread(self, call: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._gpu_thread, call)
