@@ -42,7 +42,7 @@ class TensorRTPlan:
     `read` raises BadBundle if the file is not the one that the manifest describes.
     """
 
-    passport: PlanManifest
+    manifest: PlanManifest
     read: Callable[[], bytes]
 
 

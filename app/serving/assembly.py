@@ -1,4 +1,4 @@
-"""Making what the settings describe, for the service and for the command line."""
+"""Makes the decoders and models that the settings describe, for the service and for the command line."""
 
 import logging
 import os
@@ -44,7 +44,10 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
     if memory is not None and needed > memory:
         log.warning(
             "%s needs about %s with %d decoders, and has %s: the kernel may end its processes; give it more memory%s",
-            *(bundle.name, megabytes(needed), settings.decoder_count, megabytes(memory)),
+            bundle.name,
+            megabytes(needed),
+            settings.decoder_count,
+            megabytes(memory),
             "" if settings.decoder_count == 1 else ", or set fewer --decoders",
         )
     return ServedModel(
@@ -61,19 +64,25 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
 
 
 def _compare_with_memory(settings: Settings) -> None:
-    """Say so where memory and the number of decoders do not go together."""
+    """Log where memory and the number of decoders do not fit."""
     affordable, memory = settings.affordable_decoders, usable_memory()
     if affordable is None or memory is None:
         return
     each = decoder_bytes(settings.max_pixels, settings.decode_bytes)
     if settings.decoders > affordable:
         log.warning(
-            "%d decoders were asked for: with the largest images they take up to %s, of %s that there are. "
+            "%d decoders were requested: with the largest images they take up to %s, of %s that there are. "
             "%d would fit in half of that; so would smaller images (--max-pixels) or a lower --decode-bytes",
-            *(settings.decoders, megabytes(settings.decoders * each), megabytes(memory), affordable),
+            settings.decoders,
+            megabytes(settings.decoders * each),
+            megabytes(memory),
+            affordable,
         )
     elif not settings.decoders and affordable < usable_cpus():
         log.info(
             "%d decoders for %d usable CPUs: each takes up to %s, and half of the memory is theirs, which is %s in all",
-            *(affordable, usable_cpus(), megabytes(each), megabytes(memory)),
+            affordable,
+            usable_cpus(),
+            megabytes(each),
+            megabytes(memory),
         )

@@ -1,4 +1,4 @@
-"""A bundle that serves: from an image's bytes to its classes."""
+"""A served model: from an image's bytes to its logits and best classes."""
 
 import asyncio
 import math
@@ -247,7 +247,7 @@ class ServedModel:
     async def classify_all(
         self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
     ) -> list[ModelAnswer]:
-        """An answer for each encoded image. Raises as `classify` does: QueueFull for all, or the first image's error."""
+        """An answer for each encoded image. Raises as `classify` does: QueueFull for all, or the first error."""
         resolution = self.resolution(resolution)
         with self.room(len(bodies), caller) as places:
             return await _together(

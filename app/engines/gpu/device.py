@@ -1,7 +1,8 @@
-"""What the TensorRT engine asks of a GPU. `app.engines.gpu.cuda_device` does it.
+"""The protocol of a GPU for the TensorRT engine. `app.engines.gpu.cuda_device` implements it.
 
-Whatever is taken here is given back by leaving its context. Every method raises DeviceError where the GPU, its driver
-or TensorRT fails. Work on a stream is asynchronous: it is done in the stream's order, at some time after the call.
+Memory, streams and the like are given back by leaving their contexts. Every method raises DeviceError where the GPU,
+its driver or TensorRT fails. Work on a stream is asynchronous: it is done in the stream's order, at some time after
+the call.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ TensorShape = tuple[int, ...]
 
 
 class DeviceError(Exception):
-    """A call that failed: the error's name, and what was being done. What follows it on the GPU means nothing."""
+    """A call failed: the error's name, and what was being done. Results of later work on the GPU mean nothing."""
 
 
 class CaptureFailed(DeviceError):
@@ -101,11 +102,11 @@ class TensorRTDevice(Protocol):
     def launch(self, graph: Graph, stream: Stream) -> None: ...
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Let `event` be the moment at which all work that `stream` has so far is done."""
+        """Let `event` be the moment at which all work that is now on `stream` is done."""
         ...
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """Let what comes on `stream` wait for what `event` is now."""
+        """Let later work on `stream` wait for what `event` is now."""
         ...
 
     def synchronize(self, event: Event) -> None:

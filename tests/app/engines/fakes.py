@@ -52,14 +52,14 @@ def register() -> None:
     """Have the fakes offered in this process."""
     module = "tests.app.engines.fakes"
     registry.ENGINES |= {"tensorrt": f"{module}:tensorrt", "onnxruntime-cuda": f"{module}:cuda"}
-    onnxruntime_engine._SIZES = (1,)  # no time is spent on measuring it
+    onnxruntime_engine._MEASURED_BATCHES = (1,)  # no time is spent on measuring it
 
 
 def tensorrt(files: EngineFiles, side: int) -> Iterator["_Fake"]:
     for plan in files.plans:
         if _word("tensorrt") == "reads":
             plan.read()
-        yield from _offers("tensorrt", files, plan.passport.precision, max(plan.passport.batch_sizes))
+        yield from _offers("tensorrt", files, plan.manifest.precision, max(plan.manifest.batch_sizes))
     if not files.plans and _word("tensorrt") != "gone":
         raise EngineRefused(f"there is no plan for {side}: {files.command}")
 

@@ -31,7 +31,7 @@ def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long batches take is for test_curve."""
-    monkeypatch.setattr(onnxruntime_engine, "_SIZES", (1,))
+    monkeypatch.setattr(onnxruntime_engine, "_MEASURED_BATCHES", (1,))
 
 
 @pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
@@ -76,7 +76,8 @@ def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
     [
         [
             "-c",
-            "import app.engines.cpu.onnxruntime_engine, onnxruntime; onnxruntime.InferenceSession('{bundle}/model.onnx')",
+            "import app.engines.cpu.onnxruntime_engine, onnxruntime;"
+            "onnxruntime.InferenceSession('{bundle}/model.onnx')",
         ],
         ["-c", "import app.engines.cpu.openvino_engine, openvino; openvino.Core()"],
         ["-c", "import export.measurement.openvino_precisions; export.measurement.openvino_precisions._has_bfloat16()"],

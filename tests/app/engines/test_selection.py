@@ -418,7 +418,7 @@ def test_an_engine_whose_process_ends_is_out_in_every_precision(
     loaded: list[str] = []
 
     class Crashing(Fake):
-        def load(self, side: int) -> None:
+        def load(self, _: int) -> None:
             loaded.append(self.precision)
             raise Crash
 

@@ -1,4 +1,4 @@
-"""A fake GPU: these tests run where there is none. It does what app.engines.gpu.device says, as late and oddly as it may.
+"""A fake GPU: these tests run where there is none. It does what app.engines.gpu.device says, as late as it may.
 
 Work on a stream waits in a queue. It is done when somebody waits for it, or earlier by chance, in an order that keeps
 to nothing but streams and events; a run of the network is two steps, so that others may come between. Whoever forgets

@@ -752,7 +752,7 @@ def test_a_plan_that_is_not_what_its_passport_says_is_refused(
 ) -> None:
     gpu = fake(batch_sizes, tensors=tensors)
     engine = TensorRTEngine(gpu, TensorRTPlan(passport(batch_sizes=(1, 8)), lambda: PLAN), "python build_it.py")
-    with pytest.raises(EngineRefused, match=r"is not what its passport says.*Build it again: python build_it.py"):
+    with pytest.raises(EngineRefused, match=r"is not what its manifest says.*Build it again: python build_it.py"):
         engine.load(SIDE)
     assert held(gpu) == 0
 
@@ -766,7 +766,7 @@ def test_profiles_may_take_fewer_images_if_the_passport_says_so(
 ) -> None:
     gpu = fake(least_sizes=least)
     engine = TensorRTEngine(gpu, TensorRTPlan(passport(least_sizes=said), lambda: PLAN), "build it")
-    with nullcontext() if fits else pytest.raises(EngineRefused, match="is not what its passport says"):
+    with nullcontext() if fits else pytest.raises(EngineRefused, match="is not what its manifest says"):
         engine.load(SIDE)
         np.testing.assert_array_equal(engine.run(pictures(11)), network(pictures(11)))
 

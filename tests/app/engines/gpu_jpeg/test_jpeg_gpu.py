@@ -202,7 +202,8 @@ def test_each_resolution_decodes_to_its_own_size(bundle: Path) -> None:
     asyncio.run(main())
 
 
-def test_jpegs_that_wait_are_decoded_together(bundle: Path, jpegs: Jpegs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("jpegs")
+def test_jpegs_that_wait_are_decoded_together(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
     decoded = GpuJpegPool._decoded
 
