@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.engines.compiled_cache import open_cache
-from app.engines.process.launch import EngineFailure, EngineProcess
+from app.engines.interface import EngineRefused
+from app.engines.process.launch import EngineProcess
 from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, INT8, ON_CPU, PLAN_ENGINE, TIERS
 from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
@@ -202,7 +203,7 @@ class EngineSearch:
             wrong = mismatch(self._golden, logits, precision)
             if wrong:
                 raise WrongAnswers(f"{name} {precision} gives wrong answers: {wrong}")
-        except (EngineFailure, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
+        except (EngineRefused, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
             self._out(candidate, process, err)
             return None
         self._ran.add(name)
@@ -221,7 +222,7 @@ class EngineSearch:
             for process in list(seconds):
                 try:
                     taken = process.time_image()
-                except (EngineFailure, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
+                except (EngineRefused, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
                     del seconds[process]
                     self._ran.discard(process.name)
                     self._out((process.name, process.precision), process, err)

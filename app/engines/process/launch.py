@@ -6,16 +6,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engines.interface import EngineRefused
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import NOTHING, Arrays, Reply, Values, Worker
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
 
 _HEAD_BYTES = 1 << 20  # of an answer, apart from its logits
-
-
-class EngineFailure(Exception):
-    """An engine does not work; `args[0]` is the reason."""
 
 
 class EngineProcess:
@@ -78,22 +75,22 @@ class EngineProcess:
     def load(self, name: str, precision: str) -> Outputs:
         """Load an engine, one for each process; its logits for the golden images.
 
-        Raises EngineFailure, or BadBundle.
+        Raises EngineRefused, or BadBundle.
         """
         images = self._golden.images
         (batch, self.image_seconds, self.compiled), logits = self.worker.call(
             "load", [name, precision], [images], seconds=self._seconds
         )
         if not logits:
-            raise EngineFailure(batch)
+            raise EngineRefused(batch)
         self.name, self.precision, self.batch = name, precision, batch
         return logits[0]
 
     def time_image(self) -> float:
-        """The seconds of an image in the engine's best batch; EngineFailure."""
+        """The seconds of an image in the engine's best batch; EngineRefused."""
         (seconds,), _ = self.worker.call("time_image", [], [], seconds=self._seconds, reply=NOTHING)
         if isinstance(seconds, str):
-            raise EngineFailure(seconds)
+            raise EngineRefused(seconds)
         return float(seconds)
 
     def run(self, images: Images | Sequence[NDArray[np.uint8]], seconds: float) -> Outputs:

@@ -323,8 +323,8 @@ def test_a_gpu_that_keeps_no_order_is_noticed(kind: type[FakeGpu]) -> None:
 
 
 @pytest.mark.parametrize("kind", [RunsOnItsOwnStream, IsNeverWaitedFor])
-def test_a_lane_that_keeps_no_order_is_noticed(kind: type[TransferSlot], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.engines.gpu.tensorrt_engine.Lane", kind)
+def test_a_slot_that_keeps_no_order_is_noticed(kind: type[TransferSlot], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engines.gpu.tensorrt_engine.TransferSlot", kind)
     assert right_answers(FakeGpu) < 15
 
 
@@ -595,7 +595,7 @@ def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by
 ) -> None:
     cuda = Cuda(fails, left)
     nvidia = on_fakes(monkeypatch, cuda, Trt())
-    gpu = object.__new__(nvidia.Nvidia)
+    gpu = object.__new__(nvidia.NvidiaDevice)
     with pytest.raises(CaptureFailed), gpu.capture(Work(work_fails), 16):
         pass
     assert cuda.calls == [("cudaStreamBeginCapture", 16), ("cudaStreamEndCapture", 16), *ended]
@@ -603,7 +603,7 @@ def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by
 
 def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda()
-    gpu = object.__new__(on_fakes(monkeypatch, cuda, Trt()).Nvidia)
+    gpu = object.__new__(on_fakes(monkeypatch, cuda, Trt()).NvidiaDevice)
     with gpu.capture(Work(fails=False), 16) as graph:
         assert graph == 8
         assert cuda.calls[2:] == [("cudaGraphInstantiate", 7), ("cudaGraphDestroy", 7)]
@@ -612,7 +612,7 @@ def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_tensorrt_has_one_logger_for_good_which_keeps_no_error_of_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     trt = Trt()
-    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).NvidiaDevice)
     for says, reason in (("bad magic", "bad magic"), (None, "it did not say why"), ("too old", "too old")):
         trt.says = says
         with (
@@ -628,7 +628,7 @@ def test_tensorrt_has_one_logger_for_good_which_keeps_no_error_of_another_plan(m
 def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     trt = Trt()
     trt.starts = error
-    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).NvidiaDevice)
     with pytest.raises(DeviceError, match="failed while starting TensorRT"), gpu.network(PLAN, host_code=False):
         pass
 
@@ -636,18 +636,18 @@ def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkey
 CALLS = """
 import numpy as np
 from app.engines.gpu import cuda_device
-from app.engines.interface import Files
-from app.engines.gpu.tensorrt_engine import offers
+from app.engines.interface import EngineFiles
+from app.engines.gpu.tensorrt_engine import offer_tensorrt
 
-assert list(offers(Files({}), 224)) == []
-gpu, array = object.__new__(nvidia.Nvidia), np.zeros((3, 4), np.uint8)
+assert list(offer_tensorrt(EngineFiles({}), 224)) == []
+gpu, array = object.__new__(cuda_device.NvidiaDevice), np.zeros((3, 4), np.uint8)
 
 class Context:
     def enqueue(self, stream):
         raise AssertionError
 
 calls = [
-    nvidia.Nvidia,
+    cuda_device.NvidiaDevice,
     gpu.memory(100).__enter__,
     gpu.pinned(100).__enter__,
     gpu.stream().__enter__,
@@ -664,7 +664,7 @@ calls = [
 for call in calls:
     try:
         call()
-    except nvidia.DeviceError as err:
+    except cuda_device.DeviceError as err:
         print(err)
 """
 

@@ -265,7 +265,7 @@ def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None
         assert spec.loader is not None
         nvimage = module_from_spec(spec)
         spec.loader.exec_module(nvimage)
-    gpu = nvimage.Nvidia.__new__(nvimage.Nvidia)
+    gpu = nvimage.NvidiaJpegDevice.__new__(nvimage.NvidiaJpegDevice)
     gpu._stream, gpu._codec = 1, nvimage.Codec(gpu=True)
     gpu._codec._decoded = gpu._codec._kept = [Decoded()]
     gpu.close()
