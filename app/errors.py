@@ -92,7 +92,3 @@ class WrongAnswers(ExplainedError):
 
 class NoEngine(ExplainedError):
     """No engine is installed that could run the model as asked for."""
-
-
-class DeviceLost(NoEngine):
-    """An engine failed on its device, and may have left it so that in this process no other engine works there."""

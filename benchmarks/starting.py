@@ -1,8 +1,8 @@
-"""Starting, and memory: `python -m benchmarks.starting PHOTOS --bundle BUNDLE --precision int8 f32`.
+"""Measures starts and memory: `python -m benchmarks.starting PHOTOS --bundle BUNDLE --precision int8 f32`.
 
-A first start compiles; then, in turns, services start again from what was kept, timed from the command to the first 200
-of /readyz. Then one for each resolution, which answers photographs for 16 clients: the memory of all its processes, and
-of the engine of that resolution. Prints Markdown, and reports only.
+A first start compiles. Then services of each precision start in turns from the compiled cache, timed from the command
+to the first 200 of /readyz. Then one service for each resolution answers photographs for 16 clients: the memory of all
+its processes, and of the engine of that resolution. Prints Markdown, and only reports.
 """
 
 import argparse
@@ -44,11 +44,11 @@ def main() -> None:
     for precision in args.precision:
         seconds_to_start(args.bundle, precision)  # compiles
     for _ in range(args.starts):
-        for precision, found in seconds.items():
-            found.append(seconds_to_start(args.bundle, precision))
+        for precision, starts in seconds.items():
+            starts.append(seconds_to_start(args.bundle, precision))
     print("| precision | ready after, s: median (least to most) |\n|---|---|")
-    for precision, found in seconds.items():
-        print(f"| {precision} | {median(found):.2f} ({min(found):.2f} to {max(found):.2f}) |")
+    for precision, starts in seconds.items():
+        print(f"| {precision} | {median(starts):.2f} ({min(starts):.2f} to {max(starts):.2f}) |")
     print("\n| precision | resolution | all processes, MB | of it this engine's | shared memory counted in each, MB |")
     print("|---|---|---|---|---|")
     for precision in args.precision:
@@ -58,7 +58,7 @@ def main() -> None:
                 pass  # compiles
             with service(args.bundle, precision, *preload) as server:
                 answer(server, photos, resolution)
-                engine = max(children(server.pid, "engine"))  # the last to start
+                engine = max(children(server.pid, "engine"))  # the last one to start
                 total, own, each = (f(pid) for f, pid in ((proportional_mb, server.pid), (proportional_mb, engine),
                                                           (resident_mb, server.pid)))  # fmt: skip
                 print(f"| {precision} | {resolution} | {total:.0f} | {own:.0f} | {each:.0f} |")

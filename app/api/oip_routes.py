@@ -6,7 +6,7 @@ classification, model configuration, model repository and statistics. A model ha
 
 import asyncio
 import re
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from app.decoding.oip_tensors import (
     without_nulls,
     write_outputs,
 )
-from app.engines.selection import ON_CPU
+from app.engines.registry import ON_CPU
 from app.errors import (
     BadBody,
     BadImage,
@@ -363,27 +363,11 @@ async def _infer(
     if asked.inputs[0].name == IMAGE:
         resolution = _resolution_of(model, tensors[0].shape[1:])
         here.charge(request, len(tensors[0]))
-        with model.room(len(tensors[0]), sender) as places:
-            return asked, await _all(
-                model.pixels(place, image, resolution, deadline)
-                for place, image in zip(places, tensors[0], strict=True)
-            )
+        return asked, await model.classify_pixels(tensors[0], resolution, deadline, caller=sender)
     resolution = _asked_resolution(model, asked)
     here.charge(request, len(tensors))
-    with model.room(len(tensors), sender) as places:
-        return asked, await _all(
-            model.file(place, file.tobytes(), resolution, deadline, caller=sender)
-            for place, file in zip(places, tensors, strict=True)
-        )
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, ModelAnswer]]) -> list[ModelAnswer]:
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    bodies = [file.tobytes() for file in tensors]
+    return asked, await model.classify_all(bodies, resolution, deadline, caller=sender)
 
 
 async def _known_version(name: ModelName, version: Version) -> None:

@@ -1,6 +1,5 @@
 """The service's own HTTP interface; the Open Inference Protocol's is in app/api/oip_routes.py."""
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -46,7 +45,6 @@ from app.errors import (
     UnknownCoding,
     UnknownModel,
 )
-from app.serving.batcher import Place
 from app.serving.repository import RepositoryEntry
 from app.serving.served_model import ServedModel
 from bundle.bundle_errors import ExplainedError
@@ -135,12 +133,11 @@ async def classify(request: Request, options: Annotated[ClassifyOptions, Query()
     ):
         resolution = model.resolution(options.resolution)
         sender = sharer(request)
-        with model.room(caller=sender) as (place,):
-            work = model.file(place, upload.files[0].content, resolution, deadline, caller=sender)
-            try:
-                answer = await while_connected(request, work)
-            except (NotAnImage, BadImage) as err:
-                raise upload.explained(err) from err
+        work = model.classify(upload.files[0].content, resolution, deadline, caller=sender)
+        try:
+            answer = await while_connected(request, work)
+        except (NotAnImage, BadImage) as err:
+            raise upload.explained(err) from err
     request.state.stages += answer.stages
     return Classification(
         predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
@@ -176,32 +173,36 @@ async def classify_batch(
         files, sender = upload.files, sharer(request)
         here.charge(request, len(files))
 
-        async def result(index: int, place: Place) -> ImageResult:
-            name, image = files[index]
-            try:
-                if not image:
-                    raise NoImage("the image is empty")
-                if what := mistaken(image):
-                    raise NotAnImage(f"the file is no image but {what}")
-                answer = await model.file(place, image, resolution, deadline, caller=sender)
-            except ExplainedError as err:
-                here.metrics.rejected.labels(type(err).__name__).inc()
-                return ImageResult(index=index, filename=name, problem=problem_of(err, request.state.request_id))
-            request.state.stages = answer.stages  # of the last one, which the others waited for
-            classes = answer.best(model.bundle.labels, options.top_k)
-            return ImageResult(index=index, filename=name, predictions=_predictions(classes))
-
-        async def all_results(places: list[Place]) -> list[ImageResult]:
-            return await asyncio.gather(*(result(index, place) for index, place in enumerate(places)))
-
-        with model.room(len(files), sender) as places:
-            results = await while_connected(request, all_results(places))
+        problems = {index: err for index, (_, image) in enumerate(files) if (err := _no_image(image))}
+        bodies = [image for index, (_, image) in enumerate(files) if index not in problems]
+        work = model.classify_each(bodies, resolution, deadline, caller=sender)
+        outcomes = iter(await while_connected(request, work))
+        results = []
+        for index, (name, _) in enumerate(files):
+            outcome = problems.get(index) or next(outcomes)
+            if isinstance(outcome, ExplainedError):
+                here.metrics.rejected.labels(type(outcome).__name__).inc()
+                problem = problem_of(outcome, request.state.request_id)
+                results.append(ImageResult(index=index, filename=name, problem=problem))
+            else:
+                request.state.stages = outcome.stages  # of the last one, which shows what the others waited for
+                classes = outcome.best(model.bundle.labels, options.top_k)
+                results.append(ImageResult(index=index, filename=name, predictions=_predictions(classes)))
     return BatchClassification(
         results=results,
         model=_answered_by(model, resolution),
         total_ms=_milliseconds(elapsed(request)),
         request_id=request.state.request_id,
     )
+
+
+def _no_image(body: bytes) -> ExplainedError | None:
+    """Why there is no image to decode in `body`, if that is so."""
+    if not body:
+        return NoImage("the image is empty")
+    if what := mistaken(body):
+        return NotAnImage(f"the file is no image but {what}")
+    return None
 
 
 @router.get(
@@ -317,7 +318,7 @@ async def check_ready(here: Service, name: str | None = None, *, deep: bool = Fa
         raise NotReady(f"{model.bundle.name}: {model.fault}", retry_after=1)
     if deep:
         with model.in_use():
-            await model.prove()
+            await model.self_test()
 
 
 def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[Prediction]:

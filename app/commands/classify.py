@@ -82,8 +82,7 @@ async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -
 async def _classify(model: ServedModel, path: Path, top_k: int, resolution: int | None) -> FileResult:
     try:
         body = await asyncio.to_thread(read_image_file, path)
-        with model.room() as (place,):
-            answer = await model.file(place, body, resolution)
+        answer = await model.classify(body, resolution)
         return FileResult(path, classes=answer.best(model.bundle.labels, top_k))
     except OSError as err:
         return FileResult(path, error=err.strerror or "cannot be read")

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     ] = "auto"
     jpeg: Annotated[
         Literal["cpu", "gpu"],
-        Field(description="gpu decodes plain JPEGs in the engine's process, which is not sealed: see SECURITY.md"),
+        Field(description="gpu decodes plain JPEGs on the GPU, in a process that is not sealed: see SECURITY.md"),
     ] = "cpu"
     scaled_jpeg: Annotated[
         bool, Field(description="decode large JPEGs at half, a quarter or an eighth of their size: faster, less exact")

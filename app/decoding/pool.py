@@ -98,6 +98,11 @@ class DecoderPool:
             await asyncio.to_thread(thread.shutdown, cancel_futures=True)
         self._refuse_waiting(NotReady("the service is stopping"))
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why a faster way of decoding that was requested is not taken, by its name."""
+        return {}
+
     async def start(self) -> None:
         """Wait until all workers run; NotReady if none can be started."""
         while self._serving < self.count:

@@ -1,7 +1,8 @@
 """Engines: the bundle's graph on a CPU or GPU.
 
 Enters: pixels, uint8 RGB (batch, side, side, 3). Leaves: logits, float32 (outputs, batch, classes).
-Runs in: one engine process for each resolution; `process.supervisor` and `process.launch` run in the HTTP process.
+Runs in: one engine process for each resolution; `selection`, `process.supervisor` and `process.launch` run in the HTTP
+process.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""How a batch of any size is cut into the batch sizes, called buckets, that a plan was built for.
+"""Cuts a batch of any size into the batch sizes, called buckets, that a plan was built for.
 
-The largest bucket is taken as often as the images fill it. What remains is cut in the way that takes least time by what
-each bucket was measured to take, whatever of it is padding: ten images may be fastest as 8 + 8, as 8 + 1 + 1 or as 32.
+The largest bucket is taken as often as the images fill it. The rest is cut in the way that takes the least time by the
+measured time of each bucket, however much of it is padding: ten images may be fastest as 8 + 8, as 8 + 1 + 1 or as 32.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ class BatchPart:
 
 
 class BatchSplitter:
-    """Cuts batches; `seconds`, more than 0, is what each bucket takes."""
+    """Cuts batches; `seconds` has the measured time of each bucket, more than 0."""
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
         self._largest = max(seconds)
@@ -41,7 +41,7 @@ class BatchSplitter:
 def _rests(seconds: Mapping[int, float]) -> list[tuple[int, ...]]:
     """The buckets that take least time for 0, 1, 2 ... images less than the largest bucket, largest first.
 
-    Without the smallest of them the images would not fit, or the rest alone would take less time: so none is empty.
+    Without the smallest of them the images would not fit, or the others would take less time: so none is empty.
     """
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for images in range(1, max(seconds)):

@@ -1,12 +1,12 @@
-"""What an engine is. `choice` picks one, `host` holds it in a process of its own, `live` watches that one.
+"""The protocol of engines. `registry` names them, `selection` picks one, `process` has it in a process of its own.
 
 A module of engines has a function `offers(files, side)`: it yields engines, not loaded yet, for each precision that it
-has here, the one that is likely the fastest first. It yields nothing where it plainly cannot be (a machine without a
-GPU), and raises Refused where one would expect it to serve.
+has here, the one that is likely the fastest first. It yields nothing where it cannot be expected to serve (a machine
+without a GPU), and raises EngineRefused where one would expect it to serve.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,40 +37,45 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class TensorRTPlan:
-    """What TensorRT built of the graph for one GPU. A plan is code: read it only if its passport fits.
+    """A network that TensorRT built from the graph for one GPU. A plan is code: read it only if its manifest fits.
 
-    `read` raises BadBundle if the file is not the one that the passport describes.
+    `read` raises BadBundle if the file is not the one that the manifest describes.
     """
 
-    passport: PlanManifest
+    manifest: PlanManifest
     read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """What a bundle has for one resolution.
+    """The files of a bundle for one resolution.
 
-    `graphs` are ONNX graphs by their precision, "f32" always among them. `agreement` has the share of photographs for
-    which a precision on the CPU gave float32's best class. `unfit` says of plans that cannot be used why, `command`
-    builds one for this resolution. `store` is for these files only.
+    Attributes:
+        graphs: ONNX graphs by their precision, "f32" always among them.
+        plans: those that were built from the graph.
+        command: builds a plan for this resolution.
+        store: for these files only.
     """
 
     graphs: Mapping[str, ReadGraph]
     plans: Sequence[TensorRTPlan] = ()
-    unfit: Sequence[str] = ()
     command: str = "python export/to_trt.py"
-    agreement: Mapping[str, float] = field(default_factory=dict)
     store: Store | None = None
 
 
 class EngineRefused(Exception):
-    """Why an engine does not serve here, as a sentence that says what would mend it."""
+    """An engine does not serve here; the message says why and how to mend it."""
 
 
 class Engine(Protocol):
-    """Runs the graph at the sides that were loaded; one call at a time. `batch` is the most images a call should hold.
+    """Runs the graph at the sides that were loaded, one call at a time.
 
     Any number of images can be run, more than `batch` in several passes if need be.
+
+    Attributes:
+        name: in app.engines.registry.
+        precision: in which it computes.
+        batch: the most images that a call should hold.
     """
 
     name: str
@@ -78,7 +83,7 @@ class Engine(Protocol):
     batch: int
 
     def load(self, side: int) -> None:
-        """Get ready for images of `side` pixels and run once; again is a no-op. Refused if that cannot be."""
+        """Get ready for images of `side` pixels and run once; again is a no-op. EngineRefused if that cannot be."""
         ...
 
     def run(self, images: Images) -> Outputs:

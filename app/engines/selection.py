@@ -1,269 +1,329 @@
-"""Which engine serves: down the tiers, and in each the fastest of those that this machine has, found by trying."""
+"""Which engine serves: down the tiers, and in each the fastest of those that work here.
 
-import importlib
+A candidate is an engine in one precision. Each candidate that is tried has a process of its own: whether it crashes,
+hangs, leaves its GPU unusable or says why it cannot serve, it is out, with a reason, and the others are not affected.
+"""
+
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
-from app.engines.interface import Engine, EngineFiles, EngineRefused
-from app.errors import DeviceLost, NoEngine, WrongAnswers
+from app.engines.compiled_cache import open_cache
+from app.engines.interface import EngineRefused
+from app.engines.process.launch import EngineProcess
+from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, INT8, ON_CPU, PLAN_ENGINE, TIERS
+from app.errors import EngineFailed, NoEngine, WrongAnswers
+from app.processes.shared_buffer import SharedBuffer
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.bundle_errors import ExplainedError
-from bundle.golden import Golden, mismatch
+from bundle.golden import mismatch
+from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
-ENGINES = {  # where each one's `offers` is, see app.engines.interface
-    "tensorrt": "app.engines.gpu.tensorrt_engine:offer_tensorrt",
-    "onnxruntime-cuda": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_cuda",
-    "onnxruntime-tensorrt": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_tensorrt",
-    "openvino": "app.engines.cpu.openvino_engine:offer_openvino",
-    "onnxruntime": "app.engines.cpu.onnxruntime_engine:offer_onnxruntime",
-}
-PLANNED = "tensorrt"  # runs the bundle's plans
-ON_CPU = ("openvino", "onnxruntime")
-_GPU_PRECISIONS = ("fp16",)  # that none of those has
-# A GPU is faster than the CPU beside it, and what was compiled for it than what was not. onnxruntime-tensorrt is in no
-# tier: it compiles for minutes at each start, so it has to be asked for.
-TIERS: tuple[tuple[str, ...], ...] = ((PLANNED,), ("onnxruntime-cuda",), ON_CPU)
-AUTO = "auto"
 LEAST_AGREEMENT = 0.995  # with float32's best class, for a precision on the CPU to be chosen by itself
-EIGHT_BITS = "int8"
-_LONGEST_REASON = 300
-_ROUNDS = 5  # of two engines that are compared,
-_LONG = 3.0  # unless they take so many seconds
+_COMPARED_ROUNDS = 5
+_COMPARED_SECONDS = 3.0  # after which no more rounds begin
+
+Candidate = tuple[str, str]  # an engine's name and a precision
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An engine that is loaded and gives the golden logits, and why others that might have been taken were not.
+class EngineRequest:
+    """Which engines may be started.
 
-    `image_seconds` is what one of the golden images took.
+    Attributes:
+        engine: a name in registry.ENGINES, or "auto" for those in its tiers.
+        precision: that the engine must have, or "auto".
+        prefer: is taken without a comparison if it works, unless an engine of a higher tier does.
+        restart: is tried before all others.
     """
 
-    engine: Engine
-    refused: dict[str, str]
-    image_seconds: float
+    engine: str = AUTO
+    precision: str = AUTO
+    prefer: Candidate | None = None
+    restart: Candidate | None = None
 
 
-def choose(
-    files: EngineFiles,
-    golden: Golden,
-    engine: str = AUTO,
-    precision: str = AUTO,
-    *,
-    prefer: Sequence[tuple[str, str]] = (),
-    skip: Mapping[str, str] | None = None,
-    on_try: Callable[[str], None] = lambda _: None,
-) -> Choice:
-    """The engine for `files` at the golden images' side, loaded, of those that `engine` and `precision` leave.
+class EngineSearch:
+    """Finds the engine for one resolution of a bundle. Blocking; `stop` may be called from another thread.
 
-    A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to
-    CPU, so each candidate of a tier runs a few batches; but the first whose name and precision are in `prefer` is
-    taken if it works. All must give the golden logits. On the CPU, a precision that is not asked for by name must also
-    have float32's best classes for photographs, as the bundle has it. `skip` has engines that are refused beforehand,
-    with the reason.
-    `on_try` is told an engine's name before anything of it runs. Raises NoEngine where nothing fits, and what the only
-    candidate raised where there is one: WrongAnswers or BadBundle. Raises DeviceLost where another engine might fit,
-    but in another process: the one that on_try was told of last, to be skipped there, has failed on its device.
+    A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to CPU:
+    so the candidates of a tier are compared by time, unless one is preferred, or was found the fastest at an earlier
+    start. Every engine must give the golden logits. On the CPU, a precision that is not asked for by name must also
+    have float32's best classes for photographs, as the bundle has it.
+
+    Args:
+        bundle: has the graphs, plans and golden images.
+        resolution: whose engine it is.
+        request: which engines may be started.
+        buffer: memory that is shared with the engine's process.
+        seconds: that each step of a candidate may take: its process's start, loading, a comparison.
     """
-    search = _Search(files, golden, precision, prefer, skip or {}, on_try)
-    for tier in TIERS if engine == AUTO else ((engine,),):
-        try:
-            found = search.best(tier)
-        except DeviceLost as err:
-            if engine == AUTO:
-                raise
-            raise search.failure(engine) from err
-        if found is not None:
-            return Choice(found, search.refused, search.image_seconds[found.name, found.precision])
-    raise search.failure(engine)
 
-
-class _Search:
     def __init__(
-        self,
-        files: EngineFiles,
-        golden: Golden,
-        precision: str,
-        prefer: Sequence[tuple[str, str]],
-        skip: Mapping[str, str],
-        on_try: Callable[[str], None],
+        self, bundle: Bundle, resolution: int, request: EngineRequest, buffer: SharedBuffer, *, seconds: float
     ) -> None:
-        self._files = files
-        self._golden = golden
-        self._side = golden.images.shape[1]
-        self._precision = precision
-        self._prefer = prefer
-        self._on_try = on_try
-        self._reasons = {name: [reason] for name, reason in skip.items()}
-        self._skip = skip
+        self._bundle = bundle
+        self._resolution = resolution
+        self._request = request
+        self._buffer = buffer
+        self._seconds = seconds
+        self._golden = bundle.golden(resolution)
+        self._store = open_cache({precision: bundle.graph_sha256(precision) for precision in bundle.graphs})
+        self._note = f"choice-{self._golden.images.shape[1]}-{request.engine}-{request.precision}"
+        self._workers: list[Worker] = []
+        self._stopped = False
+        self._unused: EngineProcess | None = None  # has loaded nothing yet
+        self._offered: dict[str, list[Candidate]] = {}
         self._absent: dict[str, str] = {}  # why there are no candidates where none was to be expected
-        self.image_seconds: dict[tuple[str, str], float] = {}
+        self._reasons: dict[str, list[str]] = {}
         self._ran: set[str] = set()
-        self._tried = 0
+        self._tried: set[Candidate] = set()
+        self._lost: set[str] = set()  # engines whose process ended or hung
         self._error: ExplainedError | None = None
 
     @property
     def refused(self) -> dict[str, str]:
-        """Why each engine that could be expected to serve cannot."""
+        """Why each engine that could be expected to serve does not."""
         return {name: "; ".join(why) for name, why in self._reasons.items() if name not in self._ran}
 
-    def best(self, tier: Iterable[str]) -> Engine | None:
-        """The engine to take of `tier`, if one works; the others are let go. Two are loaded at a time."""
-        candidates = [candidate for name in tier for candidate in self._candidates(name)]
-        for preferred in [one for pair in self._prefer for one in candidates if (one.name, one.precision) == pair]:
-            candidates.remove(preferred)
-            if self._works(preferred):
-                return preferred
-        if len(candidates) == 1:
-            return candidates[0] if self._works(candidates[0]) else None
-        best: Engine | None = None
-        while candidates:
-            candidate = candidates.pop(0)
-            if self._works(candidate):
-                best = self._faster(best, candidate) if best is not None else candidate
+    def find(self) -> EngineProcess:
+        """The process of the engine to take; all other processes have ended.
+
+        Raises what the only candidate raised where there is one: WrongAnswers, BadBundle, or EngineFailed where its
+        process ended or hung. Raises NoEngine where there are none or several.
+        """
+        try:
+            process = self._compiled_already(self._search())
+        except BaseException:
+            self.stop()
+            raise
+        self._end_unused()
+        return process
+
+    def stop(self) -> None:
+        """End all processes, the one that was found too. `find` fails then."""
+        self._stopped = True
+        for worker in list(self._workers):
+            worker.kill()
+
+    def _search(self) -> EngineProcess:
+        if self._request.restart and (process := self._again(self._request.restart)):
+            return process
+        for tier in TIERS if self._request.engine == AUTO else ((self._request.engine,),):
+            if process := self._best(tier):
+                return process
+        raise self._failure()
+
+    def _again(self, candidate: Candidate) -> EngineProcess | None:
+        """The engine that ran before, if it works still."""
+        name, _ = candidate
+        if candidate in self._candidates(name):
+            return self._try(candidate)
+        if name in self._absent:
+            self._refuse(name, self._absent[name])
+        return None
+
+    def _best(self, tier: Iterable[str]) -> EngineProcess | None:
+        """The engine of `tier` to take, if one works. Two are loaded at a time."""
+        remembered = self._remembered()
+        for preferred in filter(None, (self._request.prefer, remembered)):
+            if preferred[0] not in tier or preferred not in self._candidates(preferred[0]):
+                continue
+            if process := self._try(preferred):
+                self._remember(preferred, remembered)
+                return process
+        best: EngineProcess | None = None
+        for candidate in [candidate for name in tier for candidate in self._candidates(name)]:
+            if process := self._try(candidate):
+                best = self._faster(best, process) if best else process
+        if best:
+            self._remember((best.name, best.precision), remembered)
         return best
 
-    def failure(self, engine: str) -> ExplainedError:
-        """What to raise when there is none."""
-        if self._tried == 1 and self._error is not None:
-            return self._error
-        asked = f"engine={engine}, precision={self._precision}"
-        reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items())
-        if self._tried:
-            return NoEngine(f"none of the engines here can run this model for {asked} ({reasons}); the log says why")
-        if self._precision.startswith(EIGHT_BITS) and EIGHT_BITS not in self._files.graphs:
-            return NoEngine(
-                f"no engine here for {asked}: the bundle has no graph in 8 bits; export it again with --quantize int8"
-            )
-        if engine != AUTO:
-            return NoEngine(f"no engine here for {asked}: {self.refused.get(engine) or self._absent[engine]}")
-        advice = "install one with pip install 'crossvit[cpu]', or choose a precision that this machine has"
-        if self._precision in _GPU_PRECISIONS:
-            advice = f"{self._precision} needs an engine for GPUs, and a GPU that it runs on; choose another precision"
-        return NoEngine(f"no engine here for {asked}: {advice} (f32 runs everywhere){reasons and f'; {reasons}'}")
+    def _candidates(self, name: str) -> list[Candidate]:
+        if name not in self._offered:
+            self._offered[name] = [(name, precision) for precision in self._precisions(name)]
+        return self._offered[name]
 
-    def _candidates(self, name: str) -> Iterator[Engine]:
-        if name in self._skip:
-            return
-        self._on_try(name)
-        precisions = []
+    def _precisions(self, name: str) -> list[str]:
+        """The precisions of an engine to try. Listing loads nothing, so one process can list several engines."""
         try:
-            for offered in _offers(name)(self._files, self._side):
-                precisions.append(offered.precision)
-                if self._precision == offered.precision or (self._precision == AUTO and self._agrees(offered)):
-                    yield offered
-        except ImportError as err:
-            extra = "cpu" if name in ON_CPU else "gpu"
-            self._absent[name] = f"it is not installed ({err}); install it with pip install 'crossvit[{extra}]'"
-        except EngineRefused as err:
-            self._refuse(name, str(err))
-        except Exception as err:  # a package that is installed, but broken: the next engine may do
-            log.exception("%s cannot be used", name)
-            self._refuse(name, f"it cannot be used: {_short(err)}")
+            self._unused = self._unused or self._spawn()
+            precisions, absent, refused = self._unused.offers(name)
+        except (WorkerDied, WorkerHung, WorkerFailed) as err:
+            self._end_unused()
+            self._process_failed(name, err)
+            return []
+        if refused:
+            self._refuse(name, refused)
+        elif absent:
+            self._absent[name] = absent
         else:
             none = "it finds no GPU, or was built without support for one"
             self._absent[name] = f"it has {', '.join(precisions)} here" if precisions else none
-        if name == PLANNED and self._files.unfit and not precisions and name not in self._reasons:
-            # Whoever keeps plans beside the graph wants to know that they would not do, also where there is no GPU.
-            self._refuse(name, f"{'; '.join(self._files.unfit)}; build anew: {self._files.command}")
+        unfit = self._bundle.plans.unfit.get(self._resolution, [])
+        if name == PLAN_ENGINE and unfit and not precisions and not refused:
+            # Who keeps plans beside the graph wants to know that they would not do, also where there is no GPU.
+            self._refuse(name, f"{'; '.join(unfit)}; build anew: {self._bundle.plan_command(self._resolution)}")
+        requested = self._request.precision
+        return [p for p in precisions if requested == p or (requested == AUTO and self._agrees(name, p))]
 
-    def _agrees(self, engine: Engine) -> bool:
-        """Whether the engine's precision answers as float32 does. A GPU's were compared when they were exported."""
-        if engine.name not in ON_CPU or engine.precision == "f32":
+    def _agrees(self, name: str, precision: str) -> bool:
+        """Whether the precision answers as float32 does. A GPU's were compared when they were exported."""
+        if name not in ON_CPU or precision == "f32":
             return True
-        share = self._files.agreement.get(engine.precision)
+        share = self._bundle.agreement(self._resolution).get(precision)
         if share is not None and share >= LEAST_AGREEMENT:
             return True
         measured = "was not compared" if share is None else f"has float32's best class for {share:.1%} of photographs"
         log.info(
-            "%s %s is not tried at %d: it %s, and %.1f %% are asked for; --precision %s takes it all the same",
-            *(engine.name, engine.precision, self._side, measured, 100 * LEAST_AGREEMENT, engine.precision),
+            "%s %s is not tried at %d: it %s, and %.1f %% are required; --precision %s takes it all the same",
+            name,
+            precision,
+            self._resolution,
+            measured,
+            100 * LEAST_AGREEMENT,
+            precision,
         )
         return False
 
-    def _works(self, engine: Engine) -> bool:
-        self._tried += 1
-        self._on_try(engine.name)
+    def _try(self, candidate: Candidate) -> EngineProcess | None:
+        """The candidate's process, which has given the golden logits; None if it does not, or was tried before."""
+        name, precision = candidate
+        if candidate in self._tried or name in self._lost:
+            return None
+        self._tried.add(candidate)
+        process: EngineProcess | None = None
         try:
-            engine.load(self._side)
-            began = time.perf_counter()
-            answers = engine.run(self._golden.images)
-            seconds = time.perf_counter() - began
-            self.image_seconds[engine.name, engine.precision] = seconds / len(self._golden.images)
-            wrong = mismatch(self._golden, answers, engine.precision)
+            process, self._unused = self._unused or self._spawn(), None
+            logits = process.load(name, precision)
+            wrong = mismatch(self._golden, logits, precision)
             if wrong:
-                raise WrongAnswers(f"{engine.name} {engine.precision} gives wrong answers: {wrong}")
-        except Exception as err:  # whatever the engine's library raises: the next one may do
-            self._failed(engine, err)
-            return False
-        self._ran.add(engine.name)
-        return True
+                raise WrongAnswers(f"{name} {precision} gives wrong answers: {wrong}")
+        except (EngineRefused, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
+            self._out(candidate, process, err)
+            return None
+        self._ran.add(name)
+        return process
 
-    def _faster(self, *engines: Engine) -> Engine | None:
-        """The one that gives the most images a second, in turns so that other load hits all alike; None if all fail."""
-        seconds: dict[Engine, list[float]] = {engine: [] for engine in engines}
+    def _faster(self, *processes: EngineProcess) -> EngineProcess | None:
+        """The one that gives the most images a second, None if all fail; the other one's process has ended.
+
+        They are timed in turns, so that other load on the machine hits both alike: one that was timed alone, while its
+        rival was not loaded, would be judged by what else ran meanwhile. Threads that wait for more work for a while
+        would keep cores busy in their rival's turn, so each turn begins with a run that is not timed.
+        """
+        seconds: dict[EngineProcess, list[float]] = {process: [] for process in processes}
         began = time.perf_counter()
-        for number in range(1 + _ROUNDS):
-            for engine in list(seconds):
+        for number in range(1 + _COMPARED_ROUNDS):
+            for process in list(seconds):
                 try:
-                    taken = self._image_seconds(engine)
-                except Exception as err:
-                    del seconds[engine]
-                    self._ran.discard(engine.name)
-                    self._failed(engine, err)
+                    taken = process.time_image()
+                except (EngineRefused, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
+                    del seconds[process]
+                    self._ran.discard(process.name)
+                    self._out((process.name, process.precision), process, err)
                 else:
-                    seconds[engine] += [taken] if number else []  # the first call also allocates
-            if number and time.perf_counter() - began > _LONG:
+                    seconds[process] += [taken] if number else []  # the first call also allocates
+            if number and time.perf_counter() - began > _COMPARED_SECONDS:
                 break
-        for engine, times in seconds.items():
-            log.info("%s %s: %.1f images/s at %d", engine.name, engine.precision, 1 / min(times), self._side)
-        best = min(seconds, key=lambda engine: min(seconds[engine]), default=None)
-        for engine in seconds:
-            if engine is not best:
-                _let_go(engine)
+        for process, times in seconds.items():
+            log.info("%s %s: %.1f images/s at %d", process.name, process.precision, 1 / min(times), self._resolution)
+        best = min(seconds, key=lambda process: min(seconds[process]), default=None)
+        for process in seconds:
+            if process is not best:
+                process.kill()
         return best
 
-    def _image_seconds(self, engine: Engine) -> float:
-        images = np.zeros((engine.batch, self._side, self._side, 3), np.uint8)
-        engine.run(images)  # threads of the engine before, which wait for more work for a while, keep cores busy
-        began = time.perf_counter()
-        engine.run(images)
-        return (time.perf_counter() - began) / len(images)
+    def _compiled_already(self, process: EngineProcess) -> EngineProcess:
+        """An engine in a process that only reads what was compiled, which takes two thirds of the memory."""
+        if not process.compiled:
+            return process
+        candidate = (process.name, process.precision)
+        process.kill()
+        self._tried.discard(candidate)
+        again = self._try(candidate)
+        if again is None:
+            raise self._failure()
+        return again
 
-    def _failed(self, engine: Engine, err: Exception) -> None:
-        """Remember why; DeviceLost if nothing else is to be tried in this process."""
-        known = isinstance(err, EngineRefused | ExplainedError)
-        if not isinstance(err, EngineRefused):
-            log.exception("%s %s cannot run this model", engine.name, engine.precision)
-        self._refuse(engine.name, str(err) if known else f"it cannot run this model: {_short(err)}")
+    def _remembered(self) -> Candidate | None:
+        note = self._store and self._store.read_json(self._note)
+        return (note[0], note[1]) if note else None
+
+    def _remember(self, chosen: Candidate, remembered: Candidate | None) -> None:
+        """Let later starts on this CPU try this candidate only."""
+        name, precision = chosen
+        if self._store is None or name not in ON_CPU or chosen in (self._request.prefer, remembered):
+            return
+        if not self.refused.keys() & set(ON_CPU):
+            self._store.write_json(self._note, chosen)
+        side = self._golden.images.shape[1]
+        # What else was tried is not compiled for later.
+        self._store.drop(f"*-{side}-compiled-*", but=f"{name}-{precision}-{side}-")
+
+    def _spawn(self) -> EngineProcess:
+        return EngineProcess(
+            self._bundle, self._resolution, self._buffer, seconds=self._seconds, on_spawn=self._spawned
+        )
+
+    def _spawned(self, worker: Worker) -> None:
+        self._workers.append(worker)
+        if self._stopped:
+            raise WorkerDied("closed meanwhile")
+
+    def _end_unused(self) -> None:
+        if self._unused is not None:
+            self._unused.kill()
+            self._unused = None
+
+    def _out(self, candidate: Candidate, process: EngineProcess | None, err: Exception) -> None:
+        """Remember why the candidate does not serve, and end its process."""
+        if process is not None:
+            process.kill()
+        if isinstance(err, WorkerDied | WorkerHung | WorkerFailed):
+            self._process_failed(candidate[0], err)
+            return
         if isinstance(err, ExplainedError):
             self._error = err
-        if not known and engine.name not in ON_CPU:
-            # An error of CUDA may stay: all that follows would fail too, and closing what is there might never end.
-            raise DeviceLost("; ".join(self._reasons[engine.name])) from err
-        _let_go(engine)
+            log.error("%s %s cannot run this model: %s", *candidate, err)
+        self._refuse(candidate[0], str(err))
+
+    def _process_failed(self, name: str, err: Exception) -> None:
+        """Try nothing more of this engine: a device that hangs takes its time at each attempt."""
+        if self._stopped:
+            raise err
+        log.error("%s at %d: %s's process failed: %s", self._bundle.name, self._resolution, name, err)
+        last_line = str(err).strip().rpartition("\n")[2]
+        self._lost.add(name)
+        self._refuse(name, f"its process failed while it was started: {last_line}")
+        if self._request.engine != AUTO:
+            self._error = EngineFailed("the engine cannot start; the log says why")
 
     def _refuse(self, name: str, reason: str) -> None:
-        self._reasons.setdefault(name, []).append(reason)
+        reasons = self._reasons.setdefault(name, [])
+        if reason not in reasons:
+            reasons.append(reason)
 
-
-def _offers(name: str) -> Callable[[EngineFiles, int], Iterator[Engine]]:
-    module, _, function = ENGINES[name].partition(":")
-    found: Callable[[EngineFiles, int], Iterator[Engine]] = getattr(importlib.import_module(module), function)
-    return found
-
-
-def _let_go(engine: Engine) -> None:
-    try:
-        engine.close()
-    except Exception:  # of an engine that has failed; what it still holds ends with the process
-        log.exception("%s %s cannot be closed", engine.name, engine.precision)
-
-
-def _short(err: Exception) -> str:
-    first = str(err).strip().partition("\n")[0][:_LONGEST_REASON]
-    return f"{type(err).__name__}: {first}" if first else type(err).__name__
+    def _failure(self) -> ExplainedError:
+        """What to raise when there is no engine."""
+        engine, precision = self._request.engine, self._request.precision
+        if len(self._tried) <= 1 and self._error is not None:
+            return self._error
+        request = f"engine={engine}, precision={precision}"
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items())
+        if self._tried:
+            return NoEngine(f"none of the engines here can run this model for {request} ({reasons}); the log says why")
+        if precision.startswith(INT8) and INT8 not in self._bundle.graphs:
+            return NoEngine(
+                f"no engine here for {request}: the bundle has no graph in 8 bits; export it again with --quantize int8"
+            )
+        if engine != AUTO:
+            return NoEngine(f"no engine here for {request}: {self.refused.get(engine) or self._absent[engine]}")
+        advice = "install one with pip install 'crossvit[cpu]', or choose a precision that this machine has"
+        if precision in GPU_ONLY_PRECISIONS:
+            advice = f"{precision} needs an engine for GPUs, and a GPU that it runs on; choose another precision"
+        return NoEngine(f"no engine here for {request}: {advice} (f32 runs everywhere){reasons and f'; {reasons}'}")

@@ -1,4 +1,4 @@
-"""Making what the settings describe, for the service and for the command line."""
+"""Makes the decoders and models that the settings describe, for the service and for the command line."""
 
 import logging
 import os
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
+from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
 from app.machine.cpus import usable_cpus
 from app.machine.memory import decoder_bytes, megabytes, needed_bytes, usable_memory
 from app.serving.served_model import ServedModel
@@ -16,7 +17,18 @@ log = logging.getLogger(__name__)
 
 
 def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda _: None) -> DecoderPool:
+    """The decoders, with the GPU among them for --jpeg gpu; `on_restart` is told why one was replaced."""
     _compare_with_memory(settings)
+    if settings.jpeg == "gpu":
+        return GpuJpegPool(
+            count=settings.decoder_count,
+            max_pixels=settings.max_pixels,
+            scaled_jpeg=settings.scaled_jpeg,
+            seconds=settings.decode_seconds,
+            memory_bytes=settings.decode_bytes,
+            load_seconds=settings.load_seconds,
+            on_restart=on_restart,
+        )
     return DecoderPool(
         count=settings.decoder_count,
         max_pixels=settings.max_pixels,
@@ -32,7 +44,10 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
     if memory is not None and needed > memory:
         log.warning(
             "%s needs about %s with %d decoders, and has %s: the kernel may end its processes; give it more memory%s",
-            *(bundle.name, megabytes(needed), settings.decoder_count, megabytes(memory)),
+            bundle.name,
+            megabytes(needed),
+            settings.decoder_count,
+            megabytes(memory),
             "" if settings.decoder_count == 1 else ", or set fewer --decoders",
         )
     return ServedModel(
@@ -45,24 +60,29 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         max_queue=settings.max_queue,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
-        jpeg_pixels=settings.max_pixels if settings.jpeg == "gpu" else None,
     )
 
 
 def _compare_with_memory(settings: Settings) -> None:
-    """Say so where memory and the number of decoders do not go together."""
+    """Log where memory and the number of decoders do not fit."""
     affordable, memory = settings.affordable_decoders, usable_memory()
     if affordable is None or memory is None:
         return
     each = decoder_bytes(settings.max_pixels, settings.decode_bytes)
     if settings.decoders > affordable:
         log.warning(
-            "%d decoders were asked for: with the largest images they take up to %s, of %s that there are. "
+            "%d decoders were requested: with the largest images they take up to %s, of %s that there are. "
             "%d would fit in half of that; so would smaller images (--max-pixels) or a lower --decode-bytes",
-            *(settings.decoders, megabytes(settings.decoders * each), megabytes(memory), affordable),
+            settings.decoders,
+            megabytes(settings.decoders * each),
+            megabytes(memory),
+            affordable,
         )
     elif not settings.decoders and affordable < usable_cpus():
         log.info(
             "%d decoders for %d usable CPUs: each takes up to %s, and half of the memory is theirs, which is %s in all",
-            *(affordable, usable_cpus(), megabytes(each), megabytes(memory)),
+            affordable,
+            usable_cpus(),
+            megabytes(each),
+            megabytes(memory),
         )

@@ -1,4 +1,4 @@
-"""Concurrent requests share engine calls, without a timer: what waits while the engine is busy is the next batch.
+"""Concurrent requests share engine calls, without a timer: items that wait for the busy engine are the next batch.
 
 The queue is bounded. A request enters it before its image is decoded, and leaves when an engine call takes it.
 """
@@ -17,8 +17,8 @@ from app.timing import Interval
 QueueItem = TypeVar("QueueItem")
 QueueResult = TypeVar("QueueResult")
 
-_RESERVE = 8  # th part of the queue's room that there is more of for callers who have no place
-_MEMORY = 0.8  # of the measured seconds an image takes, at each new measurement
+_RESERVE_DIVISOR = 8  # a caller without a place has an eighth of the queue's room more
+_WEIGHT_OF_EARLIER = 0.8  # in the measured seconds of an image, at each new measurement
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,18 @@ async def _at_once() -> None:
 
 
 class Batcher(Generic[QueueItem, QueueResult]):
-    """Calls `run` with a key and up to `limit(key)` waiting items of it, one call at a time.
+    """Calls `run` with batches of waiting items, one call at a time.
 
-    `run` gives one result for each item, in order; no call begins before `ready` returns. `room()` is how many items
-    may wait. Both are asked anew each time: what runs may be replaced by what takes more or less. `before` gives the
-    seconds that what is not submitted yet takes to get there. `on_batch` is told the size of each finished call, and
-    when it ran. Use as an async context manager: leaving it finishes what was
-    submitted.
+    Use as an async context manager: leaving it finishes what was submitted. `limit` and `room` are called each time,
+    since the engine behind `run` may be replaced by one that takes more or less.
+
+    Args:
+        run: is given a key and items of it; gives one result for each item, in order.
+        limit: the largest batch for a key.
+        room: how many items may wait.
+        ready: no call begins before it returns.
+        before: the seconds until the items that have a place, but are not submitted yet, will be.
+        on_batch: is told the size of each finished call, and when it ran.
     """
 
     def __init__(
@@ -107,14 +112,14 @@ class Batcher(Generic[QueueItem, QueueResult]):
     def check_room(self, count: int = 1, caller: str = "") -> None:
         """Raise QueueFull if `count` items of `caller` have no room now; it says when to try again.
 
-        A full queue still has room for an eighth more of callers who have no place in it: one caller that sends all it
-        holds does not shut out the others.
+        A full queue still has room for an eighth more, of callers who have no place in it: one caller that fills it
+        does not shut out the others.
         """
         room = self._room()
         if count > room:
             raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
         if caller and not self._taken[caller]:
-            room += room // _RESERVE
+            room += room // _RESERVE_DIVISOR
         if self.waiting + count > room:
             raise QueueFull(
                 f"the queue is full: {self.waiting} images wait, {room} may",
@@ -143,7 +148,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         return await entry.answer
 
     def _seconds_to_empty(self) -> float:
-        """How long what waits will take, as far as is known; what is not decoded yet counts as the last batch."""
+        """The seconds that all waiting items take, as far as known; one not decoded yet counts as in the last batch."""
         known = sum(self._seconds.get(entry.key, 0.0) for entry in self._waiting)
         return known + max(0, self.waiting - len(self._waiting)) * self._seconds.get(self._last, 0.0)
 
@@ -166,7 +171,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
     def _take(self) -> list[_Entry[QueueItem, QueueResult]]:
         """The oldest entry with those of its key, in order; the others stay."""
         while True:
-            # Whoever has gone: don't spend a batch slot on it.
+            # The client has gone: don't spend a batch slot on it.
             alive = [entry for entry in self._waiting if not entry.answer.done()]
             if not alive:
                 self._waiting.clear()
@@ -206,4 +211,4 @@ class Batcher(Generic[QueueItem, QueueResult]):
     def _learn(self, key: int, seconds: float) -> None:
         known = self._seconds.get(key, seconds)
         self._last = key
-        self._seconds[key] = _MEMORY * known + (1 - _MEMORY) * seconds
+        self._seconds[key] = _WEIGHT_OF_EARLIER * known + (1 - _WEIGHT_OF_EARLIER) * seconds

@@ -17,7 +17,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class RepositoryEntry:
-    """A model by its name. Without a `model`, `reason` says why there is none."""
+    """A model by its name.
+
+    Attributes:
+        name: of the bundle's folder.
+        model: that serves, if one does.
+        reason: why there is no model, or why the bundle on disk could not replace it.
+    """
 
     name: str
     model: ServedModel | None = None
@@ -32,7 +38,7 @@ class RepositoryEntry:
 
     @property
     def fault(self) -> str:
-        """Why it is not ready, or why what is on disk could not take its place; empty if all is well."""
+        """Why it is not ready, or why the bundle on disk could not replace it; empty if neither is so."""
         return (self.model and self.model.fault) or self.reason
 
 
@@ -43,8 +49,13 @@ UNLOADED = "unloaded"
 class Repository:
     """The bundle at `path`, or every bundle in that folder; a model has the name of its bundle's folder.
 
-    `make` makes a model of a bundle. `preload` are resolutions that are loaded with each model that has them, as the
-    default one must. Raises BadBundle if there is no bundle, or if several have no `default` among them.
+    Raises BadBundle if there is no bundle, or if there are several and none is the default.
+
+    Args:
+        path: a bundle, or a folder of bundles.
+        default: the name of the default model; None is the only bundle.
+        make: a model of a bundle.
+        preload: resolutions that are loaded with each model that has them; the default model must have them.
     """
 
     def __init__(
@@ -62,7 +73,7 @@ class Repository:
 
     @property
     def entries(self) -> list[RepositoryEntry]:
-        """All models that are known, by name: those that are served, and those that could be or have been."""
+        """All known models: those that are served, those that were, and those on disk that could be."""
         known = dict.fromkeys([*self._entries, *find_bundles(self._path).bundles])
         return [self._entries.get(name) or RepositoryEntry(name, reason=UNLOADED) for name in known]
 
@@ -79,7 +90,7 @@ class Repository:
         return entry.model
 
     async def load_all(self) -> None:
-        """Load every model that was found, the default one first. Raises what kept the default one from loading."""
+        """Load every model that was found, the default one first; LoadFailed if that one cannot be loaded."""
         await self.load(self.default)
         for name in list(self._entries):
             if name != self.default:
@@ -89,10 +100,10 @@ class Repository:
                     log.error("%s", err)
 
     async def load(self, name: str) -> None:
-        """Serve the bundle called `name` as it is on disk now; no-op if that is what is served.
+        """Serve the bundle called `name` as it is on disk now; no-op if it is served already.
 
-        It is checked, loaded and proven before it takes the place of what was served under its name, which then
-        finishes what it was given. Raises UnknownModel, or LoadFailed: the old one goes on.
+        It is checked, loaded and self-tested before it replaces the model of its name, which then finishes what it was
+        given. Raises UnknownModel, or LoadFailed: the old one goes on.
         """
         async with self._changing:
             found = await asyncio.to_thread(find_bundles, self._path)
@@ -126,7 +137,7 @@ class Repository:
             log.info("%s is ready: %s, %s", name, *model.engine())
 
     async def unload(self, name: str) -> None:
-        """Serve `name` no more; what it was given is finished. UnknownModel if it is not known."""
+        """Serve `name` no more; it finishes what it was given. UnknownModel if it is not known."""
         async with self._changing:
             entry = self._entries.get(name)
             if entry is None:
@@ -138,11 +149,11 @@ class Repository:
             log.info("%s is unloaded", name)
 
     async def reload(self) -> list[str]:
-        """Serve what is on disk now: load what is new or has changed, unload what is gone, but for the default.
+        """Serve the bundles on disk: load new and changed ones, unload those that are gone, except the default one.
 
-        Returns what went wrong; nothing that was served before is lost by that.
+        Returns the errors; a model that was served before goes on in spite of them.
         """
-        faults = []
+        errors = []
         found = await asyncio.to_thread(self._look)
         for name in [*found.bundles, *(name for name in list(self._entries) if name not in found.bundles)]:
             try:
@@ -156,11 +167,11 @@ class Repository:
                     await self.unload(name)
             except ExplainedError as err:
                 log.error("%s", err)
-                faults.append(str(err))
-        return faults
+                errors.append(str(err))
+        return errors
 
     async def close(self) -> None:
-        """Let every model finish what it was given, and end it; nothing is loaded any more."""
+        """Let every model finish what it was given, and end it; no model is loaded any more."""
         self._closed = True
         for entry in self._entries.values():
             old, entry.model, entry.reason = entry.model, None, "the service is stopping"
@@ -190,7 +201,7 @@ class Repository:
             task.add_done_callback(self._retiring.discard)
 
     def _look(self) -> FoundBundles:
-        """What is on disk now; the log has what is passed over."""
+        """The bundles on disk; the log has the folders that are passed over."""
         found = find_bundles(self._path)
         for why in found.passed_over.values():
             log.warning("passed over: %s", why)

@@ -1,31 +1,33 @@
-"""A bundle that serves: from an image's bytes to its classes."""
+"""A served model: from an image's bytes to its logits and best classes."""
 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
-from app.engines.gpu_jpeg.jpeg_decoder import NAME as JPEGS
-from app.engines.gpu_jpeg.jpeg_header import plain
 from app.engines.process.supervisor import EngineSupervisor
-from app.errors import BadParameter, EngineFailed, NotReady
+from app.errors import BadParameter, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
+from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
-from bundle.tensors import Outputs
+from bundle.tensors import Images, Outputs
 from model.spec import SIGMOID, SOFTMAX, Activation
 
-_BATCHES = 8  # that may wait,
-_IMAGES = 64  # or so many images if that is more
+DEFAULT_QUEUE_BATCHES = 8
+LEAST_QUEUE_IMAGES = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,20 @@ class ServedModel:
 
     Each resolution has an engine in a process of its own, the default one from the start, others from their first
     request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
-    A call has up to `max_batch` images, or as many as the engine is best at; `max_queue` may wait, or eight batches of
-    the default resolution's and no less than 64: 0 is the latter. With `jpeg_pixels`, plain JPEGs of up to so many go
-    to the engine as they are, if it can decode them; the others to the decoders. Every method that does work takes a
-    `deadline` (on the clock of time.perf_counter) and raises TooLate when it passes. Room in the queue and
-    the decoders' time are shared between callers, told apart by the `caller` that is given.
+
+    Every method that classifies takes a `deadline` (on the clock of time.perf_counter) and raises TooLate when it
+    passes. Room in the queue and the decoders' time are shared between callers, told apart by `caller`.
+
+    Args:
+        bundle: is closed with the model.
+        decoders: make pixels of encoded images; other models may use them too.
+        metrics: of this model.
+        engine: that may run it, or "auto".
+        precision: that the engine must have, or "auto".
+        max_batch: the most images in a call; 0 is what the engine is best at.
+        max_queue: the most images that wait; 0 is eight batches of the default resolution, and no less than 64.
+        run_seconds: as for EngineSupervisor.
+        load_seconds: as for EngineSupervisor.
     """
 
     def __init__(
@@ -84,7 +95,6 @@ class ServedModel:
         max_queue: int,
         run_seconds: float,
         load_seconds: float,
-        jpeg_pixels: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.metrics = metrics
@@ -95,14 +105,13 @@ class ServedModel:
         self._max_queue = max_queue
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
-        self._jpeg_pixels = jpeg_pixels
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
         self._engines: dict[int, EngineSupervisor] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._main = self._make(bundle.manifest.default_resolution)
-        self._batcher = Batcher[Pixels | bytes, Outputs | None](
+        self._batcher = Batcher[Pixels, Outputs](
             self._run,
             limit=self.batch,
             room=lambda: self.capacity,
@@ -112,7 +121,7 @@ class ServedModel:
         )
 
     async def start(self, resolutions: Sequence[int] = ()) -> None:
-        """Load the default resolution and `resolutions`; raises as LiveEngine.start does."""
+        """Load the default resolution and `resolutions`; raises as EngineSupervisor.start does."""
         await self._batcher.__aenter__()
         for resolution in dict.fromkeys([self.bundle.manifest.default_resolution, *resolutions]):
             await self.load(resolution)
@@ -129,7 +138,7 @@ class ServedModel:
                 self._unused.set()
 
     async def close(self) -> None:
-        """Wait until nobody uses it, and end its engines; again is a no-op."""
+        """Wait until it is not in use, and end its engines; again is a no-op."""
         if self._closing:
             return
         self._closing = True
@@ -155,16 +164,15 @@ class ServedModel:
     @property
     def capacity(self) -> int:
         """How many images may wait."""
-        return self._max_queue or max(_IMAGES, _BATCHES * self.batch())
+        return self._max_queue or max(LEAST_QUEUE_IMAGES, DEFAULT_QUEUE_BATCHES * self.batch())
 
     @property
     def refused(self) -> list[tuple[str, int, str]]:
-        """What could be expected to serve and cannot, at which resolution and why."""
+        """Engines, and ways of decoding, that could be expected to serve and do not; at which resolution, and why."""
         engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
         refused = []
         for at, engine in sorted(engines.items()):
-            reasons = engine.refused | ({JPEGS: engine.no_jpegs} if engine.no_jpegs else {})
-            refused += [(name, at, why) for name, why in reasons.items()]
+            refused += [(name, at, why) for name, why in (engine.refused | self._decoders.refused).items()]
         return refused
 
     @property
@@ -188,32 +196,32 @@ class ServedModel:
             raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
         self._batcher.check_room(count, caller)
 
-    def resolution(self, asked: int | None) -> int:
-        """The resolution to serve; BadParameter if the bundle lacks the one that was asked for."""
-        if asked is None:
+    def resolution(self, requested: int | None) -> int:
+        """The resolution to serve; BadParameter if the bundle lacks the one that was requested."""
+        if requested is None:
             return self.bundle.manifest.default_resolution
-        if asked not in self.bundle.resolutions:
+        if requested not in self.bundle.resolutions:
             offered = ", ".join(map(str, self.bundle.resolutions))
-            raise BadParameter(f"resolution {asked} is not served; one of {offered}")
-        return asked
+            raise BadParameter(f"resolution {requested} is not served; one of {offered}")
+        return requested
 
     async def load(self, resolution: int) -> None:
-        """Make `resolution` ready and prove it; requests at others go on meanwhile."""
+        """Make `resolution` ready and self-test it; requests at others go on meanwhile."""
         if resolution not in self._loads:
             self._loads[resolution] = asyncio.create_task(self._load(resolution))
         try:
-            # If the client that asked first goes away, others may be waiting for the same.
+            # If the first client goes away, others may be waiting for the same.
             await asyncio.shield(self._loads[resolution])
         except Exception:
             self._loads.pop(resolution, None)  # the next request tries again
             raise
 
-    async def prove(self) -> None:
+    async def self_test(self) -> None:
         """Send the golden images through every engine that is loaded; WrongAnswers or NotReady if one fails."""
         if self._main.fault is not None:
             raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
         for engine in list(self._engines.values()):
-            await engine.prove()
+            await engine.self_test()
 
     @contextmanager
     def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
@@ -226,62 +234,78 @@ class ServedModel:
             for place in places:
                 place.leave()
 
-    async def file(
-        self,
-        place: Place,
-        body: bytes,
-        resolution: int | None = None,
-        deadline: float = math.inf,
-        *,
-        caller: str = "",
+    async def classify(
+        self, body: bytes, resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
     ) -> ModelAnswer:
-        """The answer for the encoded image in `body`; raises BadParameter, and what app.decoding.image.decode does."""
+        """The answer for the encoded image in `body`.
+
+        Raises BadParameter, QueueFull, and what app.decoding.image.decode raises.
+        """
         resolution = self.resolution(resolution)
-        async with self._in_time(place, deadline):
-            if await self._goes_to_the_engine(body, resolution):
+        with self.room(caller=caller) as (place,):
+            return await self._classify(place, body, resolution, deadline, caller)
+
+    async def classify_all(
+        self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
+    ) -> list[ModelAnswer]:
+        """An answer for each encoded image. Raises as `classify` does: QueueFull for all, or the first error."""
+        resolution = self.resolution(resolution)
+        with self.room(len(bodies), caller) as places:
+            return await _together(
+                self._classify(place, body, resolution, deadline, caller)
+                for place, body in zip(places, bodies, strict=True)
+            )
+
+    async def classify_each(
+        self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
+    ) -> list[ModelAnswer | ExplainedError]:
+        """An answer or an error for each encoded image. Raises BadParameter, or QueueFull for all."""
+
+        async def outcome(place: Place, body: bytes) -> ModelAnswer | ExplainedError:
+            try:
+                return await self._classify(place, body, served, deadline, caller)
+            except ExplainedError as err:
+                return err
+
+        served = self.resolution(resolution)
+        with self.room(len(bodies), caller) as places:
+            return await _together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
+
+    async def classify_pixels(
+        self, images: Images, resolution: int, deadline: float = math.inf, *, caller: str = ""
+    ) -> list[ModelAnswer]:
+        """An answer for each of `images`, which are what the network sees at `resolution`; raises as classify_all."""
+
+        async def classified(place: Place, pixels: Pixels) -> ModelAnswer:
+            async with self._in_time(place, deadline):
                 now = time.perf_counter()
-                answer = await self._answer(place, body, resolution, deadline, Interval(now, now), Interval(now, now))
-                if answer is not None:
-                    return answer
-                with self.room(caller=caller) as (again,):  # it has had its turn, and waits like one that has just come
-                    return await self._decoded(again, body, resolution, deadline, caller)
-            return await self._decoded(place, body, resolution, deadline, caller)
+                return await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
 
-    async def pixels(self, place: Place, pixels: Pixels, resolution: int, deadline: float = math.inf) -> ModelAnswer:
-        """The answer for the very pixels that the network sees, of the size that `resolution` has."""
+        with self.room(len(images), caller) as places:
+            return await _together(classified(place, image) for place, image in zip(places, images, strict=True))
+
+    async def _classify(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> ModelAnswer:
         async with self._in_time(place, deadline):
-            now = time.perf_counter()
-            answer = await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
-            assert answer is not None
-            return answer
-
-    async def _goes_to_the_engine(self, body: bytes, resolution: int) -> bool:
-        if self._jpeg_pixels is None:
-            return False
-        await self.load(resolution)
-        if not self._engines[resolution].decodes_jpegs:
-            return False
-        # In a thread: a large one is read to its end.
-        return await asyncio.to_thread(plain, body, self._jpeg_pixels) is not None
-
-    async def _decoded(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> ModelAnswer:
-        asked = time.perf_counter()
-        steps = self.bundle.manifest.preprocessing[resolution]
-        pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
-        answer = await self._answer(place, pixels, resolution, deadline, Interval(asked, decode.start), decode)
-        assert answer is not None
-        return answer
+            requested = time.perf_counter()
+            steps = self.bundle.manifest.preprocessing[resolution]
+            pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
+            waited = Interval(requested, decode.start)
+            return await self._answer(place, pixels, resolution, deadline, waited, decode)
 
     async def _answer(
-        self, place: Place, item: Pixels | bytes, resolution: int, deadline: float, waited: Interval, decode: Interval
-    ) -> ModelAnswer | None:
-        """None for a JPEG that the engine does not decode, and only then."""
+        self, place: Place, pixels: Pixels, resolution: int, deadline: float, waited: Interval, decode: Interval
+    ) -> ModelAnswer:
         await self.load(resolution)
-        batched = await self._batcher.submit(place, resolution, item, deadline)
-        if batched.result is None:
-            return None
-        spans = (waited, decode, batched.queue, batched.inference)
-        answer = ModelAnswer(batched.result, resolution, *spans, self.bundle.manifest.activation)
+        batched = await self._batcher.submit(place, resolution, pixels, deadline)
+        answer = ModelAnswer(
+            outputs=batched.result,
+            resolution=resolution,
+            waited=waited,
+            decode=decode,
+            queue=batched.queue,
+            inference=batched.inference,
+            activation=self.bundle.manifest.activation,
+        )
         self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
 
@@ -316,25 +340,28 @@ class ServedModel:
             engine=self._engine,
             precision=self._precision,
             prefer=prefer,
-            jpegs=self._jpeg_pixels,
             run_seconds=self._run_seconds,
             load_seconds=self._load_seconds,
             on_restart=self.metrics.engine_restarted,
         )
 
-    async def _run(self, resolution: int, items: list[Pixels | bytes]) -> list[Outputs | None]:
+    async def _run(self, resolution: int, images: list[Pixels]) -> Sequence[Outputs]:
+        """The logits (outputs, classes) of each image."""
         engine = self._engines[resolution]
         if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
             raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
-        images = [item for item in items if not isinstance(item, bytes)]
-        bodies = [item for item in items if isinstance(item, bytes)]
-        outputs, decoded = await engine.run_with_jpegs(images, bodies)
-        order = sorted(range(len(items)), key=lambda index: isinstance(items[index], bytes))
-        done = order[: len(images)] + [order[len(images) + index] for index in decoded]
-        if done and outputs.shape[1:] != (len(done), self.bundle.manifest.classes):
-            raise EngineFailed(f"the engine gave outputs of the shape {outputs.shape}")
-        answers = dict(zip(done, outputs.transpose(1, 0, 2), strict=False))
-        return [answers.get(index) for index in range(len(items))]
+        outputs = await engine.run(images)
+        return list(outputs.transpose(1, 0, 2))
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results, or the first error, which cancels the others."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.engines.interface import EngineFiles, TensorRTPlan
-from app.engines.selection import choose
+from app.engines.interface import Engine, EngineFiles, TensorRTPlan
+from app.engines.registry import AUTO, offered_engines
 from benchmarks.gpu.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits
 from benchmarks.gpu.profiles import session_nodes, torch_kernels
 from bundle.file_names import GRAPHS
+from bundle.golden import Golden, mismatch
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import OUTPUTS
 
@@ -29,7 +30,7 @@ class Ours(Contestant):
         bundle = open_bundle(Path(path))
         self._files = files_of(bundle, resolution)
         self._side = side
-        self._engine = choose(self._files, bundle.golden(resolution), name, precision).engine
+        self._engine = _loaded(self._files, bundle.golden(resolution), name, precision)
         return {"batch_limit": self._engine.batch}
 
     def _run(self, images: Images) -> Logits:
@@ -72,10 +73,21 @@ def files_of(bundle: Bundle, resolution: int) -> EngineFiles:
     return EngineFiles(
         {precision: (bundle.path / GRAPHS[precision]).read_bytes for precision in bundle.graphs},
         [TensorRTPlan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
-        bundle.plans.unfit.get(resolution, []),
         bundle.plan_command(resolution),
-        bundle.agreement(resolution),
     )
+
+
+def _loaded(files: EngineFiles, golden: Golden, name: str, precision: str) -> Engine:
+    """The first engine called `name` in `precision`, which gives the golden logits; ValueError if there is none."""
+    side = golden.images.shape[1]
+    for engine in offered_engines(name, files, side):
+        if precision in (AUTO, engine.precision):
+            engine.load(side)
+            wrong = mismatch(golden, engine.run(golden.images), engine.precision)
+            if wrong:
+                raise ValueError(f"{name} {engine.precision} gives wrong answers: {wrong}")
+            return engine
+    raise ValueError(f"{name} does not run in {precision} here")
 
 
 def _content(file: int) -> bytes:

@@ -33,15 +33,14 @@ class BundleSource:
         self._other = other
 
     async def ask(self, category: str, body: bytes) -> ImagePrediction:
-        """What is seen of the encoded image in `body`; raises as Model.file does."""
+        """What is seen of the encoded image in `body`; raises as ServedModel.classify does."""
         truth = self._truths[category]
         outputs = await self._outputs(self._model, body)
         others = None if self._other is None else await self._outputs(self._other, body)
         return seen(outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation)
 
     async def _outputs(self, model: ServedModel, body: bytes) -> Outputs:
-        with model.room() as (place,):
-            return (await model.file(place, body, self._resolution)).outputs
+        return (await model.classify(body, self._resolution)).outputs
 
 
 @asynccontextmanager

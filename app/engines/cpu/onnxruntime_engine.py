@@ -11,7 +11,7 @@ from app.engines.interface import EngineFiles, ReadGraph, Store
 from app.machine.cpus import usable_cpus
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
-_SIZES: tuple[int, ...] = (1, 4, 8)  # of batches that are measured
+_MEASURED_BATCHES: tuple[int, ...] = (1, 4, 8)
 
 
 class OnnxRuntimeEngine:
@@ -30,7 +30,7 @@ class OnnxRuntimeEngine:
         if side in self._sessions:
             return
         options = onnxruntime.SessionOptions()
-        if usable_cpus() < (os.cpu_count() or 1):  # it knows nothing of quotas, and pins threads to CPUs it may not use
+        if usable_cpus() < (os.cpu_count() or 1):  # it ignores quotas, and pins threads to CPUs that it may not use
             options.intra_op_num_threads = usable_cpus()
         options.add_free_dimension_override_by_name("side", side)
         self._sessions[side] = onnxruntime.InferenceSession(self._graph(), options, providers=["CPUExecutionProvider"])
@@ -44,8 +44,8 @@ class OnnxRuntimeEngine:
         self._sessions.clear()
 
     def _measured(self, side: int) -> dict[int, float]:
-        images = np.zeros((max(_SIZES), side, side, 3), np.uint8)
-        return {size: least_seconds(lambda size=size: self.run(images[:size])) for size in _SIZES}  # type: ignore[misc]
+        images = np.zeros((max(_MEASURED_BATCHES), side, side, 3), np.uint8)
+        return {size: least_seconds(lambda size=size: self.run(images[:size])) for size in _MEASURED_BATCHES}  # type: ignore[misc]
 
 
 def offer_onnxruntime(files: EngineFiles, _: int) -> Iterator[OnnxRuntimeEngine]:

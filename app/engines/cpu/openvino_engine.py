@@ -16,7 +16,7 @@ from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 _core = openvino.Core()
 _HAS_BF16 = "BF16" in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-_PRECISIONS = {  # the graph, and in what its floating point runs; what is likely the fastest first
+_PRECISIONS = {  # the graph, and the precision of its floating point; the one that is likely the fastest first
     "int8-bf16": ("int8", "bf16"),
     "int8": ("int8", "f32"),
     "bf16": ("f32", "bf16"),
@@ -25,15 +25,16 @@ _PRECISIONS = {  # the graph, and in what its floating point runs; what is likel
 PRECISIONS = tuple(name for name, (_, floating) in _PRECISIONS.items() if floating != "bf16" or _HAS_BF16)
 
 _FEW_CPUS = 4
-_LARGEST = 32  # batch that is thought of
-_QUEUED = 2  # requests for each stream, so that none waits for the next one
+_LARGEST_BATCH = 32
+_REQUESTS_PER_STREAM = 2  # so that no stream waits for the next request
 
 
 class OpenVinoEngine:
     """Two compiled models for each side: one image on all cores, and several side by side on a core or a few each.
 
     The first has the shortest wait. The second gives more images a second, since its cores need not wait for each other
-    in every layer. Which of them is quicker for how many images is measured; `store` keeps that, and what was compiled.
+    in every layer. Which of them is quicker for a number of images is measured; `store` keeps that, and the compiled
+    models.
     """
 
     name = "openvino"
@@ -44,7 +45,7 @@ class OpenVinoEngine:
         self._graph = graph
         self._store = store
         self._sides: dict[int, _Side] = {}
-        self._kept: list[StoredFile] = []  # what models that were not compiled here may read their weights from
+        self._kept: list[StoredFile] = []  # imported models may read their weights from these files
 
     def load(self, side: int) -> None:
         if side in self._sides:
@@ -53,15 +54,15 @@ class OpenVinoEngine:
         models = [("LATENCY", 1)]
         if cpus > 1:  # two images a core are 6 % faster than one on two cores; on many, one each fills them sooner
             models.append(("THROUGHPUT", 2 if cpus <= _FEW_CPUS else 1))
-        with ThreadPoolExecutor(len(models)) as threads:  # compiling, or reading what was compiled, keeps one core busy
+        with ThreadPoolExecutor(len(models)) as threads:  # compiling or importing a model keeps one core busy
             compiled = threads.map(lambda model: self._compiled(side, *model, cpus=cpus), models)
         loaded = _Side(*compiled)
         loaded.cut_by(known_seconds(self._store, f"openvino-{self.precision}-{side}-seconds", loaded.measured))
         self._sides[side] = loaded
         for kept in self._kept:
-            kept.release()  # the models have arranged nearly all of it anew, and change nothing in it
+            kept.release()  # the models have copied nearly all of it, and change nothing in it
         self.batch = worthwhile_batch(
-            {images: loaded.seconds(images) for images in range(1, max(_LARGEST, loaded.bucket) + 1)}
+            {images: loaded.seconds(images) for images in range(1, max(_LARGEST_BATCH, loaded.bucket) + 1)}
         )
 
     def run(self, images: Images) -> Outputs:
@@ -78,7 +79,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": _PRECISIONS[self.precision][1],
         }
         if cpus < allowed_cpus():
-            options["ENABLE_CPU_PINNING"] = False  # a quota is of no CPUs in particular: others would pin to the same
+            options["ENABLE_CPU_PINNING"] = False  # a quota names no CPUs: other processes would pin to the same ones
         name = f"openvino-{self.precision}-{side}-compiled-{images}-{hint}"
         kept = None if self._store is None else self._store.read(name)
         if kept is not None:
@@ -94,7 +95,7 @@ class OpenVinoEngine:
 
 
 class _Side:
-    """Runs images of one side; `cut_by` must have said how long each of its buckets takes."""
+    """Runs images of one side, once `cut_by` was given the seconds of each bucket."""
 
     def __init__(self, alone: openvino.CompiledModel, together: openvino.CompiledModel | None = None) -> None:
         self._alone = alone.create_infer_request()
@@ -105,11 +106,11 @@ class _Side:
             streams = together.get_property("NUM_STREAMS")
             self._each = together.input(0).shape[0]
             self.bucket = streams * self._each
-            self._queue = openvino.AsyncInferQueue(together, _QUEUED * streams)
+            self._queue = openvino.AsyncInferQueue(together, _REQUESTS_PER_STREAM * streams)
             self._queue.set_callback(_copy)
 
     def measured(self) -> dict[int, float]:
-        """How long one image takes, and as many as fill the streams; each is run at least once."""
+        """The seconds of one image, and of as many as fill the streams; each is run at least once."""
         images = np.zeros((self.bucket, *self._shape), np.uint8)
         outputs = self._empty(self.bucket)
         seconds = {1: least_seconds(lambda: self._run_alone(images[:1], outputs))}
@@ -122,7 +123,7 @@ class _Side:
         self.buckets = BatchSplitter(seconds)
 
     def seconds(self, count: int) -> float:
-        """How long so many images take."""
+        """The seconds that `count` images take."""
         return sum(self._known_seconds[piece.bucket] for piece in self.buckets.pieces(count))
 
     def run(self, images: Images) -> Outputs:

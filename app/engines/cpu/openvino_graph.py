@@ -1,4 +1,4 @@
-"""What OpenVINO leaves to do in the served graph when its sides are fixed."""
+"""A simplification of the served graph that OpenVINO does not make itself when the sides are fixed."""
 
 import numpy as np
 import openvino
@@ -8,8 +8,8 @@ from openvino import opset13 as op
 def without_identities(model: openvino.Model) -> None:
     """Take products with identity matrices out of `model`, whose shapes are fixed, in place.
 
-    Such is the resizing of an image, or of position embeddings, that have their branch's size already: up to 8 % of the
-    time of a small network. OpenVINO computes the matrix when it compiles, and then multiplies by it.
+    The resizing of an image, or of position embeddings, that have their branch's size already is such a product: up to
+    8 % of the time of a small network. OpenVINO computes the matrix when it compiles, and then multiplies by it.
     """
     products = [node for node in model.get_ordered_ops() if _may_be_identity(node)]
     if not products:
@@ -31,7 +31,7 @@ def _may_be_identity(node: openvino.Node) -> bool:
 
 
 def _factor(node: openvino.Node) -> openvino.Output:
-    """What `node` multiplies by the identity, transposed if it does that too."""
+    """The factor that `node` multiplies by the identity, transposed if `node` does that too."""
     factor = node.input_value(0)
     if not node.get_attributes()["transpose_a"]:
         return factor

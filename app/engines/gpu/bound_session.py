@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 Providers = list[tuple[str, dict[str, str]]]  # execution providers and their options, the best first
 
-_UNCAPTURED = 2  # runs: memory is taken and convolutions are tuned in the first
-_WARM_UP = 3  # runs after those: a CUDA graph is captured in the first
+_UNCAPTURED_RUNS = 2  # memory is taken and convolutions are tuned in the first
+_WARM_UP_RUNS = 3  # after those: a CUDA graph is captured in the first
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """How many images of which side a session takes."""
+    """The number of images that a session takes, and their side in pixels."""
 
     images: int
     side: int
@@ -30,21 +30,24 @@ class BatchShape:
 def open_session(graph: bytes, shape: BatchShape, providers: Providers) -> InferenceSession:
     """A session whose nodes all run on `providers`.
 
-    ONNX Runtime gives what they cannot run to the CPU, and what does not load to nobody: Refused then, naming it.
+    ONNX Runtime runs nodes that they cannot run on the CPU, and leaves out providers that do not load: EngineRefused
+    then, naming them.
     """
     session = _open(graph, shape, providers)
-    wanted = [name for name, _ in providers]
-    if session.get_providers()[0] != wanted[0]:
-        raise EngineRefused(f"ONNX Runtime did not load {wanted[0]}; its lines on stderr say why")
-    astray = nodes_elsewhere(session, wanted)
+    requested = [name for name, _ in providers]
+    if session.get_providers()[0] != requested[0]:
+        raise EngineRefused(f"ONNX Runtime did not load {requested[0]}; its lines on stderr say why")
+    astray = nodes_elsewhere(session, requested)
     if astray:
         raise EngineRefused(
             f"ONNX Runtime {onnxruntime.__version__} puts {len(astray)} nodes of the graph on the CPU, such as "
             f"{', '.join(astray[:3])}: install a newer onnxruntime-gpu"
         )
-    left = nodes_elsewhere(session, wanted[:1])
-    if left:
-        log.warning("%s leaves %d nodes to %s, such as %s", wanted[0], len(left), wanted[1], ", ".join(left[:3]))
+    second = nodes_elsewhere(session, requested[:1])
+    if second:
+        log.warning(
+            "%s leaves %d nodes to %s, such as %s", requested[0], len(second), requested[1], ", ".join(second[:3])
+        )
     return session
 
 
@@ -77,7 +80,7 @@ def _without_graph() -> onnxruntime.RunOptions:
 
 
 class BoundSession:
-    """Runs batches of up to `shape.images`, filled up to that with whatever was there."""
+    """Runs batches of up to `shape.images`; smaller ones are filled with images that were there before."""
 
     def __init__(self, session: InferenceSession, shape: BatchShape, device: str) -> None:
         size, side = shape.images, shape.side
@@ -109,14 +112,14 @@ class BoundSession:
             to[:] = output.numpy()[: len(to)]
 
     def seconds(self, timed: int) -> float:
-        """What a run takes once it is warm, the best of `timed`."""
+        """The seconds of a run once it is warm: the least of `timed`."""
         images = np.zeros_like(self._staged)
         outputs = np.empty((len(OUTPUTS), len(images), self.classes), np.float32)
-        for _ in range(_UNCAPTURED):  # what is taken of the arena now need not be while a graph is captured
+        for _ in range(_UNCAPTURED_RUNS):  # memory that the arena takes now is not taken while a graph is captured
             self.run(images, outputs, captured=False)
         times = []
-        for _ in range(_WARM_UP + timed):
+        for _ in range(_WARM_UP_RUNS + timed):
             started = time.perf_counter()
             self.run(images, outputs)
             times.append(time.perf_counter() - started)
-        return min(times[_WARM_UP:])
+        return min(times[_WARM_UP_RUNS:])

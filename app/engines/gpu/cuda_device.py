@@ -1,7 +1,7 @@
-"""Every call into TensorRT (10.13 to 10.16, and 11) and the CUDA runtime; app.engines.gpu.device says what each is for.
+"""Every call into TensorRT (10.13 to 10.16, and 11) and the CUDA runtime; app.engines.gpu.device documents each.
 
-The bindings of all these versions agree on what is used here. TensorRT says what is wrong only to its logger, so the
-last error that it logged is part of the exception.
+The bindings of all these versions agree on what is used here. TensorRT gives the reason of a failure only to its
+logger, so the last error that it logged is part of the exception.
 """
 
 import ctypes
@@ -64,7 +64,7 @@ class NvidiaDevice:
         _LOG.forget()
         try:
             runtime: trt.Runtime = trt.Runtime(_LOG)
-        except (TypeError, RuntimeError) as err:  # what its bindings make of a null pointer
+        except (TypeError, RuntimeError) as err:  # raised by its bindings for a null pointer
             raise _LOG.error("starting TensorRT") from err
         runtime.engine_host_code_allowed = host_code
         engine: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
@@ -99,7 +99,7 @@ class NvidiaDevice:
 
     @contextmanager
     def event(self) -> Iterator[Event]:
-        # Blocking: whoever waits sleeps, since decoders need the cores. No timing, which would make waits slower.
+        # Blocking: a thread that waits sleeps, since decoders need the cores. No timing, which would make waits slower.
         flags = cuda.cudaEventBlockingSync | cuda.cudaEventDisableTiming
         event = _done(cuda.cudaEventCreateWithFlags(flags), "making an event")
         try:
@@ -111,10 +111,6 @@ class NvidiaDevice:
         kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         _done(cuda.cudaMemcpyAsync(to, pixels.ctypes.data, pixels.nbytes, kind, stream), "copying images to the GPU")
 
-    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
-        kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        _done(cuda.cudaMemcpyAsync(to, start, size, kind, stream), "copying images on the GPU")
-
     def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:
         kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         rows, width = len(to), to[0].nbytes
@@ -123,7 +119,7 @@ class NvidiaDevice:
 
     @contextmanager
     def capture(self, context: Context, stream: Stream) -> Iterator[Graph]:
-        # Thread-local: what other threads do, a decoder on the GPU say, cannot break it.
+        # Thread-local: what other threads do cannot break it.
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _done(cuda.cudaStreamBeginCapture(stream, mode), "beginning to capture a graph")
         try:
@@ -164,7 +160,7 @@ class NvidiaDevice:
 
 
 class _Logger(trt.ILogger):  # type: ignore[misc]  # without TensorRT this is a subclass of Any
-    """Passes on what TensorRT says, and keeps its last error."""
+    """Passes on what TensorRT logs, and keeps its last error."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)  # pybind11 wants it called by this name
@@ -238,7 +234,7 @@ class _Context:
 
 
 def _done(result: tuple[Any, ...], doing: str) -> Any:
-    """What a call of the CUDA runtime returned beside its error code; DeviceError if that is one."""
+    """The values that a call of the CUDA runtime returned beside its error code; DeviceError if that is an error."""
     error, *values = result
     if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
         raise DeviceError(f"{error.name} while {doing}: end what else uses it, or build with smaller --batch-sizes")

@@ -1,6 +1,6 @@
-"""What onnxruntime-gpu needs of a machine: an NVIDIA GPU, and NVIDIA's libraries, which its package does not bring.
+"""Checks that onnxruntime-gpu can run here: it needs an NVIDIA GPU, and NVIDIA's libraries, which it does not bring.
 
-It is asked beforehand, since ONNX Runtime's own answer is an error line and a session on the CPU.
+They are checked beforehand, since ONNX Runtime's own answer is an error line and a session on the CPU.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ import onnxruntime
 from app.engines.interface import EngineRefused
 
 _NO_GPU = {34, 100, 101}  # cuda.h: CUDA_ERROR_STUB_LIBRARY, _NO_DEVICE, _INVALID_DEVICE (not even a first one)
-# Other major versions will not do: ONNX Runtime asks for these names.
-_TENSORRT = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
+# Other major versions do not fit: ONNX Runtime loads these names.
+_TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10")
 
 
 def gpu_name() -> str | None:
-    """The first GPU's name; None where there is no GPU, or no driver. Refused if the driver does not start."""
+    """The first GPU's name; None where there is no GPU, or no driver. EngineRefused if the driver does not start."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -39,7 +39,7 @@ def gpu_name() -> str | None:
 
 
 def load_cuda() -> None:
-    """Load what the CUDA provider needs, from NVIDIA's Python packages or the system. Refused if one is not there.
+    """Load the CUDA provider's libraries, from NVIDIA's Python packages or the system. EngineRefused if one is missing.
 
     It links all of them but cuDNN, which it opens itself for the first convolution.
     """
@@ -51,11 +51,11 @@ def load_cuda() -> None:
 
 
 def load_tensorrt() -> str:
-    """Load what the TensorRT provider needs beside that, and say which TensorRT it is. Refused if there is none."""
+    """Load the TensorRT provider's further libraries; TensorRT's version. EngineRefused if it is missing."""
     package = importlib.util.find_spec("tensorrt_libs")  # that of the package tensorrt-cu13
     folders = list(package.submodule_search_locations or ()) if package else []
     command = f"pip install 'tensorrt-cu{_cuda_major()}>=10,<11'"
-    version: int = _load(_TENSORRT, "TensorRT 10", command, folders)[0].getInferLibVersion()
+    version: int = _load(_TENSORRT_LIBRARIES, "TensorRT 10", command, folders)[0].getInferLibVersion()
     return f"{version // 10000}.{version // 100 % 100}.{version % 100}"
 
 
@@ -64,7 +64,7 @@ def _cuda_major() -> str:
 
 
 def _load(names: Sequence[str], what: str, command: str, folders: Sequence[str] = ()) -> list[ctypes.CDLL]:
-    """Open libraries, so that whoever links them finds them by name, wherever they came from."""
+    """Open libraries, so that code that links them finds them by name, wherever they came from."""
     try:
         return [_open(name, folders) for name in names]
     except OSError as err:

@@ -1,13 +1,14 @@
-"""What the TensorRT engine asks of a GPU. `app.engines.gpu.cuda_device` does it.
+"""The protocol of a GPU for the TensorRT engine. `app.engines.gpu.cuda_device` implements it.
 
-Whatever is taken here is given back by leaving its context. Every method raises DeviceError where the GPU, its driver
-or TensorRT fails. Work on a stream is asynchronous: it is done in the stream's order, at some time after the call.
+Memory, streams and the like are given back by leaving their contexts. Every method raises DeviceError where the GPU,
+its driver or TensorRT fails. Work on a stream is asynchronous: it is done in the stream's order, at some time after
+the call.
 """
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NewType, Protocol, runtime_checkable
+from typing import Any, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,40 +22,11 @@ TensorShape = tuple[int, ...]
 
 
 class DeviceError(Exception):
-    """A call that failed: the error's name, and what was being done. What follows it on the GPU means nothing."""
+    """A call failed: the error's name, and what was being done. Results of later work on the GPU mean nothing."""
 
 
 class CaptureFailed(DeviceError):
     """The work cannot be captured as a graph. The stream is as it was, and the work can be enqueued."""
-
-
-@dataclass(frozen=True)
-class GpuImages:
-    """Images in the GPU's memory, complete: RGB (count, side, side, 3) uint8. A slice of them is a part of them."""
-
-    address: Address
-    count: int
-    side: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, rows: slice) -> "GpuImages":
-        start, stop, _ = rows.indices(self.count)
-        return GpuImages(Address(self.address + start * 3 * self.side**2), stop - start, self.side)
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * 3 * self.side**2
-
-
-@runtime_checkable
-class TakesGpuImages(Protocol):
-    """An engine, see app.engines.interface, that runs images also where they are."""
-
-    def run_on_gpu(self, images: GpuImages) -> NDArray[np.float32]:
-        """As `run`; the images may be written over afterwards."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -119,10 +91,6 @@ class TensorRTDevice(Protocol):
         """Copy all of `pixels`, contiguous and in pinned memory."""
         ...
 
-    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
-        """Copy `size` bytes from one place in the GPU's memory to another."""
-        ...
-
     def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:
         """Fill the rows of `to`, contiguous and in pinned memory, from `start` and every `pitch` bytes after it."""
         ...
@@ -134,11 +102,11 @@ class TensorRTDevice(Protocol):
     def launch(self, graph: Graph, stream: Stream) -> None: ...
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Let `event` be the moment at which all work that `stream` has so far is done."""
+        """Let `event` be the moment at which all work that is now on `stream` is done."""
         ...
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """Let what comes on `stream` wait for what `event` is now."""
+        """Let later work on `stream` wait for what `event` is now."""
         ...
 
     def synchronize(self, event: Event) -> None:

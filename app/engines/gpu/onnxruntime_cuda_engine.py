@@ -26,17 +26,26 @@ from bundle.tensors import OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
 
-# What is to run a graph at a shape, with CUDA graphs or without.
+# The providers for a graph at a shape, with CUDA graphs or without.
 ProvidersFor = Callable[[bytes, BatchShape, bool], Providers]
 
 SIZES = (1, 8, 32, 64)
-_MOST_PIXELS = 32 * 480 * 480  # in a bucket, for activations take memory: 64 images at 224, 32 at 480
-_TIMED = 3
+_MOST_BUCKET_PIXELS = 32 * 480 * 480  # activations take memory: 64 images at 224, 32 at 480
+_TIMED_RUNS = 3
 _BEST_FIRST = ("fp16", "bf16", "f32")
 
 
 class OnnxRuntimeCudaEngine:
-    """`providers` says what runs the graph; `device` is where that has its memory, as ONNX Runtime calls it."""
+    """Sessions of ONNX Runtime, one for each bucket.
+
+    Args:
+        name: in app.engines.registry.
+        precision: of the graph.
+        graph: reads the graph.
+        providers: for a bucket's session.
+        device: where the providers have their memory, as ONNX Runtime calls it.
+        sizes: of the buckets.
+    """
 
     def __init__(
         self,
@@ -97,7 +106,7 @@ class OnnxRuntimeCudaEngine:
     def _warm(self, graph: bytes, shape: BatchShape, *, captured: bool) -> tuple[BoundSession, float]:
         session = open_session(graph, shape, self._providers(graph, shape, captured))
         bucket = BoundSession(session, shape, self._device)
-        return bucket, bucket.seconds(_TIMED)
+        return bucket, bucket.seconds(_TIMED_RUNS)
 
 
 @dataclass(frozen=True)
@@ -115,13 +124,13 @@ class _Loaded:
 def fitting(sizes: Sequence[int], side: int) -> list[int]:
     """Those of `sizes` that are not too many images of `side`, the smallest in any case, ascending."""
     first, *others = sorted(sizes)
-    return [first, *(size for size in others if size * side**2 <= _MOST_PIXELS)]
+    return [first, *(size for size in others if size * side**2 <= _MOST_BUCKET_PIXELS)]
 
 
 def offer_onnxruntime_cuda(files: EngineFiles, _: int) -> Iterator[OnnxRuntimeCudaEngine]:
     """An engine for each precision; none where ONNX Runtime has no CUDA provider built in, or no GPU is.
 
-    Refused where there is a GPU, but not the libraries, or where another package hides the provider.
+    EngineRefused where there is a GPU, but not the libraries, or where another package hides the provider.
     """
     if _gpu_for("CUDAExecutionProvider") is None:
         return
@@ -159,7 +168,7 @@ def _precisions(files: EngineFiles) -> list[str]:
 
 
 def _gpu_for(provider: str) -> str | None:
-    """The GPU's name if there is one, and `provider` is built in. Refused if onnxruntime hides onnxruntime-gpu.
+    """The GPU's name if there is one, and `provider` is built in. EngineRefused if onnxruntime hides onnxruntime-gpu.
 
     Both packages have the same files, so that the one that was installed last is there.
     """
@@ -197,7 +206,7 @@ def _on_cuda(precision: str, _graph: bytes, _shape: BatchShape, captured: bool) 
 
 
 def _on_tensorrt(precision: str, machine: str, graph: bytes, shape: BatchShape, captured: bool) -> Providers:
-    """The TensorRT provider, and CUDA's for nodes that it does not take. Refused without a place for its plans."""
+    """The TensorRT provider, and CUDA's for nodes that it does not take. EngineRefused if its plans have no place."""
     digest = hashlib.sha256(graph).hexdigest()
     # It tells plans apart by the names of inputs and outputs, but not by their shapes: so each shape has a folder.
     plans = private_folder("TensorRT's plans", "ort-tensorrt", f"{digest}-{machine}", f"{shape.images}x{shape.side}")

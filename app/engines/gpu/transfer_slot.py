@@ -1,9 +1,9 @@
-"""One of the ways that images take through the GPU: buffers on both sides, and the network bound to them.
+"""A double-buffer slot for images and logits: buffers on host and GPU, and the network bound to them.
 
 Pixels go from pinned memory to the GPU on one stream, the network runs on a second and logits come back on a third, so
-that copies for one lane overlap the network's run for another. Events order the three steps of a piece; the steps of
-the next piece in the same lane come after `collect`, which waits for the last of them. So no buffer is touched while it
-is in use. All lanes run their networks on the same stream, one after the other, so they can share scratch memory.
+that copies for one slot overlap the network's run for another. Events order the three steps of a piece; the steps of
+the next piece in the same slot come after `collect`, which waits for the last of them. So no buffer is touched while it
+is in use. All slots run their networks on the same stream, one after the other, so they can share scratch memory.
 """
 
 import logging
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.gpu.device import Address, CaptureFailed, GpuImages, PlanNetwork, Stream, TensorRTDevice
+from app.engines.gpu.device import Address, CaptureFailed, PlanNetwork, Stream, TensorRTDevice
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
 
-_ALIGNMENT = 256  # of buffers that TensorRT is given
-_RUNS = 3
+_BUFFER_ALIGNMENT = 256  # bytes; TensorRT requires it
+_TIMED_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,18 @@ class Streams:
 
 
 class TransferSlot:
-    """Takes one piece at a time. `profiles` maps each bucket to its profile; `held` gives back what is taken here."""
+    """Takes one piece at a time.
+
+    Args:
+        gpu: runs the network.
+        network: a deserialised plan.
+        streams: for the copies and the runs; slots share them.
+        scratch: memory for the network's runs; slots share it.
+        profiles: the profile of each bucket.
+        side: of the images, in pixels.
+        classes: in each output.
+        held: gives back what is taken here.
+    """
 
     def __init__(
         self,
@@ -56,7 +67,9 @@ class TransferSlot:
         self._pixels = held.enter_context(gpu.pinned(largest * side * side * 3)).reshape(largest, side, side, 3)
         self._logits = held.enter_context(gpu.pinned(len(OUTPUTS) * largest * classes * 4)).view(np.float32)
         self._images = held.enter_context(gpu.memory(self._pixels.nbytes))
-        self._pitch = -(-largest * classes * 4 // _ALIGNMENT) * _ALIGNMENT  # bytes from one output to the next
+        self._pitch = (
+            -(-largest * classes * 4 // _BUFFER_ALIGNMENT) * _BUFFER_ALIGNMENT
+        )  # bytes from one output to the next
         self._outputs = held.enter_context(gpu.memory(len(OUTPUTS) * self._pitch))
         addresses = {name: Address(self._outputs + index * self._pitch) for index, name in enumerate(OUTPUTS)}
         addresses[INPUT] = self._images
@@ -65,22 +78,19 @@ class TransferSlot:
         }
         self._awaited: Outputs | None = None  # where the logits go of the piece that is on its way
 
-    def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
+    def submit(self, images: Images, bucket: int, outputs: Outputs) -> None:
         """Send `images`, at most `bucket` of them, on their way; `collect` writes their logits to `outputs`.
 
-        The rest of the bucket holds whatever earlier pieces left there. Images do not mix in the network, and of the
-        rest nothing comes back.
+        The rest of the bucket holds what earlier pieces left there. Images do not mix in the network, and no logits of
+        the rest come back.
         """
         count = len(images)
         logits = self._returned(count)
         gpu, streams = self._gpu, self._streams
         self._awaited = outputs
-        if isinstance(images, GpuImages):
-            gpu.copy_across(self._images, images.address, images.nbytes, streams.images)
-        else:
-            pixels = self._pixels[:count]
-            np.copyto(pixels, images)
-            gpu.copy_in(self._images, pixels, streams.images)
+        pixels = self._pixels[:count]
+        np.copyto(pixels, images)
+        gpu.copy_in(self._images, pixels, streams.images)
         gpu.record(self._copied, streams.images)
         gpu.wait(streams.network, self._copied)
         self._launch[bucket]()
@@ -90,16 +100,16 @@ class TransferSlot:
         gpu.record(self._done, streams.logits)
 
     def collect(self) -> None:
-        """Wait for the piece that is on its way, if there is one: then its logits are in place and the lane is free."""
+        """Wait for the piece that is on its way, if there is one: then its logits are in place and the slot is free."""
         if self._awaited is not None:
             self._gpu.synchronize(self._done)
             np.copyto(self._awaited, self._returned(self._awaited.shape[1]).reshape(self._awaited.shape))
             self._awaited = None
 
     def seconds(self, bucket: int) -> float:
-        """What the network takes for a full bucket: the best of a few, since other load on the GPU only ever adds."""
+        """The seconds of a run with a full bucket: the least of a few, since other load on the GPU only ever adds."""
         times = []
-        for _ in range(1 + _RUNS):  # the first launch of a graph also uploads it
+        for _ in range(1 + _TIMED_RUNS):  # the first launch of a graph also uploads it
             started = time.perf_counter()
             self._launch[bucket]()
             self._gpu.record(self._ran, self._streams.network)
@@ -114,7 +124,7 @@ class TransferSlot:
     def _prepare(
         self, network: PlanNetwork, profile: int, addresses: Mapping[str, Address], scratch: Address, held: ExitStack
     ) -> Callable[[], None]:
-        """What enqueues the network at `profile`: all of it as a captured graph, or kernel by kernel if there is none.
+        """A function that enqueues the network at `profile`: as a captured graph, or kernel by kernel if there is none.
 
         The kernels are the same; a graph saves the time of launching several hundred. It has its context's state built
         in, so that each has a context of its own.

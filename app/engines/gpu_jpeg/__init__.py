@@ -1,5 +1,5 @@
-"""JPEG decoding on the GPU, in front of an engine; off by default.
+"""JPEG decoding on the GPU, for all engines; off by default.
 
-Enters: JPEG bytes. Leaves: pixels, uint8 RGB (batch, side, side, 3), in the GPU's memory.
-Runs in: an engine process.
+Enters: JPEG bytes. Leaves: pixels, uint8 RGB (side, side, 3) each.
+Runs in: a process of its own, `jpeg_host`; `jpeg_pool` and `jpeg_header` in the HTTP process.
 """

@@ -1,7 +1,7 @@
-"""JPEGs to what the network sees, on the engine's GPU: decode, resize and crop, without a way back through the host.
+"""JPEGs to what the network sees, on a GPU: decode, resize and crop.
 
-The pixels are those of app.decoding.image, up to what decoders differ by: a level or two. JPEGs that are not plain, and those
-that the GPU does not decode, have to go the other way.
+The pixels are those of app.decoding.image, up to the difference between decoders: a level or two. JPEGs that are not
+plain, and those that the GPU does not decode, are left to the CPU.
 """
 
 import logging
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.decoding.image import Window, decode, windows
-from app.engines.gpu.device import Address, GpuImages
+from app.engines.gpu.device import Address
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
@@ -24,11 +24,11 @@ from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
 
-NAME = "jpeg-gpu"  # of this way, where it is said that it is not taken
-TOLERANCE = 1.0  # mean difference from app.decoding.image, in levels, that a decoder may show in `fault`
+NAME = "jpeg-gpu"  # in /models and metrics, where JPEGs are not decoded on the GPU
+TOLERANCE = 1.0  # levels: the largest mean difference from app.decoding.image in the self-test
 
-_PASS_PIXELS = 64_000_000  # decoded at a time, which bounds the memory: 192 MB
-_BLOCK = (32, 8)  # threads
+_MOST_PIXELS_AT_A_TIME = 64_000_000  # bounds the memory for decoded JPEGs: 192 MB
+_THREADS_OF_A_BLOCK = (32, 8)
 _PICTURE = np.dtype(  # Picture in resize.cu
     [
         ("pixels", np.uint64),
@@ -44,7 +44,7 @@ _PICTURE = np.dtype(  # Picture in resize.cu
 
 
 class _Buffer:
-    """Memory of the GPU that grows when more is asked for; what it held is lost then."""
+    """Memory of the GPU that grows when more is needed; its content is lost then."""
 
     def __init__(self, gpu: JpegDevice) -> None:
         self._gpu = gpu
@@ -65,7 +65,13 @@ class _Buffer:
 
 
 class JpegDecoder:
-    """Decodes batches of plain JPEGs, see app.engines.gpu_jpeg.jpeg_header, of at most `max_pixels` each, to what `steps` make of them."""
+    """Decodes batches of plain JPEGs, see `jpeg_header`, and resizes and crops them.
+
+    Args:
+        gpu: decodes and runs the kernels.
+        steps: resizing and cropping.
+        max_pixels: of a JPEG.
+    """
 
     def __init__(self, gpu: JpegDevice, steps: Preprocessing, max_pixels: int) -> None:
         self._gpu = gpu
@@ -75,31 +81,27 @@ class JpegDecoder:
         self._pictures, self._weights, self._spans, self._between, self._images = self._buffers
 
     def decode(self, bodies: Sequence[bytes]) -> list[int]:
-        """Decode, resize and crop; the indices of `bodies` that are images now, see `images`.
+        """Decode, resize and crop; the indices of `bodies` that are images now, see `pixels`.
 
-        The others are not plain, or damaged: app.decoding.image knows what to say of them.
+        The others are not plain, or damaged: app.decoding.image has an error for them.
         """
         image_bytes = 3 * self._steps.crop**2
         self._images.at_least(len(bodies) * image_bytes)
         done: list[int] = []
         for jobs in self._passes(bodies):
             bitmaps = self._gpu.decode([body for _, _, body in jobs])
-            found = [
+            decoded = [
                 (index, bitmap)
                 for (index, jpeg, _), bitmap in zip(jobs, bitmaps, strict=True)
                 if bitmap is not None and (bitmap.width, bitmap.height) == (jpeg.width, jpeg.height)
             ]
-            if found:
-                self._resize([bitmap for _, bitmap in found], Address(self._images.address + len(done) * image_bytes))
-                done += [index for index, _ in found]
+            if decoded:
+                self._resize([bitmap for _, bitmap in decoded], Address(self._images.address + len(done) * image_bytes))
+                done += [index for index, _ in decoded]
         return done
 
-    def images(self, count: int) -> GpuImages:
-        """The first `count` images of the last `decode`, until the next one."""
-        return GpuImages(self._images.address, count, self._steps.crop)
-
     def pixels(self, count: int) -> Images:
-        """A copy of them on the host."""
+        """The first `count` images of the last `decode`, copied to the host."""
         images = np.empty((count, self._steps.crop, self._steps.crop, 3), np.uint8)
         self._gpu.copy_out(images, self._images.address)
         self._gpu.wait()
@@ -122,7 +124,7 @@ class JpegDecoder:
             if jpeg is None:
                 continue
             pixels += jpeg.width * jpeg.height
-            if jobs and pixels > _PASS_PIXELS:
+            if jobs and pixels > _MOST_PIXELS_AT_A_TIME:
                 yield jobs
                 jobs, pixels = [], jpeg.width * jpeg.height
             jobs.append((index, jpeg, body[: jpeg.length]))
@@ -147,15 +149,15 @@ class JpegDecoder:
         self._gpu.copy_in(self._pictures.address, pictures)
         heights = {"weights": 2, "first_pass": int(pictures["length"][:, 1].max()), "second_pass": side}
         for kernel, height in heights.items():
-            blocks = (-(-side // _BLOCK[0]), -(-height // _BLOCK[1]), len(pictures))
-            self._gpu.launch(kernel, blocks, _BLOCK, arguments)
+            blocks = (-(-side // _THREADS_OF_A_BLOCK[0]), -(-height // _THREADS_OF_A_BLOCK[1]), len(pictures))
+            self._gpu.launch(kernel, blocks, _THREADS_OF_A_BLOCK, arguments)
         self._gpu.wait()  # the next pass writes where this one reads
 
 
 def open_jpeg_decoder(
     steps: Preprocessing, max_pixels: int, find: Callable[[], JpegDevice | None] | None = None
 ) -> JpegDecoder:
-    """A decoder on this machine's GPU that gives the pixels of app.decoding.image; Refused if there can be none."""
+    """A decoder on this machine's GPU that gives the pixels of app.decoding.image; EngineRefused if there is none."""
     try:
         gpu = (find or _find)()
         if gpu is None:
@@ -170,7 +172,7 @@ def open_jpeg_decoder(
             raise
     except EngineRefused:
         raise
-    except Exception as err:  # of several libraries: the service can do without
+    except Exception as err:  # of several libraries; the CPU decodes instead
         log.exception("the GPU cannot decode JPEGs")
         raise EngineRefused(f"it failed when it was tried: {type(err).__name__}: {err}") from err
     return decoder
@@ -179,7 +181,7 @@ def open_jpeg_decoder(
 def _let_go(decoder: JpegDecoder) -> None:
     try:
         decoder.close()
-    except Exception:  # why it is let go says more
+    except Exception:  # the error before says more
         log.exception("the GPU's JPEG decoder cannot be closed")
 
 
@@ -192,7 +194,7 @@ def _find() -> JpegDevice | None:
 
 
 def self_test(decoder: JpegDecoder, steps: Preprocessing) -> str | None:
-    """Why the decoder is not to be believed: it fails, or its pixels are not app.decoding.image's. None if all is well."""
+    """Why the decoder is not used: it fails, or its pixels are not those of app.decoding.image. None if it passes."""
     bodies = [_sample(sampling) for sampling in ("4:4:4", "4:2:2", "4:2:0", None)]
     done = decoder.decode(bodies)
     if done != list(range(len(bodies))):

@@ -1,4 +1,4 @@
-"""What decoding JPEGs asks of a GPU. `app.engines.gpu_jpeg.nvimagecodec` does it, for `app.engines.gpu_jpeg.jpeg_decoder`."""
+"""The protocol of a GPU that decodes JPEGs. `nvimagecodec` implements it, `jpeg_decoder` uses it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Bitmap:
 
 
 class JpegDevice(Protocol):
-    """What decoding asks of a GPU. Work is done in the order of the calls, at some time after them; DeviceError."""
+    """A GPU that decodes JPEGs. Work is done in the order of the calls, at some time after them; DeviceError."""
 
     def decode(self, bodies: Sequence[bytes]) -> list[Bitmap | None]:
-        """None in the place of what cannot be decoded."""
+        """A bitmap for each body, None for one that cannot be decoded."""
         ...
 
     def take(self, size: int) -> Address:

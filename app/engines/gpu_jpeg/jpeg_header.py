@@ -1,7 +1,7 @@
-"""Which JPEGs a GPU may decode: the plain ones, told by their headers. All others are for app.decoding.image.
+"""Finds by their headers the JPEGs that a GPU may decode, the plain ones. All others are for app.decoding.image.
 
-The GPU gives the same pixels as the CPU, up to rounding, only where nothing in the file can be read in two ways.
-Whatever is rare, odd or damaged is therefore not plain. Nothing in here decodes anything.
+The GPU gives the same pixels as the CPU, up to rounding, only where nothing in the file can be read in two ways. Rare,
+odd and damaged files are therefore not plain. Nothing in here decodes anything.
 """
 
 import re
@@ -18,8 +18,8 @@ _SUBSAMPLINGS = {  # each component's number and how often it is sampled across 
     bytes([1, 0x22, 2, 0x11, 3, 0x11]),  # 4:2:0
 }
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart
-_SEARCHED_BYTES = 1 << 17  # at a time: a search keeps all other threads from running
-_MOST_SEGMENTS = 1000  # before the scan
+_SEARCHED_AT_A_TIME = 1 << 17  # bytes; a search keeps all other threads from running
+_MOST_SEGMENTS_BEFORE_SCAN = 1000
 
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
@@ -40,9 +40,9 @@ class PlainJpeg:
 
 
 def plain(body: bytes, max_pixels: int) -> PlainJpeg | None:
-    """What the headers in `body` say; None unless it is a JPEG of the plain kind, complete, with at most `max_pixels`.
+    """Size and length of the JPEG in `body`; None unless it is plain, complete and of at most `max_pixels`.
 
-    That kind is baseline, 8 bits, grey or YCbCr at 4:4:4, 4:2:2 or 4:2:0, in one scan and upright, without an Adobe
+    Plain is baseline, 8 bits, grey or YCbCr at 4:4:4, 4:2:2 or 4:2:0, in one scan and upright, without an Adobe
     marker. Sources: ITU-T T.81 annex B, JFIF 1.02, Exif 2.3 section 4.6.
     """
     try:
@@ -56,7 +56,7 @@ def _read(body: bytes, max_pixels: int) -> PlainJpeg:
     position = len(_START)
     frame = b""
     exif = 0
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MOST_SEGMENTS_BEFORE_SCAN):
         prefix, marker, length = struct.unpack_from(">BBH", body, position)
         _require(prefix == 0xFF and length >= 2)
         position += 2
@@ -79,8 +79,8 @@ def _read(body: bytes, max_pixels: int) -> PlainJpeg:
 
 def _end(body: bytes, scan: int) -> int:
     """Where the image ends whose scan starts at `scan`."""
-    for start in range(scan, len(body), _SEARCHED_BYTES):
-        marker = _MARKER_IN_SCAN.search(body, start, start + _SEARCHED_BYTES + 1)  # one that starts in these bytes
+    for start in range(scan, len(body), _SEARCHED_AT_A_TIME):
+        marker = _MARKER_IN_SCAN.search(body, start, start + _SEARCHED_AT_A_TIME + 1)  # one that starts in these bytes
         if marker is not None:
             _require(marker[0] == _END)
             return marker.end()

@@ -1,4 +1,4 @@
-"""Every call of JPEG decoding into nvImageCodec, NVRTC and CUDA. What each is for stands in app.engines.gpu_jpeg.jpeg_device."""
+"""Every call of JPEG decoding into nvImageCodec, NVRTC and CUDA; `jpeg_device` documents each."""
 
 import ctypes
 import logging
@@ -21,7 +21,7 @@ from nvidia import nvimgcodec
 
 log = logging.getLogger(__name__)
 
-_KEPT_BYTES = 16 << 20  # of an image's memory: larger ones are rare, and would add up
+_LARGEST_KEPT_IMAGE = 16 << 20  # bytes; larger ones are rare, and would add up
 _ARGUMENTS = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *(ctypes.c_void_p,) * 4)
 _OK = (driver.CUresult.CUDA_SUCCESS, nvrtc.nvrtcResult.NVRTC_SUCCESS, runtime.cudaError_t.cudaSuccess)
 
@@ -46,17 +46,17 @@ class Codec:
         self._kept: list[Any] = []  # their memory is used again
 
     def decode(self, bodies: Sequence[bytes], stream: int = 0) -> list[Bitmap | None]:
-        """See app.engines.gpu_jpeg.jpeg_device.JpegDevice; the pixels are there for what comes later on `stream`."""
+        """See app.engines.gpu_jpeg.jpeg_device.JpegDevice; the pixels are there for later work on `stream`."""
         used = self._kept[: len(bodies)]
         try:
             again, new = bodies[: len(used)], bodies[len(used) :]
             self._decoded = self._decode(again, stream, used) + self._decode(new, stream)
-        except Exception:  # its exceptions are those of several libraries, and the images have another way
+        except Exception:  # of several libraries; the CPU decodes these images
             log.exception("nvImageCodec failed")
             self._kept, self._decoded = [], [None] * len(bodies)
         else:
             images = [*self._kept, *self._decoded[len(used) :]]
-            self._kept = [image for image in images if image is not None and image.capacity <= _KEPT_BYTES]
+            self._kept = [image for image in images if image is not None and image.capacity <= _LARGEST_KEPT_IMAGE]
         return [self._bitmap(image) for image in self._decoded]
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ def compiled(architecture: str) -> bytes:
 
 
 def _done(result: tuple[Any, ...], doing: str) -> Any:
-    """What a call returned beside its error code; DeviceError if that is one."""
+    """The values that a call returned beside its error code; DeviceError if that is an error."""
     error, *values = result
     if error not in _OK:
         raise DeviceError(f"{error.name} while {doing}")

@@ -1,163 +1,140 @@
-"""The worker's side of an engine: one resolution of a bundle. `app.engines.process.launch` calls it."""
+"""The worker's side of an engine process: one candidate for one resolution of a bundle.
+
+`app.engines.process.launch` calls it.
+"""
 
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.compiled_cache import CompiledCache, cpu_model
-from app.engines.gpu.device import TakesGpuImages
-from app.engines.gpu_jpeg import jpeg_decoder
+from app.engines.compiled_cache import open_cache
 from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
-from app.engines.selection import ON_CPU, choose
-from app.machine.cpus import allowed_cpus, usable_cpus
+from app.engines.registry import ON_CPU, offered_engines
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Arrays, Values
-from bundle.bundle_errors import BadBundle
-from bundle.golden import Golden
+from bundle.bundle_errors import BadBundle, ExplainedError
 from bundle.plan_manifest import PlanManifest
-from bundle.tensors import OUTPUTS
-from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
 
-_COMPILED = 1 << 20  # bytes that are kept; notes take fewer
-# Part of the compiled cache's key. Raise it with every change to what the CPU engines compile, measure or store.
-CACHE_FORMAT = 1
+_COMPILED_BYTES = 1 << 20  # a compiled model is larger than this, the notes of measurements are smaller
+_LONGEST_REASON = 300
 
 
 class EngineHost:
-    """Runs what is in files that are open.
+    """Lists the engines for files that are open, and runs one of them.
 
-    `graphs` has the sha256 of each graph by its precision, `plans` the passport of each plan as JSON; `agreement`,
-    `unfit` and `command` are those of app.engines.interface.EngineFiles. The open `files` are those of the graphs and of the
-    plans in that order, one to which the names of engines that are tried are written, and that of the tray on which
-    images to run lie.
+    Args:
+        graphs: the sha256 of each graph by its precision.
+        plans: the manifest of each plan as JSON.
+        command: builds a plan for this resolution.
+        side: of the images, in pixels.
+        files: open files: those of the graphs, those of the plans, and that of the shared buffer with the images.
     """
 
     def __init__(
         self,
         graphs: Mapping[str, str],
         plans: Sequence[str],
-        unfit: Sequence[str],
         command: str,
-        agreement: Mapping[str, float],
+        side: int,
         files: Sequence[int],
     ) -> None:
-        *contents, self._trail, tray = files
+        *contents, buffer = files
         of_graphs, of_plans = contents[: len(graphs)], contents[len(graphs) :]
-        self._store = _store(graphs)
+        self._store = open_cache(graphs)
         self._files = EngineFiles(
-            {
+            graphs={
                 precision: partial(_graph, file, digest)
                 for (precision, digest), file in zip(graphs.items(), of_graphs, strict=True)
             },
-            [
-                _plan(PlanManifest.model_validate_json(passport), file)
-                for passport, file in zip(plans, of_plans, strict=True)
+            plans=[
+                _plan(PlanManifest.model_validate_json(manifest), file)
+                for manifest, file in zip(plans, of_plans, strict=True)
             ],
-            unfit,
-            command,
-            agreement,
-            self._store,
+            command=command,
+            store=self._store,
         )
-        self._tray = SharedBuffer(tray)
+        self._side = side
+        self._buffer = SharedBuffer(buffer)
+        self._offered: dict[str, list[Engine]] = {}
         self._engine: Engine | None = None
-        self._jpegs: jpeg_decoder.JpegDecoder | None = None
 
-    def start(
-        self,
-        engine: str,
-        precision: str,
-        prefer: Sequence[str] | None,
-        skip: Mapping[str, str],
-        images: NDArray[np.uint8],
-        logits: NDArray[np.float32],
-    ) -> tuple[Values, Arrays]:
-        """Choose the engine, see app.engines.selection: its name, precision and batch, what was refused, and the
-        seconds of an image; and whether something was compiled, for which a next process would have no need.
+    def offers(self, name: str) -> tuple[Values, Arrays]:
+        """The precisions of the engine called `name` here, the one that is likely the fastest first.
 
-        After what is preferred, that is what was found the best at an earlier start.
+        Then why it is not installed, or why it is refused; None where that is not so.
         """
-        side = images.shape[1]
-        name = f"choice-{side}-{engine}-{precision}"
-        remembered = self._store and self._store.read_json(name)
-        choice = choose(
-            self._files,
-            Golden(images, logits),
-            engine,
-            precision,
-            prefer=[(pair[0], pair[1]) for pair in (prefer, remembered) if pair],
-            skip=skip,
-            on_try=lambda tried: _tell(self._trail, tried),
-        )
-        self._engine = choice.engine
-        found = [self._engine.name, self._engine.precision]
-        if self._store and self._engine.name in ON_CPU and found not in (prefer, remembered):
-            if not choice.refused.keys() & set(ON_CPU):
-                self._store.write_json(name, found)
-            # What else was tried is not compiled for later.
-            self._store.drop(f"*-{side}-compiled-*", but=f"{self._engine.name}-{self._engine.precision}-{side}-")
-        compiled = self._store is not None and self._store.written > _COMPILED
-        return [
-            *(self._engine.name, self._engine.precision, self._engine.batch),
-            *(choice.refused, choice.image_seconds, compiled),
-        ], []
-
-    def decode_jpegs(self, resize: int, crop: int, max_pixels: int) -> tuple[Values, Arrays]:
-        """Let `run` take JPEGs too; why that cannot be, or None."""
         try:
-            self._jpegs = jpeg_decoder.open_jpeg_decoder(Preprocessing(resize, crop), max_pixels)
+            engines = self._engines(name)
+        except ImportError as err:
+            extra = "cpu" if name in ON_CPU else "gpu"
+            return [[], f"it is not installed ({err}); install it with pip install 'crossvit[{extra}]'", None], []
         except EngineRefused as err:
-            return [str(err)], []
-        return [None], []
+            return [[], None, str(err)], []
+        except Exception as err:  # a package that is installed, but broken
+            log.exception("%s cannot be used", name)
+            return [[], None, f"it cannot be used: {_short(err)}"], []
+        return [[engine.precision for engine in engines], None, None], []
 
-    def run(self, shape: Sequence[int], *bodies: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """The logits of the images on the tray, which have that `shape`, then those of the JPEGs in `bodies` that could
-        be decoded; the indices of these.
+    def load(self, name: str, precision: str, images: NDArray[np.uint8]) -> tuple[Values, Arrays]:
+        """Load the engine and run `images`: its batch, the seconds of an image, whether a model was compiled; logits.
+
+        Where the engine does not work, the reason stands in the place of the batch, and there are no logits.
         """
+        try:
+            engine = self._engine = next(one for one in self._engines(name) if one.precision == precision)
+            engine.load(self._side)
+            began = time.perf_counter()
+            logits = engine.run(images)
+            seconds = (time.perf_counter() - began) / len(images)
+        except Exception as err:
+            return [self._reason(err), 0.0, False], []
+        compiled = self._store is not None and self._store.written > _COMPILED_BYTES
+        return [engine.batch, seconds, compiled], [logits]
+
+    def time_image(self) -> tuple[Values, Arrays]:
+        """The seconds of an image in the engine's best batch, or the reason why it does not run."""
         assert self._engine is not None
-        images = self._tray.array(*shape)
-        if not bodies:
-            return [], [self._engine.run(images)]
-        assert self._jpegs is not None
-        decoded = self._jpegs.decode([body.tobytes() for body in bodies])
-        if isinstance(self._engine, TakesGpuImages):
-            outputs = [self._engine.run(images)] if len(images) else []
-            if decoded:
-                outputs.append(self._engine.run_on_gpu(self._jpegs.images(len(decoded))))
-        else:
-            images = np.concatenate([images, self._jpegs.pixels(len(decoded))])
-            outputs = [self._engine.run(images)] if len(images) else []
-        return [*decoded], [np.concatenate(outputs, axis=1) if outputs else np.empty((len(OUTPUTS), 0, 0), np.float32)]
+        images = np.zeros((self._engine.batch, self._side, self._side, 3), np.uint8)
+        try:
+            self._engine.run(images)  # threads of the other engine, which wait for work for a while, keep cores busy
+            began = time.perf_counter()
+            self._engine.run(images)
+        except Exception as err:
+            return [self._reason(err)], []
+        return [(time.perf_counter() - began) / len(images)], []
+
+    def run(self, shape: Sequence[int]) -> tuple[Values, Arrays]:
+        """The logits of the images in the shared buffer, which have that `shape`."""
+        assert self._engine is not None
+        return [], [self._engine.run(self._buffer.array(*shape))]
+
+    def _engines(self, name: str) -> list[Engine]:
+        if name not in self._offered:
+            self._offered[name] = offered_engines(name, self._files, self._side)
+        return self._offered[name]
+
+    @staticmethod
+    def _reason(err: Exception) -> str:
+        """Why the engine does not work; raises `err` again where that is for the bundle's owner."""
+        if isinstance(err, ExplainedError):
+            raise err
+        if isinstance(err, EngineRefused):
+            return str(err)
+        log.error("the engine cannot run this model", exc_info=err)
+        return f"it cannot run this model: {_short(err)}"
 
 
-def _store(graphs: Mapping[str, str]) -> CompiledCache | None:
-    """For what is compiled from these graphs on this CPU with these versions; None where there is no place for it."""
-    key = {
-        "graphs": graphs,
-        "format": CACHE_FORMAT,
-        "cpu": cpu_model(),
-        "cpus": [usable_cpus(), allowed_cpus()],
-        "versions": {package: _version(package) for package in ("crossvit", "openvino", "onnxruntime")},
-    }
-    try:
-        return CompiledCache(key)
-    except EngineRefused as err:
-        log.info("nothing is kept for the next start: %s", err)
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _short(err: Exception) -> str:
+    first = str(err).strip().partition("\n")[0][:_LONGEST_REASON]
+    return f"{type(err).__name__}: {first}" if first else type(err).__name__
 
 
 def _graph(file: int, digest: str) -> bytes:
@@ -167,14 +144,14 @@ def _graph(file: int, digest: str) -> bytes:
     return graph
 
 
-def _plan(passport: PlanManifest, file: int) -> TensorRTPlan:
+def _plan(manifest: PlanManifest, file: int) -> TensorRTPlan:
     def read() -> bytes:
         plan = _content(file)
-        if hashlib.sha256(plan).hexdigest() != passport.plan_sha256:
-            raise BadBundle(f"the plan for {passport.gpu} is not the one that its passport describes")
+        if hashlib.sha256(plan).hexdigest() != manifest.plan_sha256:
+            raise BadBundle(f"the plan for {manifest.gpu} is not the one that its manifest describes")
         return plan
 
-    return TensorRTPlan(passport, read)
+    return TensorRTPlan(manifest, read)
 
 
 def _content(file: int) -> bytes:
@@ -183,7 +160,3 @@ def _content(file: int) -> bytes:
     while chunk := os.pread(file, 1 << 26, len(content)):
         content += chunk
     return bytes(content)
-
-
-def _tell(trail: int, name: str) -> None:
-    os.write(trail, f"{name}\n".encode())

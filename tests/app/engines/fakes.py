@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engines import selection
+from app.engines import registry, selection
 from app.engines.cpu import onnxruntime_engine
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.engines.interface import EngineFiles, EngineRefused
@@ -33,30 +33,33 @@ class Gpu:
 
 
 def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """A fake GPU for the workers that this process starts from now on; "tensorrt" and "cuda" are on it."""
+    """A fake GPU for the workers that this process starts from now on; "tensorrt" and "cuda" are on it.
+
+    Of the real engines ONNX Runtime is tried.
+    """
     (tmp_path / "customize").mkdir()
     (tmp_path / "customize" / "sitecustomize.py").write_text(_CUSTOMIZE)
     root = Path(__file__).parents[3]
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'customize'}:{root}")
     monkeypatch.setenv(FILE, str(tmp_path / "gpu"))
+    monkeypatch.setattr(selection, "TIERS", (("tensorrt",), ("onnxruntime-cuda",), ("onnxruntime",)))
     gpu = Gpu(tmp_path / "gpu")
     gpu.does(tensorrt="works", cuda="works")
     return gpu
 
 
 def register() -> None:
-    """Have the fakes tried here, and of the real ones ONNX Runtime."""
+    """Have the fakes offered in this process."""
     module = "tests.app.engines.fakes"
-    selection.ENGINES |= {"tensorrt": f"{module}:tensorrt", "onnxruntime-cuda": f"{module}:cuda"}
-    selection.TIERS = (("tensorrt",), ("onnxruntime-cuda",), ("onnxruntime",))
-    onnxruntime_engine._SIZES = (1,)  # no time is spent on measuring it
+    registry.ENGINES |= {"tensorrt": f"{module}:tensorrt", "onnxruntime-cuda": f"{module}:cuda"}
+    onnxruntime_engine._MEASURED_BATCHES = (1,)  # no time is spent on measuring it
 
 
 def tensorrt(files: EngineFiles, side: int) -> Iterator["_Fake"]:
     for plan in files.plans:
         if _word("tensorrt") == "reads":
             plan.read()
-        yield from _offers("tensorrt", files, plan.passport.precision, max(plan.passport.batch_sizes))
+        yield from _offers("tensorrt", files, plan.manifest.precision, max(plan.manifest.batch_sizes))
     if not files.plans and _word("tensorrt") != "gone":
         raise EngineRefused(f"there is no plan for {side}: {files.command}")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from app.engines.cpu import onnxruntime_engine, openvino_engine
 from app.engines.cpu.openvino_engine import OpenVinoEngine
 from app.engines.interface import Engine, EngineFiles
+from app.engines.registry import offered_engines
 from tests import rule
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +23,8 @@ GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
 def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
     """The engine that `module` offers in float32."""
     files = EngineFiles({"f32": (bundle / "model.onnx").read_bytes})
-    (engine,) = (offered for offered in module.offers(files, side) if offered.precision == "f32")
+    name = module.__name__.rpartition(".")[2].removesuffix("_engine")
+    (engine,) = (offered for offered in offered_engines(name, files, side) if offered.precision == "f32")
     engine.load(side)
     found: Engine = engine
     return found
@@ -31,7 +33,7 @@ def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long batches take is for test_curve."""
-    monkeypatch.setattr(onnxruntime_engine, "_SIZES", (1,))
+    monkeypatch.setattr(onnxruntime_engine, "_MEASURED_BATCHES", (1,))
 
 
 @pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
@@ -76,7 +78,8 @@ def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
     [
         [
             "-c",
-            "import app.engines.cpu.onnxruntime_engine, onnxruntime; onnxruntime.InferenceSession('{bundle}/model.onnx')",
+            "import app.engines.cpu.onnxruntime_engine, onnxruntime;"
+            "onnxruntime.InferenceSession('{bundle}/model.onnx')",
         ],
         ["-c", "import app.engines.cpu.openvino_engine, openvino; openvino.Core()"],
         ["-c", "import export.measurement.openvino_precisions; export.measurement.openvino_precisions._has_bfloat16()"],

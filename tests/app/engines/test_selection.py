@@ -1,62 +1,146 @@
+"""Selection with engines that are fakes, in this process; those in processes are in process/test_launch.py."""
+
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.engines import selection
+from app.engines import registry, selection
 from app.engines.interface import EngineFiles, EngineRefused
-from app.engines.selection import choose
-from app.errors import DeviceLost, NoEngine, WrongAnswers
+from app.engines.process import engine_host
+from app.engines.process.engine_host import EngineHost
+from app.engines.process.launch import EngineProcess
+from app.engines.selection import Candidate, EngineRequest, EngineSearch
+from app.errors import EngineFailed, NoEngine, WrongAnswers
+from app.processes.shared_buffer import SharedBuffer
+from app.processes.worker import Worker, WorkerDied
 from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
-from bundle.reader import open_bundle
+from bundle.plans import Plans
+from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Outputs
 
 
-def files(bundle: Path) -> EngineFiles:
-    return EngineFiles({"f32": (bundle / "model.onnx").read_bytes})
+class Chosen:
+    """What a search found, and which fakes were loaded then; its process has ended."""
+
+    def __init__(self, search: EngineSearch, process: EngineProcess) -> None:
+        self.loaded = list(Fake.loaded)
+        self.name = process.name
+        self.precision = process.precision
+        self.batch = process.batch
+        self.refused = search.refused
 
 
-def test_auto_takes_an_engine_that_is_here_and_loads_it(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def choose(
+    bundle: Bundle,
+    engine: str = "auto",
+    precision: str = "auto",
+    *,
+    prefer: Candidate | None = None,
+    restart: Candidate | None = None,
+) -> Chosen:
+    buffer = SharedBuffer()
+    request = EngineRequest(engine, precision, prefer, restart)
+    search = EngineSearch(bundle, 224, request, buffer, seconds=60)
+    try:
+        return Chosen(search, search.find())
+    finally:
+        buffer.close()
+        for worker in search._workers:
+            worker.kill()
+
+
+def test_auto_compares_the_engines_that_are_here_and_later_starts_try_only_the_fastest(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is remembered there
     caplog.set_level(logging.INFO)
-    chosen = choose(files(bundle), open_bundle(bundle).golden(224))
-    engine = chosen.engine
-    assert engine.run(np.zeros((1, 224, 224, 3), np.uint8)).shape == (3, 1, 1000)
+    opened = open_bundle(bundle)
+    chosen = choose(opened)
     rates = {line.split(":")[0]: float(line.split()[2]) for line in caplog.messages if "images/s" in line}
     assert {"openvino f32", "onnxruntime f32"} <= rates.keys()
-    assert rates[f"{engine.name} {engine.precision}"] == max(rates.values())
-    assert 1 <= engine.batch <= 32
+    assert rates[f"{chosen.name} {chosen.precision}"] == max(rates.values())
+    assert 1 <= chosen.batch <= 32
+    caplog.clear()
+    later = choose(opened)
+    assert (later.name, later.precision) == (chosen.name, chosen.precision)
+    assert "images/s" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
-def test_an_engine_can_be_asked_for(bundle: Path, name: str) -> None:
-    chosen = choose(files(bundle), open_bundle(bundle).golden(224), name, "f32")
-    assert (chosen.engine.name, chosen.engine.precision, chosen.refused) == (name, "f32", {})
+def test_an_engine_can_be_requested(bundle: Path, name: str) -> None:
+    chosen = choose(open_bundle(bundle), name, "f32")
+    assert (chosen.name, chosen.precision, chosen.refused) == (name, "f32", {})
 
 
 def test_a_precision_that_no_engine_has_is_refused(bundle: Path) -> None:
+    opened = open_bundle(bundle)
     message = "no engine here for engine=onnxruntime, precision=bf16: it has f32 here"
     with pytest.raises(NoEngine, match=message):
-        choose(files(bundle), open_bundle(bundle).golden(224), "onnxruntime", "bf16")
+        choose(opened, "onnxruntime", "bf16")
     with pytest.raises(NoEngine, match=r"engine=auto, precision=int4: install one .*f32 runs everywhere"):
-        choose(files(bundle), open_bundle(bundle).golden(224), precision="int4")
+        choose(opened, precision="int4")
 
 
 def test_eight_bits_that_the_bundle_lacks_are_an_error_that_says_how_to_get_them(bundle: Path) -> None:
     for precision in ("int8", "int8-bf16"):
         with pytest.raises(NoEngine, match="the bundle has no graph in 8 bits; export it again with --quantize int8"):
-            choose(files(bundle), open_bundle(bundle).golden(224), precision=precision)
+            choose(open_bundle(bundle), precision=precision)
 
 
-NOTHING = Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32))
-NO_FILES = EngineFiles({}, agreement={"bf16": 1.0, "fp16": 0.995})
+def described(
+    agreement: Mapping[str, float] | None = None, unfit: Sequence[str] = (), command: str = "python export/to_trt.py"
+) -> Bundle:
+    """A bundle without files, of which only what selection reads is there."""
+    described = SimpleNamespace(
+        name="b",
+        graphs={},
+        plans=Plans(unfit={224: list(unfit)}),
+        manifest=SimpleNamespace(classes=2, default_resolution=224),
+        golden=lambda _: Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32)),
+        agreement=lambda _: {"bf16": 1.0, "fp16": 0.995} if agreement is None else agreement,
+        plan_command=lambda _: command,
+    )
+    return cast(Bundle, described)
+
+
+class LocalWorker:
+    """A worker that is this process. An error of its own ends it, as it does a real one."""
+
+    def __init__(self, host: EngineHost) -> None:
+        self._host = host
+
+    def call(self, method: str, values: list[Any], arrays: list[Any], **_: object) -> Any:
+        return getattr(self._host, method)(*values, *arrays)
+
+    def kill(self) -> None:
+        if self._host._engine is not None:
+            self._host._engine.close()
+
+
+class LocalProcess(EngineProcess):
+    def __init__(
+        self,
+        bundle: Bundle,
+        resolution: int,
+        buffer: SharedBuffer,
+        *,
+        seconds: float,
+        on_spawn: Callable[[Worker], None],
+    ) -> None:
+        self._golden = bundle.golden(resolution)
+        self._seconds = seconds
+        host = EngineHost({}, [], bundle.plan_command(resolution), self._golden.images.shape[1], [buffer.file])
+        self.worker = cast(Worker, LocalWorker(host))
+        on_spawn(self.worker)
 
 
 class Fake:
@@ -92,19 +176,30 @@ def offers(_: EngineFiles, __: int) -> Iterator[Fake]:
     yield from map(Fake, ("bf16", "f32"))
 
 
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fakes", SimpleNamespace(offers=offers))
-    monkeypatch.setattr(selection, "ENGINES", {"fake": "fakes:offers", "absent": "not_installed:offers"})
-    monkeypatch.setattr(selection, "TIERS", (("fake", "absent"),))
-    monkeypatch.setattr(selection, "ON_CPU", ("fake", "absent"))
+def install(
+    monkeypatch: pytest.MonkeyPatch, modules: SimpleNamespace, engines: dict[str, str], tiers: Iterable[tuple[str, ...]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fakes", modules)
+    monkeypatch.setattr(registry, "ENGINES", engines)
+    monkeypatch.setattr(selection, "TIERS", tuple(tiers))
+    monkeypatch.setattr(selection, "EngineProcess", LocalProcess)
+    monkeypatch.setattr(selection, "open_cache", lambda _: None)
+    monkeypatch.setattr(engine_host, "open_cache", lambda _: None)
     monkeypatch.setattr(Fake, "loaded", [])
     monkeypatch.setattr(Fake, "most", 0)
 
 
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = {"fake": "fakes:offers", "absent": "not_installed:offers"}
+    install(monkeypatch, SimpleNamespace(offers=offers), engines, [("fake", "absent")])
+    for module in (selection, engine_host):
+        monkeypatch.setattr(module, "ON_CPU", ("fake", "absent"))
+
+
 @pytest.mark.usefixtures("fakes")
 def test_the_fastest_wins_whatever_the_cpu_promises() -> None:
-    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+    assert choose(described()).precision == "f32"
 
 
 @pytest.mark.usefixtures("fakes")
@@ -126,7 +221,7 @@ def test_a_machine_that_is_busy_for_a_while_does_not_decide(monkeypatch: pytest.
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.02, "f32": 0.01})
     monkeypatch.setattr(Fake, "load", load_busily)
     monkeypatch.setattr(Fake, "run", run_slowly)
-    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+    assert choose(described()).precision == "f32"
 
 
 @pytest.mark.usefixtures("fakes")
@@ -139,16 +234,15 @@ def test_a_precision_that_answers_otherwise_than_float32_is_taken_by_name_only(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
-    files = EngineFiles({}, agreement=agreement)
-    assert choose(files, NOTHING).engine.precision == "f32"
-    assert f"fake bf16 is not tried at 224: {why}, and 99.5 % are asked for" in caplog.text
-    assert choose(files, NOTHING, precision="bf16").engine.precision == "bf16"
+    assert choose(described(agreement)).precision == "f32"
+    assert f"fake bf16 is not tried at 224: {why}, and 99.5 % are required" in caplog.text
+    assert choose(described(agreement), precision="bf16").precision == "bf16"
 
 
 @pytest.mark.usefixtures("fakes")
 def test_an_engine_that_fails_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.01, "f32": 0.0})
-    assert choose(NO_FILES, NOTHING).engine.precision == "bf16"
+    assert choose(described()).precision == "bf16"
 
 
 @pytest.mark.usefixtures("fakes")
@@ -157,14 +251,14 @@ def test_where_all_fail_the_reason_is_in_the_log(
 ) -> None:
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.0, "f32": 0.0})
     with pytest.raises(NoEngine, match="the log says why"):
-        choose(NO_FILES, NOTHING)
+        choose(described())
     assert "cannot run at 224" in caplog.text
 
 
 @pytest.mark.usefixtures("fakes")
 def test_an_engine_that_is_not_installed_is_refused_with_what_would_do() -> None:
     with pytest.raises(NoEngine, match=r"not_installed.*install it with pip install 'crossvit\[cpu\]'"):
-        choose(NO_FILES, NOTHING, "absent")
+        choose(described(), "absent")
 
 
 @pytest.mark.usefixtures("fakes")
@@ -177,7 +271,7 @@ def test_a_fast_engine_with_wrong_answers_is_passed_over(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
     monkeypatch.setattr(Fake, "run", wrong_in_bfloat16)
-    assert choose(NO_FILES, NOTHING).engine.precision == "f32"
+    assert choose(described()).precision == "f32"
 
 
 @pytest.mark.usefixtures("fakes")
@@ -185,7 +279,7 @@ def test_a_fast_engine_with_wrong_answers_is_passed_over(monkeypatch: pytest.Mon
 def test_wrong_answers_of_the_only_engine_are_refused(monkeypatch: pytest.MonkeyPatch, answer: float) -> None:
     monkeypatch.setattr(Fake, "answer", answer)
     with pytest.raises(WrongAnswers, match="fake f32 gives wrong answers: logits"):
-        choose(NO_FILES, NOTHING, "fake", "f32")
+        choose(described(), "fake", "f32")
 
 
 @pytest.mark.usefixtures("fakes")
@@ -195,8 +289,9 @@ def test_engines_that_are_not_taken_give_their_memory_back_before_the_next_is_lo
     monkeypatch.setattr(Fake, "seconds", {"fp16": 0.02, "bf16": 0.001, "f32": 0.03})
     four = ("fp16", "bf16", "f32", "lacking")
     monkeypatch.setattr(sys.modules["fakes"], "offers", lambda *_: map(Fake, four))
-    assert choose(NO_FILES, NOTHING).engine.precision == "bf16"
-    assert Fake.loaded == ["fake bf16"]
+    chosen = choose(described())
+    assert chosen.precision == "bf16"
+    assert chosen.loaded == ["fake bf16"]
     assert Fake.most == 2  # the best so far, and the one that is tried
 
 
@@ -204,17 +299,13 @@ def test_engines_that_are_not_taken_give_their_memory_back_before_the_next_is_lo
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Fakes of what needs a GPU, in tiers above a fake for the CPU, which is faster: tiers go before time."""
     monkeypatch.setattr(Fake, "seconds", {"fp16": 0.01, "bf16": 0.005, "f32": 0.001})
-    monkeypatch.setattr(Fake, "loaded", [])
-    monkeypatch.setattr(Fake, "most", 0)
     modules = SimpleNamespace(
         plans=lambda *_: (Fake(precision, "tensorrt") for precision in ("fp16", "bf16")),
         cuda=lambda *_: iter([Fake("f32", "onnxruntime-cuda")]),
         cpu=lambda *_: iter([Fake("f32", "onnxruntime")]),
     )
-    monkeypatch.setitem(sys.modules, "fakes", modules)
     engines = {"tensorrt": "fakes:plans", "onnxruntime-cuda": "fakes:cuda", "onnxruntime": "fakes:cpu"}
-    monkeypatch.setattr(selection, "ENGINES", engines)
-    monkeypatch.setattr(selection, "TIERS", tuple((name,) for name in engines))
+    install(monkeypatch, modules, engines, ((name,) for name in engines))
     return modules
 
 
@@ -228,9 +319,9 @@ def raising(err: Exception) -> object:
 
 @pytest.mark.usefixtures("gpu")
 def test_a_higher_tier_is_taken_whatever_its_time_and_in_it_the_fastest() -> None:
-    chosen = choose(NO_FILES, NOTHING)
-    assert (chosen.engine.name, chosen.engine.precision, chosen.refused) == ("tensorrt", "bf16", {})
-    assert Fake.loaded == ["tensorrt bf16"]
+    chosen = choose(described())
+    assert (chosen.name, chosen.precision, chosen.refused) == ("tensorrt", "bf16", {})
+    assert chosen.loaded == ["tensorrt bf16"]
 
 
 @pytest.mark.parametrize(
@@ -248,27 +339,27 @@ def test_an_engine_that_does_not_serve_here_is_passed_over_with_its_reason(
     gpu: SimpleNamespace, error: Exception, refused: dict[str, str]
 ) -> None:
     gpu.plans = raising(error)
-    chosen = choose(NO_FILES, NOTHING)
-    assert (chosen.engine.name, chosen.refused) == ("onnxruntime-cuda", refused)
+    chosen = choose(described())
+    assert (chosen.name, chosen.refused) == ("onnxruntime-cuda", refused)
 
 
 def test_without_a_gpu_nothing_is_refused(gpu: SimpleNamespace) -> None:
     gpu.plans = gpu.cuda = lambda *_: iter(())
-    chosen = choose(NO_FILES, NOTHING)
-    assert (chosen.engine.name, chosen.refused) == ("onnxruntime", {})
+    chosen = choose(described())
+    assert (chosen.name, chosen.refused) == ("onnxruntime", {})
 
 
 def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: SimpleNamespace) -> None:
-    unfit = EngineFiles({}, unfit=["engines/224-x: it was built from another graph"], command="python export/to_trt.py")
+    unfit = described(unfit=["engines/224-x: it was built from another graph"])
     told = {"tensorrt": "engines/224-x: it was built from another graph; build anew: python export/to_trt.py"}
     for nothing in (raising(ModuleNotFoundError()), lambda *_: iter(())):
         gpu.plans = nothing
-        assert choose(unfit, NOTHING).refused == told
-    assert choose(unfit, NOTHING, "onnxruntime").refused == {}
+        assert choose(unfit).refused == told
+    assert choose(unfit, "onnxruntime").refused == {}
     gpu.plans = raising(EngineRefused("there is no plan that fits"))
-    assert choose(unfit, NOTHING).refused == {"tensorrt": "there is no plan that fits"}
+    assert choose(unfit).refused == {"tensorrt": "there is no plan that fits"}
     gpu.plans = lambda *_: iter([Fake("fp16", "tensorrt")])
-    assert choose(unfit, NOTHING).refused == {}
+    assert choose(unfit).refused == {}
 
 
 @pytest.mark.parametrize(
@@ -287,7 +378,7 @@ def test_one_that_was_asked_for_by_name_says_why_it_is_not_here(
 ) -> None:
     gpu.plans = raising(error) if error else lambda *_: iter(())
     with pytest.raises(NoEngine, match=message):
-        choose(NO_FILES, NOTHING, "tensorrt")
+        choose(described(), "tensorrt")
 
 
 def test_wrong_answers_and_failures_lead_to_the_next_engine_and_are_told(gpu: SimpleNamespace) -> None:
@@ -299,36 +390,63 @@ def test_wrong_answers_and_failures_lead_to_the_next_engine_and_are_told(gpu: Si
             raise EngineRefused(f"the GPU's memory is taken at {side}")
 
     gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Full("bf16", "tensorrt")])
-    chosen = choose(NO_FILES, NOTHING)
-    assert (chosen.engine.name, Fake.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
+    chosen = choose(described())
+    assert (chosen.name, chosen.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
     assert chosen.refused.keys() == {"tensorrt"}
     assert "tensorrt fp16 gives wrong answers: logits" in chosen.refused["tensorrt"]
     assert "the GPU's memory is taken at 224" in chosen.refused["tensorrt"]
     gpu.cuda = gpu.plans
     gpu.cpu = lambda *_: iter([Fake("lacking", "onnxruntime"), Fake("f32", "onnxruntime")])
-    chosen = choose(NO_FILES, NOTHING)  # what fails on the CPU leaves it as it was
-    assert (chosen.engine.name, chosen.engine.precision) == ("onnxruntime", "f32")
+    chosen = choose(described())  # what fails on the CPU leaves it as it was
+    assert (chosen.name, chosen.precision) == ("onnxruntime", "f32")
 
 
-def test_after_one_that_fails_on_its_device_nothing_more_is_tried(gpu: SimpleNamespace) -> None:
-    class Liar(Fake):
-        answer = 1.0
-
-    tried: list[str] = []
-    gpu.plans = lambda *_: iter([Liar("fp16", "tensorrt"), Fake("lacking", "tensorrt"), Fake("bf16", "tensorrt")])
-    with pytest.raises(DeviceLost, match=r"wrong answers: .*; it cannot run this model: KeyError: 'lacking'"):
-        choose(NO_FILES, NOTHING, on_try=tried.append)
-    assert set(tried) == {"tensorrt"}
+def test_one_that_fails_on_its_device_leaves_the_next_precision_alone(gpu: SimpleNamespace) -> None:
+    gpu.plans = lambda *_: iter([Fake("lacking", "tensorrt"), Fake("bf16", "tensorrt")])
+    chosen = choose(described())
+    assert (chosen.name, chosen.precision, chosen.refused) == ("tensorrt", "bf16", {})
+    gpu.plans = lambda *_: iter([Fake("lacking", "tensorrt")])
     with pytest.raises(NoEngine, match=r"engine=tensorrt, precision=auto .*KeyError: 'lacking'") as caught:
-        choose(NO_FILES, NOTHING, "tensorrt")
+        choose(described(), "tensorrt")
     assert type(caught.value) is NoEngine
     assert Fake.loaded == []
+
+
+def test_an_engine_whose_process_ends_is_out_in_every_precision(
+    gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    class Crashing(Fake):
+        def load(self, _: int) -> None:
+            loaded.append(self.precision)
+            raise Crash
+
+    class Crash(BaseException):
+        pass
+
+    call = LocalWorker.call
+
+    def call_or_die(worker: LocalWorker, method: str, values: list[Any], arrays: list[Any], **more: object) -> Any:
+        try:
+            return call(worker, method, values, arrays, **more)
+        except Crash as err:
+            raise WorkerDied("ended by SIGSEGV") from err
+
+    monkeypatch.setattr(LocalWorker, "call", call_or_die)
+    gpu.plans = lambda *_: iter([Crashing("fp16", "tensorrt"), Crashing("bf16", "tensorrt")])
+    chosen = choose(described())
+    assert chosen.name == "onnxruntime-cuda"
+    assert chosen.refused == {"tensorrt": "its process failed while it was started: ended by SIGSEGV"}
+    assert loaded == ["fp16"]
+    with pytest.raises(EngineFailed, match="the engine cannot start; the log says why"):
+        choose(described(), "tensorrt")
 
 
 def test_a_precision_of_gpus_is_not_promised_to_the_cpu(gpu: SimpleNamespace) -> None:
     gpu.plans = gpu.cuda = lambda *_: iter(())
     with pytest.raises(NoEngine, match=r"fp16 needs an engine for GPUs.*f32 runs everywhere") as caught:
-        choose(NO_FILES, NOTHING, precision="fp16")
+        choose(described(), precision="fp16")
     assert "pip install" not in str(caught.value)
 
 
@@ -338,44 +456,40 @@ def test_an_engine_that_runs_in_one_precision_is_not_refused_for_another(gpu: Si
             raise EngineRefused(f"the GPU's memory is taken at {side}")
 
     gpu.plans = lambda *_: iter([Full("fp16", "tensorrt"), Fake("bf16", "tensorrt")])
-    chosen = choose(NO_FILES, NOTHING)
-    assert (chosen.engine.name, chosen.refused) == ("tensorrt", {})
+    chosen = choose(described())
+    assert (chosen.name, chosen.refused) == ("tensorrt", {})
 
 
-def test_one_that_fails_only_in_its_trial_is_passed_over_and_closed(gpu: SimpleNamespace) -> None:
+def test_one_that_fails_only_when_it_is_timed_is_passed_over_and_ended(gpu: SimpleNamespace) -> None:
     class Weak(Fake):
         def run(self, images: NDArray[np.uint8]) -> Outputs:
             if len(images) > 1:
                 raise EngineRefused("out of memory")
             return super().run(images)
 
-        def close(self) -> None:
-            super().close()
-            raise RuntimeError("nor can it be closed")
-
     gpu.plans = lambda *_: iter([Weak("fp16", "tensorrt"), Weak("bf16", "tensorrt")])
-    chosen = choose(NO_FILES, NOTHING)
-    assert (chosen.engine.name, Fake.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
+    chosen = choose(described())
+    assert (chosen.name, chosen.loaded) == ("onnxruntime-cuda", ["onnxruntime-cuda f32"])
     assert "out of memory" in chosen.refused["tensorrt"]
 
 
 def test_the_preferred_one_is_taken_untried_unless_a_higher_tier_serves(gpu: SimpleNamespace) -> None:
-    assert choose(NO_FILES, NOTHING, prefer=[("tensorrt", "fp16")]).engine.precision == "fp16"
-    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "f32")]).engine.name == "tensorrt"
+    assert choose(described(), prefer=("tensorrt", "fp16")).precision == "fp16"
+    assert choose(described(), prefer=("onnxruntime", "f32")).name == "tensorrt"
     gpu.plans = gpu.cuda = lambda *_: iter(())
     gpu.cpu = lambda *_: iter([Fake("bf16", "onnxruntime"), Fake("f32", "onnxruntime")])
-    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "bf16")]).engine.precision == "bf16"
+    assert choose(described(), prefer=("onnxruntime", "bf16")).precision == "bf16"
     gpu.cpu = lambda *_: iter([Fake("f32", "onnxruntime")])
-    assert choose(NO_FILES, NOTHING, prefer=[("onnxruntime", "bf16")]).engine.precision == "f32"
+    assert choose(described(), prefer=("onnxruntime", "bf16")).precision == "f32"
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_is_skipped_is_not_tried_and_told_of() -> None:
-    tried: list[str] = []
-    skip = {"tensorrt": "its process ended"}
-    chosen = choose(NO_FILES, NOTHING, skip=skip, on_try=tried.append)
-    assert (chosen.engine.name, chosen.refused) == ("onnxruntime-cuda", skip)
-    assert set(tried) == {"onnxruntime-cuda"}
+def test_a_restart_tries_the_engine_that_ran_before_all_others() -> None:
+    chosen = choose(described(), restart=("onnxruntime", "f32"))
+    assert (chosen.name, chosen.refused) == ("onnxruntime", {})
+    chosen = choose(described(), restart=("onnxruntime-cuda", "fp16"))
+    assert (chosen.name, chosen.precision) == ("tensorrt", "bf16")
+    assert chosen.refused == {"onnxruntime-cuda": "it has f32 here"}
 
 
 def test_what_is_wrong_with_the_bundle_is_raised_as_it_is(gpu: SimpleNamespace) -> None:
@@ -385,5 +499,5 @@ def test_what_is_wrong_with_the_bundle_is_raised_as_it_is(gpu: SimpleNamespace) 
 
     gpu.plans = lambda *_: iter([Overwritten("fp16", "tensorrt")])
     with pytest.raises(BadBundle, match="not the plan for 224"):
-        choose(NO_FILES, NOTHING, "tensorrt")
-    assert choose(NO_FILES, NOTHING).refused == {"tensorrt": "not the plan for 224"}
+        choose(described(), "tensorrt")
+    assert choose(described()).refused == {"tensorrt": "not the plan for 224"}

@@ -86,7 +86,7 @@ def test_a_number_of_decoders_that_was_set_is_kept_and_warned_of(
 ) -> None:
     host(monkeypatch, 64, 4 * GB)
     assert make_decoders(Settings(decoders=64)).count == 64
-    assert "64 decoders were asked for" in caplog.text
+    assert "64 decoders were requested" in caplog.text
     assert "26,240 MB, of 4,000 MB that there are. 4 would fit" in caplog.text
     caplog.clear()
     make_decoders(Settings(decoders=4))

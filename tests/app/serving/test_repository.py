@@ -71,8 +71,8 @@ async def serving(path: Path, default: str | None = None, **more: Any) -> AsyncI
 
 async def classify(repository: Repository, name: str | None = None) -> None:
     model = repository.model(name)
-    with model.in_use(), model.room() as (place,):
-        await model.file(place, PNG)
+    with model.in_use():
+        await model.classify(PNG)
 
 
 def states(repository: Repository) -> dict[str, str]:
@@ -115,12 +115,12 @@ def test_a_replaced_bundle_is_proven_then_swapped_in_and_the_old_one_finishes(fo
             await repository.load_all()
             old = repository.model()
             (engine,) = children(os.getpid(), "engine")
-            with old.in_use(), old.room() as (place,):
+            with old.in_use():
                 change(folder / "a", source="another")
                 await repository.load("a")
                 assert repository.model() is not old
                 assert len(children(os.getpid(), "engine")) == 2
-                await old.file(place, PNG)
+                await old.classify(PNG)
             await until(lambda: children(os.getpid(), "engine") != [] and engine not in children(os.getpid(), "engine"))
             await classify(repository)
 
@@ -182,11 +182,11 @@ def test_unloading_ends_the_engine_when_its_work_is_done(folder: Path) -> None:
         async with serving(folder, "a") as repository:
             await repository.load_all()
             model = repository.model("b")
-            with model.in_use(), model.room() as (place,):
+            with model.in_use():
                 await repository.unload("b")
                 with pytest.raises(NotReady, match="b is not served: it is unloaded"):
                     repository.model("b")
-                await model.file(place, PNG)
+                await model.classify(PNG)
             await until(lambda: not children(os.getpid(), "engine b"))
             assert states(repository) == {"a": "READY", "b": "UNAVAILABLE"}
             await repository.load("b")

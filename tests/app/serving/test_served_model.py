@@ -66,8 +66,7 @@ async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
 
 
 async def classify(model: ServedModel, deadline: float = math.inf, resolution: int | None = None) -> ModelAnswer:
-    with model.room() as (place,):
-        return await model.file(place, PNG, resolution, deadline)
+    return await model.classify(PNG, resolution, deadline)
 
 
 def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:
@@ -89,10 +88,7 @@ def test_pixels_go_to_the_engine_as_they_are(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle) as model:
             golden = model.bundle.golden(224)
-            with model.room(3) as places:
-                answers = await asyncio.gather(
-                    *(model.pixels(place, image, 224) for place, image in zip(places, golden.images, strict=True))
-                )
+            answers = await model.classify_pixels(golden.images, 224)
             for answer, logits in zip(answers, golden.logits.transpose(1, 0, 2), strict=True):
                 np.testing.assert_allclose(answer.outputs, logits, atol=1e-5)
 
@@ -128,7 +124,7 @@ def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: P
             assert model.loaded == [224, 384]
             assert len(children(os.getpid(), "engine crossvit_tiny 384")) == 1
             assert (await classify(model, resolution=384)).resolution == 384
-            await model.prove()
+            await model.self_test()
 
     asyncio.run(main())
 

@@ -1,4 +1,4 @@
-"""A fake GPU: these tests run where there is none. It does what app.engines.gpu.device says, as late and oddly as it may.
+"""A fake GPU: these tests run where there is none. It does what app.engines.gpu.device says, as late as it may.
 
 Work on a stream waits in a queue. It is done when somebody waits for it, or earlier by chance, in an order that keeps
 to nothing but streams and events; a run of the network is two steps, so that others may come between. Whoever forgets
@@ -138,14 +138,6 @@ class FakeGpu:
 
         def work() -> None:
             self.at(to, pixels.nbytes)[:] = pixels.reshape(-1)
-
-        self.enqueue(stream, work)
-
-    def copy_across(self, to: Address, start: Address, size: int, stream: Stream) -> None:
-        self.call("copy_across")
-
-        def work() -> None:
-            self.at(to, size)[:] = self.at(start, size)
 
         self.enqueue(stream, work)
 

@@ -22,17 +22,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.engines import selection
+from app.engines import registry
 from app.engines.batch_splitting import BatchSplitter
 from app.engines.gpu.device import (
     Address,
     CaptureFailed,
     DeviceError,
     Event,
-    GpuImages,
     PlanNetwork,
     Stream,
-    TakesGpuImages,
     Tensor,
     TensorRTDevice,
 )
@@ -41,6 +39,7 @@ from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import EngineFiles, EngineRefused, TensorRTPlan
 from app.engines.process.engine_host import EngineHost
 from bundle.bundle_errors import BadBundle
+from bundle.golden import mismatch
 from bundle.plan_manifest import PlanManifest
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
@@ -178,20 +177,6 @@ def test_every_image_gets_its_own_logits_in_order(
     assert held(gpu) == 0
 
 
-@settings(max_examples=50, deadline=None)
-@given(sizes=sizes, count=st.integers(0, 60), seed=st.integers(0, 2**32), eager=st.sampled_from([0.0, 0.2, 0.95]))
-def test_images_on_the_gpu_are_run_from_there(sizes: tuple[int, ...], count: int, seed: int, eager: float) -> None:
-    gpu = fake(sizes, seed=seed, eager=eager)
-    engine = loaded(gpu)
-    assert isinstance(engine, TakesGpuImages)
-    images = pictures(count)
-    with gpu.memory(max(1, images.nbytes)) as address:
-        gpu.at(address, images.nbytes)[:] = images.reshape(-1)
-        outputs = engine.run_on_gpu(GpuImages(address, count, SIDE))
-        gpu.at(address, images.nbytes)[:] = 0xCC  # whoever reads them later sees nonsense
-    np.testing.assert_array_equal(outputs, network(images))
-
-
 def test_what_was_returned_stays_as_it_is() -> None:
     engine = loaded(fake())
     first = engine.run(pictures(9, seed=1))
@@ -311,7 +296,7 @@ class RunsOnItsOwnStream(TransferSlot):
 class IsNeverWaitedFor(TransferSlot):
     """The next piece takes the lane while one is on its way."""
 
-    def submit(self, images: Images | GpuImages, bucket: int, outputs: Outputs) -> None:
+    def submit(self, images: Images, bucket: int, outputs: Outputs) -> None:
         super().submit(images, bucket, outputs)
         self._awaited = None
 
@@ -338,8 +323,8 @@ def test_a_gpu_that_keeps_no_order_is_noticed(kind: type[FakeGpu]) -> None:
 
 
 @pytest.mark.parametrize("kind", [RunsOnItsOwnStream, IsNeverWaitedFor])
-def test_a_lane_that_keeps_no_order_is_noticed(kind: type[TransferSlot], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.engines.gpu.tensorrt_engine.Lane", kind)
+def test_a_slot_that_keeps_no_order_is_noticed(kind: type[TransferSlot], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engines.gpu.tensorrt_engine.TransferSlot", kind)
     assert right_answers(FakeGpu) < 15
 
 
@@ -422,14 +407,14 @@ def test_another_size_of_images_is_not_loaded() -> None:
 
 def files(*passports: PlanManifest) -> EngineFiles:
     return EngineFiles(
-        {"f32": lambda: b""}, [TensorRTPlan(one, lambda: PLAN) for one in passports], (), "python build_it.py"
+        {"f32": lambda: b""}, [TensorRTPlan(one, lambda: PLAN) for one in passports], "python build_it.py"
     )
 
 
 def offer(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `gpu` be the one that the service finds."""
     monkeypatch.setattr(f"{__name__}.offers_of_a_fake", lambda found, side: offer_tensorrt(found, side, lambda: gpu))
-    monkeypatch.setitem(selection.ENGINES, "tensorrt", f"{__name__}:offers_of_a_fake")
+    monkeypatch.setitem(registry.ENGINES, "tensorrt", f"{__name__}:offers_of_a_fake")
 
 
 offers_of_a_fake: Any = None
@@ -610,7 +595,7 @@ def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by
 ) -> None:
     cuda = Cuda(fails, left)
     nvidia = on_fakes(monkeypatch, cuda, Trt())
-    gpu = object.__new__(nvidia.Nvidia)
+    gpu = object.__new__(nvidia.NvidiaDevice)
     with pytest.raises(CaptureFailed), gpu.capture(Work(work_fails), 16):
         pass
     assert cuda.calls == [("cudaStreamBeginCapture", 16), ("cudaStreamEndCapture", 16), *ended]
@@ -618,7 +603,7 @@ def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by
 
 def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda()
-    gpu = object.__new__(on_fakes(monkeypatch, cuda, Trt()).Nvidia)
+    gpu = object.__new__(on_fakes(monkeypatch, cuda, Trt()).NvidiaDevice)
     with gpu.capture(Work(fails=False), 16) as graph:
         assert graph == 8
         assert cuda.calls[2:] == [("cudaGraphInstantiate", 7), ("cudaGraphDestroy", 7)]
@@ -627,7 +612,7 @@ def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_tensorrt_has_one_logger_for_good_which_keeps_no_error_of_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     trt = Trt()
-    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).NvidiaDevice)
     for says, reason in (("bad magic", "bad magic"), (None, "it did not say why"), ("too old", "too old")):
         trt.says = says
         with (
@@ -643,7 +628,7 @@ def test_tensorrt_has_one_logger_for_good_which_keeps_no_error_of_another_plan(m
 def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     trt = Trt()
     trt.starts = error
-    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).Nvidia)
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).NvidiaDevice)
     with pytest.raises(DeviceError, match="failed while starting TensorRT"), gpu.network(PLAN, host_code=False):
         pass
 
@@ -651,18 +636,18 @@ def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkey
 CALLS = """
 import numpy as np
 from app.engines.gpu import cuda_device
-from app.engines.interface import Files
-from app.engines.gpu.tensorrt_engine import offers
+from app.engines.interface import EngineFiles
+from app.engines.gpu.tensorrt_engine import offer_tensorrt
 
-assert list(offers(Files({}), 224)) == []
-gpu, array = object.__new__(nvidia.Nvidia), np.zeros((3, 4), np.uint8)
+assert list(offer_tensorrt(EngineFiles({}), 224)) == []
+gpu, array = object.__new__(cuda_device.NvidiaDevice), np.zeros((3, 4), np.uint8)
 
 class Context:
     def enqueue(self, stream):
         raise AssertionError
 
 calls = [
-    nvidia.Nvidia,
+    cuda_device.NvidiaDevice,
     gpu.memory(100).__enter__,
     gpu.pinned(100).__enter__,
     gpu.stream().__enter__,
@@ -679,7 +664,7 @@ calls = [
 for call in calls:
     try:
         call()
-    except nvidia.DeviceError as err:
+    except cuda_device.DeviceError as err:
         print(err)
 """
 
@@ -732,12 +717,11 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     gpu = fake()
     offer(gpu, monkeypatch)
     (tmp_path / "plan").write_bytes(content)
-    with (tmp_path / "plan").open("rb") as plan, (tmp_path / "trail").open("wb") as trail:
-        files = [plan.fileno(), trail.fileno(), 0]
-        host = EngineHost({}, [passport().model_dump_json()], (), "python build_it.py", {}, files)
+    with (tmp_path / "plan").open("rb") as plan:
+        host = EngineHost({}, [passport().model_dump_json()], "python build_it.py", SIDE, [plan.fileno(), 0])
         images = pictures(3)
-        with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its passport describes"):
-            host.start("tensorrt", "auto", None, {}, images, network(images))
+        with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its manifest describes"):
+            host.load("tensorrt", passport().precision, images)
     assert [seen for seen, _ in gpu.plans] == expected
 
 
@@ -768,7 +752,7 @@ def test_a_plan_that_is_not_what_its_passport_says_is_refused(
 ) -> None:
     gpu = fake(batch_sizes, tensors=tensors)
     engine = TensorRTEngine(gpu, TensorRTPlan(passport(batch_sizes=(1, 8)), lambda: PLAN), "python build_it.py")
-    with pytest.raises(EngineRefused, match=r"is not what its passport says.*Build it again: python build_it.py"):
+    with pytest.raises(EngineRefused, match=r"is not what its manifest says.*Build it again: python build_it.py"):
         engine.load(SIDE)
     assert held(gpu) == 0
 
@@ -782,7 +766,7 @@ def test_profiles_may_take_fewer_images_if_the_passport_says_so(
 ) -> None:
     gpu = fake(least_sizes=least)
     engine = TensorRTEngine(gpu, TensorRTPlan(passport(least_sizes=said), lambda: PLAN), "build it")
-    with nullcontext() if fits else pytest.raises(EngineRefused, match="is not what its passport says"):
+    with nullcontext() if fits else pytest.raises(EngineRefused, match="is not what its manifest says"):
         engine.load(SIDE)
         np.testing.assert_array_equal(engine.run(pictures(11)), network(pictures(11)))
 
@@ -795,21 +779,22 @@ def onnx(bundle: Path) -> Callable[[Images], Outputs]:
     return lambda images: np.stack(session.run(list(OUTPUTS), {"image": images}))
 
 
-def test_the_service_takes_it_and_its_logits_are_the_recorded_ones(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_offered_and_its_logits_are_the_recorded_ones(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake GPU runs the bundle's graph in ONNX Runtime on the CPU, at exactly the plan's batch sizes."""
     gpu = FakeGpu(onnx(bundle), (1, 2), 224, 1000)
     offer(gpu, monkeypatch)
     plan = TensorRTPlan(passport(side=224, resolution=224, batch_sizes=(1, 2), precision="f32"), lambda: PLAN)
     opened = open_bundle(bundle)
     graph = (bundle / "model.onnx").read_bytes()
-    chosen = selection.choose(EngineFiles({"f32": lambda: graph}, [plan]), opened.golden(224))
+    golden = opened.golden(224)
     opened.close()
-    assert (chosen.engine.name, chosen.engine.precision, chosen.engine.batch) == ("tensorrt", "f32", 4)
+    (engine,) = registry.offered_engines("tensorrt", EngineFiles({"f32": lambda: graph}, [plan]), 224)
+    engine.load(224)
+    assert (engine.name, engine.precision, engine.batch) == ("tensorrt", "f32", 4)
+    assert mismatch(golden, engine.run(golden.images), "f32") is None
     images = pictures(5, 224)
-    np.testing.assert_allclose(chosen.engine.run(images), onnx(bundle)(images), atol=1e-4)
-    chosen.engine.close()
+    np.testing.assert_allclose(engine.run(images), onnx(bundle)(images), atol=1e-4)
+    engine.close()
     assert held(gpu) == 0
 
 

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.engines.gpu.device import DeviceError
 from app.engines.gpu_jpeg import jpeg_decoder
 from app.engines.gpu_jpeg.jpeg_device import Bitmap
-from bundle.tensors import Images, Outputs
 from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, compiled
 
 FOLDER = "FAKE_JPEGS"
-_CUSTOMIZE = "from tests.app.engines import fake_jpegs\nfake_jpegs.register()\n"
+_CUSTOMIZE = "from tests.app.engines.gpu_jpeg import fake_jpegs\nfake_jpegs.register()\n"
 
 
 class Jpegs:
@@ -46,14 +44,6 @@ def in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jpegs:
 
 def register() -> None:
     jpeg_decoder._find = _find
-    run = OnnxRuntimeEngine.run
-
-    def on_the_same_gpu(self: OnnxRuntimeEngine, images: Images) -> Outputs:
-        if _Fake.broken:
-            raise RuntimeError("CUDA failure 700")
-        return run(self, images)
-
-    OnnxRuntimeEngine.run = on_the_same_gpu  # type: ignore[method-assign]
 
 
 def _find() -> "_Fake | None":
@@ -62,8 +52,6 @@ def _find() -> "_Fake | None":
 
 
 class _Fake(KernelOnCpu):
-    broken = False  # for all that is in this process
-
     def decode(self, bodies: Sequence[bytes]) -> list[Bitmap | None]:
         bitmaps = super().decode(bodies)
         match _word():
@@ -73,15 +61,9 @@ class _Fake(KernelOnCpu):
                 time.sleep(1000)
             case "fails":
                 raise DeviceError("cudaErrorIllegalAddress while decoding JPEGs")
-            case "fails for good":
-                _Fake.broken = True
-                raise DeviceError("cudaErrorIllegalAddress while decoding JPEGs")
-            case "breaks the engine":
-                _Fake.broken = True
             case "skips":
                 return [None if index % 2 else bitmap for index, bitmap in enumerate(bitmaps)]
-            case "skips all" | "skips all slowly" as word:
-                time.sleep(0.5 * word.endswith("slowly"))
+            case "skips all":
                 return [None] * len(bodies)
         return bitmaps
 

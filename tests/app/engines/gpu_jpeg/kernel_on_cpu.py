@@ -1,4 +1,4 @@
-"""Stands in for the GPU of app.engines.gpu_jpeg.jpeg_decoder where there is none: the same kernels, compiled for the CPU.
+"""Stands in for the GPU of jpeg_decoder where there is none: the same kernels, compiled for the CPU.
 
 resize.cu is C++ once the few words are defined that CUDA adds; blocks and threads become loops. What it cannot show is
 what only a GPU does: the real compiler's arithmetic, memory of its own, streams.
@@ -85,7 +85,7 @@ def _by_pillow(body: bytes) -> NDArray[np.uint8] | None:
 
 
 class KernelOnCpu:
-    """A Gpu of app.engines.gpu_jpeg.jpeg_device in the host's memory. It knows what is taken, so that leaks are found."""
+    """A JpegDevice in the host's memory. It knows what is taken, so that leaks are found."""
 
     def __init__(
         self, kernels: ctypes.CDLL, decode: Callable[[Sequence[bytes]], Sequence[NDArray[np.uint8] | None]] = by_pillow

@@ -135,7 +135,7 @@ def test_a_size_other_than_the_headers_is_not_believed(kernels: ctypes.CDLL) -> 
 def test_a_bound_on_the_pixels_that_are_decoded_at_a_time(
     kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jpeg_decoder, "_PASS_PIXELS", 10_000)
+    monkeypatch.setattr(jpeg_decoder, "_MOST_PIXELS_AT_A_TIME", 10_000)
     sizes = [(50, 100), (50, 100), (10, 10), (200, 100), (60, 60), (50, 50)]
     bodies = [photograph(*size) for size in sizes]
     gpu = KernelOnCpu(kernels)
@@ -265,7 +265,7 @@ def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None
         assert spec.loader is not None
         nvimage = module_from_spec(spec)
         spec.loader.exec_module(nvimage)
-    gpu = nvimage.Nvidia.__new__(nvimage.Nvidia)
+    gpu = nvimage.NvidiaJpegDevice.__new__(nvimage.NvidiaJpegDevice)
     gpu._stream, gpu._codec = 1, nvimage.Codec(gpu=True)
     gpu._codec._decoded = gpu._codec._kept = [Decoded()]
     gpu.close()

@@ -1,7 +1,6 @@
 """`--jpeg gpu` through the whole service: real engines and decoders, and a GPU for JPEGs that is a fake."""
 
 import asyncio
-import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -14,27 +13,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.decoding.image import decode
-from app.decoding.pool import DecoderPool
-from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
-from app.engines.gpu_jpeg.jpeg_decoder import NAME, JpegDecoder
+from app.decoding.image import Pixels, decode
+from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
-from app.engines.process.engine_host import EngineHost
-from app.errors import BadImage, EngineFailed, EngineHung, NotReady, QueueFull, TooLarge
-from app.processes.shared_buffer import SharedBuffer
+from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
+from app.errors import BadImage, TooLarge
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
+from app.timing import Interval
 from bundle.reader import open_bundle
-from model.spec import PREPROCESSING
+from model.spec import PREPROCESSING, Preprocessing
 from tests.app.engines.gpu_jpeg import fake_jpegs
 from tests.app.engines.gpu_jpeg.fake_jpegs import Jpegs
-from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, compiled
 from tests.app.pictures import encoded, scene
-from tests.app.waiting import until
 from tests.app.workers import children
 from tests.conftest import StartServer
 
-STEPS = PREPROCESSING[224]
 JPEGS = [encoded(scene(300 + seed, 280, seed), "JPEG") for seed in range(4)]
 PROGRESSIVE = encoded(scene(300, 280), "JPEG", progressive=True)
 PNG = encoded(scene(300, 280))
@@ -46,56 +40,88 @@ def jpegs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jpegs:
     return fake_jpegs.in_workers(tmp_path / "fake", monkeypatch)
 
 
+class CountingPool(GpuJpegPool):
+    """Knows what the GPU has decoded."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.by_gpu: list[bytes] = []
+
+    async def _by_gpu(self, body: bytes, steps: Preprocessing) -> tuple[Pixels, Interval] | None:
+        decoded = await super()._by_gpu(body, steps)
+        if decoded is not None:
+            self.by_gpu.append(body)
+        return decoded
+
+
+class Served:
+    """A served model with its decoders."""
+
+    def __init__(self, model: ServedModel, pool: CountingPool) -> None:
+        self.model = model
+        self.pool = pool
+
+    async def classify(self, body: bytes, resolution: int = 224) -> ModelAnswer:
+        return await self.model.classify(body, resolution)
+
+    async def assert_right(self, bodies: list[bytes], by_gpu: list[bytes], resolution: int = 224) -> None:
+        """All have the answers that their pixels have, sent all at once; those in `by_gpu` were decoded there."""
+        self.pool.by_gpu.clear()
+        answers = await asyncio.gather(*(self.classify(body, resolution) for body in bodies))
+        for body, answer in zip(bodies, answers, strict=True):
+            pixels = decode(body, PREPROCESSING[resolution], 10**6)
+            (expected,) = await self.model.classify_pixels(pixels[None], resolution)
+            np.testing.assert_allclose(answer.outputs, expected.outputs, atol=1e-4, rtol=0)
+            assert answer.decode.seconds > 0
+        assert sorted(self.pool.by_gpu) == sorted(body for body in bodies if body in by_gpu)
+        assert self.model.waiting == 0
+
+
 @asynccontextmanager
-async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
-    given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
-    given |= {"run_seconds": 5, "load_seconds": 60, "jpeg_pixels": 10**6} | options
-    async with DecoderPool(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
-        model = ServedModel(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
+async def serving(bundle: Path, *, seconds: float = 10) -> AsyncIterator[Served]:
+    decoders = CountingPool(count=1, max_pixels=10**6, seconds=seconds, memory_bytes=1 << 30, load_seconds=60)
+    async with decoders:
+        model = ServedModel(
+            open_bundle(bundle),
+            decoders,
+            Metrics(list).model(bundle.name),
+            engine="onnxruntime",
+            precision="f32",
+            max_batch=8,
+            max_queue=16,
+            run_seconds=5,
+            load_seconds=60,
+        )
         try:
+            await decoders.start()
             await model.start()
-            yield model
+            yield Served(model, decoders)
         finally:
             await model.close()
 
 
-async def classify(model: ServedModel, body: bytes) -> ModelAnswer:
-    with model.room() as (place,):
-        return await model.file(place, body)
-
-
-async def assert_right(model: ServedModel, bodies: list[bytes], by_engine: list[bytes]) -> None:
-    """All have the answers that their pixels have, and those in `by_engine` were decoded there, all at once."""
-    answers = await asyncio.gather(*(classify(model, body) for body in bodies))
-    for body, answer in zip(bodies, answers, strict=True):
-        with model.room() as (place,):
-            expected = await model.pixels(place, decode(body, STEPS, 10**6), 224)
-        np.testing.assert_allclose(answer.outputs, expected.outputs, atol=1e-4, rtol=0)
-        assert (answer.decode.seconds == 0) == (body in by_engine)
-    assert model.waiting == 0
-
-
 @pytest.mark.usefixtures("jpegs")
-def test_plain_jpegs_are_decoded_by_the_engine_and_all_else_by_the_decoders(bundle: Path) -> None:
+def test_plain_jpegs_are_decoded_by_the_gpu_and_all_else_by_the_decoders(bundle: Path) -> None:
     async def main() -> None:
-        async with serving(bundle) as model:
-            assert model.refused == []
-            await assert_right(model, [*JPEGS, PNG, PROGRESSIVE, *JPEGS[:2]], JPEGS)
-            await assert_right(model, [PNG], [])
+        async with serving(bundle) as served:
+            assert served.model.refused == []
+            await served.assert_right([*JPEGS, PNG, PROGRESSIVE, *JPEGS[:2]], JPEGS)
+            await served.assert_right([PNG], [])
 
     asyncio.run(main())
 
 
 def test_what_the_gpu_does_not_decode_the_cpu_does(bundle: Path, jpegs: Jpegs) -> None:
     async def main() -> None:
-        async with serving(bundle) as model:
+        async with serving(bundle) as served:
             jpegs.do("skips all")
-            await assert_right(model, [*JPEGS, PNG], [])
+            await served.assert_right([*JPEGS, PNG], [])
             jpegs.do("skips")
-            answers = await asyncio.gather(*(classify(model, body) for body in JPEGS))
-            assert 0 < sum(answer.decode.seconds == 0 for answer in answers) < len(JPEGS)
+            served.pool.by_gpu.clear()
+            await asyncio.gather(*(served.classify(body) for body in JPEGS))
+            assert 0 < len(served.pool.by_gpu) < len(JPEGS)
             jpegs.do("works")
-            await assert_right(model, JPEGS, JPEGS)
+            await served.assert_right(JPEGS, JPEGS)
 
     asyncio.run(main())
 
@@ -106,69 +132,35 @@ def test_errors_of_images_are_those_of_the_cpu(bundle: Path) -> None:
     assert no_such_table != JPEGS[0]
 
     async def main() -> None:
-        async with serving(bundle) as model:
+        async with serving(bundle) as served:
             with pytest.raises(BadImage, match="the JPEG image is incomplete: "):
-                await classify(model, JPEGS[0][:-500])
+                await served.classify(JPEGS[0][:-500])
             with pytest.raises(TooLarge, match="1100 x 1000 pixels, over the limit of 1,000,000"):
-                await classify(model, encoded(Image.new("RGB", (1100, 1000)), "JPEG"))
+                await served.classify(encoded(Image.new("RGB", (1100, 1000)), "JPEG"))
             outcomes = await asyncio.gather(
-                classify(model, JPEGS[1]), classify(model, no_such_table), return_exceptions=True
+                served.classify(JPEGS[1]), served.classify(no_such_table), return_exceptions=True
             )
             assert isinstance(outcomes[0], ModelAnswer)
             assert isinstance(outcomes[1], BadImage)
-            assert model.waiting == 0
+            assert served.model.waiting == 0
 
     asyncio.run(main())
 
 
-def test_one_that_goes_the_other_way_needs_a_place_in_the_queue_again(bundle: Path, jpegs: Jpegs) -> None:
-    async def main() -> None:
-        async with serving(bundle, max_queue=2, max_batch=2) as model:
-            jpegs.do("skips all slowly")
-            with model.room() as (place,):
-                asked = asyncio.create_task(model.file(place, JPEGS[0]))
-                await until(lambda: model.waiting == 0)  # the engine has it
-                with model.room(2), pytest.raises(QueueFull):
-                    await asked
-            assert model.waiting == 0
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("word", "reason"),
-    [
-        ("crashes", "the engine died while it decoded some"),
-        ("fails", "the engine failed while it decoded some"),
-        ("hangs", "the engine hung while it decoded some"),
-    ],
-)
-def test_an_engine_that_fails_at_jpegs_runs_again_without_them(
-    bundle: Path, jpegs: Jpegs, word: str, reason: str
+@pytest.mark.parametrize("word", ["crashes", "fails", "hangs"])
+def test_a_gpu_that_fails_at_jpegs_costs_no_request_and_decodes_nothing_more(
+    bundle: Path, jpegs: Jpegs, word: str
 ) -> None:
     async def main() -> None:
-        async with serving(bundle, run_seconds=1) as model:
+        async with serving(bundle, seconds=2) as served:
+            (engine,) = children(os.getpid(), "engine")
             jpegs.do(word)
-            with pytest.raises((EngineFailed, EngineHung)):
-                await classify(model, JPEGS[0])
-            await until(lambda: model.fault is None, seconds=30)
-            await assert_right(model, [*JPEGS, PNG], [])
-            assert [(name, at) for name, at, _ in model.refused] == [(NAME, 224)]
-            assert reason in model.refused[0][2]
-
-    asyncio.run(main())
-
-
-@pytest.mark.usefixtures("jpegs")
-def test_an_engine_that_fails_at_something_else_still_decodes_jpegs(bundle: Path) -> None:
-    async def main() -> None:
-        async with serving(bundle) as model:
-            os.kill(children(os.getpid(), "engine")[0], 9)
-            with contextlib.suppress(EngineFailed, NotReady):  # unless it runs again already
-                await classify(model, PNG)
-            await until(lambda: model.fault is None, seconds=30)
-            assert model.refused == []
-            await assert_right(model, JPEGS, JPEGS)
+            await served.assert_right([*JPEGS, PNG], [])
+            jpegs.do("works")
+            await served.assert_right([*JPEGS, PNG], [])
+            assert served.model.refused == [(NAME, 224, "it failed while it decoded; the log says how")]
+            assert children(os.getpid(), "engine") == [engine]
+            assert children(os.getpid(), "jpeg-gpu") == []
 
     asyncio.run(main())
 
@@ -179,7 +171,7 @@ def test_an_engine_that_fails_at_something_else_still_decodes_jpegs(bundle: Path
         ("gone", "there is no GPU here that CUDA can use"),
         ("skips", "it is not as good as the CPU: it decodes 2 of 4 JPEGs"),
         ("fails", "it failed when it was tried: DeviceError: cudaErrorIllegalAddress"),
-        ("crashes", "the engine's process failed when it was tried: ended by SIGSEGV"),
+        ("crashes", "its process failed when it was tried: ended by SIGSEGV"),
     ],
 )
 def test_a_gpu_that_cannot_leaves_jpegs_to_the_decoders_and_says_why(
@@ -187,10 +179,10 @@ def test_a_gpu_that_cannot_leaves_jpegs_to_the_decoders_and_says_why(
 ) -> None:
     async def main() -> None:
         jpegs.do(word)
-        async with serving(bundle) as model:
-            assert [(name, at) for name, at, _ in model.refused] == [(NAME, 224)]
-            assert reason in model.refused[0][2]
-            await assert_right(model, [*JPEGS, PNG], [])
+        async with serving(bundle) as served:
+            assert [(name, at) for name, at, _ in served.model.refused] == [(NAME, 224)]
+            assert reason in served.model.refused[0][2]
+            await served.assert_right([*JPEGS, PNG], [])
 
     asyncio.run(main())
     warnings = [
@@ -203,29 +195,35 @@ def test_a_gpu_that_cannot_leaves_jpegs_to_the_decoders_and_says_why(
 @pytest.mark.usefixtures("jpegs")
 def test_each_resolution_decodes_to_its_own_size(bundle: Path) -> None:
     async def main() -> None:
-        async with serving(bundle) as model:
-            with model.room() as (place,):
-                answer = await model.file(place, JPEGS[0], 384)
-            assert answer.decode.seconds == 0
-            with model.room() as (place,):
-                expected = await model.pixels(place, decode(JPEGS[0], PREPROCESSING[384], 10**6), 384)
-            np.testing.assert_allclose(answer.outputs, expected.outputs, atol=1e-4, rtol=0)
-
-    asyncio.run(main())
-
-
-def test_without_the_option_no_jpeg_goes_to_the_engine(bundle: Path, jpegs: Jpegs) -> None:
-    async def main() -> None:
-        async with serving(bundle, jpeg_pixels=None) as model:
-            jpegs.do("crashes")
-            await assert_right(model, JPEGS, [])
-            assert model.refused == []
+        async with serving(bundle) as served:
+            await served.assert_right(JPEGS[:1], JPEGS, 384)
+            await served.assert_right(JPEGS[:1], JPEGS, 224)
 
     asyncio.run(main())
 
 
 @pytest.mark.usefixtures("jpegs")
-def test_headers_are_read_off_the_event_loop_and_only_where_the_engine_decodes(
+def test_jpegs_that_wait_are_decoded_together(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    decoded = GpuJpegPool._decoded
+
+    def counted(pool: GpuJpegPool, batch: Any) -> Any:
+        batches.append(len(batch))
+        return decoded(pool, batch)
+
+    monkeypatch.setattr(GpuJpegPool, "_decoded", counted)
+
+    async def main() -> None:
+        async with serving(bundle) as served:
+            await served.assert_right(JPEGS * 3, JPEGS)
+
+    asyncio.run(main())
+    assert sum(batches) == 12
+    assert max(batches) > 1
+
+
+@pytest.mark.usefixtures("jpegs")
+def test_headers_are_read_off_the_event_loop_and_only_where_the_gpu_decodes(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
@@ -234,75 +232,28 @@ def test_headers_are_read_off_the_event_loop_and_only_where_the_engine_decodes(
         threads.append(threading.current_thread())
         return plain(body, max_pixels)
 
-    monkeypatch.setattr("app.serving.served_model.plain", watched)
+    monkeypatch.setattr("app.engines.gpu_jpeg.jpeg_pool.plain", watched)
 
     async def main() -> None:
-        async with serving(bundle) as model:
-            await assert_right(model, JPEGS[:1], JPEGS)
+        async with serving(bundle) as served:
+            await served.assert_right(JPEGS[:1], JPEGS)
             assert len(threads) == 1
             assert threads[0] is not threading.main_thread()
-            model._main._decodes_jpegs = False
-            await assert_right(model, JPEGS[:1], [])
+            served.pool._give_up("tried enough")
+            await served.assert_right(JPEGS[:1], [])
             assert len(threads) == 1
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(
-    ("word", "reason"),
-    [
-        ("fails for good", "it failed when it was tried: DeviceError: cudaErrorIllegalAddress while decoding JPEGs"),
-        ("breaks the engine", "the engine's process failed when it was tried: RuntimeError: CUDA failure 700"),
-    ],
-)
-def test_an_engine_that_the_trial_of_jpegs_has_broken_is_started_anew_without_them(
-    bundle: Path, jpegs: Jpegs, word: str, reason: str
-) -> None:
+@pytest.mark.usefixtures("jpegs")
+def test_leaving_ends_the_process_and_answers_what_waits(bundle: Path) -> None:
     async def main() -> None:
-        jpegs.do(word)
-        async with serving(bundle) as model:
-            assert model.refused == [(NAME, 224, reason)]
-            await assert_right(model, [*JPEGS, PNG], [])
+        async with serving(bundle):
+            assert len(children(os.getpid(), "jpeg-gpu")) == 1
+        assert children(os.getpid(), "jpeg-gpu") == []
 
     asyncio.run(main())
-
-
-class OnGpu(OnnxRuntimeEngine):
-    """Takes images where they are, as TensorRT's engine does; the fake GPU's memory is the host's."""
-
-    def __init__(self, gpu: KernelOnCpu, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.gpu = gpu
-        self.counts: list[int] = []
-
-    def run_on_gpu(self, images: Any) -> Any:
-        self.counts.append(len(images))
-        shape = (len(images), images.side, images.side, 3)
-        return self.run(self.gpu.memory[images.address][: images.nbytes].reshape(shape))
-
-
-def test_an_engine_that_can_takes_the_images_where_they_are(bundle: Path, tmp_path: Path) -> None:
-    kernels = compiled(tmp_path)
-    if kernels is None:
-        pytest.skip("needs g++, which compiles the GPU's kernels for the CPU")
-    gpu = KernelOnCpu(kernels)
-    tray = SharedBuffer()
-    host = EngineHost({}, [], [], "", {}, [0, tray.file])
-    engine = OnGpu(gpu, (bundle / "model.onnx").read_bytes)
-    engine.load(224)
-    host._engine, host._jpegs = engine, JpegDecoder(gpu, STEPS, 10**6)
-    bodies = [np.frombuffer(body, np.uint8) for body in (JPEGS[0], PNG, JPEGS[1], JPEGS[2])]
-    pixels = np.stack([decode(body, STEPS, 10**6) for body in (PNG, *JPEGS[:3])])
-    expected = engine.run(pixels)
-    tray.array(*pixels[:1].shape)[...] = pixels[:1]
-    decoded, (outputs,) = host.run(pixels[:1].shape, *bodies)
-    assert decoded == [0, 2, 3]
-    assert engine.counts == [3]
-    np.testing.assert_allclose(outputs, expected, atol=1e-4, rtol=0)
-    decoded, (outputs,) = host.run(pixels[:0].shape, *bodies)
-    np.testing.assert_allclose(outputs, expected[:, 1:], atol=1e-4, rtol=0)
-    decoded, (outputs,) = host.run(pixels[:0].shape, bodies[1])
-    assert (decoded, outputs.shape[1]) == ([], 0)
 
 
 def test_over_http_where_there_is_no_gpu(bundle: Path, start_server: StartServer) -> None:

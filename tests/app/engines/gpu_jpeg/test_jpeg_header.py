@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.engines.gpu_jpeg.jpeg_header import _SEARCHED_BYTES, PlainJpeg, plain
+from app.engines.gpu_jpeg.jpeg_header import _SEARCHED_AT_A_TIME, PlainJpeg, plain
 from tests.app.pictures import encoded, scene
 
 LIMIT = 1_000_000
@@ -156,7 +156,7 @@ def test_only_so_many_segments_are_read(count: int) -> None:
 
 def test_the_end_is_found_wherever_it_is() -> None:
     scan = BODY.index(b"\xff\xda") + 14
-    for more in range(_SEARCHED_BYTES - len(BODY) + scan - 4, _SEARCHED_BYTES - len(BODY) + scan + 8):
+    for more in range(_SEARCHED_AT_A_TIME - len(BODY) + scan - 4, _SEARCHED_AT_A_TIME - len(BODY) + scan + 8):
         body = BODY[:-2] + bytes(more) + BODY[-2:]
         assert plain(body, LIMIT) == PlainJpeg(60, 40, len(body))
         assert plain(body[:-1], LIMIT) is None

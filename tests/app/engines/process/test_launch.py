@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from app.engines.process.engine_host import EngineHost
-from app.engines.process.launch import EngineInfo, EngineRequest, start_engine
-from app.errors import NoEngine
+from app.engines.process.launch import EngineProcess
+from app.engines.selection import EngineRequest, EngineSearch
+from app.errors import EngineFailed, NoEngine
 from app.processes.shared_buffer import SharedBuffer
-from app.processes.worker import Worker, WorkerDied, WorkerHung
 from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
 from tests.app.engines import fakes
@@ -32,16 +32,26 @@ def planned(bundle: Path, tmp_path: Path) -> Path:
     return copied
 
 
-def started(bundle: Bundle, wish: EngineRequest, seconds: float = 60, resolution: int = 224) -> EngineInfo:
-    workers: list[Worker] = []
-    tray = SharedBuffer()
+class Started:
+    """What a search found; its process has ended."""
+
+    def __init__(self, process: EngineProcess, refused: dict[str, str]) -> None:
+        self.name = process.name
+        self.precision = process.precision
+        self.batch = process.batch
+        self.image_seconds = process.image_seconds
+        self.refused = refused
+
+
+def started(bundle: Bundle, request: EngineRequest, seconds: float = 60, resolution: int = 224) -> Started:
+    buffer = SharedBuffer()
+    search = EngineSearch(bundle, resolution, request, buffer, seconds=seconds)
     try:
-        return start_engine(bundle, resolution, wish, tray, seconds=seconds, on_spawn=workers.append)
+        return Started(search.find(), search.refused)
     finally:
-        tray.close()
-        assert len(children(os.getpid(), "engine")) <= 1  # what was given up is gone
-        for worker in workers:
-            worker.kill()
+        buffer.close()
+        assert len(children(os.getpid(), "engine")) <= 1  # those that were not taken have ended
+        search.stop()
 
 
 AUTO = EngineRequest("auto", "auto")
@@ -75,7 +85,7 @@ def test_an_engine_that_ends_its_process_or_hangs_is_passed_over_where_any_will_
     found = started(bundle, AUTO, seconds=seconds)
     assert found.name == "onnxruntime"
     assert found.refused == {"tensorrt": f"its process failed while it was started: {expected}"}
-    with pytest.raises((WorkerDied, WorkerHung), match=expected):
+    with pytest.raises(EngineFailed, match="the engine cannot start; the log says why"):
         started(bundle, EngineRequest("tensorrt", "auto"), seconds=seconds)
 
 
@@ -97,7 +107,7 @@ def test_an_engine_that_breaks_its_device_leaves_it_to_the_next_in_a_fresh_proce
 
 def test_where_nothing_is_left_after_that_the_error_says_so(planned: Path, gpu: fakes.Gpu) -> None:
     gpu.does(tensorrt="crashes")
-    with pytest.raises(NoEngine, match=r"precision=fp16: .*; tensorrt: its process failed .* SIGSEGV"):
+    with pytest.raises(NoEngine, match=r"precision=fp16 \(tensorrt: its process failed .* SIGSEGV"):
         started(open_bundle(planned), EngineRequest("auto", "fp16"))
 
 
@@ -108,7 +118,7 @@ def test_an_overwritten_plan_is_not_believed(planned: Path, gpu: fakes.Gpu) -> N
     (path,) = planned.glob("engines/*/plan")
     with path.open("r+b") as file:
         file.write(b"?")
-    refused = "the plan for NVIDIA H100 80GB HBM3 is not the one that its passport describes"
+    refused = "the plan for NVIDIA H100 80GB HBM3 is not the one that its manifest describes"
     found = started(bundle, AUTO)
     assert found.name == "onnxruntime"
     assert refused in found.refused["tensorrt"]
@@ -119,7 +129,7 @@ def test_a_half_graph_that_was_overwritten_is_not_believed(tmp_path: Path) -> No
     graph = tmp_path / "model.fp16.onnx"
     graph.write_bytes(b"half")
     with graph.open("rb") as file:
-        host = EngineHost({"fp16": hashlib.sha256(b"half").hexdigest()}, [], [], "", {}, [file.fileno(), 0, 0])
+        host = EngineHost({"fp16": hashlib.sha256(b"half").hexdigest()}, [], "", 224, [file.fileno(), 0])
         read = host._files.graphs["fp16"]
         assert read() == read() == b"half"
         graph.write_bytes(b"HALF")

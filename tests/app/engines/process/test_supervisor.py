@@ -58,7 +58,7 @@ def test_it_gives_the_reference_logits_and_leaves_no_process(bundle: Path) -> No
         async with running(open_bundle(bundle)) as (engine, restarts):
             assert (engine.name, engine.precision, engine.fault) == ("onnxruntime", "f32", None)
             await assert_right(engine)
-            await engine.prove()
+            await engine.self_test()
         assert restarts == []
         assert children(os.getpid(), "engine") == []
 
@@ -88,7 +88,7 @@ def test_an_engine_that_dies_or_hangs_fails_its_call_and_is_started_again(bundle
                 await engine.run(rule.images(224))
             assert "started again" in str(engine.fault)
             with pytest.raises(NotReady):
-                await engine.prove()
+                await engine.self_test()
             await assert_right(engine)  # waits for it
             assert engine.fault is None
             assert restarts == [reason]
@@ -206,17 +206,17 @@ def test_wrong_logits_keep_it_from_starting(bundle: Path) -> None:
     asyncio.run(main())
 
 
-def test_wrong_logits_later_are_found_by_a_proof_and_it_is_started_again(bundle: Path) -> None:
+def test_wrong_logits_later_are_found_by_a_self_test_and_it_is_started_again(bundle: Path) -> None:
     async def main() -> None:
         opened = open_bundle(bundle)
         async with running(opened) as (engine, restarts):
             honest = opened.golden(224)
             opened._golden[224] = Golden(honest.images, honest.logits[:, ::-1])
             with pytest.raises(WrongAnswers, match=r"crossvit_tiny at 224: logits .* off the recorded ones"):
-                await engine.prove()
+                await engine.self_test()
             opened._golden[224] = honest
             await engine.ready()
-            await engine.prove()
+            await engine.self_test()
             assert restarts == ["wrong"]
 
     asyncio.run(main())

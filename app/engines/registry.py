@@ -1,0 +1,32 @@
+"""The engines by their names, and the tiers in which they are tried."""
+
+import importlib
+from collections.abc import Callable, Iterable
+
+from app.engines.interface import Engine, EngineFiles
+
+ENGINES = {  # the function `offers` of each, see app.engines.interface
+    "tensorrt": "app.engines.gpu.tensorrt_engine:offer_tensorrt",
+    "onnxruntime-cuda": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_cuda",
+    "onnxruntime-tensorrt": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_tensorrt",
+    "openvino": "app.engines.cpu.openvino_engine:offer_openvino",
+    "onnxruntime": "app.engines.cpu.onnxruntime_engine:offer_onnxruntime",
+}
+PLAN_ENGINE = "tensorrt"  # runs the bundle's plans
+ON_CPU = ("openvino", "onnxruntime")
+GPU_ONLY_PRECISIONS = ("fp16",)
+# A GPU is faster than the CPU beside it, and what was compiled for it than what was not. onnxruntime-tensorrt is in no
+# tier: it compiles for minutes at each start, so it has to be asked for.
+TIERS: tuple[tuple[str, ...], ...] = ((PLAN_ENGINE,), ("onnxruntime-cuda",), ON_CPU)
+AUTO = "auto"
+INT8 = "int8"
+
+
+def offered_engines(name: str, files: EngineFiles, side: int) -> list[Engine]:
+    """The engines called `name` for `files` at `side`, not loaded yet, the one that is likely the fastest first.
+
+    Imports the engine's library: ImportError, and what the library raises; EngineRefused as app.engines.interface says.
+    """
+    module, _, function = ENGINES[name].partition(":")
+    offers: Callable[[EngineFiles, int], Iterable[Engine]] = getattr(importlib.import_module(module), function)
+    return list(offers(files, side))
