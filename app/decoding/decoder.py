@@ -10,7 +10,7 @@ from PIL import Image
 from app.decoding.image import decode
 from app.decoding.oip_tensors import CHARSETS, Strict, parse_oip, read_inputs
 from app.errors import BadInference
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
 

@@ -18,7 +18,8 @@ from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.image import Pixels
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
-from app.processes.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.channel import Arrays, Limits, Reply, Values
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
 from model.spec import Preprocessing
@@ -218,7 +219,7 @@ class DecoderPool:
                 if turn is None or not worker.alive:
                     if turn is not None:  # that costs no image
                         self._queue.give_back(turn)
-                    log.warning("a decoder was lost between images: %s", await self._in(thread, worker.how_it_ended))
+                    log.warning("a decoder was lost between images: %s", await self._in(thread, worker.describe_end))
                     reason = "ended"
                     self._on_restart(reason)
                 else:

@@ -1,6 +1,6 @@
 """The side of a contestant that is measured: it runs in a process of its own, which `contest` calls.
 
-Methods return what app.processes.worker carries: JSON values, and arrays.
+Methods return what app.processes.channel carries: JSON values, and arrays.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 
 Images = NDArray[np.uint8]  # (batch, side, side, 3), RGB
 Logits = NDArray[np.float32]  # (batch, classes)

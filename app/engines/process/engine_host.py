@@ -16,8 +16,8 @@ from app.engines.gpu_jpeg import jpeg_decoder
 from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
 from app.engines.selection import ON_CPU, choose
 from app.machine.cpus import allowed_cpus, usable_cpus
+from app.processes.channel import Arrays, Values
 from app.processes.shared_buffer import SharedBuffer
-from app.processes.worker import Arrays, Values
 from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
 from bundle.plan_manifest import PlanManifest

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from app.engines.selection import AUTO
 from app.errors import DeviceLost
+from app.processes.channel import EMPTY_REPLY
 from app.processes.shared_buffer import SharedBuffer
-from app.processes.worker import NOTHING, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def _start(
     try:
         asked = [wish.engine, wish.precision, wish.prefer, skip]
         (name, precision, batch, refused, image_seconds, compiled), _ = worker.call(
-            "start", asked, [golden.images, golden.logits], seconds=seconds, reply=NOTHING
+            "start", asked, [golden.images, golden.logits], seconds=seconds, reply=EMPTY_REPLY
         )
         if compiled and not afresh:
             raise _Compiled
@@ -140,7 +141,7 @@ def _try_jpegs(
     reason: str | None = None
     try:
         (reason,), _ = worker.call(
-            "decode_jpegs", [steps.resize, steps.crop, max_pixels], [], seconds=seconds, reply=NOTHING
+            "decode_jpegs", [steps.resize, steps.crop, max_pixels], [], seconds=seconds, reply=EMPTY_REPLY
         )
         tray.array(*golden.images.shape)[...] = golden.images
         worker.call("run", [golden.images.shape], [], seconds=seconds)

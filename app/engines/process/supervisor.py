@@ -16,8 +16,9 @@ from app.decoding.image import Pixels
 from app.engines.process.launch import EngineRequest, start_engine
 from app.engines.selection import AUTO
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
+from app.processes.channel import Arrays, Reply, Values
 from app.processes.shared_buffer import SharedBuffer
-from app.processes.worker import Arrays, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.golden import mismatch
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
@@ -255,7 +256,7 @@ class EngineSupervisor:
     async def _start_again(self, why: str) -> None:
         if self._worker is not None:
             if why == "ended":
-                how = await self._in_thread(self._worker.how_it_ended)
+                how = await self._in_thread(self._worker.describe_end)
                 log.error("%s at %d: the engine's process: %s", self._bundle.name, self._resolution, how)
             await self._in_thread(self._worker.kill)
         if self._unused_ends > 1:
