@@ -64,7 +64,7 @@ def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, objec
         Settings(**settings)  # type: ignore[arg-type]
 
 
-def test_as_many_images_as_one_likes_may_come_where_the_queue_is_as_long_as_the_engine_needs() -> None:
+def test_max_images_is_not_bounded_by_an_automatic_queue() -> None:
     assert Settings(max_images=100).max_queue == 0
 
 
@@ -118,7 +118,7 @@ def test_keys_are_without_the_quotes_of_a_list(monkeypatch: pytest.MonkeyPatch, 
         ("engine", "tpu", "'tpu' is not one of auto, tensorrt,"),
         ("docs", "2", "'2' is not true or false"),
         ("preload", "384;480", "'384;480' is not whole numbers separated by commas"),
-        ("rate_limit", "5 per minute", "'5 per minute' is not valid: images of one key: 100/minute"),
+        ("rate_limit", "5 per minute", "'5 per minute' is not valid: images per key, such as 100/minute"),
     ],
 )
 def test_a_complaint_says_what_was_seen_what_would_do_and_where_it_is_set(
