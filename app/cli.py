@@ -164,7 +164,7 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
 
 
 def _start_processes(settings: "Settings") -> None:
-    from app.processes.worker import end_spares, spare
+    from app.processes.worker import end_spares, start_spare
 
     outside.cleanup = end_spares
     libraries = {
@@ -173,9 +173,9 @@ def _start_processes(settings: "Settings") -> None:
         "onnxruntime": ["app.engines.cpu.onnxruntime_engine"],
     }
     role = f"engine {settings.default_model or settings.bundle.name}"
-    spare(role, "app.engines.process.engine_host", *libraries.get(settings.engine, []), keep_environment=True)
+    start_spare(role, "app.engines.process.engine_host", *libraries.get(settings.engine, []), keep_environment=True)
     for _ in range(settings.decoder_count):
-        spare("decoder", "app.decoding.decoder")
+        start_spare("decoder", "app.decoding.decoder")
 
 
 async def _classify(

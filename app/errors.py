@@ -7,15 +7,15 @@ from bundle.bundle_errors import ExplainedError
 
 
 class NoImage(ExplainedError):
-    """The request brings no image."""
+    """The request has no image."""
 
 
 class BadBody(ExplainedError):
-    """A body that is not in the content coding that its headers name."""
+    """The body is not in the content coding that its headers name."""
 
 
 class UnknownCoding(ExplainedError):
-    """A body in a content coding that is not taken."""
+    """The body is in a content coding that is not supported."""
 
 
 class TooLarge(ExplainedError):
@@ -23,39 +23,39 @@ class TooLarge(ExplainedError):
 
 
 class NotAnImage(ExplainedError):
-    """Not one of the image formats that are taken."""
+    """The bytes are not in a supported image format."""
 
 
 class BadImage(ExplainedError):
-    """An image of a known format that cannot be decoded, or not within the decoder's time and memory."""
+    """An image of a supported format cannot be decoded, or not within the decoder's time and memory."""
 
 
 class BadParameter(ExplainedError):
-    """A parameter that cannot be served."""
+    """A parameter or option has an invalid value."""
 
 
 class BadInference(ExplainedError):
-    """A request of the Open Inference Protocol that is not one, or asks for what the model has not."""
+    """A request of the Open Inference Protocol is invalid, or names something that the model does not have."""
 
 
 class UnknownModel(ExplainedError):
-    """A model that is not served."""
+    """The named model is not served."""
 
 
 class NotReady(ExplainedError):
-    """The model is still loading, has failed to, or its engine is being rebuilt."""
+    """The model is still loading or failed to load, or its engine is being restarted."""
 
 
 class QueueFull(ExplainedError):
-    """As many images wait as the queue holds."""
+    """The queue is full."""
 
 
 class Overloaded(ExplainedError):
-    """The memory for request bodies is taken."""
+    """The memory for request bodies is used up."""
 
 
 class TooLate(ExplainedError):
-    """The request's deadline has passed, or would pass before its answer is there."""
+    """The request's deadline has passed, or would pass before its answer is ready."""
 
 
 class SlowClient(ExplainedError):
@@ -67,15 +67,15 @@ class EngineFailed(ExplainedError):
 
 
 class EngineHung(ExplainedError):
-    """The engine did not come back in time while it had the request."""
+    """The engine did not answer in time while it had the request."""
 
 
 class Unauthorized(ExplainedError):
-    """No key, or one that is not known."""
+    """The request has no key, or an unknown one."""
 
 
 class Forbidden(ExplainedError):
-    """A key, or a port, that does not open this."""
+    """The key or the port does not allow the operation."""
 
 
 class RateLimited(ExplainedError):
@@ -83,12 +83,12 @@ class RateLimited(ExplainedError):
 
 
 class LoadFailed(ExplainedError):
-    """A model that could not be loaded; what was served before still is."""
+    """A model could not be loaded; the one that was served before still is."""
 
 
 class WrongAnswers(ExplainedError):
-    """An engine whose logits are not the recorded ones."""
+    """An engine's logits differ from the recorded ones of the golden images."""
 
 
 class NoEngine(ExplainedError):
-    """No engine is installed that could run the model as asked for."""
+    """No installed engine can run the model as requested."""

@@ -12,7 +12,7 @@ from app.errors import TooLate
 
 @dataclass(frozen=True)
 class Interval:
-    """When something began and ended, in seconds."""
+    """The start and end of an event, in seconds."""
 
     start: float
     end: float
@@ -24,9 +24,9 @@ class Interval:
 
 @asynccontextmanager
 async def until_deadline(deadline: float) -> AsyncIterator[None]:
-    """Cancel the block and raise TooLate at `deadline`, in seconds; math.inf means no deadline."""
+    """Cancel the block and raise TooLate at `deadline`, in seconds on that clock; math.inf means no deadline."""
     try:
         async with asyncio.timeout(None if deadline == math.inf else deadline - time.perf_counter()):
             yield
     except TimeoutError as err:
-        raise TooLate("there is no answer yet, and the request's deadline has passed") from err
+        raise TooLate("the request's deadline passed before its answer was ready") from err

@@ -31,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.commands.evaluate.accuracy import Tally
-from app.commands.evaluate.bundle_source import seen
-from app.commands.evaluate.class_mapping import match
+from app.commands.evaluate.accuracy import PredictionTable
+from app.commands.evaluate.bundle_source import image_prediction
+from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
 from app.decoding.image import decode
 from benchmarks.cpu.readme import update
@@ -79,7 +79,7 @@ def main() -> None:
                 print(f"{row.name} …", file=sys.stderr, flush=True)
                 report = _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args, large)
                 results.add(row.name, report)
-    truths = match(Dataset(args.data).categories, bundle.labels)
+    truths = match_classes(Dataset(args.data).categories, bundle.labels)
     measured = {row.name: results.rows[row.name] for row in rows(args, bundle)}
     text = f"{results.machines}\n\n{table(measured, truths)}"
     print(text)
@@ -138,19 +138,19 @@ def _by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) ->
 
 def _by_hand(infer: Infer, args: argparse.Namespace, bundle: Bundle) -> Report:
     data = Dataset(args.data)
-    truths = match(data.categories, bundle.labels)
+    truths = match_classes(data.categories, bundle.labels)
     steps = bundle.manifest.preprocessing[bundle.manifest.default_resolution]
     indices = sample(len(data), args.limit)
-    tally, best, started = Tally(), {}, time.monotonic()
+    table, best, started = PredictionTable(), {}, time.monotonic()
     for place in range(0, len(indices), BATCH):
         part = indices[place : place + BATCH]
         logits = infer(np.stack([decode(data.read(index), steps, MAX_PIXELS) for index in part]))
         for number, index in enumerate(part):
             item = data.items[index]
-            found = seen(logits[:, number], truths[item.category], bundle.labels)
-            tally.add(item.category, found)
+            found = image_prediction(logits[:, number], truths[item.category], bundle.labels)
+            table.add(item.category, found)
             best[_key(item.category, item.name)] = found.best.index
-    figures = tally.figures()
+    figures = table.summary()
     assert figures is not None
     plain = json.loads(json.dumps(asdict(figures), default=ClassLabel.model_dump))
     return {"figures": plain, "best": best, "images_per_second": len(indices) / (time.monotonic() - started)}

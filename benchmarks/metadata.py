@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from app.commands.evaluate.class_mapping import match
+from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
 from app.decoding.image import decode
 from benchmarks.machine import line as machine
@@ -56,7 +56,7 @@ def main() -> None:
     data, bundle = Dataset(options.data), open_bundle(options.bundle)
     indices = sample(len(data), options.limit)
     images = [rgb(data.read(index)) for index in indices]
-    truths = match(data.categories, bundle.labels)
+    truths = match_classes(data.categories, bundle.labels)
     expected = np.array([truths[data.items[index].category].index for index in indices])
     steps = bundle.manifest.preprocessing[224]
     session = onnxruntime.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])

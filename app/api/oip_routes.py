@@ -24,8 +24,8 @@ from app.decoding.oip_tensors import (
     ENCODINGS,
     IMAGE,
     LENGTH_HEADER,
-    Asked,
     InferenceRequest,
+    OipObject,
     Strict,
     check_output,
     compress,
@@ -436,7 +436,7 @@ def _welcome(accepted: str) -> str | None:
     return others[0] if plain == 0 and others else None
 
 
-async def _asked(request: Request, here: Service, kind: type[Asked]) -> Asked:
+async def _asked(request: Request, here: Service, kind: type[OipObject]) -> OipObject:
     """The JSON of a request to the repository, which stock clients may leave empty."""
     with here.bodies.holding(request) as body:
         raw = await body.whole()

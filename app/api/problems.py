@@ -43,7 +43,7 @@ from app.errors import (
     UnknownModel,
     WrongAnswers,
 )
-from app.pydantic_errors import told
+from app.pydantic_errors import describe_error
 from bundle.bundle_errors import BadBundle, ExplainedError
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def _describe(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"there is no parameter {name!r}; one of {', '.join(ClassifyOptions.model_fields)}"
     field = ClassifyOptions.model_fields.get(name)
-    why = f"it {told(error)}" if field is None else f"{name} is {field.description}"
+    why = f"it {describe_error(error)}" if field is None else f"{name} is {field.description}"
     return f"{name}={str(error['input'])[:40]!r} cannot be: {why}"
 
 

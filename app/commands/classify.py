@@ -1,4 +1,4 @@
-"""Many image files through one model, without a server."""
+"""`crossvit classify`: classifies many image files with one model, without a server."""
 
 import asyncio
 from collections import deque
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file: its best classes with their scores, or the reason why there are none."""
+    """The best classes of one file with their scores, or the reason why it has none."""
 
     path: Path
     classes: list[tuple[ClassLabel, float]] | None = None
@@ -32,7 +32,7 @@ class FileResult:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are given; of folders, the images below them (model.files.folders). Raises BadParameter."""
+    """The paths of files, and the images below the paths of folders (model.files.folders). Raises BadParameter."""
     for path in paths:
         if path.is_dir():
             try:
@@ -45,7 +45,7 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 @asynccontextmanager
 async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[ServedModel]:
-    """A model of `bundle` that serves nobody else."""
+    """A started model of `bundle`, with its own decoders and no server."""
     decoders = make_decoders(settings)
     model = make_model(settings, bundle, decoders, Metrics(list).model(bundle.name))
     async with decoders:
@@ -59,24 +59,24 @@ async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[ServedMod
 def classify_files(
     model: ServedModel, paths: Iterable[Path], top_k: int, resolution: int | None, in_flight: int
 ) -> AsyncIterator[FileResult]:
-    """The outcome of each path, in order, with up to `in_flight` files under way so that batches fill up."""
+    """The result of each path, in order, with up to `in_flight` files under way so that batches fill up."""
     return run_in_order((_classify(model, path, top_k, resolution) for path in paths), in_flight)
 
 
 async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
-    """The results of `work`, in order, with up to `in_flight` under way; closing it cancels those."""
-    under_way: deque[asyncio.Task[T]] = deque()
+    """The results of `work`, in order, with up to `in_flight` under way; closing the generator cancels them."""
+    tasks: deque[asyncio.Task[T]] = deque()
     try:
-        for each in work:
-            under_way.append(asyncio.create_task(each))
-            if len(under_way) == in_flight:
-                yield await under_way.popleft()
-        while under_way:
-            yield await under_way.popleft()
+        for coroutine in work:
+            tasks.append(asyncio.create_task(coroutine))
+            if len(tasks) == in_flight:
+                yield await tasks.popleft()
+        while tasks:
+            yield await tasks.popleft()
     finally:
-        for task in under_way:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _classify(model: ServedModel, path: Path, top_k: int, resolution: int | None) -> FileResult:

@@ -1,4 +1,4 @@
-"""How `crossvit classify` prints its answers: a table at the end, or a line at a time as JSON or CSV."""
+"""Prints the results of `crossvit classify`: a table at the end, or lines of JSON or CSV as they come."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from rich.markup import escape
 from rich.table import Column, Table
 
-from app.commands.terminal import print_table, take_any_name
+from app.commands.terminal import allow_any_file_name, print_table
 
 if TYPE_CHECKING:
     from app.commands.classify import FileResult
@@ -22,16 +22,16 @@ class ClassifyFormat(StrEnum):
 
 
 class ClassifyReport(Protocol):
-    """Takes outcomes one by one; `close` after the last."""
+    """Prints the results of files one by one; `close` it after the last."""
 
-    def add(self, outcome: "FileResult") -> None: ...
+    def add(self, result: "FileResult") -> None: ...
 
     def close(self) -> None: ...
 
 
 def open_report(output: ClassifyFormat) -> ClassifyReport:
     """A report on standard output."""
-    take_any_name()
+    allow_any_file_name()
     reports: dict[ClassifyFormat, type[ClassifyReport]] = {
         ClassifyFormat.TABLE: TableReport,
         ClassifyFormat.JSONL: JsonLines,
@@ -40,49 +40,55 @@ def open_report(output: ClassifyFormat) -> ClassifyReport:
     return reports[output]()
 
 
-def result_rows(outcome: "FileResult") -> list[dict[str, object]]:
-    """The classes of `outcome`, one a row; none if there is an error."""
+def result_rows(result: "FileResult") -> list[dict[str, object]]:
+    """One row for each class of `result`; no rows for an error."""
     return [
         {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
-        for rank, (label, score) in enumerate(outcome.classes or [], start=1)
+        for rank, (label, score) in enumerate(result.classes or [], start=1)
     ]
 
 
 class JsonLines:
-    def add(self, outcome: "FileResult") -> None:
-        result = {"error": outcome.error} if outcome.error else {"predictions": result_rows(outcome)}
-        print(json.dumps({"path": str(outcome.path), **result}, ensure_ascii=False), flush=True)
+    """Prints one JSON object per file."""
+
+    def add(self, result: "FileResult") -> None:
+        content = {"error": result.error} if result.error else {"predictions": result_rows(result)}
+        print(json.dumps({"path": str(result.path), **content}, ensure_ascii=False), flush=True)
 
     def close(self) -> None:
         pass
 
 
 class Csv:
+    """Prints one CSV row per class."""
+
     def __init__(self) -> None:
         fields = ["path", "rank", "index", "wnid", "label", "score", "error"]
         self._writer = csv.DictWriter(sys.stdout, fields)
         self._writer.writeheader()
 
-    def add(self, outcome: "FileResult") -> None:
-        for row in result_rows(outcome) or [{"error": outcome.error}]:
-            self._writer.writerow({"path": outcome.path, **row})
+    def add(self, result: "FileResult") -> None:
+        for row in result_rows(result) or [{"error": result.error}]:
+            self._writer.writerow({"path": result.path, **row})
 
     def close(self) -> None:
         pass
 
 
 class TableReport:
+    """Prints one table of all files at the end."""
+
     def __init__(self) -> None:
         self._table = Table(Column("file", overflow="fold"), "score", "label", "index", "wnid")
 
-    def add(self, outcome: "FileResult") -> None:
-        name = escape(str(outcome.path))
-        for row in result_rows(outcome):
+    def add(self, result: "FileResult") -> None:
+        name = escape(str(result.path))
+        for row in result_rows(result):
             label, index, wnid = escape(str(row["label"])), str(row["index"]), str(row["wnid"] or "")
             self._table.add_row(name, f"{row['score']:.3f}", label, index, wnid)
             name = ""
-        if outcome.error:
-            self._table.add_row(name, "", escape(f"error: {outcome.error}"), style="red")
+        if result.error:
+            self._table.add_row(name, "", escape(f"error: {result.error}"), style="red")
         self._table.add_section()
 
     def close(self) -> None:

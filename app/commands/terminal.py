@@ -1,4 +1,4 @@
-"""What all commands say on the terminal: tables on standard output, everything about them on standard error."""
+"""Terminal output of all commands: tables on standard output, notes and errors on standard error."""
 
 import sys
 from collections.abc import Iterator
@@ -15,27 +15,27 @@ from bundle.bundle_errors import ExplainedError
 
 notes = Console(stderr=True, soft_wrap=True)
 
-STOPPED = 130  # the exit code of what Ctrl-C has ended
+STOPPED = 130  # exit code after Ctrl-C
 
 
 def error(message: object) -> None:
-    """Say what went wrong."""
+    """Print an error message on standard error."""
     notes.print(f"error: {message}", style="red", markup=False, highlight=False)
 
 
 def print_table(table: Table) -> None:
-    """Print `table` on standard output, as wide as it needs to be where that is no terminal."""
+    """Print `table` on standard output; its width is not limited if that is not a terminal."""
     Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
-def take_any_name() -> None:
-    """Let names of files that are no UTF-8 be printed on standard output."""
+def allow_any_file_name() -> None:
+    """Let standard output print file names that are not UTF-8."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def absent(needed: str, **options: object) -> None:
-    """BadParameter if one of `options` is given, which go with the option `needed`."""
+def check_absent(needed: str, **options: object) -> None:
+    """BadParameter if one of `options`, which need the option `needed`, has a value."""
     for name, value in options.items():
         if value is not None:
             raise BadParameter(f"--{name.replace('_', '-')} goes with {needed}")
@@ -43,15 +43,15 @@ def absent(needed: str, **options: object) -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """What a user can mend ends the command with a sentence and exit code 2, not with a traceback."""
+    """Turn errors that a user can correct into a sentence and exit code 2, not a traceback."""
     try:
         yield
     except ExplainedError as err:
         error(err)
         raise typer.Exit(2) from err
     except ValidationError as err:
-        from app.configuration.settings_errors import complaints  # here, since most commands end well
+        from app.configuration.settings_errors import describe_errors  # here, since few commands need it
 
-        for complaint in complaints(err):
-            error(complaint)
+        for message in describe_errors(err):
+            error(message)
         raise typer.Exit(2) from err

@@ -1,4 +1,4 @@
-"""The settings: the one place that reads the environment and the command line of `crossvit serve`."""
+"""The settings; the only module that reads the environment and the command line of `crossvit serve`."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def _split(value: object) -> object:
-    """The items of a list: with commas, spaces or lines between them, or as JSON."""
+    """The items of a list that is separated by commas, spaces or lines, or written as JSON."""
     if not isinstance(value, str):
         return value
     if value.startswith("["):
@@ -44,7 +44,7 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
 class Settings(BaseSettings):
-    """Serve bundles over HTTP. Every option can also come from the environment: --max-batch is CROSSVIT_MAX_BATCH."""
+    """Serve bundles over HTTP. Every option can also be set in the environment: --max-batch is CROSSVIT_MAX_BATCH."""
 
     model_config = SettingsConfigDict(
         env_prefix=environment.PREFIX,
@@ -52,23 +52,25 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
-        hide_input_in_errors=True,  # keys
+        hide_input_in_errors=True,  # inputs may be keys
     )
 
-    # What is served, and by what
+    # Models and engines
     bundle: Annotated[Path, Field(description="folder that export/to_onnx.py wrote, or a folder of such folders")] = (
         Path("artifacts/crossvit_9_dagger")
     )
-    default_model: Annotated[str | None, Field(description="the model for requests that name none, of several")] = None
+    default_model: Annotated[
+        str | None, Field(description="of several models, the one for requests without a model name")
+    ] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
     engine: Annotated[
         Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime"],
-        Field(description="auto takes a GPU's if there is one, else the CPU's fastest, found by trying"),
+        Field(description="auto takes a GPU engine if there is a GPU, else the fastest CPU engine, found by trying"),
     ] = "auto"
     precision: Annotated[
         Literal["auto", "fp16", "bf16", "f32", "int8", "int8-bf16"],
-        Field(description="auto takes the fastest that answers as float32 does, found by trying"),
+        Field(description="auto takes the fastest that agrees with float32, found by trying"),
     ] = "auto"
     jpeg: Annotated[
         Literal["cpu", "gpu"],
@@ -86,16 +88,18 @@ class Settings(BaseSettings):
 
     # Load
     max_batch: Annotated[
-        int, Field(ge=0, le=1024, description="images in one engine call, at most; 0 for what the engine is best at")
+        int, Field(ge=0, le=1024, description="most images in one engine call; 0 for the engine's own best size")
     ] = 0
     max_queue: Annotated[
         int,
-        Field(ge=0, description="images that may wait for one model, more get 429; 0 for eight batches, or 64"),
+        Field(ge=0, description="most images that wait for one model (429); 0 for eight batches, at least 64"),
     ] = 0
-    max_images: Annotated[int, Field(ge=1, description="images in one request, at most")] = 32
-    request_seconds: Annotated[Seconds, Field(description="longest time for an answer; clients may ask for less")] = 60
+    max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 32
+    request_seconds: Annotated[
+        Seconds, Field(description="longest time for an answer; a client may set a shorter one")
+    ] = 60
     engine_seconds: Annotated[
-        Seconds, Field(description="longest engine call, or ten times what it takes at start if that is longer")
+        Seconds, Field(description="longest engine call, or ten times its time at start if that is longer")
     ] = 10
     load_seconds: Annotated[Seconds, Field(description="longest start of an engine")] = 300
 
@@ -106,7 +110,7 @@ class Settings(BaseSettings):
     )
     max_pixels: Annotated[int, Field(ge=1, description="largest image, width times height")] = 50_000_000
     decoders: Annotated[
-        int, Field(ge=0, description="processes that decode; 0 for one a usable CPU, as memory allows")
+        int, Field(ge=0, description="decoder processes; 0 for one per usable CPU, as memory allows")
     ] = 0
     decode_seconds: Annotated[Seconds, Field(description="longest decoding of an image (422)")] = 5
     decode_bytes: Annotated[int, Field(ge=1, description="memory that decoding an image may take (422)")] = 1 << 30
@@ -115,50 +119,54 @@ class Settings(BaseSettings):
     header_seconds: Annotated[Seconds, Field(description="longest arrival of a request's headers")] = 10
     body_seconds: Annotated[Seconds, Field(description="longest arrival of a request's body (408)")] = 30
     keep_alive_seconds: Annotated[Seconds, Field(description="how long an idle connection stays open")] = 75
-    max_connections: Annotated[int, Field(ge=1, description="connections at once; for more, idle ones are closed")] = (
-        1000
-    )
+    max_connections: Annotated[
+        int, Field(ge=1, description="most connections at once; beyond that, idle ones are closed")
+    ] = 1000
     grace_seconds: Annotated[
         float, Field(ge=0, le=3600, description="between SIGTERM, when /readyz turns 503, and closing the port")
     ] = 5
-    drain_seconds: Annotated[Seconds, Field(description="longest wait for requests under way after that")] = 30
+    drain_seconds: Annotated[Seconds, Field(description="longest wait for open requests after that")] = 30
 
     # Access
     api_keys: Annotated[
         list[SecretStr],
         NoDecode,
         BeforeValidator(_split),
-        Field(description="keys that may classify, NAME:KEY or KEY; without any, everybody may"),
+        Field(description="keys that may classify, NAME:KEY or KEY; without keys, everybody may"),
     ] = []
-    api_keys_file: Annotated[Path | None, Field(description="the same, one a line; read again when it changes")] = None
+    api_keys_file: Annotated[
+        Path | None, Field(description="file of such keys, one per line; read again when it changes")
+    ] = None
     admin_keys: Annotated[
         list[SecretStr],
         NoDecode,
         BeforeValidator(_split),
-        Field(description="keys that may load and unload models; without any, the admin port alone may"),
+        Field(description="keys that may load and unload models; without keys, only the admin port may"),
     ] = []
-    admin_keys_file: Annotated[Path | None, Field(description="the same, one a line; read again when it changes")] = (
-        None
-    )
+    admin_keys_file: Annotated[
+        Path | None, Field(description="file of such keys, one per line; read again when it changes")
+    ] = None
     admin_host: Annotated[str, Field(description="address of the admin port")] = "127.0.0.1"
     allowed_hosts: Annotated[
         list[str],
         NoDecode,
         BeforeValidator(_split),
-        Field(description="host names by which the service may be asked, but for its probes; any if left out"),
+        Field(description="host names that requests may use, except probes; by default any"),
     ] = []
     root_path: Annotated[
         str | None,
         Field(
             pattern=r"^(/[A-Za-z0-9._~-]+)+$",
-            description="path prefix that a proxy leaves in requests, such as /crossvit",
+            description="path prefix that a proxy keeps in requests, such as /crossvit",
         ),
     ] = None
     admin_port: Annotated[
-        int | None, Field(ge=0, le=65535, description="port for loading and unloading, closed to them elsewhere")
+        int | None,
+        Field(ge=0, le=65535, description="port for loading and unloading models; the other port then refuses them"),
     ] = None
     rate_limit: Annotated[
-        str | None, Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$", description="images of one key: 100/minute")
+        str | None,
+        Field(pattern=r"^[1-9]\d*/(second|minute|hour|day)$", description="images per key, such as 100/minute"),
     ] = None
     health_access: Annotated[
         RequiredKey, Field(description="who may ask /livez, /readyz and /v2/health: open, key, admin")
@@ -166,35 +174,43 @@ class Settings(BaseSettings):
     metrics_access: Annotated[RequiredKey, Field(description="who may read /metrics: open, key, admin")] = "open"
     docs: Annotated[bool, Field(description="serve /docs and /openapi.json")] = True
     cors_origins: Annotated[
-        list[str], NoDecode, BeforeValidator(_split), Field(description="origins of web pages that may call, * for all")
+        list[str],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(description="origins of web pages that may call the service; * for all"),
     ] = []
 
-    # Watching
+    # Logs and traces
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="least level logged")] = "info"
     log_format: Annotated[
         Literal["auto", "json", "console"], Field(description="auto is console on a terminal, else json")
     ] = "auto"
     otlp_endpoint: Annotated[
-        str | None, Field(description="send traces there (OTLP over HTTP), such as http://collector:4318")
+        str | None, Field(description="where to send traces (OTLP over HTTP), such as http://collector:4318")
     ] = None
 
     @model_validator(mode="after")
     def _fits(self) -> "Settings":
         if self.max_queue and self.max_images > self.max_queue:
-            raise ValueError("max_images must not be over max_queue: such a request could never be taken")
+            raise ValueError("max_images must not be over max_queue: such a request could never be accepted")
         if self.rate_limit and not (self.api_keys or self.api_keys_file):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
         if self.admin_port and self.admin_port == self.port:
-            raise ValueError("admin_port must not be the port: it is the number that tells an admin")
+            raise ValueError("admin_port must not be the port: admins are recognized by the port number")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} in cors_origins is no origin: SCHEME://HOST[:PORT] without a path, or *")
+                raise ValueError(
+                    f"{origin!r} in cors_origins is not an origin: SCHEME://HOST[:PORT] without a path, or *"
+                )
         return self
 
     @field_validator("*", mode="before")
     @classmethod
     def _as_written(cls, value: object, info: ValidationInfo) -> object:
-        """Numbers in the forms of app.configuration.quantities, as the setting's name has bytes or seconds; words in any case."""
+        """Read numbers in the forms of app.configuration.quantities, by the setting's name (bytes, seconds).
+
+        Choices may be in capitals or small letters.
+        """
         name = info.field_name or ""
         annotation = cls.model_fields[name].annotation
         if not isinstance(value, str):
@@ -209,13 +225,13 @@ class Settings(BaseSettings):
 
     @property
     def decoder_count(self) -> int:
-        """How many processes decode: one a usable CPU, if there is memory for them, where nothing else is set."""
+        """The number of decoder processes; unless it is set, one per usable CPU, if there is memory for them."""
         affordable = self.affordable_decoders
         return self.decoders or (usable_cpus() if affordable is None else min(usable_cpus(), affordable))
 
     @property
     def affordable_decoders(self) -> int | None:
-        """For how many decoders there is memory, if that is known."""
+        """The number of decoders for which there is memory, if that is known."""
         return affordable_decoders(usable_memory(), self.max_pixels, self.decode_bytes)
 
     @classmethod
@@ -231,21 +247,21 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":
-        """The settings in `arguments`, the others from the environment; --help prints them all and exits."""
+        """The settings from `arguments`, and the others from the environment; --help prints all of them and exits."""
         return CliApp.run(cls, cli_args=arguments, cli_settings_source=_CommandLine(cls, cli_show_env_vars=True))
 
 
-_KINDS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
+_METAVARS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
 
 
 class _CommandLine(CliSettingsSource["Settings"]):
-    """The command line, whose --help says what an option takes in words rather than in types."""
+    """The command line; its --help names the values of an option in words rather than by Python types."""
 
     def _metavar_format(self, obj: object) -> str:
-        kind = next((_KINDS[kind] for kind in (obj, *get_args(obj)) if kind in _KINDS), None)
-        if kind is None:
+        metavar = next((_METAVARS[kind] for kind in (obj, *get_args(obj)) if kind in _METAVARS), None)
+        if metavar is None:
             return super()._metavar_format(obj)
-        return f"{kind},..." if get_origin(obj) is list else kind
+        return f"{metavar},..." if get_origin(obj) is list else metavar
 
 
 class _Environment(EnvSettingsSource):
@@ -262,6 +278,6 @@ def variable(name: str) -> str:
 
 
 def log_remarks() -> None:
-    """Warn of what the environment has that looks like a setting and is none."""
+    """Warn of environment variables that look like settings and are not."""
     for remark in environment.remarks(os.environ, [variable(name) for name in Settings.model_fields]):
         log.warning("%s", remark)

@@ -1,4 +1,4 @@
-"""What is wrong with settings, in the project's words."""
+"""Describes errors in settings for the user."""
 
 from typing import Literal, get_args, get_origin
 
@@ -15,34 +15,33 @@ _UNITS = {
 }
 
 
-def complaints(err: ValidationError) -> list[str]:
-    """A sentence for each fault of the settings: which one, what was seen, what would do. No key is shown."""
-    return [_complaint(fault) for fault in err.errors()]
+def describe_errors(err: ValidationError) -> list[str]:
+    """A sentence for each error: the setting, the value and what is valid. No key is shown."""
+    return [_describe(error) for error in err.errors()]
 
 
-def _complaint(fault: ErrorDetails) -> str:
-    name = str(fault["loc"][0]) if fault["loc"] else ""
+def _describe(error: ErrorDetails) -> str:
+    name = str(error["loc"][0]) if error["loc"] else ""
     field = Settings.model_fields.get(name)
     if field is None:  # a rule for several settings
-        return str(fault.get("ctx", {}).get("error", fault["msg"]))
+        return str(error.get("ctx", {}).get("error", error["msg"]))
     where = f"--{name.replace('_', '-')}, or {variable(name)} in the environment"
-    if fault["type"] == "value_error":  # a check of the setting's own
-        return f"setting {name}: {fault['ctx']['error']} ({where})"
-    seen = "a key" if "Secret" in str(field.annotation) else repr(fault["input"])[:100]
-    return f"setting {name}: {seen} is not {_wanted(name, field)} ({where})"
+    if error["type"] == "value_error":  # a check of the setting's own
+        return f"setting {name}: {error['ctx']['error']} ({where})"
+    value = "a key" if "Secret" in str(field.annotation) else repr(error["input"])[:100]
+    return f"setting {name}: {value} is not {_valid_values(name, field)} ({where})"
 
 
-def _wanted(name: str, field: FieldInfo) -> str:
-    """What the setting takes."""
+def _valid_values(name: str, field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return f"one of {', '.join(get_args(field.annotation))}"
     kinds = {field.annotation, *get_args(field.annotation)}
     if bool in kinds:
         return "true or false"
     if list[int] in kinds:
-        return "whole numbers with commas between them"
+        return "whole numbers separated by commas"
     if not kinds & {int, float}:
-        return f"what it takes, {field.description}"
+        return f"valid: {field.description}"
     unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "a whole number")
     return f"{unit} {_bounds(field)}".rstrip(" ,")
 

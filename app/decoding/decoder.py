@@ -1,4 +1,4 @@
-"""The worker's side of decoding: what bytes from outside are turned into pixels by. `app.decoding.pool` calls it."""
+"""The worker's side of decoding: turns untrusted bytes into pixels. `app.decoding.pool` calls it."""
 
 import json
 from io import BytesIO
@@ -10,15 +10,20 @@ from PIL import Image
 from app.decoding.image import decode
 from app.decoding.oip_tensors import CHARSETS, Strict, parse_oip, read_inputs
 from app.errors import BadInference
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
 
-_LONGEST = 500_000  # bytes of what is not data in an inference request
+_MAX_DESCRIPTION_BYTES = 500_000  # of an inference request without its data
 
 
 class Decoder:
-    """Decodes one thing at a time. It opens and imports all that it may need at once: a sealed worker cannot later."""
+    """Decodes one body at a time. It imports and opens all that it may need at its start: a sealed worker cannot later.
+
+    Args:
+        max_pixels: as for app.decoding.image.decode.
+        scaled_jpeg: as for app.decoding.image.decode.
+    """
 
     def __init__(self, max_pixels: int, scaled_jpeg: bool = False) -> None:
         self._max_pixels = max_pixels
@@ -39,7 +44,9 @@ class Decoder:
     def inference(self, json_bytes: int | None, max_images: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
         """See app.decoding.oip_tensors.read_inputs."""
         request, tensors = read_inputs(body.tobytes(), json_bytes=json_bytes, max_images=max_images)
-        described = request.model_dump(mode="json")
-        if len(json.dumps(described, ensure_ascii=False).encode("utf-8", "replace")) > _LONGEST:
-            raise BadInference(f"the request's names and parameters take more than {_LONGEST:,} bytes; send fewer")
-        return [described], tensors
+        description = request.model_dump(mode="json")
+        if len(json.dumps(description, ensure_ascii=False).encode("utf-8", "replace")) > _MAX_DESCRIPTION_BYTES:
+            raise BadInference(
+                f"the request's names and parameters take more than {_MAX_DESCRIPTION_BYTES:,} bytes; send fewer"
+            )
+        return [description], tensors

@@ -1,4 +1,4 @@
-"""A queue for each caller, whose items have their turns so that every caller gets the same time."""
+"""A queue per caller; items have their turns so that every caller gets the same time."""
 
 import time
 from collections import deque
@@ -7,16 +7,16 @@ from typing import Generic, TypeVar
 
 TurnItem = TypeVar("TurnItem")
 
-_MEMORY = 0.8  # of the measured seconds an item takes, at each new measurement
+_EMA_DECAY = 0.8  # of the measured seconds per item
 
 
 @dataclass(eq=False)
 class Turn(Generic[TurnItem]):
-    """An item whose turn has come. `FairQueue.over` must be told when it is done."""
+    """An item whose turn has come; call `FairQueue.over` when it is done."""
 
     caller: str
     item: TurnItem
-    expected: float  # seconds, charged so far
+    expected: float  # seconds that are charged until the item is measured
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -24,9 +24,9 @@ class Turn(Generic[TurnItem]):
 class _Caller(Generic[TurnItem]):
     waiting: deque[TurnItem] = field(default_factory=deque)
     turns: set[Turn[TurnItem]] = field(default_factory=set)
-    balance: float = 0.0  # seconds that it has had less than its share
-    mean: float | None = None  # seconds that one of its items takes, measured
-    latest: int = 0  # the number of its latest turn
+    balance: float = 0.0  # seconds by which it has had less than its share
+    mean: float | None = None  # measured seconds per item
+    latest: int = 0  # number of its latest turn
 
     @property
     def active(self) -> bool:
@@ -34,16 +34,16 @@ class _Caller(Generic[TurnItem]):
 
 
 class FairQueue(Generic[TurnItem]):
-    """Items of one caller have their turns in order; between callers the one that has had the least time goes first.
+    """Items of one caller have their turns in order; among callers, the one that has had the least time goes first.
 
-    What an item took is charged to its caller and credited in equal parts to all that wait or have a turn, as in
-    generalized processor sharing (Parekh and Gallager 1993). Until it is measured it counts as its caller's mean. A
-    caller that returns has saved nothing up, but what it has had too much is not forgotten while others are active.
+    The time of an item is charged to its caller and credited in equal parts to all callers that wait or have a turn, as
+    in generalized processor sharing (Parekh and Gallager 1993). Until it is measured it counts as its caller's mean. A
+    caller that returns has no credit left, but its debt is kept while others are active.
     """
 
     def __init__(self) -> None:
         self._callers: dict[str, _Caller[TurnItem]] = {}
-        self._mean = 0.0  # seconds that an item takes, of whichever caller
+        self._mean = 0.0  # seconds per item of any caller
         self._turns = 0
 
     def put(self, caller: str, item: TurnItem) -> None:
@@ -53,7 +53,7 @@ class FairQueue(Generic[TurnItem]):
         """The next turn, or None if nothing waits."""
         name, caller = max(
             ((name, caller) for name, caller in self._callers.items() if caller.waiting),
-            key=lambda found: (round(found[1].balance, 6), -len(found[1].turns), -found[1].latest),
+            key=lambda pair: (round(pair[1].balance, 6), -len(pair[1].turns), -pair[1].latest),
             default=(None, None),
         )
         if name is None or caller is None:
@@ -69,32 +69,32 @@ class FairQueue(Generic[TurnItem]):
         """The turn has ended, and took `seconds`."""
         caller = self._callers[turn.caller]
         self._charge(caller, seconds - turn.expected)
-        caller.mean = _learned(caller.mean, seconds)
-        self._mean = _learned(self._mean or None, seconds)
+        caller.mean = _averaged(caller.mean, seconds)
+        self._mean = _averaged(self._mean or None, seconds)
         caller.turns.remove(turn)
         self._forget()
 
     def drop(self, turn: Turn[TurnItem]) -> None:
-        """The turn was not used, and its item is of no interest any more."""
+        """The turn was not used, and its item is not needed any more."""
         caller = self._callers[turn.caller]
         self._charge(caller, -turn.expected)
         caller.turns.remove(turn)
         self._forget()
 
     def give_back(self, turn: Turn[TurnItem]) -> None:
-        """The turn could not be used: its item has its caller's next one."""
+        """The turn could not be used: its item gets its caller's next turn."""
         self._callers[turn.caller].waiting.appendleft(turn.item)
         self.drop(turn)
 
     def discard(self, caller: str, item: TurnItem) -> None:
-        """Take `item` out, if it still waits."""
-        known = self._callers.get(caller)
-        if known is not None and item in known.waiting:
-            known.waiting.remove(item)
+        """Remove `item`, if it still waits."""
+        queue = self._callers.get(caller)
+        if queue is not None and item in queue.waiting:
+            queue.waiting.remove(item)
             self._forget()
 
     def clear(self) -> list[TurnItem]:
-        """Take out all that waits."""
+        """Remove all waiting items and return them."""
         waiting = [item for caller in self._callers.values() for item in caller.waiting]
         for caller in self._callers.values():
             caller.waiting.clear()
@@ -102,12 +102,12 @@ class FairQueue(Generic[TurnItem]):
         return waiting
 
     def seconds(self) -> float:
-        """How long all that waits or has its turn will take, one after the other, as far as is known."""
+        """The expected time of all items that wait or have their turn, one after the other."""
         now, total = time.perf_counter(), 0.0
         for caller in self._callers.values():
             spent = [now - turn.started for turn in caller.turns]
-            each = max([self._expected(caller), *spent])
-            total += len(caller.waiting) * each + sum(max(0.0, each - passed) for passed in spent)
+            per_item = max([self._expected(caller), *spent])
+            total += len(caller.waiting) * per_item + sum(max(0.0, per_item - passed) for passed in spent)
         return total
 
     def _expected(self, caller: _Caller[TurnItem]) -> float:
@@ -120,12 +120,12 @@ class FairQueue(Generic[TurnItem]):
         caller.balance -= seconds
 
     def _forget(self) -> None:
-        """Whoever is gone and owes nothing; all, once nobody is active."""
+        """Forget callers that are inactive and owe nothing; all callers once none is active."""
         if not any(caller.active for caller in self._callers.values()):
             self._callers.clear()
         for name in [name for name, caller in self._callers.items() if not caller.active and caller.balance >= 0]:
             del self._callers[name]
 
 
-def _learned(known: float | None, seconds: float) -> float:
-    return seconds if known is None else _MEMORY * known + (1 - _MEMORY) * seconds
+def _averaged(mean: float | None, seconds: float) -> float:
+    return seconds if mean is None else _EMA_DECAY * mean + (1 - _EMA_DECAY) * seconds

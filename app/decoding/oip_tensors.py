@@ -1,8 +1,8 @@
-"""The Open Inference Protocol's tensors: a request's bytes to arrays, and arrays to a response's bytes.
+"""Tensors of the Open Inference Protocol: from a request's bytes to arrays, and from arrays to a response's bytes.
 
 Source: the Open Inference Protocol (V2), REST, and Triton's extensions for binary tensor data, classification and HTTP
-compression. A request has one input: `image`, the very pixels that the network sees, or `encoded`, image files.
-A raw binary request, one image file without any JSON, is a request for all outputs in binary.
+compression. A request has one input: `image`, exactly the pixels that the network sees, or `encoded`, image files.
+A raw binary request, one image file without JSON, requests all outputs in binary.
 """
 
 import json
@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from app.decoding.base64_text import BadBase64, decode_base64
 from app.decoding.content_kind import is_form, looks_like_image, mistaken
 from app.errors import BadInference, TooLarge
-from app.pydantic_errors import place, told
+from app.pydantic_errors import describe_error, error_location
 from model.files.formats import HEAD_BYTES
 
 IMAGE, ENCODED = "image", "encoded"
@@ -30,29 +30,29 @@ BINARY = "application/octet-stream"
 
 _ELEMENT = struct.Struct("<I")
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-_FORM = "it is a multipart form, which goes to POST /classify; here a file goes alone"
-_WITH_BINARY = b'"binary_data_size"'
+_IS_FORM = "it is a multipart form: send that to POST /classify, and here the bytes of one file only"
+_BINARY_SIZE_KEY = b'"binary_data_size"'
 ENCODINGS = tuple(_WINDOW_BITS)  # of answers; app.api.content_coding has those of requests
-# What json.detect_encoding finds. Python imports each where it is first used.
+# The results of json.detect_encoding. Python imports each codec when it is first used.
 CHARSETS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 
-Asked = TypeVar("Asked", bound=BaseModel)
+OipObject = TypeVar("OipObject", bound=BaseModel)
 
-# What is not data crosses to the service and back to the client: it is short.
+# Names and parameters cross to the service and back to the client, so they are short.
 Text = Annotated[str, Field(max_length=1000)]
 
 
 def without_nulls(value: Any) -> Any:
-    """An object without its members that are null: many clients write null for what they leave out."""
-    return {key: each for key, each in value.items() if each is not None} if isinstance(value, dict) else value
+    """An object without its null members: many clients write null instead of leaving a member out."""
+    return {key: member for key, member in value.items() if member is not None} if isinstance(value, dict) else value
 
 
 def _nullable(schema: dict[str, Any]) -> None:
-    """Have the JSON schema of an object say that what may be left out may be null."""
-    for name, each in schema.get("properties", {}).items():
-        if name not in schema.get("required", []) and "type" in each:
-            each["type"] = [each["type"], "null"]
-        values = each.get("additionalProperties")
+    """Allow null for the optional members in the JSON schema of an object."""
+    for name, member in schema.get("properties", {}).items():
+        if name not in schema.get("required", []) and "type" in member:
+            member["type"] = [member["type"], "null"]
+        values = member.get("additionalProperties")
         if isinstance(values, dict) and "anyOf" in values:
             values["anyOf"].append({"type": "null"})
 
@@ -61,7 +61,7 @@ Parameters = Annotated[dict[Text, Text | int | float | bool], BeforeValidator(wi
 
 
 class Strict(BaseModel):
-    """An object in a request's JSON; what is null in it counts as left out."""
+    """An object in a request's JSON; a null member counts as left out."""
 
     model_config = ConfigDict(strict=True, json_schema_extra=_nullable)
 
@@ -79,7 +79,7 @@ class Input(Strict):
 
 
 class Output(Strict):
-    """An output that is asked for; `binary_data` and `classification` (how many classes) are its parameters."""
+    """A requested output; its parameters are `binary_data` and `classification`, a number of classes."""
 
     name: Text
     parameters: Parameters = {}
@@ -99,15 +99,19 @@ def read_inputs(
 ) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
     """The request in `body` without its data, and its images.
 
-    For an `image` input that is one array (batch, side, side, 3), for `encoded` one array of bytes for each image.
-    `json_bytes` is the length of the JSON where binary tensors follow it, 0 for a raw binary request. Raises
-    BadInference, and TooLarge beyond `max_images`.
+    The images of an `image` input are one array (batch, side, side, 3), those of `encoded` an array of bytes each.
+    Raises BadInference, and TooLarge beyond `max_images`.
+
+    Args:
+        body: the request's bytes.
+        json_bytes: the length of the JSON if binary tensors follow it, 0 for a raw binary request, None for JSON only.
+        max_images: the most images.
     """
     if json_bytes is not None and json_bytes > len(body):
         raise BadInference(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
     if json_bytes == 0:
         if is_form(body[:HEAD_BYTES]):
-            raise BadInference(f"the request is not an image file: {_FORM}")
+            raise BadInference(f"the request is not an image file: {_IS_FORM}")
         tensor = Input(name=ENCODED, shape=[1], datatype="BYTES")
         request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
         return request, [np.frombuffer(body, np.uint8)]
@@ -130,16 +134,16 @@ def write_outputs(
 ) -> tuple[bytes, int | None]:
     """The response to `request`, and the length of its JSON if binary tensors follow it.
 
-    `outputs` are all that the model has, each (batch, classes); those that were asked for are sent, or all. Raises as
-    check_output.
+    `outputs` has all outputs of the model, each (batch, classes). The requested ones are sent, or all if the request
+    names none. Raises as check_output.
     """
     described = []
     binary = []
     all_binary = _flag(request.parameters, "binary_data_output")
-    for wanted in request.outputs or [Output(name=name) for name in outputs]:
-        check_output(wanted, list(outputs))
-        tensor, content = _output(wanted, outputs[wanted.name], labels)
-        if _flag(wanted.parameters, "binary_data", all_binary):
+    for requested in request.outputs or [Output(name=name) for name in outputs]:
+        check_output(requested, list(outputs))
+        tensor, content = _output(requested, outputs[requested.name], labels)
+        if _flag(requested.parameters, "binary_data", all_binary):
             raw = content if isinstance(content, bytes) else b"".join(map(_element, content))
             described.append(tensor | {"parameters": {"binary_data_size": len(raw)}})
             binary.append(raw)
@@ -154,14 +158,14 @@ def write_outputs(
     return b"".join([head, *binary]), len(head) if binary else None
 
 
-def check_output(wanted: Output, names: Sequence[str]) -> None:
-    """BadInference if the wanted output is none of `names`, or its parameters cannot be."""
-    if wanted.name not in names:
-        raise BadInference(f"there is no output {wanted.name[:60]!r}; one of {', '.join(names)}")
-    _flag(wanted.parameters, "binary_data")
-    count = wanted.parameters.get("classification", 0)
+def check_output(requested: Output, names: Sequence[str]) -> None:
+    """BadInference if the requested output is not one of `names`, or its parameters are invalid."""
+    if requested.name not in names:
+        raise BadInference(f"there is no output {requested.name[:60]!r}; one of {', '.join(names)}")
+    _flag(requested.parameters, "binary_data")
+    count = requested.parameters.get("classification", 0)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise BadInference("the parameter 'classification' is a number of classes, 1 or more")
+        raise BadInference("the parameter 'classification' must be a number of classes, 1 or more")
 
 
 def compress(body: bytes, encoding: str) -> bytes:
@@ -170,24 +174,24 @@ def compress(body: bytes, encoding: str) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def parse_oip(kind: type[Asked], body: bytes, *, whole: bool = True) -> Asked:
-    """The JSON in `body`, which is all of the request or not, in one of CHARSETS, as `kind`.
+def parse_oip(kind: type[OipObject], body: bytes, *, whole: bool = True) -> OipObject:
+    """The JSON in `body`, in one of CHARSETS, as an object of `kind`; `whole` tells whether it is the whole request.
 
     Raises BadInference.
     """
     try:
-        # RFC 8259, 8.1 has UTF-8 alone and lets a mark be ignored; PowerShell and .NET write the others.
+        # RFC 8259, 8.1 allows only UTF-8 and lets a byte order mark be ignored; PowerShell and .NET write the others.
         content = body.decode(json.detect_encoding(body))
         value = from_json(content.removeprefix("\ufeff"), allow_inf_nan=False)
         if isinstance(value, str) and value.lstrip().startswith("{"):
-            raise BadInference("the request is a JSON string that has JSON in it; send the object itself")
+            raise BadInference("the request is a JSON string with JSON in it; send the object itself")
         if isinstance(value, dict) and "instances" in value and "inputs" not in value:
-            raise BadInference("the request has 'instances', as version 1 of the protocol; this is version 2: 'inputs'")
+            raise BadInference("the request has 'instances', of version 1 of the protocol; this is version 2: 'inputs'")
         return kind.model_validate(value)
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
         written = "; write it without a decimal point" if _is_whole(first["input"]) else ""
-        raise BadInference(f"{place(first, 'the request')} {told(first)}{written}") from err
+        raise BadInference(f"{error_location(first, 'the request')} {describe_error(first)}{written}") from err
     except UnicodeDecodeError as err:
         raise BadInference(f"the request is not JSON: {_instead(body, whole) or 'it is not UTF-8'}") from err
     except ValueError as err:
@@ -195,43 +199,44 @@ def parse_oip(kind: type[Asked], body: bytes, *, whole: bool = True) -> Asked:
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether it is a whole number that is written with a decimal point."""
+    """Whether `value` is a whole number written with a decimal point."""
     return isinstance(value, float) and value.is_integer()
 
 
 def _instead(body: bytes, whole: bool) -> str | None:
+    """What the client sent instead of JSON, with advice; None if that cannot be told."""
     if is_form(body[:HEAD_BYTES]):
-        return _FORM
-    if whole and _WITH_BINARY in body:
-        return f"binary data follows it, and the header {LENGTH_HEADER} has to say how long the JSON is"
+        return _IS_FORM
+    if whole and _BINARY_SIZE_KEY in body:
+        return f"binary data follows it, so the header {LENGTH_HEADER} must give the length of the JSON"
     if looks_like_image(body):
-        return f"it is an image file, which goes with {LENGTH_HEADER}: 0, or to POST /classify"
-    what = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body, body=True)
-    return what and f"it is {what}"
+        return f"it is an image file: send it with {LENGTH_HEADER}: 0, or to POST /classify"
+    kind = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body, body=True)
+    return kind and f"it is {kind}"
 
 
 def _check(request: InferenceRequest) -> None:
-    """BadInference for what can be seen without knowing the model's outputs."""
+    """BadInference for errors that can be found without the model's outputs."""
     if len(request.inputs) > 1:
-        raise BadInference(f"one input is taken, {IMAGE!r} or {ENCODED!r}, not {len(request.inputs)}")
+        raise BadInference(f"a request has one input, {IMAGE!r} or {ENCODED!r}, not {len(request.inputs)}")
     if len({output.name for output in request.outputs}) < len(request.outputs):
-        raise BadInference("an output is asked for more than once")
+        raise BadInference("an output is requested more than once")
     tensors: list[Input | Output] = [*request.inputs, *request.outputs]
     for tensor in tensors:
         if "shared_memory_region" in tensor.parameters:
-            raise BadInference(f"{tensor.name[:60]!r} cannot be in shared memory; send or take it with the request")
+            raise BadInference(f"{tensor.name[:60]!r} cannot be in shared memory; send it in the request or response")
     _flag(request.parameters, "binary_data_output")
 
 
 def _flag(parameters: Parameters, name: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise BadInference(f"the parameter {name!r} is true or false")
+        raise BadInference(f"the parameter {name!r} must be true or false")
     return value
 
 
 def _raw(tensor: Input, binary: bytes) -> bytes | None:
-    """The tensor's binary data, all that follows the JSON; None if the data is in the JSON."""
+    """The tensor's binary data, all bytes after the JSON; None if the data is in the JSON."""
     size = tensor.parameters.get("binary_data_size")
     if size is None:
         if binary:
@@ -240,9 +245,9 @@ def _raw(tensor: Input, binary: bytes) -> bytes | None:
             raise BadInference(f"the input {tensor.name[:60]!r} has no data")
         return None
     if not isinstance(size, int) or isinstance(size, bool):
-        raise BadInference(f"the parameter 'binary_data_size' is a number of bytes, not {str(size)[:20]!r}")
+        raise BadInference(f"the parameter 'binary_data_size' must be a number of bytes, not {str(size)[:20]!r}")
     if tensor.data is not None:
-        raise BadInference(f"the input {tensor.name[:60]!r} has data in the JSON and a binary_data_size as well")
+        raise BadInference(f"the input {tensor.name[:60]!r} has both data in the JSON and a binary_data_size")
     if size != len(binary):
         raise BadInference(f"binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
     return binary
@@ -262,13 +267,13 @@ def _pixels(tensor: Input, raw: bytes | None, max_images: int) -> NDArray[np.uin
 
 
 def _octets(rows: Any, shape: list[int]) -> bytes:
-    """The numbers in `rows`, one list or lists in lists as `shape` has it."""
+    """The numbers in `rows`: one flat list, or nested lists of `shape`."""
     if not isinstance(rows, list):
-        raise BadInference(f"the data of {IMAGE!r} is a list of numbers")
+        raise BadInference(f"the data of {IMAGE!r} must be a list of numbers")
     if rows and isinstance(rows[0], list):
         for length in shape[1:]:
             if not all(isinstance(row, list) and len(row) == length for row in rows):
-                raise BadInference(f"the lists in {IMAGE!r} are not as long or deep as its shape {shape}")
+                raise BadInference(f"the lists in {IMAGE!r} do not have its shape {shape}")
             rows = list(chain.from_iterable(rows))
     if rows and all(map(_is_whole, rows)):
         raise BadInference(f"{IMAGE!r} must have whole numbers; write them without a decimal point")
@@ -325,17 +330,17 @@ def _base64(data: Any) -> list[bytes]:
 
 
 def _output(
-    wanted: Output, values: NDArray[np.float32], labels: Sequence[str]
+    requested: Output, values: NDArray[np.float32], labels: Sequence[str]
 ) -> tuple[dict[str, Any], bytes | list[bytes]]:
-    """The description of a tensor, and its content: the elements where it is of BYTES."""
-    count = int(wanted.parameters.get("classification", 0))
+    """The description of a tensor, and its content: its bytes, or the elements of a BYTES tensor."""
+    count = int(requested.parameters.get("classification", 0))
     if not count:
         shape = list(values.shape)
-        return {"name": wanted.name, "datatype": "FP32", "shape": shape}, np.ascontiguousarray(values).tobytes()
+        return {"name": requested.name, "datatype": "FP32", "shape": shape}, np.ascontiguousarray(values).tobytes()
     classes = [
         f"{row[index]:f}:{index}:{labels[index]}".encode()
         for row in values
         for index in np.argsort(-row, kind="stable")[:count]
     ]
     shape = [len(values), min(count, values.shape[1])]
-    return {"name": wanted.name, "datatype": "BYTES", "shape": shape}, classes
+    return {"name": requested.name, "datatype": "BYTES", "shape": shape}, classes

@@ -1,4 +1,4 @@
-"""Decoding, away from the service: a few worker processes with a time and memory cap, replaced when they fail."""
+"""The HTTP process's side of decoding: worker processes with a time and memory cap, replaced when they fail."""
 
 import asyncio
 import logging
@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.image import Pixels
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
-from app.processes.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.channel import Arrays, Limits, Reply, Values
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
 from model.spec import Preprocessing
@@ -26,13 +26,15 @@ from model.spec import Preprocessing
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 60
-_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to start a decoder
+_MAX_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
+_FIRST_PAUSE = 0.5  # seconds between attempts to start a decoder
+_LONGEST_PAUSE = 30.0
+_CANNOT_START = "no decoder could be started; the log says why"
 
 
 @dataclass(eq=False)
 class _Job:
-    """A call of a method of app.decoding.decoder.Decoder, and where its answer is awaited."""
+    """A call of a method of app.decoding.decoder.Decoder, and the future of its answer."""
 
     method: str
     values: Values
@@ -49,11 +51,18 @@ class _Job:
 
 
 class DecoderPool:
-    """`count` workers, which share their time fairly between callers; what one caller gives waits in order.
+    """Decoder processes that share their time fairly between callers; the jobs of one caller wait in order.
 
-    They start with the context, and leaving it ends them; one that fails, or ends while it has nothing to do, is
-    replaced at once. `max_pixels` and `scaled_jpeg` are as for app.decoding.image.decode. `on_restart` is called with a reason
-    each time a worker had to be replaced.
+    They start with the context, and leaving it ends them. One that fails, or ends while it is idle, is replaced at
+    once. Each process has a thread that waits for it, so that its calls do not block the event loop.
+
+    Args:
+        count: number of processes.
+        max_pixels: as for app.decoding.image.decode.
+        scaled_jpeg: as for app.decoding.image.decode.
+        seconds: the longest time for one job; then its process is killed.
+        memory_bytes: the memory that a process may take for a job.
+        on_restart: is called with a reason each time a process had to be replaced.
     """
 
     def __init__(
@@ -66,7 +75,7 @@ class DecoderPool:
         memory_bytes: int,
         on_restart: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._given = [max_pixels, scaled_jpeg]
+        self._decoder_values = [max_pixels, scaled_jpeg]
         self._seconds = seconds
         self._limits = Limits(memory_bytes=memory_bytes, sealed=True)
         self._on_restart = on_restart
@@ -77,7 +86,7 @@ class DecoderPool:
         self._workers: set[Worker] = set()
         self._serving = 0
         self._retry_after: int | None = None  # seconds, while no worker can be started and none is left
-        self._changed = asyncio.Event()  # _serving or _retry_after
+        self._changed = asyncio.Event()  # set when _serving or _retry_after changes
         self._closed = False
         self.count = count
 
@@ -90,7 +99,7 @@ class DecoderPool:
         workers = list(self._workers)
         for task in self._tasks:
             task.cancel()
-        await asyncio.sleep(0)  # no connection is watched any more when it is closed
+        await asyncio.sleep(0)  # the tasks stop watching the connections before these are closed
         for worker in workers:
             worker.kill()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,21 +120,25 @@ class DecoderPool:
             await self._changed.wait()
 
     def seconds_to_empty(self) -> float:
-        """How long what waits will take, as far as is known."""
+        """The expected time until all waiting jobs are done."""
         return self._queue.seconds() / self.count
 
     async def decode(
         self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
     ) -> tuple[Pixels, Interval]:
-        """The pixels that the network sees, and when they were made; raises as app.decoding.image.decode does.
+        """The pixels that the network sees, (crop, crop, 3), and the time of decoding. Raises as decode does.
 
-        No worker begins with it after `deadline`, on the clock of time.perf_counter: TooLate. BadImage if it costs the
-        worker its life, NotReady if there is none. What decoding takes is charged to `caller`.
+        Raises TooLate if no worker begins before `deadline`, on the clock of time.perf_counter; BadImage if the worker
+        dies or hangs; NotReady if there is no worker. The time of decoding is charged to `caller`.
         """
         shape = (steps.crop, steps.crop, 3)
-        reply = Reply(_HEAD_BYTES, math.prod(shape), (NotAnImage, TooLarge, BadImage), partial(_check_pixels, shape))
-        _, (pixels,), span = await self._call("image", [steps.resize, steps.crop], body, reply, deadline, caller)
-        return pixels, span
+        reply = Reply(
+            _MAX_HEAD_BYTES, math.prod(shape), (NotAnImage, TooLarge, BadImage), partial(_check_pixels, shape)
+        )
+        _, (pixels,), interval = await self._run(
+            caller, _Job("image", [steps.resize, steps.crop], body, reply, deadline)
+        )
+        return pixels, interval
 
     async def inference(
         self,
@@ -136,48 +149,48 @@ class DecoderPool:
         deadline: float = math.inf,
         caller: str = "",
     ) -> tuple[InferenceRequest, Sequence[NDArray[np.uint8]]]:
-        """What app.decoding.oip_tensors.read_inputs gives; raises as that and as `decode` do."""
+        """The result of app.decoding.oip_tensors.read_inputs; raises as that and as `decode` do."""
         # Tensors are never larger than the body that they come in.
-        reply = Reply(_HEAD_BYTES, len(body), (BadInference, TooLarge), partial(_check_inference, max_images))
-        values, arrays, _ = await self._call("inference", [json_bytes, max_images], body, reply, deadline, caller)
+        reply = Reply(_MAX_HEAD_BYTES, len(body), (BadInference, TooLarge), partial(_check_inference, max_images))
+        values, arrays, _ = await self._run(caller, _Job("inference", [json_bytes, max_images], body, reply, deadline))
         return InferenceRequest.model_validate(values[0]), arrays
 
-    async def _call(
-        self, method: str, values: Values, body: bytes, reply: Reply, deadline: float, caller: str
-    ) -> tuple[Values, Arrays, Interval]:
+    async def _run(self, caller: str, job: _Job) -> tuple[Values, Arrays, Interval]:
+        """Queue `job` and await its answer."""
         self._check()
-        job = _Job(method, values, body, reply, deadline)
         self._queue.put(caller, job)
         self._hand_out()
         try:
             return await job.answer
         finally:
-            self._queue.discard(caller, job)  # of a request that has gone
+            self._queue.discard(caller, job)  # if its request has gone
 
     def _check(self) -> None:
         """NotReady if there is no worker, and none can be started."""
         if self._retry_after is not None:
-            raise NotReady("no decoder could be started; the log says why", retry_after=self._retry_after)
+            raise NotReady(_CANNOT_START, retry_after=self._retry_after)
 
     def _hand_out(self) -> None:
+        """Give waiting jobs to idle workers."""
         while self._idle and (turn := self._queue.take()) is not None:
             self._idle.popleft().set_result(turn)
 
     def _refuse_waiting(self, err: NotReady) -> None:
         for job in self._queue.clear():
-            job.fail(NotReady(str(err), err.retry_after))  # each has a traceback of its own
+            job.fail(NotReady(str(err), err.retry_after))  # an instance each: tracebacks are added to it
 
     async def _keep_one(self) -> None:
-        """Keep one worker at work. One that was of use is replaced at once, others after longer and longer pauses."""
+        """Keep one worker running. One that decoded something is replaced at once, others after growing pauses."""
+        loop = asyncio.get_running_loop()
         pause = 0.0
         while True:
             thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
             self._threads.add(thread)
             try:
-                worker = await self._in(thread, self._start)
+                worker = await loop.run_in_executor(thread, self._start)
                 if await self._serve(worker, thread):
                     pause = 0.0
-            except Exception as err:  # whatever it is (no process, no thread, no memory), the next attempt may do
+            except Exception as err:  # no process, thread or memory: the next attempt may succeed
                 pause = max(pause, _FIRST_PAUSE)
                 self._cannot_start(err, pause)
             finally:
@@ -191,7 +204,7 @@ class DecoderPool:
         return Worker(
             "decoder",
             "app.decoding.decoder:Decoder",
-            self._given,
+            self._decoder_values,
             seconds=_START_SECONDS,
             limits=self._limits,
             on_spawn=self._spawned,
@@ -200,18 +213,19 @@ class DecoderPool:
     def _spawned(self, worker: Worker) -> None:
         self._workers.add(worker)
         if self._closed:
-            raise WorkerDied("closed meanwhile")
+            raise WorkerDied("the pool was closed meanwhile")
 
     def _cannot_start(self, err: Exception, pause: float) -> None:
         self._workers = {worker for worker in self._workers if worker.alive}
         log.error("no decoder can be started, the next attempt is in %g s: %s", pause, err)
         if not self._serving:
             self._retry_after = math.ceil(pause)
-            self._refuse_waiting(NotReady("no decoder could be started; the log says why", self._retry_after))
+            self._refuse_waiting(NotReady(_CANNOT_START, self._retry_after))
             self._changed.set()
 
     async def _serve(self, worker: Worker, thread: ThreadPoolExecutor) -> bool:
-        """Have `worker` decode until it is lost; whether it was given anything."""
+        """Give jobs to `worker` until it ends; True if it had any."""
+        loop = asyncio.get_running_loop()
         self._serving += 1
         self._retry_after = None
         self._changed.set()
@@ -221,15 +235,16 @@ class DecoderPool:
             while reason is None:
                 turn = await self._turn(worker)
                 if turn is None or not worker.alive:
-                    if turn is not None:  # that costs no image
-                        self._queue.give_back(turn)
-                    log.warning("a decoder was lost between images: %s", await self._in(thread, worker.how_it_ended))
+                    if turn is not None:
+                        self._queue.give_back(turn)  # another worker decodes it
+                    end = await loop.run_in_executor(thread, worker.describe_end)
+                    log.warning("a decoder was lost between images: %s", end)
                     reason = "ended"
                     self._on_restart(reason)
                 else:
                     served = True
-                    reason = await self._do(turn, worker, thread)
-            await self._in(thread, worker.kill)  # which takes a moment, but for one that has ended
+                    reason = await self._decode_next(turn, worker, thread)
+            await loop.run_in_executor(thread, worker.kill)  # takes a moment, unless the process has ended
         finally:
             worker.kill()
             self._serving -= 1
@@ -238,7 +253,7 @@ class DecoderPool:
         return served
 
     async def _turn(self, worker: Worker) -> Turn[_Job] | None:
-        """What is to be decoded next, or None once the worker has ended."""
+        """The next job for `worker`, or None once the worker has ended."""
         if not worker.alive:
             return None
         turn = self._queue.take()
@@ -248,7 +263,7 @@ class DecoderPool:
         waiting: asyncio.Future[Turn[_Job] | None] = loop.create_future()
         self._idle.append(waiting)
         file = worker.fileno()
-        loop.add_reader(file, _resolve, waiting)
+        loop.add_reader(file, _stop_waiting, waiting)
         try:
             return await waiting
         finally:
@@ -256,17 +271,17 @@ class DecoderPool:
             if waiting in self._idle:
                 self._idle.remove(waiting)
 
-    async def _do(self, turn: Turn[_Job], worker: Worker, thread: ThreadPoolExecutor) -> str | None:
-        """Answer a turn's job; the reason if that cost the worker."""
+    async def _decode_next(self, turn: Turn[_Job], worker: Worker, thread: ThreadPoolExecutor) -> str | None:
+        """Answer the job of `turn`; the reason if the worker was lost by it."""
         job, started = turn.item, time.perf_counter()
-        if job.answer.done() or started >= job.deadline:  # its request has gone, or will have
+        if job.answer.done() or started >= job.deadline:  # its request has gone, or is too late
             self._queue.drop(turn)
             job.fail(TooLate("the request's deadline has passed before its image was decoded"))
             return None
         body = [np.frombuffer(job.body, np.uint8)]
         call = partial(worker.call, job.method, job.values, body, seconds=self._seconds, reply=job.reply)
         try:
-            values, arrays = await self._in(thread, call)
+            values, arrays = await asyncio.get_running_loop().run_in_executor(thread, call)
             if not job.answer.done():
                 job.answer.set_result((values, arrays, Interval(started, time.perf_counter())))
         except WorkerHung:
@@ -292,12 +307,8 @@ class DecoderPool:
         job.fail(BadImage(message))
         return reason
 
-    @staticmethod
-    async def _in(thread: ThreadPoolExecutor, call: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(thread, call)
 
-
-def _resolve(waiting: asyncio.Future[Turn[_Job] | None]) -> None:
+def _stop_waiting(waiting: asyncio.Future[Turn[_Job] | None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
 
@@ -305,18 +316,18 @@ def _resolve(waiting: asyncio.Future[Turn[_Job] | None]) -> None:
 def _check_pixels(shape: tuple[int, ...], values: Values, arrays: Arrays) -> None:
     (pixels,) = arrays
     if values or pixels.shape != shape or pixels.dtype != np.uint8:
-        raise ValueError("not the pixels that were asked for")
+        raise ValueError("not the requested pixels")
 
 
 def _check_inference(max_images: int, values: Values, arrays: Arrays) -> None:
-    (described,) = values
-    request = InferenceRequest.model_validate(described)
+    (description,) = values
+    request = InferenceRequest.model_validate(description)
     (tensor,) = request.inputs
     if tensor.data is not None or any(array.dtype != np.uint8 for array in arrays):
         raise ValueError("tensors that are not bytes")
     dimensions = {IMAGE: 4, ENCODED: 1}[tensor.name]
     if any(array.ndim != dimensions for array in arrays) or (tensor.name == IMAGE and len(arrays) != 1):
-        raise ValueError("tensors of other shapes than were asked for")
+        raise ValueError("tensors of the wrong shape")
     images = len(arrays[0]) if tensor.name == IMAGE else len(arrays)
     if not 1 <= images <= max_images:
-        raise ValueError("more images than there may be, or none")
+        raise ValueError("no images, or too many")

@@ -1,7 +1,7 @@
-"""The control groups of this process, of version 1 or 2, whose limits bind it.
+"""The control groups, of version 1 or 2, whose limits apply to this process.
 
-A group's parents bind it too. In a container the path that /proc names is often not there: its own group is mounted as
-the root then. Source: the kernel's documentation of cgroup v1 and v2.
+The limits of a group's parents apply too. In a container the path in /proc often does not exist: its own group is then
+mounted as the root. Source: the kernel's documentation of cgroup v1 and v2.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ ROOT = Path("/")
 
 
 def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[int, Path]]:
-    """The version and the folder of each group that may bind what `controller` does; not all of them are there."""
+    """The version and folder of each group that may limit `controller`; not all of the folders exist."""
     for line in cgroup_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -22,7 +22,7 @@ def groups(controller: str, root: Path = ROOT) -> Iterator[tuple[int, Path]]:
 
 
 def cgroup_text(file: Path) -> str:
-    """What is in the file, or nothing where it cannot be read."""
+    """The content of the file, or an empty text if it cannot be read."""
     try:
         return file.read_text()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How many CPUs this process may keep busy: those it may run on, and no more than its container's quota allows."""
+"""The number of CPUs that this process may use: by its affinity, and by its container's quota."""
 
 import math
 import os
@@ -8,26 +8,26 @@ from app.machine.cgroups import ROOT, cgroup_text, groups
 
 
 def allowed_cpus() -> int:
-    """How many CPUs the scheduler may put this process on."""
+    """The number of CPUs that the scheduler may put this process on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def usable_cpus() -> int:
-    """The same, or the CPU quota of this process's control group if that is less, a part of a CPU counted as one.
+    """The number of allowed CPUs, or the control group's CPU quota, rounded up, if that is less.
 
-    More threads than that only make the kernel stop all of them for the rest of each period.
+    With more threads the kernel only stops all of them for the rest of each period.
     """
     quota = cpu_quota()
     return allowed_cpus() if quota is None else max(1, min(allowed_cpus(), math.ceil(quota)))
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """The least CPU quota, in CPUs, of this process's control groups; None where there is none.
+    """The least CPU quota, in CPUs, of this process's control groups; None without a quota.
 
     Source: the kernel's documentation of cgroup v1 (sched-bwc) and v2 (cpu.max).
     """
-    read = {1: _quota_v1, 2: _quota_v2}
-    quotas = [read[version](group) for version, group in groups("cpu", root)]
+    readers = {1: _quota_v1, 2: _quota_v2}
+    quotas = [readers[version](group) for version, group in groups("cpu", root)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 

@@ -1,4 +1,4 @@
-"""Signals at times when no event loop takes them: before the service runs, and after it."""
+"""Signal handlers for the time before the service runs and after it, when no event loop handles signals."""
 
 import logging
 import os
@@ -11,9 +11,9 @@ ALL = (*STOPPING, signal.SIGHUP)
 
 
 class Outside:
-    """Handlers for a process that serves nothing yet, or no more.
+    """Handlers for a process that does not serve yet, or does not serve any more.
 
-    SIGTERM and SIGINT end it at once with status 0, after `cleanup`. SIGHUP is kept in mind: `reload` is true then.
+    SIGTERM and SIGINT end it at once with status 0, after `cleanup`. After SIGHUP `reload` is true.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Outside:
         self.reload = True
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        # Not by an exception: imports, and what is called from C, would swallow it or print it.
+        # An exception would not do: imports, and code that C calls, would swallow or print it.
         self.cleanup()
         logging.shutdown()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Memory that two processes share: what one puts there the other reads in place, without a copy."""
+"""Memory shared by two processes: one writes an array, the other reads it in place, without a copy."""
 
 import mmap
 import os
@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 
 class SharedBuffer:
-    """Holds one array of bytes at a time. It is made in one process; the other is given its `file` and opens that.
+    """Holds one array of bytes at a time, and takes as much memory as the largest so far. Close it after use.
 
-    It takes as much memory as the largest array that was put there. `close` it after use.
+    Args:
+        file: the `file` of a buffer that another process has made; None makes a new buffer.
     """
 
     def __init__(self, file: int | None = None) -> None:
@@ -20,18 +21,18 @@ class SharedBuffer:
         self._memory: mmap.mmap | None = None
 
     def array(self, *shape: int) -> NDArray[np.uint8]:
-        """An array of that shape at the tray's start. What the other process put there is in it."""
+        """An array of that shape at the buffer's start, with the bytes that either process has written there."""
         size = int(np.prod(shape))
         if not size:
             return np.empty(shape, np.uint8)
         if self._memory is None or len(self._memory) < size:
             if os.fstat(self.file).st_size < size:
                 os.ftruncate(self.file, size)
-            self._memory = mmap.mmap(self.file, 0)  # one before it lives as long as arrays in it do
+            self._memory = mmap.mmap(self.file, 0)  # the one before it lives as long as arrays in it do
         return np.frombuffer(self._memory, np.uint8, size).reshape(shape)
 
     def close(self) -> None:
-        """Let go of the file; arrays that are there stay. Again is a no-op."""
+        """Close the file; existing arrays stay valid. A second call does nothing."""
         if self.file >= 0:
             os.close(self.file)
             self.file = -1

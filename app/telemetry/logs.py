@@ -1,4 +1,4 @@
-"""Logs: one event a line, as JSON for machines or in columns for a terminal. What libraries log looks the same."""
+"""Logs: one event per line, as JSON for programs or in columns for a terminal; libraries' records look the same."""
 
 import logging
 import os
@@ -10,17 +10,20 @@ from collections import deque
 
 import structlog
 
-_HELD_BYTES = 4 << 20  # of lines that wait to be written
-_WRITE_BYTES = 64 << 10  # at once
-_FLUSH_SECONDS = 2.0  # at the end, for standard error to take what waits
+_MAX_WAITING_BYTES = 4 << 20
+_MAX_WRITE_BYTES = 64 << 10
+_FLUSH_SECONDS = 2.0  # after which nothing more is expected to be written
 
 log = logging.getLogger(__name__)
 
 
 def configure(level: str, form: str, *, waits: bool = True) -> None:
-    """Log from `level` on to standard error; `form` is "json", "console", or "auto" for the one that fits.
+    """Log to standard error.
 
-    Unless it `waits`, nobody who logs is held up by a standard error that is not read: lines are dropped then.
+    Args:
+        level: the lowest level that is logged.
+        form: "json", "console", or "auto" for console on a terminal and else json.
+        waits: whether logging waits while standard error is not read; if not, lines are dropped then.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -30,7 +33,7 @@ def configure(level: str, form: str, *, waits: bool = True) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not console),
     ]
     renderer: list[structlog.typing.Processor] = (
-        # The traceback that it prefers shows local variables: keys and images.
+        # structlog's own traceback shows local variables: keys and images.
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -48,14 +51,14 @@ def configure(level: str, form: str, *, waits: bool = True) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # Complains of what clients send, with bytes of it; they are told in the answer.
+    # It logs errors in clients' forms, with their bytes; the answer tells the client.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 class DroppingHandler(logging.Handler):
-    """Writes lines to the file `descriptor` from a thread of its own, so that nobody who logs waits for who reads.
+    """Writes lines to the file `descriptor` from its own thread, so that logging never waits for the reader.
 
-    Lines that find no room while nothing is read are dropped; how many they were is logged when there is room again.
+    Beyond _MAX_WAITING_BYTES lines are dropped; their number is logged when there is room again.
     """
 
     dropped = 0  # by all handlers of this process
@@ -65,9 +68,9 @@ class DroppingHandler(logging.Handler):
         self._descriptor = descriptor
         self._changed = threading.Condition()
         self._lines: deque[bytes] = deque()
-        self._held = 0
-        self._untold = 0  # lines that were dropped
-        # Not to be waited for at the end of the process: a write may never return.
+        self._waiting_bytes = 0
+        self._unreported = 0  # dropped lines whose number is not logged yet
+        # A daemon: a write may never return, and the end of the process must not wait for it.
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -77,24 +80,24 @@ class DroppingHandler(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
-            if self._held + len(line) > _HELD_BYTES:
+            if self._waiting_bytes + len(line) > _MAX_WAITING_BYTES:
                 self._drop(1)
                 return
             self._lines.append(line)
-            self._held += len(line)
+            self._waiting_bytes += len(line)
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until all is written, or nothing has been for some seconds."""
-        held, deadline = self._held, time.monotonic() + _FLUSH_SECONDS
-        while self._held and time.monotonic() < deadline:
-            time.sleep(0.002)  # and not on the condition, whose lock is held if a signal has come while a line is added
-            if self._held < held:
-                held, deadline = self._held, time.monotonic() + _FLUSH_SECONDS
+        """Wait until all lines are written, or none has been written for some seconds."""
+        waiting, deadline = self._waiting_bytes, time.monotonic() + _FLUSH_SECONDS
+        while self._waiting_bytes and time.monotonic() < deadline:
+            time.sleep(0.002)  # not on the condition: its lock is held if a signal came while a line was added
+            if self._waiting_bytes < waiting:
+                waiting, deadline = self._waiting_bytes, time.monotonic() + _FLUSH_SECONDS
 
     def _drop(self, lines: int) -> None:
         DroppingHandler.dropped += lines
-        self._untold += lines
+        self._unreported += lines
 
     def _write_all(self) -> None:
         while True:
@@ -102,26 +105,26 @@ class DroppingHandler(logging.Handler):
                 self._changed.wait_for(lambda: self._lines)
                 lines = [self._lines.popleft()]
                 size = len(lines[0])
-                while self._lines and size + len(self._lines[0]) <= _WRITE_BYTES:
+                while self._lines and size + len(self._lines[0]) <= _MAX_WRITE_BYTES:
                     lines.append(self._lines.popleft())
                     size += len(lines[-1])
             written = _write(self._descriptor, b"".join(lines))
             with self._changed:
-                self._held -= size
+                self._waiting_bytes -= size
                 if written:
-                    untold, self._untold = self._untold, 0
+                    unreported, self._unreported = self._unreported, 0
                 else:
                     self._drop(len(lines))
-            if written and untold:
-                log.warning("%d lines of the log were dropped: standard error did not take them in time", untold)
+            if written and unreported:
+                log.warning("%d lines of the log were dropped: standard error did not take them in time", unreported)
 
 
 def _write(descriptor: int, data: bytes) -> bool:
-    """Write all of `data`, however long that takes. False if it cannot be: the disk is full, the reader gone."""
+    """Write all of `data`, however long that takes. False if writing fails: the disk is full, the reader has gone."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
-        except BlockingIOError:  # whoever made the descriptor has set it so
+        except BlockingIOError:  # the process that made the descriptor set it to non-blocking
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
             poll.poll()

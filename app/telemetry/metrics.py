@@ -1,4 +1,4 @@
-"""What Prometheus and Triton's statistics show, counted in one place."""
+"""Counts what Prometheus and Triton's statistics show."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,30 +20,39 @@ from prometheus_client.registry import Collector
 from app.telemetry.logs import DroppingHandler
 from app.timing import Interval
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the lines, for what a counter's reset shows as well
+# They double the lines, for what a counter's reset shows as well.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_BATCH_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
-# Shown as 0 from the start: what appears as 1 has not risen, for whoever watches for a rise.
-_DECODER_FAULTS = ("ended", "hung", "died", "failed")
-_ENGINE_FAULTS = ("ended", "hung", "died", "failed", "wrong")
+_REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+# These labels are shown as 0 from the start: a series that appears as 1 does not count as a rise.
+_DECODER_RESTART_REASONS = ("ended", "hung", "died", "failed")
+_ENGINE_RESTART_REASONS = ("ended", "hung", "died", "failed", "wrong")
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model as the gauges show it."""
+    """A model's values for the gauges.
+
+    Attributes:
+        name: the model's name.
+        ready: whether it serves.
+        queue: number of waiting images.
+        info: labels of crossvit_model_info.
+        refused: engines that could be expected to serve and cannot.
+    """
 
     name: str
     ready: bool
     queue: int
     info: dict[str, str]
-    refused: Collection[str] = ()  # engines
+    refused: Collection[str] = ()
 
 
 @dataclass
 class Total:
-    """How often something happened, and the seconds that it took in all."""
+    """A number of events and their total seconds."""
 
     count: int = 0
     seconds: float = 0.0
@@ -55,7 +64,7 @@ class Total:
 
 @dataclass
 class Totals:
-    """Since the model was first loaded. `images` counts answers, `batches` engine calls by their size."""
+    """Totals since the model was first loaded; `batches` has the engine calls by batch size."""
 
     answered: Total = field(default_factory=Total)
     failed: Total = field(default_factory=Total)
@@ -67,7 +76,7 @@ class Totals:
 
 
 class Metrics:
-    """The service's metrics, in a registry of their own. `states` is asked for the models at each scrape."""
+    """The service's metrics, in their own registry; `states` is called for the models' values at each scrape."""
 
     def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
         self.registry = CollectorRegistry()
@@ -75,18 +84,18 @@ class Metrics:
             collector(registry=self.registry)
         self.registry.register(_Gauges(states))
         self.requests = self._counter("requests", "Answered requests", "route", "method", "status")
-        self.request_seconds = self._histogram("request_seconds", "From headers to answer", _REQUEST_SECONDS, "route")
+        self.request_seconds = self._histogram("request_seconds", "From headers to answer", _REQUEST_BUCKETS, "route")
         self.rejected = self._counter("rejected", "Requests that were refused, by error", "reason")
         self.queue_seconds = self._histogram(
-            "queue_seconds", "An image's wait, for a decoder and for the engine", _STAGE_SECONDS, "model"
+            "queue_seconds", "An image's wait, for a decoder and for the engine", _STAGE_BUCKETS, "model"
         )
         self.decode_seconds = self._histogram(
-            "decode_seconds", "Decoding and resizing an image", _STAGE_SECONDS, "model"
+            "decode_seconds", "Decoding and resizing an image", _STAGE_BUCKETS, "model"
         )
-        self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_SECONDS, "model")
-        self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_IMAGES, "model")
+        self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_BUCKETS, "model")
+        self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_BUCKETS, "model")
         self.decoder_restarts = self._counter("decoder_restarts", "Decoders that had to be replaced", "reason")
-        for reason in _DECODER_FAULTS:
+        for reason in _DECODER_RESTART_REASONS:
             self.decoder_restarts.labels(reason)
         self.engine_restarts = self._counter(
             "engine_restarts", "Engines that had to be started again", "model", "reason"
@@ -94,11 +103,11 @@ class Metrics:
         self._models: dict[str, ModelMetrics] = {}
 
     def model(self, name: str) -> "ModelMetrics":
-        """The metrics of the model called `name`, which outlive its reloads."""
+        """The metrics of the model `name`; they are kept when it is reloaded."""
         return self._models.setdefault(name, ModelMetrics(self, name))
 
     def show_key_files(self, ok: Mapping[str, Callable[[], bool]]) -> None:
-        """Show at each scrape whether the files of keys, by what these are for, are `ok`."""
+        """Show at each scrape whether each file of keys is in order; `ok` has a check for each kind of keys."""
         text = "1 if the keys are what their file says"
         gauge = Gauge("crossvit_keys_file_ok", text, ["keys"], registry=self.registry)
         for kind, is_ok in ok.items():
@@ -112,7 +121,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """Counts what one model does."""
+    """Counts the images and engine calls of one model."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.totals = Totals()
@@ -122,11 +131,11 @@ class ModelMetrics:
         self._batch = metrics.batch_images.labels(name)
         self._restarts = metrics.engine_restarts
         self._name = name
-        for reason in _ENGINE_FAULTS:
+        for reason in _ENGINE_RESTART_REASONS:
             self._restarts.labels(name, reason)
 
     def answered(self, queued: float, decode: Interval, inference: Interval) -> None:
-        """An image has its answer, after waiting for `queued` seconds."""
+        """Count an image that was answered after `queued` seconds of waiting."""
         self.totals.queue.add(queued)
         self.totals.decode.add(decode.seconds)
         self.totals.inference.add(inference.seconds)
@@ -135,14 +144,14 @@ class ModelMetrics:
         self._decode.observe(decode.seconds)
 
     def failed(self, seconds: float) -> None:
-        """An image has none, after `seconds`."""
+        """Count an image that failed after `seconds`."""
         self.totals.failed.add(seconds)
 
-    def batch(self, size: int, span: Interval) -> None:
-        """An engine call has come back."""
-        self.totals.batches.setdefault(size, Total()).add(span.seconds)
+    def batch(self, size: int, interval: Interval) -> None:
+        """Count an engine call of `size` images."""
+        self.totals.batches.setdefault(size, Total()).add(interval.seconds)
         self.totals.last = time.time()
-        self._inference.observe(span.seconds)
+        self._inference.observe(interval.seconds)
         self._batch.observe(size)
 
     def engine_restarted(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, for those who ask for them: pip install 'crossvit[otel]' and --otlp-endpoint."""
+"""OpenTelemetry traces; optional: pip install 'crossvit[otel]' and --otlp-endpoint."""
 
 import logging
 import threading
@@ -12,15 +12,15 @@ from app.timing import Interval
 
 log = logging.getLogger(__name__)
 
-_LAST_SECONDS = 5.0  # for sending what is left
+_CLOSE_SECONDS = 5.0  # for sending the last spans
 
 
 class Tracing:
     """Sends a span for each request, with its stages as children, over OTLP/HTTP to `endpoint`.
 
-    The caller's `traceparent` is honoured. Spans are made when a request has ended, from what was measured anyway, and
-    sent in the background; a collector that cannot be reached costs the requests nothing, and a line in the log.
-    BadParameter where the extra is not installed.
+    Spans continue the caller's `traceparent`. They are made when a request has ended, from the measured intervals, and
+    sent in the background: a collector that cannot be reached slows no request, and is logged once. BadParameter if
+    the extra is not installed.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -35,7 +35,7 @@ class Tracing:
             raise BadParameter("traces need OpenTelemetry: pip install 'crossvit[otel]'") from err
         resource = Resource.create({"service.name": "crossvit", "service.version": version("crossvit")})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter: Any = _Patient(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
+        exporter: Any = _QuietExporter(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("crossvit")
         self._propagator = TraceContextTextMapPropagator()
@@ -44,7 +44,7 @@ class Tracing:
     def record(
         self, method: str, route: str, status: int, headers: Mapping[str, str], state: Mapping[str, Any]
     ) -> None:
-        """The spans of a request that has ended now: `state` has `started`, `request_id` and `stages`."""
+        """Send the spans of a request that has ended now; `state` has `started`, `request_id` and `stages`."""
         epoch = time.time() - time.perf_counter()
 
         def nanoseconds(moment: float) -> int:
@@ -71,14 +71,14 @@ class Tracing:
         span.end(end_time=nanoseconds(time.perf_counter()))
 
     def close(self) -> None:
-        """Send what is left, within a few seconds."""
+        """Send the last spans, within a few seconds."""
         ending = threading.Thread(target=self._provider.shutdown, daemon=True)
         ending.start()
-        ending.join(_LAST_SECONDS)
+        ending.join(_CLOSE_SECONDS)
 
 
-class _Patient:
-    """An exporter of which the first complaint is logged, and no other until it has sent something again."""
+class _QuietExporter:
+    """An exporter whose first error is logged, and no further one until it has sent something again."""
 
     def __init__(self, exporter: Any) -> None:
         self._exporter = exporter

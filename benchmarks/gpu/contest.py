@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.image import decode
-from app.processes.worker import Values, Worker
+from app.processes.channel import Values
+from app.processes.worker import Worker
 from benchmarks.gpu.player import PYTORCH, Player, say
 from benchmarks.gpu.results import Report, Round, Section, agreement
 from model.spec import RESOLUTIONS, Preprocessing, variant_named

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 
 Images = NDArray[np.uint8]  # (batch, side, side, 3), RGB
 Logits = NDArray[np.float32]  # (batch, classes)

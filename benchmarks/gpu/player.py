@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.processes.worker import Arrays, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.channel import Arrays, Values
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from benchmarks.gpu.results import Entry
 
 PYTORCH = {  # source, compiled

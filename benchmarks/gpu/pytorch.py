@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import model.crossvit
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 from benchmarks.gpu.contestant import Contestant, Images, Logits
 from benchmarks.gpu.profiles import torch_kernels
 from model.bicubic import resize

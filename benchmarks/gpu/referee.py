@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 from benchmarks.gpu.contestant import Images
 from benchmarks.gpu.pytorch import Pixels, trained
 from model.spec import UNTRAINED, variant_named

@@ -1,4 +1,4 @@
-"""Objects for worker processes to hold, and a look at the processes there are."""
+"""Objects for worker processes to hold, and a list of the worker processes."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import BadImage
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 
 
 class Target:
@@ -41,7 +41,7 @@ class Target:
         return [], [np.ones(size, np.uint8)]
 
     def reach_out(self) -> tuple[Values, Arrays]:
-        """What of the outside can be reached."""
+        """Names what it can open outside its process."""
         reached = []
         for name, attempt in (("file", Path("/etc/hostname").read_bytes), ("socket", socket.socket)):
             try:
@@ -96,6 +96,6 @@ def children(pid: int, role: str = "") -> list[int]:
             command = (status.parent / "cmdline").read_text().split("\0")
         except (OSError, ValueError):
             continue  # it has just ended
-        if parent == pid and "app.processes.worker" in command and command[5].startswith(role):
+        if parent == pid and "app.processes.child" in command and command[5].startswith(role):
             found.append(int(status.parent.name))
     return sorted(found)

@@ -1,1 +1,1 @@
-"""`crossvit bench`: how fast a running server, or a bundle's own engine, is."""
+"""`crossvit bench`: measures the speed of a running server, or of a bundle's own engine."""

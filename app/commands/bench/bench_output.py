@@ -1,4 +1,4 @@
-"""How `crossvit bench` prints what it measured: a table for people, JSON for programs."""
+"""Prints the result of `crossvit bench`: a table for people, JSON for programs."""
 
 import json
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from app.commands.terminal import notes, print_table
 BenchReport = ServerReport | EngineReport
 
 _PERCENTILES = ("p50 ms", "p90 ms", "p99 ms")
-_BUSY = 0.8  # of a core: from there on this process may be what limits the figures
+_BUSY_CORES = 0.8  # above that this process itself may limit the figures
 
 
 class BenchFormat(StrEnum):
@@ -25,32 +25,32 @@ class BenchFormat(StrEnum):
 
 
 def print_bench(report: BenchReport, output: BenchFormat) -> None:
-    """Print `report` on standard output, and what is to be said about it on standard error."""
+    """Print `report` on standard output, and notes about it on standard error."""
     if output is BenchFormat.JSON:
         print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
     else:
-        title, table = _of_server(report) if isinstance(report, ServerReport) else _of_engine(report)
+        title, table = _server_table(report) if isinstance(report, ServerReport) else _engine_table(report)
         print(title)
         print_table(table)
     if report.interrupted:
         notes.print("stopped early; these are the figures up to then", style="yellow")
-    for said in _notes(report):
-        notes.print(said, style="yellow", markup=False, highlight=False)
+    for note in _notes(report):
+        notes.print(note, style="yellow", markup=False, highlight=False)
 
 
 def _notes(report: BenchReport) -> list[str]:
     if isinstance(report, EngineReport):
         return []
-    said = [f"passed over: {passed}" for passed in report.fallbacks]
-    said += [
+    lines = [f"passed over: {fallback}" for fallback in report.fallbacks]
+    lines += [
         f"{_load(row)}: not all were answered with 200; the last: {row.problem}" for row in report.rows if row.problem
     ]
-    if any(row.client_cores > _BUSY for row in report.rows):
-        said.append("this client was at the limit of its core: the server may do more than it could ask for")
-    return said
+    if any(row.client_cores > _BUSY_CORES for row in report.rows):
+        lines.append("this client was at the limit of its core: the server may be faster than these figures")
+    return lines
 
 
-def _of_server(report: ServerReport) -> tuple[str, Table]:
+def _server_table(report: ServerReport) -> tuple[str, Table]:
     title = (
         f"{report.model} at {report.resolution}: {report.engine} {report.precision}, weights {_short(report.weights)}; "
         f"{report.url}, {report.images} images"
@@ -70,7 +70,7 @@ def _of_server(report: ServerReport) -> tuple[str, Table]:
     return title, table
 
 
-def _of_engine(report: EngineReport) -> tuple[str, Table]:
+def _engine_table(report: EngineReport) -> tuple[str, Table]:
     title = (
         f"{report.bundle} at {report.resolution}: {report.engine} {report.precision}, "
         f"best at batches of {report.best_batch}, weights {_short(report.weights)}"

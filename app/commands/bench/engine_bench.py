@@ -1,4 +1,4 @@
-"""Measuring a bundle's own engine, without a server: engine calls at several batch sizes, and decoding apart."""
+"""Measures a bundle's own engine without a server: engine calls at several batch sizes, and decoding by itself."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from bundle.reader import Bundle
 from bundle.tensors import Images
 
 _DECODE_SECONDS = 1.0
-_SLICE = 1.0  # seconds of one batch size before the next one's turn: a machine's moods shall hit all of them
+_TURN_SECONDS = 1.0  # of one batch size before the next one's turn: slow phases of the machine hit all sizes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Calls:
-    """Engine calls of `batch` images; the latency is a call's, the way to the engine's process and back included."""
+    """Engine calls of `batch` images. The latency of a call includes the way to the engine's process and back."""
 
     batch: int
     calls: int
@@ -41,6 +41,8 @@ class Calls:
 
 @dataclass
 class EngineReport:
+    """The figures of a bundle's engine. It is fastest at batches of `best_batch`; `rows` has one item a batch size."""
+
     bundle: str
     variant: str
     resolution: int
@@ -57,21 +59,21 @@ class EngineReport:
 def decode_samples(
     bundle: Bundle, images: Mapping[str, bytes], resolution: int, max_pixels: int, *, scaled_jpeg: bool
 ) -> tuple[list[Pixels], Decoding]:
-    """The pixels of all images, and what decoding them took; ExplainedError names the one that is no good."""
+    """The pixels of all images, and the speed of decoding; BadParameter names an image that cannot be decoded."""
     pixels: list[Pixels] = []
-    spent: list[float] = []
+    seconds: list[float] = []
     for name, body in cycle(images.items()):
         before = time.perf_counter()
         try:
-            seen = decode(body, bundle.manifest.preprocessing[resolution], max_pixels, scaled_jpeg=scaled_jpeg)
+            decoded = decode(body, bundle.manifest.preprocessing[resolution], max_pixels, scaled_jpeg=scaled_jpeg)
         except ExplainedError as err:
             raise BadParameter(f"{name}: {err}") from err
-        spent.append(time.perf_counter() - before)
+        seconds.append(time.perf_counter() - before)
         if len(pixels) < len(images):
-            pixels.append(seen)
-        elif sum(spent) >= _DECODE_SECONDS:
+            pixels.append(decoded)
+        elif sum(seconds) >= _DECODE_SECONDS:
             break
-    return pixels, Decoding(round(len(spent) / sum(spent), 3), latency(spent))
+    return pixels, Decoding(round(len(seconds) / sum(seconds), 3), latency(seconds))
 
 
 async def measure_engine(
@@ -84,9 +86,9 @@ async def measure_engine(
     seconds: float,
     warmup: float,
 ) -> EngineReport:
-    """Run each of `batches` for `seconds`, in turns; a cancellation ends it with what there is.
+    """Run batches of each size for `seconds`, in turns; if cancelled, the report has the figures so far.
 
-    Raises as LiveEngine does, and BadParameter for an image that cannot be decoded.
+    Raises as EngineSupervisor does, and BadParameter for an image that cannot be decoded.
     """
     pixels, decoding = decode_samples(bundle, images, resolution, settings.max_pixels, scaled_jpeg=settings.scaled_jpeg)
     engine = EngineSupervisor(
@@ -97,13 +99,13 @@ async def measure_engine(
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
     )
-    spent: dict[int, list[float]] = {batch: [] for batch in batches}
+    call_seconds: dict[int, list[float]] = {batch: [] for batch in batches}
     interrupted = False
     try:
         await engine.start()
         stacks = {batch: np.stack(list(islice(cycle(pixels), batch))) for batch in batches}
-        await _in_turns(engine, stacks, warmup / len(batches), {batch: [] for batch in batches})
-        await _in_turns(engine, stacks, seconds, spent)
+        await _run_in_turns(engine, stacks, warmup / len(batches), {batch: [] for batch in batches})
+        await _run_in_turns(engine, stacks, seconds, call_seconds)
     except asyncio.CancelledError:  # Ctrl-C
         interrupted = True
     finally:
@@ -111,32 +113,32 @@ async def measure_engine(
     manifest = bundle.manifest
     rows = [
         Calls(batch, len(calls), round(batch * len(calls) / sum(calls), 3), latency(calls))
-        for batch, calls in spent.items()
+        for batch, calls in call_seconds.items()
         if calls
     ]
     return EngineReport(
-        bundle.name,
-        manifest.variant,
-        resolution,
-        engine.name,
-        engine.precision,
-        engine.batch,
-        manifest.weights.id,
-        len(images),
-        decoding,
-        rows,
-        interrupted,
+        bundle=bundle.name,
+        variant=manifest.variant,
+        resolution=resolution,
+        engine=engine.name,
+        precision=engine.precision,
+        best_batch=engine.batch,
+        weights=manifest.weights.id,
+        images=len(images),
+        decoding=decoding,
+        rows=rows,
+        interrupted=interrupted,
     )
 
 
-async def _in_turns(
-    engine: EngineSupervisor, stacks: Mapping[int, Images], seconds: float, spent: Mapping[int, list[float]]
+async def _run_in_turns(
+    engine: EngineSupervisor, stacks: Mapping[int, Images], seconds: float, call_seconds: Mapping[int, list[float]]
 ) -> None:
-    turns = max(1, round(seconds / _SLICE))
+    turns = max(1, round(seconds / _TURN_SECONDS))
     for _ in range(turns):
         for batch, images in stacks.items():
-            await engine.run(images)  # the first one after another size is not like the others
+            await engine.run(images)  # not measured: the first call after another size differs from the next ones
             until = time.perf_counter() + seconds / turns
             while (before := time.perf_counter()) < until:
                 await engine.run(images)
-                spent[batch].append(time.perf_counter() - before)
+                call_seconds[batch].append(time.perf_counter() - before)

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client on asyncio and httptools, which takes little of the cores that it shares with what it measures.
+"""An HTTP/1.1 client on asyncio and httptools; it takes little of the cores that it shares with the measured server.
 
 Source: RFC 9112.
 """
@@ -14,16 +14,16 @@ import httptools
 
 from app.errors import BadParameter
 
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class NoAnswer(Exception):
-    """Nothing that is HTTP came back; the message says what happened."""
+    """The server sent no HTTP answer; the message says what happened."""
 
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """`retry_after`, in seconds, where the server says so."""
+    """An answer; `retry_after` is in seconds, None if the server does not send it."""
 
     status: int
     body: bytes
@@ -31,7 +31,7 @@ class HttpAnswer:
 
 
 class HttpConnection(asyncio.Protocol):
-    """One request at a time over one connection; it is `open` while another one can be sent."""
+    """Sends one request at a time over one connection, which is `open` while it can take another one."""
 
     def __init__(self) -> None:
         self.open = False
@@ -42,7 +42,7 @@ class HttpConnection(asyncio.Protocol):
         self._answer: asyncio.Future[HttpAnswer] = asyncio.get_running_loop().create_future()
 
     async def ask(self, request: bytes) -> HttpAnswer:
-        """The answer to `request`, headers and body as they are sent. Raises NoAnswer."""
+        """The answer to `request`, the bytes of headers and body. Raises NoAnswer."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._body, self._retry_after = [], None
@@ -50,7 +50,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             return await self._answer
         except asyncio.CancelledError:
-            self.close()  # what is still to come belongs to nobody
+            self.close()  # nobody waits for the rest of the answer
             raise
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._fail("what came back is not HTTP")
+            self._fail("the answer is not HTTP")
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -91,26 +91,30 @@ class HttpConnection(asyncio.Protocol):
     def _fail(self, why: str) -> None:
         if not self._answer.done():
             self._answer.set_exception(NoAnswer(why))
-            self._answer.exception()  # it may be that nobody waits
+            self._answer.exception()  # so that asyncio does not complain if nobody waits
 
 
 class LoadClient:
-    """Sends requests to the server at `url`, each over a connection of its own, up to `connections`; the rest wait.
+    """Sends requests to one server over several connections. Raises BadParameter if `url` or `key` cannot be used.
 
-    An answer may take `seconds`. Raises BadParameter if `url` or `key` cannot be used.
+    Args:
+        url: the server's, such as http://host:8000.
+        key: its API key, if it needs one.
+        connections: the most at once; further requests wait for a free one.
+        seconds: the longest time for an answer.
     """
 
     def __init__(self, url: str, key: str | None = None, *, connections: int = 256, seconds: float = 120) -> None:
-        self._at = _split(url)
-        self.url = self._at.geturl()
-        self._headers = f"Host: {self._at.netloc}\r\nUser-Agent: crossvit\r\nAccept: application/json\r\n"
+        self._base = _split(url)
+        self.url = self._base.geturl()
+        self._headers = f"Host: {self._base.netloc}\r\nUser-Agent: crossvit\r\nAccept: application/json\r\n"
         if key is not None:
             if not (key.isascii() and key.isprintable()):
                 raise BadParameter("the API key has characters that cannot be sent in a header")
             self._headers += f"Authorization: Bearer {key}\r\n"
-        self._tls = ssl.create_default_context() if self._at.scheme == "https" else None
+        self._tls = ssl.create_default_context() if self._base.scheme == "https" else None
         self._seconds = seconds
-        self._room = asyncio.Semaphore(connections)
+        self._free_connections = asyncio.Semaphore(connections)
         self._idle: list[HttpConnection] = []
 
     async def __aenter__(self) -> Self:
@@ -121,17 +125,17 @@ class LoadClient:
             connection.close()
 
     def get(self, path: str) -> bytes:
-        """The request for `path`, below the server's URL."""
+        """A GET request for `path`, below the server's URL."""
         return self._head("GET", path).encode() + b"\r\n"
 
     def post(self, path: str, body: bytes) -> bytes:
-        """The request that sends `body` to `path`."""
-        kind = f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
-        return (self._head("POST", path) + kind).encode() + body
+        """A POST request that sends `body` to `path`."""
+        content = f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+        return (self._head("POST", path) + content).encode() + body
 
     async def ask(self, request: bytes) -> HttpAnswer:
-        """The answer to what `get` or `post` gave. Raises NoAnswer."""
-        async with self._room:
+        """The answer to a request that `get` or `post` made. Raises NoAnswer."""
+        async with self._free_connections:
             try:
                 async with asyncio.timeout(self._seconds):
                     connection = await self._connection()
@@ -149,24 +153,24 @@ class LoadClient:
             connection = self._idle.pop()
             if connection.open:
                 return connection
-        port = self._at.port or _PORTS[self._at.scheme]
+        port = self._base.port or _DEFAULT_PORTS[self._base.scheme]
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(HttpConnection, self._at.hostname or "", port, ssl=self._tls)
+        _, connection = await loop.create_connection(HttpConnection, self._base.hostname or "", port, ssl=self._tls)
         return connection
 
     def _head(self, method: str, path: str) -> str:
-        return f"{method} {self._at.path}{path} HTTP/1.1\r\n{self._headers}"
+        return f"{method} {self._base.path}{path} HTTP/1.1\r\n{self._headers}"
 
 
 def _split(url: str) -> SplitResult:
     try:
-        at = urlsplit(url)
-        usable = at.scheme in _PORTS and at.hostname and at.port != 0
-    except ValueError:  # a port that is no number
+        parts = urlsplit(url)
+        usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+    except ValueError:  # the port is not a number
         usable = False
-    if not usable or at.username or at.query or at.fragment or not url.isascii() or not url.isprintable():
-        raise BadParameter("the URL is not like http://host:8000")
-    return at._replace(path=quote(at.path.rstrip("/"), safe="/%"))
+    if not usable or parts.username or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
+        raise BadParameter("the URL must be like http://host:8000, without a user, query or fragment")
+    return parts._replace(path=quote(parts.path.rstrip("/"), safe="/%"))
 
 
 def _reason(err: OSError) -> str:

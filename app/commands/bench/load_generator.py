@@ -1,4 +1,4 @@
-"""Load for a server: clients that wait for their answers (a closed loop), or requests at a fixed rate (an open one)."""
+"""Load for a server: clients that wait for their answers (closed loop), or requests at a fixed rate (open loop)."""
 
 import asyncio
 import time
@@ -9,12 +9,12 @@ from app.commands.bench.http_client import HttpAnswer, NoAnswer
 
 SendRequest = Callable[[], Awaitable[HttpAnswer]]
 
-_PAUSE = 0.1  # seconds before a client that was refused asks again: at once would take the server's cores
+_PAUSE_SECONDS = 0.1  # before a refused client asks again: at once would take the server's cores
 
 
 @dataclass(frozen=True)
 class Load:
-    """So many `clients`, or a `rate` of requests a second."""
+    """A number of `clients`, or a `rate` of requests per second."""
 
     clients: int | None = None
     rate: float | None = None
@@ -27,7 +27,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: when it was to be sent and when its answer was there, on the clock of time.perf_counter."""
+    """One request: when it was due to be sent and when its answer had come, on the clock of time.perf_counter."""
 
     due: float
     done: float
@@ -40,9 +40,12 @@ class Sample:
 
 @dataclass
 class LoadRun:
-    """What was measured of `load` between `start` and `end`; `client_seconds` is the processor time of this process.
+    """A measurement from `start` to `end`, on the clock of time.perf_counter.
 
-    `samples` has all requests, also those of the warm-up and the answers that came after the end.
+    Attributes:
+        load: what is put on the server.
+        samples: all requests, also those of the warm-up and those answered after the end.
+        client_seconds: processor time of this process between start and end.
     """
 
     load: Load
@@ -53,34 +56,37 @@ class LoadRun:
 
 
 async def drive(run: LoadRun, ask: SendRequest) -> None:
-    """Ask from now until the end of `run`, and wait for what is under way then; the samples are put into `run`.
+    """Send requests from now until the end of `run`, await the last answers, and add all samples to `run`.
 
-    If it is cancelled the run ends there, with what was measured so far.
+    If it is cancelled, the run ends there with the samples so far.
     """
-    watch = asyncio.create_task(_watch(run))
+    clock = asyncio.create_task(_measure_client(run))
     try:
-        await (_open(run, ask, run.load.rate) if run.load.rate else _closed(run, ask, run.load.clients or 1))
+        if run.load.rate:
+            await _open_loop(run, ask, run.load.rate)
+        else:
+            await _closed_loop(run, ask, run.load.clients or 1)
     except asyncio.CancelledError:
         run.end = min(run.end, time.perf_counter())
         raise
     finally:
-        watch.cancel()
-        await asyncio.wait([watch])
+        clock.cancel()
+        await asyncio.wait([clock])
 
 
-async def _closed(run: LoadRun, ask: SendRequest, clients: int) -> None:
+async def _closed_loop(run: LoadRun, ask: SendRequest, clients: int) -> None:
     async def client() -> None:
         while (due := time.perf_counter()) < run.end:
             if not await _ask(run, ask, due):
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
             group.create_task(client())
 
 
-async def _open(run: LoadRun, ask: SendRequest, rate: float) -> None:
-    """A late answer delays no other request: each is due at its own time, and its latency counts from then."""
+async def _open_loop(run: LoadRun, ask: SendRequest, rate: float) -> None:
+    """Each request is due at its own time, and its latency counts from then: a late answer delays no other request."""
     first, sent = time.perf_counter(), 0
     async with asyncio.TaskGroup() as group:
         while (due := first + sent / rate) < run.end:
@@ -100,8 +106,8 @@ async def _ask(run: LoadRun, ask: SendRequest, due: float) -> bool:
     return sample.good
 
 
-async def _watch(run: LoadRun) -> None:
-    """Take the processor time of the measured part alone."""
+async def _measure_client(run: LoadRun) -> None:
+    """Take the processor time between the start and the end of `run` only."""
     await asyncio.sleep(run.start - time.perf_counter())
     before = time.process_time()
     try:

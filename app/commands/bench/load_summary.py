@@ -1,4 +1,4 @@
-"""What a run of load says: throughput, percentiles, and where the time went."""
+"""Summarizes a run of load: throughput, percentiles, and where the time went."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ STAGES = ("decode", "queue", "inference", "service", "network")
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds."""
+    """Percentiles in milliseconds."""
 
     p50: float
     p90: float
@@ -25,12 +25,20 @@ class Latency:
 
 @dataclass(frozen=True)
 class LoadSummary:
-    """`images_per_second` counts the good answers that came within the measured time.
+    """The figures of one load. All but `images_per_second` are of the requests that were due in the measured time.
 
-    All else is of the requests that were due in it: `latency_ms` and `shares` of those with a good answer, None if none
-    has one. `shares` are parts of the whole latency, which add up to 1: the three of the answers' `timing_ms`, what the
-    service did besides (`service`), and what it knows nothing of (`network`: HTTP, the way, a request sent late).
-    `problem` is what was wrong with the last that failed; `client_cores` is what this process took of the processor.
+    Attributes:
+        clients: clients at once, in a closed loop.
+        rate: requests per second, in an open loop.
+        seconds: the measured time.
+        images_per_second: good answers that came within the measured time, per second.
+        latency_ms: of requests with a good answer; None if there are none.
+        shares: parts of their whole latency, which add up to 1: the three stages of the answers' `timing_ms`, the
+            service's remaining time (`service`), and the time outside the service (`network`: HTTP, transport, a
+            request sent late). None if there are none.
+        statuses: number of answers by status, or by what happened instead.
+        problem: of the last request that failed.
+        client_cores: processor time of this process, in cores.
     """
 
     clients: int | None
@@ -45,7 +53,7 @@ class LoadSummary:
 
 
 def summarize(run: LoadRun) -> LoadSummary | None:
-    """The figures of `run`; None if it was ended before its warm-up was over. NoAnswer if a timing is missing."""
+    """The figures of `run`; None if it ended during its warm-up. NoAnswer if an answer lacks its timing."""
     due = [sample for sample in run.samples if run.start <= sample.due < run.end]
     seconds = run.end - run.start
     if seconds <= 0:
@@ -53,37 +61,39 @@ def summarize(run: LoadRun) -> LoadSummary | None:
     good = [sample for sample in due if sample.good]
     bad = [sample.answer for sample in due if not sample.good]
     in_time = sum(sample.good and run.start <= sample.done < run.end for sample in run.samples)
+    problem = None if due else "no request began in the measured time: measure for longer"
     return LoadSummary(
-        run.load.clients,
-        run.load.rate,
-        round(seconds, 3),
-        round(in_time / seconds, 3),
-        latency([sample.done - sample.due for sample in good]) if good else None,
-        _shares(good) if good else None,
-        dict(sorted(Counter(_status(sample.answer) for sample in due).items())),
-        problem(bad[-1]) if bad else None if due else "no request began in the time: measure for longer",
-        round(run.client_seconds / seconds, 4),
+        clients=run.load.clients,
+        rate=run.load.rate,
+        seconds=round(seconds, 3),
+        images_per_second=round(in_time / seconds, 3),
+        latency_ms=latency([sample.done - sample.due for sample in good]) if good else None,
+        shares=_shares(good) if good else None,
+        statuses=dict(sorted(Counter(_status(sample.answer) for sample in due).items())),
+        problem=describe_problem(bad[-1]) if bad else problem,
+        client_cores=round(run.client_seconds / seconds, 4),
     )
 
 
 def latency(seconds: Sequence[float]) -> Latency:
+    """The percentiles of `seconds`."""
     p50, p90, p99 = (round(1000 * float(value), 3) for value in np.percentile(seconds, [50, 90, 99]))
     return Latency(p50, p90, p99)
 
 
-def problem(answer: HttpAnswer | NoAnswer) -> str:
-    """What is wrong, in the server's own words where it has some (RFC 9457)."""
+def describe_problem(answer: HttpAnswer | NoAnswer) -> str:
+    """What is wrong, in the server's own words (RFC 9457) if it sends some."""
     if isinstance(answer, NoAnswer):
         return str(answer)
     try:
-        said = json.loads(answer.body)
-        return f"{answer.status} {said['title']}: {said['detail']}"
-    except (ValueError, TypeError, LookupError):  # a proxy's, or not this service
-        return _named(answer.status)
+        problem = json.loads(answer.body)
+        return f"{answer.status} {problem['title']}: {problem['detail']}"
+    except (ValueError, TypeError, LookupError):  # the answer of a proxy, or of another service
+        return _with_phrase(answer.status)
 
 
 def timing(answer: HttpAnswer) -> dict[str, float]:
-    """The answer's `timing_ms`. NoAnswer if it has none: then it is not this service that answers."""
+    """The answer's `timing_ms`. NoAnswer if it has none: another service has answered."""
     try:
         timings = json.loads(answer.body)["timing_ms"]
         return {name: float(timings[name]) for name in ("decode", "queue", "inference", "total")}
@@ -92,24 +102,24 @@ def timing(answer: HttpAnswer) -> dict[str, float]:
 
 
 def _shares(good: Sequence[Sample]) -> dict[str, float]:
-    spent = dict.fromkeys(STAGES, 0.0)
+    sums = dict.fromkeys(STAGES, 0.0)
     for sample in good:
         assert isinstance(sample.answer, HttpAnswer)
-        known = timing(sample.answer)
-        total = known.pop("total")
-        known["service"] = total - sum(known.values())
-        known["network"] = 1000 * (sample.done - sample.due) - total
+        stages = timing(sample.answer)
+        total = stages.pop("total")
+        stages["service"] = total - sum(stages.values())
+        stages["network"] = 1000 * (sample.done - sample.due) - total
         for stage in STAGES:
-            spent[stage] += known[stage]
-    whole = sum(spent.values())
-    return {stage: round(spent[stage] / whole, 5) for stage in STAGES}
+            sums[stage] += stages[stage]
+    whole = sum(sums.values())
+    return {stage: round(sums[stage] / whole, 5) for stage in STAGES}
 
 
 def _status(answer: HttpAnswer | NoAnswer) -> str:
     return str(answer.status) if isinstance(answer, HttpAnswer) else str(answer)
 
 
-def _named(status: int) -> str:
+def _with_phrase(status: int) -> str:
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:

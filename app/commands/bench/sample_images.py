@@ -1,4 +1,4 @@
-"""The images to measure with: files, or pictures made by code where none are at hand."""
+"""Images for a measurement: files, or pictures made by code."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -11,14 +11,16 @@ from PIL import Image
 from app.commands.classify import image_files
 from app.errors import BadParameter
 
-MOST = 256  # all are held in memory
-_MADE, _WIDTH, _HEIGHT = 4, 500, 375
+MAX_FILES = 256  # all are held in memory
+_SYNTHETIC_COUNT = 4
+_WIDTH = 500
+_HEIGHT = 375
 
 
 def read_sample_images(paths: Sequence[Path]) -> dict[str, bytes]:
-    """The first 256 files by their names, folders searched as `crossvit classify` does; BadParameter without any."""
+    """The first 256 files, by name; folders are searched as by `crossvit classify`. BadParameter without any file."""
     files = {}
-    for path in islice(image_files(paths), MOST):
+    for path in islice(image_files(paths), MAX_FILES):
         try:
             files[str(path)] = path.read_bytes()
         except OSError as err:
@@ -30,7 +32,7 @@ def read_sample_images(paths: Sequence[Path]) -> dict[str, bytes]:
 
 def synthetic_images() -> dict[str, bytes]:
     """JPEGs of the size of ImageNet's usual photograph, 500 x 375 and about 70 KB: waves and noise."""
-    return {f"made-{seed}": _jpeg(seed) for seed in range(_MADE)}
+    return {f"made-{seed}": _jpeg(seed) for seed in range(_SYNTHETIC_COUNT)}
 
 
 def _jpeg(seed: int) -> bytes:

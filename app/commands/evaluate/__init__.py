@@ -1,1 +1,1 @@
-"""`crossvit evaluate`: how accurate a bundle, or a running server, is on labelled images."""
+"""`crossvit evaluate`: measures the accuracy of a bundle, or of a running server, on labelled images."""

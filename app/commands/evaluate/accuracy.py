@@ -1,20 +1,43 @@
-"""The figures, counted image by image: what is kept does not grow with the images."""
+"""Accuracy, calibration and confusions of a model on labelled images."""
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bundle.class_labels import ClassLabel
 from bundle.tensors import OUTPUTS
 
 TOP = 5
 BINS = 15  # of the calibration error, as in Guo et al. 2017
-_Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+_Z_95 = 1.959963984540054  # 95 % of a normal distribution lie within this many standard deviations
+_BEYOND_TOP = 0  # the rank of a class that is not among the best five
+_UNKNOWN = -1  # the rank in an output that the answer lacks
+_ROW = np.dtype(
+    [
+        ("category", np.int32),
+        ("best", np.int32),
+        ("score", np.float64),
+        ("ranks", np.int8, len(OUTPUTS)),
+        ("nll", np.float64),
+        ("other_rank", np.int8),
+        ("same_best", np.bool_),
+        ("difference", np.float64),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A second model's answer beside the first one's: `difference` is the largest of any logit."""
+    """A second model's answer for the same image.
+
+    Attributes:
+        rank: of the true class; None beyond the best five.
+        same_best: whether both models have the same best class.
+        difference: the largest difference of any logit.
+    """
 
     rank: int | None
     same_best: bool
@@ -23,10 +46,15 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class ImagePrediction:
-    """What is kept of an answer: its best class with the score, and the truth's rank in each output.
+    """A model's answer for one image.
 
-    Ranks count from 1, and are None beyond the best five. `outputs` is as OUTPUTS, or has `logits` alone. `truth` and
-    the negative log-likelihood `nll` are there where they are known.
+    Attributes:
+        best: the best class.
+        score: its score.
+        ranks: of the true class in each of OUTPUTS, or in `logits` only; from 1, None beyond the best five.
+        truth: the true class, where it is known.
+        nll: the negative log-likelihood of the true class, where it is known.
+        other: the second model's answer, if there is one.
     """
 
     best: ClassLabel
@@ -39,13 +67,15 @@ class ImagePrediction:
 
 @dataclass(frozen=True)
 class Accuracy:
+    """Shares of images, from 0 to 1."""
+
     top1: float
     top5: float
 
 
 @dataclass(frozen=True)
 class SecondModelAgreement:
-    """With the second model: the share of images with the same best class, the largest difference of any logit."""
+    """A second model's accuracy, the share of images with the same best class, the largest difference of any logit."""
 
     same_best: float
     worst_difference: float
@@ -66,9 +96,16 @@ class Bin:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """A class of the data, and the wrong class that most of its images were taken for.
+    """The accuracy on one class of the data.
 
-    `truth` is the model's class; over HTTP it is None if no answer had it among its best five.
+    Attributes:
+        category: the class's name in the data.
+        truth: the model's class; over HTTP it is None if no answer had it among its best five.
+        images: number of images of the class.
+        top1: share from 0 to 1.
+        top5: share from 0 to 1.
+        taken_for: the wrong class that most of the images were taken for.
+        taken_for_images: number of these images.
     """
 
     category: str
@@ -82,11 +119,23 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class AccuracySummary:
-    """Shares are from 0 to 1. `top1_low` and `top1_high` are the 95 % interval (Wilson 1927).
+    """The figures of all images; shares are from 0 to 1.
 
-    `class_mean` is the mean of the classes' top-1. `ece` is the expected calibration error (Guo et al. 2017): the mean
-    difference of accuracy and confidence over `bins` of equal width, weighted by their images. `nll` is the mean
-    negative log-likelihood of the truth, None where the logits are not known.
+    Attributes:
+        images: number of images.
+        top1: share of images whose best class is the true one.
+        top1_low: lower end of the 95 % interval of `top1` (Wilson 1927).
+        top1_high: upper end of it.
+        top5: share of images whose true class is among the best five.
+        class_mean: mean of the classes' top-1.
+        confidence: mean score of the best class.
+        ece: expected calibration error (Guo et al. 2017): the mean difference of accuracy and confidence over `bins`
+            of equal width, weighted by their images.
+        nll: mean negative log-likelihood of the true class; None where the logits are not known.
+        branches: accuracy of the branches' logits, where they are known.
+        against: comparison with a second model.
+        bins: images by score.
+        classes: figures of each class of the data, by name.
     """
 
     images: int
@@ -104,129 +153,122 @@ class AccuracySummary:
     classes: list[ClassFigures]
 
 
-@dataclass
-class _Hits:
-    images: int = 0
-    top1: int = 0
-    top5: int = 0
-
-    def add(self, rank: int | None) -> None:
-        self.images += 1
-        self.top1 += rank == 1
-        self.top5 += rank is not None
-
-    @property
-    def accuracy(self) -> Accuracy:
-        return Accuracy(self.top1 / self.images, self.top5 / self.images)
-
-
-@dataclass
-class _Class(_Hits):
-    truth: ClassLabel | None = None
-    taken_for: Counter[int] = field(default_factory=Counter)
-
-
-@dataclass
-class _Bin:
-    images: int = 0
-    right: int = 0
-    confidence: float = 0.0
-
-
-@dataclass
-class _Other(_Hits):
-    same: int = 0
-    worst: float = 0.0
-
-
-class Tally:
-    """Takes what was seen of each image with `add`; `figures` are of all so far."""
+class PredictionTable:
+    """Keeps one row per image, in 37 bytes; `summary` computes the figures of all rows."""
 
     def __init__(self) -> None:
-        self._outputs = [_Hits() for _ in OUTPUTS]
-        self._classes: dict[str, _Class] = {}
-        self._bins = [_Bin() for _ in range(BINS)]
-        self._nll: float | None = 0.0
-        self._other = _Other()
-        self._labels: dict[int, ClassLabel] = {}
+        self._rows = bytearray()  # records of _ROW
+        self._categories: dict[str, int] = {}  # numbered as they come
+        self._truths: dict[int, ClassLabel] = {}  # by the category's number
+        self._labels: dict[int, ClassLabel] = {}  # by the index of the model's class
+        self._has_nll = True
 
-    def add(self, category: str, seen: ImagePrediction) -> None:
-        """Count an image of the class `category`."""
-        for hits, rank in zip(self._outputs, seen.ranks, strict=False):
-            hits.add(rank)
-        self._add_to_class(self._classes.setdefault(category, _Class()), seen)
-        bin_ = self._bins[bin_of(seen.score)]
-        bin_.images += 1
-        bin_.right += seen.ranks[0] == 1
-        bin_.confidence += seen.score
-        self._nll = None if self._nll is None or seen.nll is None else self._nll + seen.nll
-        if seen.other is not None:
-            self._other.add(seen.other.rank)
-            self._other.same += seen.other.same_best
-            self._other.worst = max(self._other.worst, seen.other.difference)
+    def add(self, category: str, prediction: ImagePrediction) -> None:
+        """Add an image of the class `category`."""
+        number = self._categories.setdefault(category, len(self._categories))
+        best, other = prediction.best, prediction.other
+        self._labels[best.index] = best
+        if prediction.truth is not None:
+            self._truths.setdefault(number, prediction.truth)
+        self._has_nll = self._has_nll and prediction.nll is not None
+        ranks = [rank or _BEYOND_TOP for rank in prediction.ranks]
+        ranks += [_UNKNOWN] * (len(OUTPUTS) - len(ranks))
+        row = np.zeros((), _ROW)
+        row["category"], row["best"], row["score"] = number, best.index, prediction.score
+        row["ranks"], row["nll"] = ranks, prediction.nll or 0.0
+        row["other_rank"] = _UNKNOWN if other is None else other.rank or _BEYOND_TOP
+        if other is not None:
+            row["same_best"], row["difference"] = other.same_best, other.difference
+        self._rows += row.tobytes()
 
-    def figures(self) -> AccuracySummary | None:
-        """None before the first image."""
-        images = self._outputs[0].images
-        if not images:
+    def summary(self) -> AccuracySummary | None:
+        """The figures; None without images."""
+        rows = np.frombuffer(bytes(self._rows), _ROW)
+        if not len(rows):
             return None
-        all_, *branches = self._outputs
-        classes = [_of_class(category, each, self._labels) for category, each in sorted(self._classes.items())]
-        low, high = wilson(all_.top1, images)
+        correct = rows["ranks"][:, 0] == 1
+        overall, *branches = (_accuracy(ranks) for ranks in rows["ranks"].T)
+        low, high = wilson(int(correct.sum()), len(rows))
+        ece, bins = _calibration(rows["score"], correct)
+        classes = self._classes(rows, correct)
         return AccuracySummary(
-            images,
-            all_.accuracy.top1,
-            low,
-            high,
-            all_.accuracy.top5,
-            class_mean=sum(each.top1 for each in classes) / len(classes),
-            confidence=sum(each.confidence for each in self._bins) / images,
-            ece=sum(abs(each.right - each.confidence) for each in self._bins) / images,
-            nll=None if self._nll is None else self._nll / images,
-            branches={name: hits.accuracy for name, hits in zip(OUTPUTS[1:], branches, strict=True) if hits.images},
-            against=self._against(),
-            bins=[_of_bin(number, each) for number, each in enumerate(self._bins)],
+            images=len(rows),
+            top1=overall.top1,
+            top1_low=low,
+            top1_high=high,
+            top5=overall.top5,
+            class_mean=float(np.mean([each.top1 for each in classes])),
+            confidence=float(rows["score"].mean()),
+            ece=ece,
+            nll=float(rows["nll"].mean()) if self._has_nll else None,
+            branches={
+                name: branch
+                for name, branch, ranks in zip(OUTPUTS[1:], branches, rows["ranks"].T[1:], strict=True)
+                if (ranks != _UNKNOWN).any()
+            },
+            against=_agreement(rows[rows["other_rank"] != _UNKNOWN]),
+            bins=bins,
             classes=classes,
         )
 
-    def _add_to_class(self, into: _Class, seen: ImagePrediction) -> None:
-        into.add(seen.ranks[0])
-        into.truth = into.truth or seen.truth
-        if seen.ranks[0] != 1:
-            into.taken_for[seen.best.index] += 1
-            self._labels[seen.best.index] = seen.best
+    def _classes(self, rows: NDArray[Any], correct: NDArray[np.bool_]) -> list[ClassFigures]:
+        wrong = np.stack([rows["category"], rows["best"]])[:, ~correct]
+        (category, best), counts = np.unique(wrong, axis=1, return_counts=True)
+        order = np.lexsort((best, -counts, category))  # of equal counts the lower index: the figures are reproducible
+        _, first = np.unique(category[order], return_index=True)
+        taken_for = {int(category[pair]): (self._labels[int(best[pair])], int(counts[pair])) for pair in order[first]}
+        images = np.bincount(rows["category"])
+        top1 = np.bincount(rows["category"], correct) / images
+        top5 = np.bincount(rows["category"], rows["ranks"][:, 0] != _BEYOND_TOP) / images
+        return [
+            ClassFigures(
+                category=name,
+                truth=self._truths.get(number),
+                images=int(images[number]),
+                top1=float(top1[number]),
+                top5=float(top5[number]),
+                taken_for=taken_for[number][0] if number in taken_for else None,
+                taken_for_images=taken_for[number][1] if number in taken_for else 0,
+            )
+            for name, number in sorted(self._categories.items())
+        ]
 
-    def _against(self) -> SecondModelAgreement | None:
-        other = self._other
-        if not other.images:
-            return None
-        return SecondModelAgreement(other.same / other.images, other.worst, other.accuracy.top1, other.accuracy.top5)
 
-
-def wilson(right: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share, of which `right` in `images` were seen. Source: Wilson 1927."""
-    share, spread = right / images, _Z**2 / images
+def wilson(correct: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of the share `correct` / `images`. Source: Wilson 1927."""
+    share, spread = correct / images, _Z_95**2 / images
     middle = (share + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / images + spread / (4 * images))
+    half = _Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / images + spread / (4 * images))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def bin_of(score: float) -> int:
-    """The bin of `score`; a bin has its upper edge, and not its lower one."""
-    return min(BINS, max(1, math.ceil(score * BINS))) - 1
+def bin_of(scores: NDArray[np.float64] | float) -> NDArray[np.intp]:
+    """The number of each score's bin. A bin includes its upper edge, and not its lower one."""
+    return np.clip(np.ceil(np.multiply(scores, BINS)), 1, BINS).astype(np.intp) - 1
 
 
-def _of_bin(number: int, counted: _Bin) -> Bin:
-    low, high = number / BINS, (number + 1) / BINS
-    if not counted.images:
-        return Bin(low, high, 0, None, None)
-    return Bin(low, high, counted.images, counted.right / counted.images, counted.confidence / counted.images)
+def _accuracy(ranks: NDArray[np.int8]) -> Accuracy:
+    return Accuracy(float((ranks == 1).mean()), float((ranks != _BEYOND_TOP).mean()))
 
 
-def _of_class(category: str, counted: _Class, labels: dict[int, ClassLabel]) -> ClassFigures:
-    # Of equally many the one with the lower index, so that the same answers always give the same figures.
-    index, images = min(counted.taken_for.items(), key=lambda item: (-item[1], item[0]), default=(-1, 0))
-    accuracy = counted.accuracy
-    return ClassFigures(
-        category, counted.truth, counted.images, accuracy.top1, accuracy.top5, labels.get(index), images
+def _agreement(rows: NDArray[Any]) -> SecondModelAgreement | None:
+    if not len(rows):
+        return None
+    other = _accuracy(rows["other_rank"])
+    return SecondModelAgreement(
+        float(rows["same_best"].mean()), float(rows["difference"].max()), other.top1, other.top5
     )
+
+
+def _calibration(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[float, list[Bin]]:
+    """The expected calibration error, and its bins."""
+    number = bin_of(scores)
+    images = np.bincount(number, minlength=BINS)
+    correct_sum, score_sum = (np.bincount(number, values, minlength=BINS) for values in (correct, scores))
+    bins = [
+        Bin(low / BINS, (low + 1) / BINS, int(count), right / count, score / count)
+        if count
+        else Bin(low / BINS, (low + 1) / BINS, 0, None, None)
+        for low, (count, right, score) in enumerate(zip(images, correct_sum, score_sum, strict=True))
+    ]
+    return float(np.abs(correct_sum - score_sum).sum() / len(scores)), bins

@@ -1,4 +1,4 @@
-"""`--answers FILE.csv`: a row for each image."""
+"""`--answers FILE.csv`: writes one row for each image."""
 
 import csv
 import errno
@@ -9,15 +9,15 @@ from pathlib import Path
 from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome
 from app.errors import BadParameter
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a user's share of it, a file
+_NO_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the user's quota, in the file
 _FIELDS = ("source", "name", "truth", "index", "wnid", "label", "score", "rank", "error")
 
 
 @contextmanager
-def written(path: Path | None) -> Iterator[Callable[[ImageOutcome], None]]:
-    """What writes an outcome to `path`, or nothing if there is none; BadParameter if it cannot be written.
+def open_answers(path: Path | None) -> Iterator[Callable[[ImageOutcome], None]]:
+    """A function that writes an outcome to `path`, or does nothing without a path. BadParameter if writing fails.
 
-    What stood there stays until the first outcome.
+    An existing file keeps its content until the first outcome.
     """
     if path is None:
         yield lambda _: None
@@ -29,21 +29,21 @@ def written(path: Path | None) -> Iterator[Callable[[ImageOutcome], None]]:
     try:
         with file:
             rows = csv.DictWriter(file, _FIELDS)
-            begun = False
+            has_header = False
 
             def write(outcome: ImageOutcome) -> None:
-                nonlocal begun
-                if not begun:
-                    if path.is_file():  # and no pipe
+                nonlocal has_header
+                if not has_header:
+                    if path.is_file():  # a pipe cannot be truncated
                         file.truncate(0)
                     rows.writeheader()
-                    begun = True
+                    has_header = True
                 rows.writerow(_row(outcome))
 
             yield write
     except OSError as err:
-        if err.errno not in _FULL:
-            raise  # it is of something else
+        if err.errno not in _NO_SPACE_ERRORS:
+            raise  # it is not about this file
         raise _unwritable(path, err) from err
 
 

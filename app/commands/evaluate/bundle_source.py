@@ -1,4 +1,4 @@
-"""Asking a bundle's own engine, and a second one beside it: decoders, batches and proofs are those of the service."""
+"""Predictions of a bundle's own engine, and of a second one: with the service's decoders, batches and self-tests."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from app.commands.classify import offline
 from app.commands.evaluate.accuracy import TOP, Compared, ImagePrediction
-from app.commands.evaluate.class_mapping import check_classes, match
+from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import Answered, PredictionSource
 from app.commands.terminal import notes
 from app.configuration.settings import Settings
@@ -22,7 +22,14 @@ from model.spec import SOFTMAX, Activation
 
 
 class BundleSource:
-    """Asks `model` at `resolution` for images of the classes in `truths`, and `other` for the same ones."""
+    """Asks a model, and a second one for the same images.
+
+    Args:
+        model: the model whose accuracy is measured.
+        truths: the model's class for each class of the data.
+        resolution: the one to ask at.
+        other: the second model, of the same classes.
+    """
 
     def __init__(
         self, model: ServedModel, truths: Mapping[str, ClassLabel], resolution: int, other: ServedModel | None = None
@@ -33,11 +40,13 @@ class BundleSource:
         self._other = other
 
     async def ask(self, category: str, body: bytes) -> ImagePrediction:
-        """What is seen of the encoded image in `body`; raises as ServedModel.classify does."""
+        """The prediction for the encoded image in `body`; raises as ServedModel.classify does."""
         truth = self._truths[category]
         outputs = await self._outputs(self._model, body)
         others = None if self._other is None else await self._outputs(self._other, body)
-        return seen(outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation)
+        return image_prediction(
+            outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation
+        )
 
     async def _outputs(self, model: ServedModel, body: bytes) -> Outputs:
         return (await model.classify(body, self._resolution)).outputs
@@ -47,26 +56,31 @@ class BundleSource:
 async def bundle_source(
     categories: Collection[str], settings: Settings, second: Settings | None, resolution: int | None
 ) -> AsyncIterator[PredictionSource]:
-    """The engines that `settings` describe, ready; raises as open_bundle, match and Model.load do."""
-    bundles = _opened([settings, second] if second else [settings])
+    """The engine that `settings` describe, and the `second` one, loaded.
+
+    Raises as open_bundle, match_classes and ServedModel.load do.
+    """
+    both = [settings] if second is None else [settings, second]
+    bundles = _open_bundles(both)
     try:
         check_classes(len(bundles[0].labels))
-        truths = match(categories, bundles[0].labels)
+        truths = match_classes(categories, bundles[0].labels)
         _check_same_classes(bundles)
     except BadParameter:
         for bundle in bundles:
             bundle.close()
         raise
     async with AsyncExitStack() as stack:
-        given = zip(bundles, [settings, second or settings], strict=False)
-        models = [await stack.enter_async_context(offline(bundle, each)) for bundle, each in given]
+        models = [
+            await stack.enter_async_context(offline(bundle, each)) for bundle, each in zip(bundles, both, strict=True)
+        ]
         resolution = models[0].resolution(resolution)
         for model in models:
             await model.load(model.resolution(resolution))
         yield _source(models, truths, resolution)
 
 
-def _opened(settings: Sequence[Settings]) -> list[Bundle]:
+def _open_bundles(settings: Sequence[Settings]) -> list[Bundle]:
     bundles = [open_bundle(bundle_at(each.bundle, each.default_model)) for each in settings]
     for warning in dict.fromkeys(bundle.warning for bundle in bundles if bundle.warning):
         notes.print(warning, style="bold red")
@@ -83,7 +97,7 @@ def _source(models: Sequence[ServedModel], truths: Mapping[str, ClassLabel], res
     first, second = models[0], models[1] if len(models) > 1 else None
     return PredictionSource(
         BundleSource(first, truths, resolution, second).ask,
-        in_flight=min(model.capacity for model in models),  # so that none is refused
+        in_flight=min(model.capacity for model in models),  # more images would be refused
         answered_by=lambda: [_answered(first, resolution)],
         against=None if second is None else _answered(second, resolution),
     )
@@ -95,16 +109,23 @@ def _answered(model: ServedModel, resolution: int) -> Answered:
     return Answered(model.bundle.name, manifest.variant, weights.id, weights.source, engine, precision, resolution)
 
 
-def seen(
+def image_prediction(
     outputs: Outputs,
     truth: ClassLabel,
     labels: list[ClassLabel],
     others: Outputs | None = None,
     activation: Activation = SOFTMAX,
 ) -> ImagePrediction:
-    """What is kept of one image's `outputs` (outputs, classes), `others` being the second model's.
+    """The prediction that follows from the logits of one image.
 
-    Where scores are sigmoids they are no distribution over the classes, so there is no likelihood of the truth.
+    Sigmoid scores are not a distribution over the classes, so with them there is no likelihood of the true class.
+
+    Args:
+        outputs: the model's logits, (outputs, classes).
+        truth: the true class.
+        labels: the model's classes.
+        others: the second model's logits, if there is one.
+        activation: turns logits into scores.
     """
     best, score = top(outputs[0], 1, activation)[0]
     return ImagePrediction(
@@ -118,13 +139,13 @@ def seen(
 
 
 def rank(logits: NDArray[np.float32], truth: int) -> int | None:
-    """The place of class `truth` among the best five, 1 for the best; None if it is not one of them."""
+    """The rank of class `truth` among the best five, 1 for the best; None beyond them."""
     best = [index for index, _ in top(logits, TOP)]
     return best.index(truth) + 1 if truth in best else None
 
 
 def nll(logits: NDArray[np.float32], truth: int) -> float:
-    """The negative logarithm of the softmax of class `truth`."""
+    """The negative log-likelihood of class `truth` under softmax."""
     wide = logits.astype(np.float64) - float(logits.max())
     return float(np.log(np.exp(wide).sum()) - wide[truth])
 

@@ -1,4 +1,4 @@
-"""Which of a model's classes a class of the data is: by WordNet id, by label, or by index."""
+"""Maps classes of the data to classes of the model: by WordNet id, by label, or by index."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -9,7 +9,7 @@ from bundle.class_labels import ClassLabel
 
 
 class Named(Protocol):
-    """A class of the model; Label and Prediction are some."""
+    """A class of the model, such as ClassLabel or Prediction."""
 
     index: int
     wnid: str | None
@@ -20,59 +20,59 @@ Class = TypeVar("Class", bound=Named)
 
 
 def check_classes(classes: int | None) -> None:
-    """BadParameter for a model of one class, which is the best one of every image."""
+    """BadParameter for a model of one class: it is the best class of every image."""
     if classes == 1:
         raise BadParameter(
-            "the model has one class, so that every image's best class is right: accuracy says nothing of it; take "
-            "the scores that `crossvit classify --format csv` prints"
+            "the model has one class, so every image's best class is correct and accuracy says nothing; use the "
+            "scores that `crossvit classify --format csv` prints"
         )
 
 
-def match(categories: Collection[str], labels: Sequence[ClassLabel]) -> dict[str, ClassLabel]:
-    """The model's class for each of `categories`: the one with this wnid, or else with this very label.
+def match_classes(categories: Collection[str], labels: Sequence[ClassLabel]) -> dict[str, ClassLabel]:
+    """The model's class for each of `categories`: the one with this wnid, else the one with exactly this label.
 
-    If no category is either and all are indices of classes, they count as these. BadParameter if a class is missing, or
-    a label is that of several classes.
+    If no category is a wnid or label and all are indices of classes, they are taken as indices. BadParameter if a class
+    is missing, or if several classes share the label.
     """
     wnids = {label.wnid: label for label in labels if label.wnid}
     names = {label.label: label for label in labels}
-    found = {each: label for each in categories if (label := wnids.get(each) or names.get(each))}
-    if not found and _are_numbers(categories):
-        found = {each: labels[int(each)] for each in categories if int(each) < len(labels)}
-    missing = sorted(set(categories) - set(found))
+    matches = {name: label for name in categories if (label := wnids.get(name) or names.get(name))}
+    if not matches and _are_numbers(categories):
+        matches = {number: labels[int(number)] for number in categories if int(number) < len(labels)}
+    missing = sorted(set(categories) - set(matches))
     if missing:
         raise BadParameter(_missing(missing, len(categories), labels))
-    _check_unique([each for each, label in found.items() if each == label.label], labels)
-    return found
+    _check_unique([name for name, label in matches.items() if name == label.label], labels)
+    return matches
 
 
 class PredictionMatcher:
-    """Finds the data's classes among the predictions of answers, where nobody tells all classes of the model.
+    """Finds the data's classes among the predictions of a server, which does not list all classes of the model.
 
-    A prediction is right if its wnid or its label is the data's class. Where the data's classes are all indices of the
-    model's `classes`, and the labels of the predictions are no numbers themselves, it is right if its index is.
+    A prediction is correct if its wnid or its label is the data's class. If all classes of the data are indices of the
+    model's `classes`, and the labels of the predictions are not numbers, it is correct if its index is the class.
     """
 
     def __init__(self, categories: Collection[str], classes: int | None) -> None:
         self._indices = _are_numbers(categories) and all(int(each) < (classes or 0) for each in categories)
-        self._seen: dict[str, int] = {}
+        self._matched: dict[str, int] = {}  # index of each category so far
 
     def rank(self, category: str, predictions: Sequence[Class]) -> int | None:
-        """The place of `category` among `predictions`, 1 for the first; None if it is not among them.
+        """The rank of `category` among `predictions`, 1 for the first; None if it is not among them.
 
-        BadParameter once it was found under two indices: a label that two classes share.
+        BadParameter once it was found under two indices: two classes share the label.
         """
-        by_index = self._indices and not any(each.label.isdecimal() for each in predictions)
-        for rank, each in enumerate(predictions, start=1):
-            right = each.index == int(category) if by_index else category in (each.wnid, each.label)
-            if right:
-                self._check_unique(category, each.index)
+        by_index = self._indices and not any(prediction.label.isdecimal() for prediction in predictions)
+        for rank, prediction in enumerate(predictions, start=1):
+            names = (prediction.wnid, prediction.label)
+            if prediction.index == int(category) if by_index else category in names:
+                self._check_unique(category, prediction.index)
                 return rank
         return None
 
     def _check_unique(self, category: str, index: int) -> None:
-        if self._seen.setdefault(category, index) != index:
-            raise BadParameter(_shared(category, [str(self._seen[category]), str(index)]))
+        if self._matched.setdefault(category, index) != index:
+            raise BadParameter(_shared(category, [str(self._matched[category]), str(index)]))
 
 
 def _are_numbers(categories: Collection[str]) -> bool:
@@ -87,7 +87,7 @@ def _check_unique(names: Sequence[str], labels: Sequence[ClassLabel]) -> None:
 
 
 def _shared(name: str, classes: Sequence[str]) -> str:
-    return f"the label {name!r} is that of several classes ({', '.join(classes)}): name the data's by wnid or by index"
+    return f"several classes have the label {name!r} ({', '.join(classes)}): name the data's by wnid or by index"
 
 
 def _missing(missing: Sequence[str], total: int, labels: Sequence[ClassLabel]) -> str:

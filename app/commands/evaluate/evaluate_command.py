@@ -12,12 +12,12 @@ from rich.progress import Progress
 
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.bench.http_client import NoAnswer
-from app.commands.evaluate.answers_csv import written
+from app.commands.evaluate.answers_csv import open_answers
 from app.commands.evaluate.bundle_source import bundle_source
-from app.commands.evaluate.evaluate_output import EvaluationReport, print_evaluation, report_of
+from app.commands.evaluate.evaluate_output import EvaluationReport, make_report, print_evaluation
 from app.commands.evaluate.evaluation import ImageOutcome, PredictionSource, run, sample
 from app.commands.evaluate.http_source import http_source
-from app.commands.terminal import STOPPED, absent, clear_errors, error, notes
+from app.commands.terminal import STOPPED, check_absent, clear_errors, error, notes
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
@@ -27,7 +27,7 @@ OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[PredictionS
 
 main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_CLIENTS = 16
+_DEFAULT_CLIENTS = 16
 
 
 @main.command()
@@ -37,27 +37,33 @@ def evaluate(
         typer.Argument(metavar="DATA", help="folders or zip files of <class>/<image>, or WebDataset's tar files"),
     ],
     bundle: Annotated[
-        Path | None, typer.Option(help="the bundle whose engine is asked; as `crossvit serve` has it if left out")
+        Path | None, typer.Option(help="the bundle whose engine is asked; by default that of `crossvit serve`")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
-    precision: Annotated[str | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
-    scaled_jpeg: Annotated[bool | None, typer.Option(help="with --bundle, as `crossvit serve` has it")] = None,
+    engine: Annotated[str | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
+    precision: Annotated[str | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
+    scaled_jpeg: Annotated[bool | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="ENGINE:PRECISION", help="with --bundle: ask a second one too, and compare")
+        str | None, typer.Option(metavar="ENGINE:PRECISION", help="with --bundle: compare with a second engine")
     ] = None,
     against_bundle: Annotated[
-        Path | None, typer.Option(help="with --bundle: the second one's bundle, of the same classes")
+        Path | None, typer.Option(help="with --bundle: compare with a second bundle of the same classes")
     ] = None,
     url: Annotated[str | None, typer.Option(help="a running server instead, such as http://127.0.0.1:8000")] = None,
-    model: Annotated[str | None, typer.Option(help="with --url: the server's default model if left out")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="with --url: a model of the server; by default its default model")
+    ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="CROSSVIT_API_KEY", help="with --url: the server's key, best not typed here")
+        str | None,
+        typer.Option(
+            envvar="CROSSVIT_API_KEY",
+            help="with --url: the server's key; better set in the environment than typed here",
+        ),
     ] = None,
     clients: Annotated[
-        int | None, typer.Option(min=1, max=256, help=f"with --url: requests at a time ({_CLIENTS})")
+        int | None, typer.Option(min=1, max=256, help=f"with --url: requests at once ({_DEFAULT_CLIENTS})")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="so many images, evenly spread, always the same")] = None,
+    resolution: Annotated[int | None, typer.Option(help="by default the model's own")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="number of images, evenly spread, always the same")] = None,
     top_classes: Annotated[int, typer.Option(min=0, help="how many of the worst classes the table shows")] = 10,
     output: Annotated[BenchFormat, typer.Option("--format", help="how to print the figures")] = BenchFormat.TABLE,
     plot: Annotated[Path | None, typer.Option(help="write a reliability diagram to this PNG file")] = None,
@@ -65,14 +71,14 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images.
 
-    A class of the data is the model's class of this wnid, or label, or index if all are whole numbers. Exit code 1 if
-    an image has no answer; the figures are of the others. Ctrl-C prints those of what was measured.
+    A class of the data is the model's class of this wnid, or of this label, or of this index if all are whole numbers.
+    Exit code 1 if an image has no answer; the figures are of the others. Ctrl-C prints the figures so far.
     """
     own = {"engine": engine, "precision": precision, "scaled_jpeg": scaled_jpeg}
-    with clear_errors(), _ends_clearly():
-        draw = _drawing(plot)
+    with clear_errors(), _exit_on_stop():
+        draw = _make_draw(plot)
         if url is None:
-            absent("--url", model=model, clients=clients)
+            check_absent("--url", model=model, clients=clients)
             settings = _settings(bundle=bundle, **own)
             open_source = partial(
                 bundle_source,
@@ -85,11 +91,16 @@ def evaluate(
         else:
             if bundle is not None:
                 raise BadParameter("either --url or --bundle")
-            absent("--bundle", against=against, against_bundle=against_bundle, **own)
+            check_absent("--bundle", against=against, against_bundle=against_bundle, **own)
             open_source = partial(
-                http_source, url=url, key=api_key, clients=clients or _CLIENTS, model=model, resolution=resolution
+                http_source,
+                url=url,
+                key=api_key,
+                clients=clients or _DEFAULT_CLIENTS,
+                model=model,
+                resolution=resolution,
             )
-        report = _measured(paths, limit, open_source, answers)
+        report = _measure(paths, limit, open_source, answers)
         try:
             print_evaluation(report, output, top_classes)
         except OSError as err:
@@ -101,7 +112,7 @@ def evaluate(
     raise typer.Exit(1 if report.errors else 0)
 
 
-def _measured(
+def _measure(
     paths: Sequence[Path], limit: int | None, open_source: OpenSource, answers: Path | None
 ) -> EvaluationReport:
     data = _dataset(paths)
@@ -116,9 +127,9 @@ def _measured(
                     write(outcome)
                     progress.advance(bar)
 
-                return report_of([str(path) for path in paths], await run(data, indices, source, watch), source)
+                return make_report([str(path) for path in paths], await run(data, indices, source, watch), source)
 
-    with written(answers) as write:
+    with open_answers(answers) as write:
         return asyncio.run(measure(write))
 
 
@@ -129,37 +140,37 @@ def _dataset(paths: Sequence[Path]) -> Dataset:
         raise BadParameter(str(err)) from err
 
 
-def _settings(**given: Any) -> Settings:
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+def _settings(**options: Any) -> Settings:
+    return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
 def _second(own: dict[str, Any], first: Settings, against: str | None, against_bundle: Path | None) -> Settings | None:
-    """The second engine's settings: what is not said of it is as with the first."""
+    """The second engine's settings: those of the first, except what the options say."""
     if against is None and against_bundle is None:
         return None
     if against is not None:
         engine, colon, precision = against.partition(":")
         if not (engine and colon and precision):
-            raise BadParameter(f"--against {against}: not like openvino:f32")
+            raise BadParameter(f"--against {against}: must be like openvino:f32")
         own = own | {"engine": engine, "precision": precision}
     return _settings(bundle=against_bundle or first.bundle, **own)
 
 
-def _drawing(plot: Path | None) -> Callable[[EvaluationReport], None]:
-    """What draws a report's diagram; BadParameter before anything is measured if it cannot be drawn."""
+def _make_draw(plot: Path | None) -> Callable[[EvaluationReport], None]:
+    """A function that draws a report's diagram; BadParameter before anything is measured if it cannot be drawn."""
     if plot is None:
         return lambda _: None
     if not plot.absolute().parent.is_dir():
-        raise BadParameter(f"--plot {plot}: there is no such folder")
+        raise BadParameter(f"--plot {plot}: the folder does not exist")
     try:
-        from app.commands.evaluate.reliability_plot import reliability
+        from app.commands.evaluate.reliability_plot import draw_reliability
     except ImportError as err:
         raise BadParameter("--plot needs matplotlib: pip install matplotlib") from err
 
     def draw(report: EvaluationReport) -> None:
         try:
             if report.figures is not None:
-                reliability(report.figures, str(report.model), plot)
+                draw_reliability(report.figures, str(report.model), plot)
         except OSError as err:
             raise BadParameter(f"{plot} cannot be written: {err.strerror}") from err
 
@@ -167,8 +178,8 @@ def _drawing(plot: Path | None) -> Callable[[EvaluationReport], None]:
 
 
 @contextmanager
-def _ends_clearly() -> Iterator[None]:
-    """A server that cannot be asked ends the command with exit code 1, Ctrl-C with the one that is usual."""
+def _exit_on_stop() -> Iterator[None]:
+    """Exit with code 1 if the server does not answer, with the usual code 130 after Ctrl-C."""
     try:
         yield
     except NoAnswer as err:

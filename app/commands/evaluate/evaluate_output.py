@@ -1,4 +1,4 @@
-"""How `crossvit evaluate` prints what it measured: tables for people, JSON for programs."""
+"""Prints the result of `crossvit evaluate`: tables for people, JSON for programs."""
 
 import json
 from collections import Counter
@@ -11,15 +11,18 @@ from rich.table import Column, Table
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures
 from app.commands.evaluate.evaluation import Answered, EvaluationRun, ImageError, PredictionSource
-from app.commands.terminal import notes, print_table, take_any_name
+from app.commands.terminal import allow_any_file_name, notes, print_table
 from bundle.class_labels import ClassLabel
 
-_NAMED = 10  # images without an answer that the table names
+_MAX_NAMED_ERRORS = 10  # images without an answer that the table names
 
 
 @dataclass
 class EvaluationReport:
-    """`images` were asked for. `failures` counts those without an answer by what was wrong; `errors` names them."""
+    """What `crossvit evaluate` prints. `images` were requested; `failures` counts those without an answer by kind.
+
+    `errors` names these images. `also_answered` lists further models or engines of the server that gave answers.
+    """
 
     data: list[str]
     url: str | None
@@ -35,15 +38,15 @@ class EvaluationReport:
     also_answered: list[Answered] = field(default_factory=list)
 
 
-def report_of(data: Sequence[str], run: EvaluationRun, source: PredictionSource) -> EvaluationReport:
-    """What is to be said of `run`, which asked `source`."""
-    figures, (first, *others) = run.tally.figures(), source.answered_by()
+def make_report(data: Sequence[str], run: EvaluationRun, source: PredictionSource) -> EvaluationReport:
+    """The report of `run`, which asked `source` about the images in `data`."""
+    figures, (first, *others) = run.predictions.summary(), source.answered_by()
     return EvaluationReport(
-        list(data),
-        source.url,
-        first,
-        source.against,
-        images=run.asked,
+        data=list(data),
+        url=source.url,
+        model=first,
+        against=source.against,
+        images=run.images,
         figures=figures,
         errors=run.errors,
         failures=dict(Counter(run.failures).most_common()),
@@ -55,14 +58,14 @@ def report_of(data: Sequence[str], run: EvaluationRun, source: PredictionSource)
 
 
 def print_evaluation(report: EvaluationReport, output: BenchFormat, worst: int) -> None:
-    """Print `report` on standard output, with so many of the `worst` classes; on standard error what is wrong."""
-    take_any_name()
+    """Print `report` on standard output, with the `worst` number of worst classes; problems on standard error."""
+    allow_any_file_name()
     if output is BenchFormat.JSON:
         print(json.dumps(asdict(report), indent=2, ensure_ascii=False, default=ClassLabel.model_dump))
     else:
         _print_tables(report, worst)
-    for said in _notes(report):
-        notes.print(said, style="yellow", markup=False, highlight=False)
+    for note in _notes(report):
+        notes.print(note, style="yellow", markup=False, highlight=False)
 
 
 def _print_tables(report: EvaluationReport, worst: int) -> None:
@@ -118,16 +121,18 @@ def _worst(classes: Sequence[ClassFigures], count: int) -> Table:
 
 
 def _notes(report: EvaluationReport) -> list[str]:
-    said = ["stopped early: these are the figures of a part"] if report.interrupted else []
-    said += [f"also answered: {other}; the figures are of all" for other in report.also_answered]
-    said += [f"{each.name} in {each.source}: {each.error}" for each in report.errors[:_NAMED]]
+    lines = ["stopped early: these are the figures of a part of the images"] if report.interrupted else []
+    lines += [f"also answered: {other}; the figures include its answers" for other in report.also_answered]
+    lines += [f"{each.name} in {each.source}: {each.error}" for each in report.errors[:_MAX_NAMED_ERRORS]]
     if report.errors:
         kinds = ", ".join(f"{kind}: {count}" for kind, count in report.failures.items())
-        said.append(f"{len(report.errors)} images have no answer ({kinds}); the last: {report.errors[-1].error}")
+        lines.append(f"{len(report.errors)} images have no answer ({kinds}); the last: {report.errors[-1].error}")
     unknown = [each.category for each in report.figures.classes if not each.truth] if report.figures else []
     if unknown:
-        said.append(f"{len(unknown)} classes were in no answer's top five, such as {unknown[0]!r}: has the model them?")
-    return said
+        lines.append(
+            f"{len(unknown)} classes were in no answer's top five, such as {unknown[0]!r}: does the model have them?"
+        )
+    return lines
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Asking for each image of the data, in order, with several under way."""
+"""Asks for a prediction of each image of a data set, in order, with several requests in flight."""
 
 import asyncio
 import time
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from app.commands.classify import run_in_order
-from app.commands.evaluate.accuracy import ImagePrediction, Tally
+from app.commands.evaluate.accuracy import ImagePrediction, PredictionTable
 from app.errors import BadParameter
 from bundle.bundle_errors import ExplainedError
 from model.dataset import BadDataset, Dataset, LabelledImage
 
 T = TypeVar("T")
-AskForImage = Callable[[str, bytes], Awaitable[ImagePrediction]]  # for an image of some class
+AskForImage = Callable[[str, bytes], Awaitable[ImagePrediction]]  # takes the image's class and its encoded bytes
 
-_TRIES = 10  # for an image, where it is said that trying again may help
-_LONGEST_PAUSE = 60  # seconds
-_GOLDEN = (5**0.5 - 1) / 2  # whose multiples modulo 1 spread as evenly as any
+_MAX_TRIES = 10  # for an image, as long as the error says when to retry
+_MAX_PAUSE_SECONDS = 60
+_GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 spread as evenly as any
 
 
 class NotAnswered(ExplainedError):
-    """A server's answer that is not what was asked for; `kind` is its status, or what happened instead."""
+    """A server did not classify the image; `kind` is the answer's status, or what happened instead."""
 
     def __init__(self, message: str, kind: str, retry_after: int | None = None) -> None:
         super().__init__(message, retry_after)
@@ -32,7 +32,7 @@ class NotAnswered(ExplainedError):
 
 @dataclass(frozen=True)
 class Answered:
-    """What gave answers. Over HTTP what the server does not say is None."""
+    """A model, engine and resolution that gave answers. Over HTTP a field is None if the server does not tell it."""
 
     name: str
     variant: str | None
@@ -48,7 +48,15 @@ class Answered:
 
 @dataclass(frozen=True)
 class PredictionSource:
-    """Whom to ask, with so many images under way. `answered_by` gives all that did, once it has been asked."""
+    """What to ask for predictions.
+
+    Attributes:
+        ask: gives the prediction for one image.
+        in_flight: number of images to ask for at once.
+        answered_by: lists what gave the answers so far.
+        against: the second model, if there is one.
+        url: the server's, if there is one.
+    """
 
     ask: AskForImage
     in_flight: int
@@ -59,7 +67,7 @@ class PredictionSource:
 
 @dataclass(frozen=True)
 class ImageFailure:
-    """Why there is no answer for an image; `kind` is the name of the error in app.errors, or a server's status."""
+    """Why an image has no answer; `kind` is the name of the error in app.errors, or a server's status."""
 
     kind: str
     error: str
@@ -73,7 +81,7 @@ class ImageOutcome:
 
 @dataclass(frozen=True)
 class ImageError:
-    """An image that has no answer."""
+    """An image without an answer."""
 
     source: str
     name: str
@@ -82,10 +90,10 @@ class ImageError:
 
 @dataclass
 class EvaluationRun:
-    """What was measured of `asked` images."""
+    """The predictions and errors of `images` requested images."""
 
-    asked: int
-    tally: Tally = field(default_factory=Tally)
+    images: int
+    predictions: PredictionTable = field(default_factory=PredictionTable)
     errors: list[ImageError] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -94,20 +102,19 @@ class EvaluationRun:
     def add(self, outcome: ImageOutcome) -> None:
         item, result = outcome.item, outcome.result
         if isinstance(result, ImagePrediction):
-            self.tally.add(item.category, result)
+            self.predictions.add(item.category, result)
         else:
             self.errors.append(ImageError(str(item.source), item.name, result.error))
             self.failures[result.kind] += 1
 
 
 def sample(total: int, limit: int | None) -> list[int]:
-    """`limit` of the indices under `total`, or all if there are fewer, evenly spread and always the same.
+    """`limit` of the indices below `total`, or all if there are fewer, evenly spread and always the same.
 
-    Their order is such that whatever comes first is evenly spread too: if the rest is never asked for, all classes have
-    their share.
+    The first ones in the list are evenly spread too: if the run stops early, all classes have their share.
     """
     count = min(limit or total, total)
-    return sorted((number * total // count for number in range(count)), key=lambda index: index * _GOLDEN % 1)
+    return sorted((number * total // count for number in range(count)), key=lambda index: index * _GOLDEN_RATIO % 1)
 
 
 async def run(
@@ -116,26 +123,26 @@ async def run(
     source: PredictionSource,
     watch: Callable[[ImageOutcome], None] = lambda _: None,
 ) -> EvaluationRun:
-    """Ask for the images at `indices` and show each outcome to `watch`; a cancellation ends it with what there is."""
-    measured, started = EvaluationRun(len(indices)), time.perf_counter()
+    """Ask for the images at `indices` and give each outcome to `watch`; a cancelled run has the outcomes so far."""
+    result, started = EvaluationRun(len(indices)), time.perf_counter()
     work: Iterator[Coroutine[Any, Any, ImageOutcome]] = (_outcome(data, index, source.ask) for index in indices)
     try:
         async with aclosing(run_in_order(work, source.in_flight)) as outcomes:
             async for outcome in outcomes:
-                measured.add(outcome)
+                result.add(outcome)
                 watch(outcome)
     except asyncio.CancelledError:  # Ctrl-C
-        measured.interrupted = True
-    measured.seconds = time.perf_counter() - started
-    return measured
+        result.interrupted = True
+    result.seconds = time.perf_counter() - started
+    return result
 
 
 async def _outcome(data: Dataset, index: int, ask: AskForImage) -> ImageOutcome:
-    """BadParameter ends all: it is what was asked for that cannot be, not this image."""
+    """BadParameter ends the run: the request is wrong, not this image."""
     item = data.items[index]
     try:
         body = await asyncio.to_thread(data.read, index)
-        return ImageOutcome(item, await patiently(lambda: ask(item.category, body)))
+        return ImageOutcome(item, await with_retries(lambda: ask(item.category, body)))
     except BadParameter:
         raise
     except (BadDataset, ExplainedError) as err:
@@ -143,13 +150,13 @@ async def _outcome(data: Dataset, index: int, ask: AskForImage) -> ImageOutcome:
         return ImageOutcome(item, ImageFailure(kind, str(err)))
 
 
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What `call` gives; if its error says when trying again may help it is called then, ten times in all."""
-    for _ in range(_TRIES - 1):
+async def with_retries(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of `call`. Where its error says when to retry, it is called again then, ten times in all."""
+    for _ in range(_MAX_TRIES - 1):
         try:
             return await call()
         except ExplainedError as err:
             if err.retry_after is None:
                 raise
-            await asyncio.sleep(min(err.retry_after, _LONGEST_PAUSE))
+            await asyncio.sleep(min(err.retry_after, _MAX_PAUSE_SECONDS))
     return await call()

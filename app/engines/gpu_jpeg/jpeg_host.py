@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder, open_jpeg_decoder
 from app.engines.interface import EngineRefused
-from app.processes.worker import Arrays, Values
+from app.processes.channel import Arrays, Values
 from model.spec import Preprocessing
 
 

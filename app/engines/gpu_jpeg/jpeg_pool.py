@@ -16,7 +16,8 @@ from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import plain
-from app.processes.worker import NOTHING, Arrays, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung
+from app.processes.channel import EMPTY_REPLY, Arrays, Reply, Values
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from model.spec import PREPROCESSING, Preprocessing
 
@@ -179,7 +180,9 @@ class GpuJpegPool(DecoderPool):
     def _open_gpu(self, steps: Preprocessing) -> None:
         """Have the GPU's decoder for `steps` compared with the CPU's."""
         assert self._gpu is not None
-        (reason,), _ = self._gpu.call("open", [steps.resize, steps.crop], [], seconds=self._load_seconds, reply=NOTHING)
+        (reason,), _ = self._gpu.call(
+            "open", [steps.resize, steps.crop], [], seconds=self._load_seconds, reply=EMPTY_REPLY
+        )
         if reason is not None:
             self._give_up(reason)
         else:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from app.engines.compiled_cache import open_cache
 from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
 from app.engines.registry import ON_CPU, offered_engines
+from app.processes.channel import Arrays, Values
 from app.processes.shared_buffer import SharedBuffer
-from app.processes.worker import Arrays, Values
 from bundle.bundle_errors import BadBundle, ExplainedError
 from bundle.plan_manifest import PlanManifest
 

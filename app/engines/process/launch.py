@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.interface import EngineRefused
+from app.processes.channel import EMPTY_REPLY, Arrays, Reply, Values
 from app.processes.shared_buffer import SharedBuffer
-from app.processes.worker import NOTHING, Arrays, Reply, Values, Worker
+from app.processes.worker import Worker
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
 
@@ -69,7 +70,9 @@ class EngineProcess:
 
     def offers(self, name: str) -> tuple[list[str], str | None, str | None]:
         """See EngineHost.offers."""
-        (precisions, absent, refused), _ = self.worker.call("offers", [name], [], seconds=self._seconds, reply=NOTHING)
+        (precisions, absent, refused), _ = self.worker.call(
+            "offers", [name], [], seconds=self._seconds, reply=EMPTY_REPLY
+        )
         return precisions, absent, refused
 
     def load(self, name: str, precision: str) -> Outputs:
@@ -88,7 +91,7 @@ class EngineProcess:
 
     def time_image(self) -> float:
         """The seconds of an image in the engine's best batch; EngineRefused."""
-        (seconds,), _ = self.worker.call("time_image", [], [], seconds=self._seconds, reply=NOTHING)
+        (seconds,), _ = self.worker.call("time_image", [], [], seconds=self._seconds, reply=EMPTY_REPLY)
         if isinstance(seconds, str):
             raise EngineRefused(seconds)
         return float(seconds)

@@ -220,7 +220,7 @@ class EngineSupervisor:
     async def _start_again(self, why: str) -> None:
         if self._process is not None:
             if why == "ended":
-                how = await self._in_thread(self._process.worker.how_it_ended)
+                how = await self._in_thread(self._process.worker.describe_end)
                 log.error("%s at %d: the engine's process: %s", self._bundle.name, self._resolution, how)
             await self._in_thread(self._process.kill)
         if self._unused_ends > 1:

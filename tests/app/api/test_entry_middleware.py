@@ -172,7 +172,7 @@ def test_only_the_hosts_that_are_set_are_served_but_for_probes(bundle: Path) -> 
 
 @pytest.mark.parametrize("origin", ["https://page.example/", "page.example", "https://page.example/app"])
 def test_an_origin_that_could_never_be_one_is_refused_at_the_start(origin: str) -> None:
-    with pytest.raises(ValidationError, match="is no origin"):
+    with pytest.raises(ValidationError, match="is not an origin"):
         Settings(cors_origins=[origin])
 
 

@@ -463,13 +463,13 @@ def test_inputs_that_cannot_be_are_refused_with_the_reason(
 
 def test_other_requests_that_cannot_be_are_refused_with_the_reason(client: triton.InferenceServerClient) -> None:
     pixels = image(rule.images(224)[:1])
-    with refused(400, "one input is taken, 'image' or 'encoded', not 2"):
+    with refused(400, "a request has one input, 'image' or 'encoded', not 2"):
         client.infer(NAME, [pixels, files([JPEG])])
     with refused(400, "there is no output 'probabilities'; one of logits, logits_small, logits_large"):
         client.infer(NAME, [pixels], outputs=[wanted("probabilities")])
-    with refused(400, "an output is asked for more than once"):
+    with refused(400, "an output is requested more than once"):
         client.infer(NAME, [pixels], outputs=[wanted(), wanted()])
-    with refused(400, "'classification' is a number of classes"):
+    with refused(400, "'classification' must be a number of classes"):
         client.infer(NAME, [pixels], outputs=[wanted(class_count=-1)])
     shared = wanted()
     shared.set_shared_memory("region", 4000)
@@ -619,7 +619,7 @@ def test_base64_is_taken_as_tools_print_it(raw: httpx.Client) -> None:
         tensor = infer_body()["inputs"][0] | {"data": [data]}
         assert infer(raw, json=infer_body(inputs=[tensor])).json()["outputs"] == [plain]
     tensor |= {"data": ["https://example.org/cat.jpg"]}
-    assert_failure(infer(raw, json=infer_body(inputs=[tensor])), 400, "this is a URL, and no URL is fetched")
+    assert_failure(infer(raw, json=infer_body(inputs=[tensor])), 400, "this is a URL, and the service fetches no URLs")
 
 
 @pytest.mark.parametrize(

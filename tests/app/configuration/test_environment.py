@@ -29,7 +29,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(prefix: str, url: str)
     environ = renamed(SERVICE, prefix) | {f"{prefix}PORT": url}
     assert variables(environ) == {}
     (remark,) = remarks(environ, SETTINGS)
-    assert remark.startswith(f"{prefix}PORT={url} is passed over")
+    assert remark.startswith(f"{prefix}PORT={url} is ignored")
     assert "enableServiceLinks: false" in remark
 
 
@@ -68,6 +68,6 @@ def test_a_variable_without_a_value_is_one_that_is_not_set(written: str) -> None
     ],
 )
 def test_a_variable_that_nobody_reads_is_named_without_its_value(name: str, remark: str) -> None:
-    (said,) = remarks({name: "secret", "HOME": "/", "CROSSVIT_PORT": "80"}, SETTINGS)
-    assert re.match(remark, said)
-    assert "secret" not in said
+    (sentence,) = remarks({name: "secret", "HOME": "/", "CROSSVIT_PORT": "80"}, SETTINGS)
+    assert re.match(remark, sentence)
+    assert "secret" not in sentence

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from app.configuration.settings import Settings, log_remarks
-from app.configuration.settings_errors import complaints
+from app.configuration.settings_errors import describe_errors
 
 
 def test_the_environment_and_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, objec
         Settings(**settings)  # type: ignore[arg-type]
 
 
-def test_as_many_images_as_one_likes_may_come_where_the_queue_is_as_long_as_the_engine_needs() -> None:
+def test_max_images_is_not_bounded_by_an_automatic_queue() -> None:
     assert Settings(max_images=100).max_queue == 0
 
 
@@ -117,8 +117,8 @@ def test_keys_are_without_the_quotes_of_a_list(monkeypatch: pytest.MonkeyPatch, 
         ("body_seconds", "0", "'0' is not a number of seconds, such as 90, 1.5m or 1m30s, over 0 up to 86400"),
         ("engine", "tpu", "'tpu' is not one of auto, tensorrt,"),
         ("docs", "2", "'2' is not true or false"),
-        ("preload", "384;480", "'384;480' is not whole numbers with commas between them"),
-        ("rate_limit", "5 per minute", "'5 per minute' is not what it takes, images of one key: 100/minute"),
+        ("preload", "384;480", "'384;480' is not whole numbers separated by commas"),
+        ("rate_limit", "5 per minute", "'5 per minute' is not valid: images per key, such as 100/minute"),
     ],
 )
 def test_a_complaint_says_what_was_seen_what_would_do_and_where_it_is_set(
@@ -127,7 +127,7 @@ def test_a_complaint_says_what_was_seen_what_would_do_and_where_it_is_set(
     monkeypatch.setenv(f"CROSSVIT_{name.upper()}", written)
     with pytest.raises(ValidationError) as caught:
         Settings(api_keys=[SecretStr("a-long-secret")])
-    (complaint,) = complaints(caught.value)
+    (complaint,) = describe_errors(caught.value)
     assert complaint.startswith(f"setting {name}: {message}")
     assert f"--{name.replace('_', '-')}, or CROSSVIT_{name.upper()} in the environment" in complaint
 
@@ -139,4 +139,4 @@ def test_no_error_shows_a_key(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, 
         monkeypatch.setenv(f"CROSSVIT_{name.upper()}", value)
     with pytest.raises(ValidationError) as caught:
         Settings()
-    assert "1234567890" not in " ".join([str(caught.value), *complaints(caught.value)])
+    assert "1234567890" not in " ".join([str(caught.value), *describe_errors(caught.value)])

@@ -123,17 +123,20 @@ def test_compression_is_what_the_standard_library_undoes() -> None:
         (b'{"id": "\xfc"}', "the request is not JSON: it is not UTF-8"),
         (
             b'{"instances": [{"image": "b25l"}]}',
-            "has 'instances', as version 1 of the protocol; this is version 2: 'inputs'",
+            "has 'instances', of version 1 of the protocol; this is version 2: 'inputs'",
         ),
         (
             b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n',
-            "a multipart form, which goes to POST /classify",
+            "a multipart form: send that to POST /classify",
         ),
-        (with_binary(image_input(), b"\xff" * 24)[0], "the header Inference-Header-Content-Length has to say how long"),
-        (with_binary(image_input(), b"a" * 24)[0], "the header Inference-Header-Content-Length has to say how long"),
+        (
+            with_binary(image_input(), b"\xff" * 24)[0],
+            "the header Inference-Header-Content-Length must give the length",
+        ),
+        (with_binary(image_input(), b"a" * 24)[0], "the header Inference-Header-Content-Length must give the length"),
         (
             as_json(image_input(parameters={"binary_data_size": "24"})),
-            "'binary_data_size' is a number of bytes, not '24'",
+            "'binary_data_size' must be a number of bytes, not '24'",
         ),
         (
             as_json(image_input([0], shape=[1.0, 2, 2, 3])),
@@ -159,9 +162,9 @@ def test_compression_is_what_the_standard_library_undoes() -> None:
         (as_json(image_input([]), parameters={"a": []}), "parameters.a"),
         (as_json(image_input([]), parameters={str(n): n for n in range(33)}), "parameters has more than 32"),
         (as_json(image_input([]), outputs=[{}]), "outputs.0.name is missing"),
-        (as_json(image_input([]), parameters={"binary_data_output": 1}), "'binary_data_output' is true or false"),
-        (as_json(image_input([]), outputs=[{"name": "a"}] * 2), "an output is asked for more than once"),
-        (as_json(image_input([]), encoded_input([])), "one input is taken, 'image' or 'encoded', not 2"),
+        (as_json(image_input([]), parameters={"binary_data_output": 1}), "'binary_data_output' must be true or false"),
+        (as_json(image_input([]), outputs=[{"name": "a"}] * 2), "an output is requested more than once"),
+        (as_json(image_input([]), encoded_input([])), "a request has one input, 'image' or 'encoded', not 2"),
         (as_json(image_input([], name="x" * 99)), f"there is no input '{'x' * 60}'; the inputs are 'image' and"),
         (as_json(image_input([], parameters={"shared_memory_region": "r"})), "'image' cannot be in shared memory"),
         (
@@ -207,11 +210,11 @@ def test_json_is_read_in_any_unicode_with_a_mark_or_without(charset: str) -> Non
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (json.dumps(as_json().decode()).encode(), "a JSON string that has JSON in it"),
-        (b"\xff\xd8\xff\xe0 and so on", "an image file, which goes with Inference-Header-Content-Length: 0"),
+        (json.dumps(as_json().decode()).encode(), "a JSON string with JSON in it"),
+        (b"\xff\xd8\xff\xe0 and so on", "an image file: send it with Inference-Header-Content-Length: 0"),
         (
             b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n',
-            "it is a multipart form, which goes to POST /classify",
+            "it is a multipart form: send that to POST /classify",
         ),
         (b"inputs=1&outputs=2", "it is an urlencoded form"),
         (b"\x1f\x8b\x08\x00", "it is gzip data"),
@@ -239,14 +242,14 @@ def test_a_long_key_does_not_make_a_long_message() -> None:
         (image_input([], shape=[2, 2, 2, 4]), "must be UINT8"),
         (image_input([], shape=[2, 0, 0, 3]), "must be UINT8"),
         (image_input([], shape=[0, 2, 2, 3]), "the batch is empty"),
-        (image_input("AAAA"), "the data of 'image' is a list of numbers"),
-        (image_input({"b64": ""}), "the data of 'image' is a list of numbers"),
+        (image_input("AAAA"), "the data of 'image' must be a list of numbers"),
+        (image_input({"b64": ""}), "the data of 'image' must be a list of numbers"),
         (image_input([]), "the shape [2, 2, 2, 3] has 24 elements, but the data has 0"),
         (image_input([0] * 23), "the data has 23"),
         (image_input([[[[0] * 3] * 2] * 2]), "the data has 12"),
-        (image_input([[0] * 12] * 2), "the lists in 'image' are not as long or deep as its shape"),
-        (image_input([PIXELS[0].tolist(), [[[0] * 3] * 2] * 3]), "not as long or deep"),
-        (image_input([PIXELS[0].tolist(), 0]), "not as long or deep"),
+        (image_input([[0] * 12] * 2), "the lists in 'image' do not have its shape"),
+        (image_input([PIXELS[0].tolist(), [[[0] * 3] * 2] * 3]), "do not have its shape"),
+        (image_input([PIXELS[0].tolist(), 0]), "do not have its shape"),
         (image_input([[[[[0]] * 3] * 2] * 2] * 2), "must have whole numbers from 0 to 255"),
         (image_input([0] * 23 + [256]), "must have whole numbers from 0 to 255"),
         (image_input([0] * 23 + [-1]), "must have whole numbers from 0 to 255"),
@@ -280,7 +283,7 @@ def test_data_in_json_that_is_no_tensor_is_refused(tensor: dict[str, Any], messa
     [
         (image_input(), bytes(23), "the shape [2, 2, 2, 3] has 24 elements, but the data has 23"),
         (image_input(), b"", "the data has 0"),
-        (image_input([0] * 24), bytes(24), "has data in the JSON and a binary_data_size as well"),
+        (image_input([0] * 24), bytes(24), "has both data in the JSON and a binary_data_size"),
         (encoded_input(), b"\x01", "the BYTES data ends within an element's length"),
         (encoded_input(), elements([b"a", b"b"]) + b"\x01\x00\x00", "within an element's length"),
         (encoded_input(), struct.pack("<I", 5) + b"four", "the BYTES data ends within an element"),
@@ -299,7 +302,7 @@ def test_binary_data_that_is_no_tensor_is_refused(tensor: dict[str, Any], raw: b
 @pytest.mark.parametrize("size", [True, "24", 24.5])
 def test_a_binary_data_size_that_is_no_number_of_bytes_is_refused(size: Any) -> None:
     head = as_json(image_input(parameters={"binary_data_size": size}))
-    with pytest.raises(BadInference, match=f"'binary_data_size' is a number of bytes, not '{size}'"):
+    with pytest.raises(BadInference, match=f"'binary_data_size' must be a number of bytes, not '{size}'"):
         opened(head + PIXELS.tobytes(), json_bytes=len(head))
 
 
@@ -426,11 +429,11 @@ def test_more_classes_than_there_are_give_all_and_equal_ones_come_in_order() -> 
     ("output", "message"),
     [
         ({"name": "x" * 99}, f"there is no output '{'x' * 60}'; one of logits, logits_small"),
-        ({"name": "logits", "parameters": {"binary_data": "yes"}}, "the parameter 'binary_data' is true or false"),
-        ({"name": "logits", "parameters": {"classification": -1}}, "is a number of classes, 1 or more"),
-        ({"name": "logits", "parameters": {"classification": True}}, "is a number of classes"),
-        ({"name": "logits", "parameters": {"classification": 1.5}}, "is a number of classes"),
-        ({"name": "logits", "parameters": {"classification": "5"}}, "is a number of classes"),
+        ({"name": "logits", "parameters": {"binary_data": "yes"}}, "the parameter 'binary_data' must be true or false"),
+        ({"name": "logits", "parameters": {"classification": -1}}, "must be a number of classes, 1 or more"),
+        ({"name": "logits", "parameters": {"classification": True}}, "must be a number of classes"),
+        ({"name": "logits", "parameters": {"classification": 1.5}}, "must be a number of classes"),
+        ({"name": "logits", "parameters": {"classification": "5"}}, "must be a number of classes"),
     ],
 )
 def test_an_output_that_cannot_be_is_refused(output: dict[str, Any], message: str) -> None:

@@ -82,7 +82,10 @@ def test_a_quota_counts_up_to_what_is_there(
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 def test_a_process_bound_to_one_cpu_uses_one() -> None:
-    code = "import os, app.machine.cpus; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(app.machine.cpus.usable_cpus())"
+    code = (
+        "import os; from app.machine.cpus import usable_cpus; "
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(usable_cpus())"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"
     assert allowed_cpus() >= 1

@@ -17,27 +17,27 @@ images[...] += 1
 """
 
 
-def test_what_one_process_puts_there_the_other_reads_and_changes_in_place() -> None:
-    tray = SharedBuffer()
-    images = tray.array(2, 3, 4)
+def test_two_processes_read_and_change_the_same_array_in_place() -> None:
+    shared = SharedBuffer()
+    images = shared.array(2, 3, 4)
     images[...] = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    command = [sys.executable, "-c", OTHER, str(tray.file)]
-    found = subprocess.run(command, pass_fds=[tray.file], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", OTHER, str(shared.file)]
+    found = subprocess.run(command, pass_fds=[shared.file], capture_output=True, text=True, check=True)
     assert int(found.stdout) == sum(range(24))
     assert images.sum() == sum(range(24)) + 24
-    tray.close()
+    shared.close()
 
 
 def test_it_grows_and_arrays_that_were_handed_out_stay() -> None:
-    tray = SharedBuffer()
-    small = tray.array(1, 10)
+    shared = SharedBuffer()
+    small = shared.array(1, 10)
     small[...] = 7
-    large = tray.array(100, 1000)
+    large = shared.array(100, 1000)
     large[1:] = 8
     assert (large[0, :10] == 7).all()
     small[...] = 9  # the same memory
     assert (large[0, :10] == 9).all()
-    reader = SharedBuffer(tray.file)
+    reader = SharedBuffer(shared.file)
     assert (reader.array(1, 5) == 9).all()
     assert (reader.array(100, 1000)[1:] == 8).all()
 
@@ -47,14 +47,14 @@ def test_where_memory_files_are_forbidden_a_temporary_file_does(monkeypatch: pyt
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "memfd_create", forbidden)
-    tray = SharedBuffer()
-    tray.array(2, 3)[...] = 7
-    assert SharedBuffer(tray.file).array(2, 3).sum() == 42
-    tray.close()
+    shared = SharedBuffer()
+    shared.array(2, 3)[...] = 7
+    assert SharedBuffer(shared.file).array(2, 3).sum() == 42
+    shared.close()
 
 
-def test_an_array_of_nothing_is_one() -> None:
-    tray = SharedBuffer()
-    assert tray.array(0, 224, 224, 3).shape == (0, 224, 224, 3)
-    tray.close()
-    tray.close()
+def test_an_empty_array_needs_no_memory() -> None:
+    shared = SharedBuffer()
+    assert shared.array(0, 224, 224, 3).shape == (0, 224, 224, 3)
+    shared.close()
+    shared.close()

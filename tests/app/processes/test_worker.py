@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from app import errors
 from app.errors import BadImage
-from app.processes.worker import Arrays, Limits, Reply, Values, Worker, WorkerDied, WorkerFailed, WorkerHung, spare
+from app.processes.channel import Arrays, Limits, Reply, Values
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung, start_spare
 from tests.app.workers import children
 
 TARGET = "tests.app.workers:Target"
@@ -76,7 +77,7 @@ def test_another_error_comes_with_its_traceback_and_the_worker_goes_on(worker: W
     assert worker.alive
 
 
-def test_one_that_hangs_is_killed_in_time(worker: Worker) -> None:
+def test_a_worker_that_hangs_is_killed_in_time(worker: Worker) -> None:
     started = time.monotonic()
     with pytest.raises(WorkerHung, match=r"no answer within 0\.2 s"):
         worker.call("hang", [60], [], seconds=0.2)
@@ -84,21 +85,21 @@ def test_one_that_hangs_is_killed_in_time(worker: Worker) -> None:
     assert not worker.alive
 
 
-def test_one_that_is_stopped_is_killed_in_time(worker: Worker) -> None:
+def test_a_stopped_worker_is_killed_in_time(worker: Worker) -> None:
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(WorkerHung):
         worker.call("echo", [0], [], seconds=0.2)
     assert not worker.alive
 
 
-def test_one_that_crashes_says_how(worker: Worker) -> None:
+def test_a_crash_is_raised_with_its_signal(worker: Worker) -> None:
     with pytest.raises(WorkerDied, match="ended by SIGSEGV"):
         worker.call("crash", [], [], seconds=5)
     with pytest.raises(WorkerDied):
         worker.call("echo", [0], [], seconds=5)
 
 
-def test_what_cannot_be_made_is_said_and_leaves_no_process() -> None:
+def test_an_object_that_cannot_be_made_raises_and_leaves_no_process() -> None:
     with pytest.raises(BadImage, match="cannot be made"):
         Worker("target", "tests.app.workers:unmakeable", seconds=30)
     assert children(os.getpid(), "target") == []
@@ -113,14 +114,14 @@ def test_memory_is_capped_and_freed() -> None:
     worker.kill()
 
 
-def test_a_sealed_one_opens_neither_files_nor_sockets(worker: Worker) -> None:
+def test_a_sealed_worker_opens_neither_files_nor_sockets(worker: Worker) -> None:
     assert worker.call("reach_out", [], [], seconds=5)[0] == ["file", "socket"]
     sealed = Worker("target", TARGET, ["it"], seconds=30, limits=Limits(sealed=True))
     assert sealed.call("reach_out", [], [], seconds=5)[0] == []
     sealed.kill()
 
 
-def test_open_files_are_given_to_it(tmp_path: Path) -> None:
+def test_a_worker_reads_the_open_files_that_it_is_given(tmp_path: Path) -> None:
     files = []
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
@@ -135,14 +136,14 @@ def test_open_files_are_given_to_it(tmp_path: Path) -> None:
 
 def spared(*more: str) -> int:
     """The process of a new spare for `TARGET`."""
-    spare("target", TARGET.partition(":")[0], *more)
+    start_spare("target", TARGET.partition(":")[0], *more)
     deadline = time.monotonic() + 5
     while not (found := children(os.getpid(), "target")):  # what it runs is not to be seen at once
         assert time.monotonic() < deadline
     return found[0]
 
 
-def test_a_spare_process_is_had_by_the_next_worker_of_its_module() -> None:
+def test_a_spare_process_is_used_by_the_next_worker_of_its_module() -> None:
     pid = spared("no.such.module")
     workers = [
         Worker("other", "collections:UserList", seconds=30),
@@ -156,7 +157,7 @@ def test_a_spare_process_is_had_by_the_next_worker_of_its_module() -> None:
         worker.kill()
 
 
-def test_a_spare_process_that_has_died_is_not_had() -> None:
+def test_a_dead_spare_process_is_not_used() -> None:
     pid = spared()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
@@ -168,7 +169,7 @@ def test_a_spare_process_that_has_died_is_not_had() -> None:
 
 
 @pytest.mark.parametrize("what", ["import os; os.abort()", "import time; time.sleep(60)"])
-def test_a_spare_process_that_its_imports_end_or_hold_up_is_not_had(
+def test_a_spare_process_whose_imports_crash_or_hang_is_not_used(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bad_library.py").write_text(what)
@@ -183,7 +184,7 @@ def test_a_spare_process_that_its_imports_end_or_hold_up_is_not_had(
     worker.kill()
 
 
-def test_keys_in_the_environment_stay_with_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_do_not_get_the_keys_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSVIT_API_KEYS", "secret-key")
     monkeypatch.setenv("OTHER", "1")
     for keep in (False, True):
@@ -194,13 +195,13 @@ def test_keys_in_the_environment_stay_with_the_service(monkeypatch: pytest.Monke
         worker.kill()
 
 
-def test_signals_meant_for_the_service_do_not_end_it(worker: Worker) -> None:
+def test_a_worker_ignores_the_signals_that_end_the_service(worker: Worker) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(worker.pid, number)
     assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
 
 
-def test_it_ends_when_the_service_has_gone(worker: Worker) -> None:
+def test_a_worker_ends_when_its_connection_ends(worker: Worker) -> None:
     worker._socket.close()
     deadline = time.monotonic() + 5
     while worker.alive and time.monotonic() < deadline:
@@ -208,16 +209,16 @@ def test_it_ends_when_the_service_has_gone(worker: Worker) -> None:
     assert not worker.alive
 
 
-def test_one_that_nobody_needed_ends_with_the_service_even_if_it_hangs() -> None:
+def test_an_unused_spare_process_ends_with_the_service_even_if_it_hangs() -> None:
     code = (
-        "import os, signal; from app import worker; worker.spare('target', 'json'); "
+        "import os, signal; from app.processes import worker; worker.start_spare('target', 'json'); "
         "(_, _, (process, _)), = worker._spares; os.kill(process.pid, signal.SIGSTOP); print(process.pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert not Path(f"/proc/{int(done.stdout)}").exists()
 
 
-def test_what_a_worker_logs_is_logged_here(bundle_log: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_a_worker_are_logged_by_the_service(bundle_log: pytest.LogCaptureFixture) -> None:
     worker = Worker("target", "tests.app.workers:Talker", seconds=30)
     worker.call("say", ["hello"], [], seconds=5)
     worker.kill()
@@ -230,7 +231,7 @@ def bundle_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-# A worker that something from outside has taken over
+# A worker that an image has taken over
 
 
 ANSWER: dict[str, Any] = {"arrays": [], "log": [], "values": []}
@@ -251,8 +252,8 @@ def logged(*records: Any) -> bytes:
     return message(ANSWER | {"log": [*records]})
 
 
-def malformed() -> dict[str, bytes]:
-    """Answers that are none, by what is the matter with them."""
+def invalid_answers() -> dict[str, bytes]:
+    """Invalid answers, by what is wrong with them."""
     odd: list[Any] = [None, True, 0, -1, 1.5, 1e400, "x", [], [[]], {}, {"a": 1}, "\ud800", 10**30]
     found = {
         "deep": message(b"[" * 900_000),
@@ -280,7 +281,7 @@ def malformed() -> dict[str, bytes]:
         "many records": logged(*[[20, "x"]] * 60),
         "a long record": logged([20, "x" * 3000]),
         "a record of three": logged([20, "x", "y"]),
-        "an error that is none": message({"arrays": [], "log": [], "error": "Path", "message": ""}),
+        "an unknown error": message({"arrays": [], "log": [], "error": "Path", "message": ""}),
         "a long message": message({"arrays": [], "log": [], "error": "BadImage", "message": "x" * 20_000}),
     }
     for number, value in enumerate(odd):
@@ -319,8 +320,8 @@ class Ended:
         return 1
 
 
-def told(answer: bytes, reply: Reply = STRICT) -> Any:
-    """What a call gives that is answered so, by a worker that goes then."""
+def call_answered_by(answer: bytes, reply: Reply = STRICT) -> Any:
+    """The result of a call to a worker that sends `answer` and ends."""
     ours, theirs = socket.socketpair()
     worker = Worker.__new__(Worker)
     worker.__dict__ |= {"_role": "fake", "_process": Ended(), "_socket": ours, "_closing": threading.Lock()}
@@ -339,19 +340,19 @@ def told(answer: bytes, reply: Reply = STRICT) -> Any:
         thread.join()
 
 
-def test_answers_that_are_none_cost_the_worker_and_nothing_else() -> None:
-    answers = malformed()
+def test_invalid_answers_kill_the_worker_and_nothing_else() -> None:
+    answers = invalid_answers()
     assert len(answers) > 200
     tracemalloc.start()
     for what, answer in answers.items():
         with pytest.raises((WorkerDied, WorkerFailed)) as caught:
-            told(answer)
+            call_answered_by(answer)
         assert caught.type is WorkerDied or '"error": ""' in answer.decode(errors="replace"), what
     assert tracemalloc.get_traced_memory()[1] < 100 << 20
     tracemalloc.stop()
 
 
-def test_answers_of_random_bytes_cost_the_worker_and_nothing_else() -> None:
+def test_answers_of_random_bytes_kill_the_worker_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     right = arrays(BYTE)
     for _ in range(300):
@@ -359,32 +360,32 @@ def test_answers_of_random_bytes_cost_the_worker_and_nothing_else() -> None:
         places = rng.integers(0, len(spoilt) - 99, rng.integers(1, 4))
         spoilt[places] = rng.integers(0, 256, len(places))
         with suppress(WorkerDied):
-            told(spoilt.tobytes())
+            call_answered_by(spoilt.tobytes())
 
 
-def test_an_answer_within_its_bounds_is_believed() -> None:
-    values, (array,) = told(message(ANSWER | {"arrays": [BYTE], "values": [1, {"a": None}]}, b"\7"))
+def test_an_answer_within_its_bounds_is_returned() -> None:
+    values, (array,) = call_answered_by(message(ANSWER | {"arrays": [BYTE], "values": [1, {"a": None}]}, b"\7"))
     assert (values, array.tolist()) == ([1, {"a": None}], [7])
     with pytest.raises(BadImage, match="not this one"):
-        told(message({"arrays": [], "log": [], "error": "BadImage", "message": "not this one"}))
+        call_answered_by(message({"arrays": [], "log": [], "error": "BadImage", "message": "not this one"}))
 
 
-def test_an_answer_that_the_caller_does_not_expect_costs_the_worker() -> None:
+def test_an_answer_that_fails_the_callers_check_kills_the_worker() -> None:
     def check(values: Values, _: Arrays) -> None:
         (_first,) = values
 
-    with pytest.raises(WorkerDied, match="no answer"):
-        told(message(ANSWER), Reply(check=check))
+    with pytest.raises(WorkerDied, match="it sent an invalid answer, and was killed"):
+        call_answered_by(message(ANSWER), Reply(check=check))
 
 
-def test_what_a_worker_says_controls_no_terminal(bundle_log: pytest.LogCaptureFixture) -> None:
-    told(logged([40, "\x1b[2Jred\u202e"]))
+def test_control_characters_of_a_worker_are_escaped(bundle_log: pytest.LogCaptureFixture) -> None:
+    call_answered_by(logged([40, "\x1b[2Jred\u202e"]))
     assert "\\x1b[2Jred\\u202e" in bundle_log.text
     with pytest.raises(BadImage, match=r"^\\x1b\[31m$"):
-        told(message({"arrays": [], "log": [], "error": "BadImage", "message": "\x1b[31m"}))
+        call_answered_by(message({"arrays": [], "log": [], "error": "BadImage", "message": "\x1b[31m"}))
 
 
-def test_more_than_can_be_logged_is_cut_where_it_is_logged() -> None:
+def test_long_and_many_log_records_are_cut_in_the_worker() -> None:
     worker = Worker("target", "tests.app.workers:Talker", seconds=30)
     worker.call("say", ["x" * 100_000 + "é\ud800" * 1000], [], seconds=5)
     for _ in range(2):
@@ -392,7 +393,7 @@ def test_more_than_can_be_logged_is_cut_where_it_is_logged() -> None:
     worker.kill()
 
 
-def test_no_room_for_a_process_leaves_no_open_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_leaves_no_open_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_process(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -401,11 +402,11 @@ def test_no_room_for_a_process_leaves_no_open_file(monkeypatch: pytest.MonkeyPat
     for _ in range(10):
         with pytest.raises(BlockingIOError):
             Worker("target", TARGET, ["it"], seconds=30)
-        spare("target", TARGET.partition(":")[0])
+        start_spare("target", TARGET.partition(":")[0])
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
-def test_a_sealed_worker_begins_no_line_of_the_log_and_says_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sealed_worker_cannot_begin_a_log_line_or_log_an_error(caplog: pytest.LogCaptureFixture) -> None:
     sealed = Worker("target", "tests.app.workers:Talker", [], seconds=30, limits=Limits(sealed=True))
     sealed.call("say", ["a\r\n2026-01-01 ERROR forged\x85\u2028b"], [], seconds=5)
     sealed.call("shout", ["fire"], [], seconds=5)

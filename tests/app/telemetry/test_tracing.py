@@ -261,7 +261,7 @@ def test_what_is_left_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    monkeypatch.setattr(tracing, "_LAST_SECONDS", 0.2)
+    monkeypatch.setattr(tracing, "_CLOSE_SECONDS", 0.2)
     release = threading.Event()
     before = set(threading.enumerate())
 

@@ -164,7 +164,7 @@ def test_a_key_that_is_not_known_is_not_printed_either() -> None:
         (["--url", "http://x", "--clients", "1", "--rate", "4"], "either --clients or --rate"),
         (["--url", "http://x", "--clients", "1,zwei"], "--clients 1,zwei: not numbers"),
         (["--url", "http://x", "--rate", "0"], "--rate 0: not numbers"),
-        (["--url", "localhost:8000"], "the URL is not like http://host:8000"),
+        (["--url", "localhost:8000"], "the URL must be like http://host:8000"),
         (["--url", "http://x", "/nowhere.jpg"], "/nowhere.jpg: No such file"),
         (["--bundle", "/nowhere"], "no bundle at /nowhere"),
         (["--bundle", "x", "--engine", "abacus"], "setting engine: 'abacus' is not one of"),
@@ -263,7 +263,7 @@ def test_figures_are_of_the_measured_time_alone() -> None:
     assert summarize(LoadRun(Load(clients=1), 10.0, 9.0)) is None
     slow = summarize(LoadRun(Load(clients=1), 10.0, 11.0, [Sample(9.9, 11.1, good)]))
     assert slow is not None
-    assert (slow.latency_ms, slow.problem) == (None, "no request began in the time: measure for longer")
+    assert (slow.latency_ms, slow.problem) == (None, "no request began in the measured time: measure for longer")
 
 
 def test_connections_are_kept_and_lost_ones_replaced() -> None:
@@ -283,7 +283,7 @@ def test_connections_are_kept_and_lost_ones_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "message"), [(b"SSH-2.0-x\r\n", "what came back is not HTTP"), (b"", "no answer within 0.1 s")]
+    ("sent", "message"), [(b"SSH-2.0-x\r\n", "the answer is not HTTP"), (b"", "no answer within 0.1 s")]
 )
 def test_a_server_that_speaks_no_http_is_no_answer(sent: bytes, message: str) -> None:
     def speak(listening: socket.socket) -> None:

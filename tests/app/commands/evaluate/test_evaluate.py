@@ -24,11 +24,11 @@ from app.api.schemas import Prediction
 from app.cli import main
 from app.commands.bench.http_client import LoadClient
 from app.commands.evaluate import evaluation as running
-from app.commands.evaluate.accuracy import AccuracySummary, Compared, ImagePrediction, Tally, bin_of, wilson
-from app.commands.evaluate.answers_csv import _FIELDS, written
-from app.commands.evaluate.bundle_source import seen
-from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes, match
-from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome, patiently, sample
+from app.commands.evaluate.accuracy import AccuracySummary, Compared, ImagePrediction, PredictionTable, bin_of, wilson
+from app.commands.evaluate.answers_csv import _FIELDS, open_answers
+from app.commands.evaluate.bundle_source import image_prediction
+from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes, match_classes
+from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome, sample, with_retries
 from app.decoding.image import decode
 from app.errors import BadParameter, NotReady
 from bundle.class_labels import ClassLabel
@@ -64,10 +64,10 @@ def measured(*arguments: object, code: int = 0) -> dict[str, Any]:
 
 def tallied(logits: NDArray[np.float32], truths: Sequence[int]) -> AccuracySummary:
     """Of (outputs, images, classes) and the images' classes."""
-    tally = Tally()
+    table = PredictionTable()
     for image, truth in enumerate(truths):
-        tally.add(PLAIN[truth].label, seen(logits[:, image], PLAIN[truth], PLAIN))
-    figures = tally.figures()
+        table.add(PLAIN[truth].label, image_prediction(logits[:, image], PLAIN[truth], PLAIN))
+    figures = table.summary()
     assert figures is not None
     return figures
 
@@ -116,17 +116,17 @@ def test_the_figures_are_those_of_a_computation_on_all_logits_at_once() -> None:
 
 
 def test_four_images_by_hand() -> None:
-    tally = Tally()
+    table = PredictionTable()
     a, b = LABELS[:2]
-    tally.add("a", ImagePrediction(a, 0.9, (1, None, 2), a, nll=0.1, other=Compared(1, same_best=True, difference=0.5)))
-    tally.add("a", ImagePrediction(b, 0.9, (5, 1, 1), a, nll=0.5, other=Compared(2, same_best=True, difference=0.25)))
-    tally.add(
+    table.add("a", ImagePrediction(a, 0.9, (1, None, 2), a, nll=0.1, other=Compared(1, same_best=True, difference=0.5)))
+    table.add("a", ImagePrediction(b, 0.9, (5, 1, 1), a, nll=0.5, other=Compared(2, same_best=True, difference=0.25)))
+    table.add(
         "a", ImagePrediction(a, 0.5, (1, 1, 1), a, nll=0.2, other=Compared(None, same_best=False, difference=2.0))
     )
-    tally.add(
+    table.add(
         "b", ImagePrediction(a, 0.1, (None, None, 3), b, nll=4.0, other=Compared(1, same_best=False, difference=0.0))
     )
-    found = tally.figures()
+    found = table.summary()
     assert found is not None
     assert (found.images, found.top1, found.top5) == (4, 0.5, 0.75)
     assert (found.class_mean, found.nll, found.confidence) == pytest.approx((1 / 3, 1.2, 0.6))
@@ -141,8 +141,8 @@ def test_four_images_by_hand() -> None:
     assert [(each.taken_for, each.taken_for_images) for each in (one, two)] == [(b, 1), (a, 1)]
 
 
-def test_nothing_seen_has_no_figures() -> None:
-    assert Tally().figures() is None
+def test_without_images_there_is_no_summary() -> None:
+    assert PredictionTable().summary() is None
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -155,17 +155,17 @@ def test_a_bin_has_its_upper_edge() -> None:
     assert [bin_of(score) for score in (0.0, 1e-9, 1 / 15, 0.0667, 0.2, 0.4, 1.0)] == [0, 0, 0, 1, 2, 5, 14]
 
 
-def test_what_is_kept_of_logits() -> None:
+def test_a_prediction_has_ranks_likelihood_and_comparison() -> None:
     logits = np.array([[0, 3, 1, 2, 5, 4, 6], [0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]], np.float32)
-    kept = seen(logits, PLAIN[2], PLAIN, logits[::-1])
+    kept = image_prediction(logits, PLAIN[2], PLAIN, logits[::-1])
     assert (kept.best, kept.ranks, kept.truth) == (PLAIN[6], (None, 3, 3), PLAIN[2])
     assert kept.nll == pytest.approx(np.log(np.exp(np.arange(7.0)).sum()) - 1)
     assert kept.other == Compared(rank=3, same_best=False, difference=6)
-    assert seen(1e4 * logits, PLAIN[2], PLAIN).nll == pytest.approx(5e4)
+    assert image_prediction(1e4 * logits, PLAIN[2], PLAIN).nll == pytest.approx(5e4)
 
 
-def test_sigmoid_scores_are_no_distribution_and_have_no_likelihood() -> None:
-    kept = seen(np.zeros((3, 7), np.float32), PLAIN[2], PLAIN, activation="sigmoid")
+def test_sigmoid_scores_have_no_likelihood() -> None:
+    kept = image_prediction(np.zeros((3, 7), np.float32), PLAIN[2], PLAIN, activation="sigmoid")
     assert (kept.score, kept.nll) == (0.5, None)
 
 
@@ -188,9 +188,9 @@ def test_a_sample_is_spread_evenly_and_so_is_its_beginning() -> None:
 
 
 def test_classes_are_matched_by_wnid_or_label_or_else_all_by_index() -> None:
-    assert match(["n03", "tench", "4"], LABELS) == {"n03": LABELS[2], "tench": LABELS[1], "4": LABELS[3]}
-    assert match(["0", "02"], LABELS) == {"0": LABELS[0], "02": LABELS[2]}
-    assert match(["4"], LABELS) == {"4": LABELS[3]}  # a label goes before an index
+    assert match_classes(["n03", "tench", "4"], LABELS) == {"n03": LABELS[2], "tench": LABELS[1], "4": LABELS[3]}
+    assert match_classes(["0", "02"], LABELS) == {"0": LABELS[0], "02": LABELS[2]}
+    assert match_classes(["4"], LABELS) == {"4": LABELS[3]}  # a label goes before an index
 
 
 @pytest.mark.parametrize(
@@ -199,35 +199,35 @@ def test_classes_are_matched_by_wnid_or_label_or_else_all_by_index() -> None:
         (["n01", "n98", "n99"], r"2 of the data's 3 classes are not among the model's 4, such as 'n98'; .*'n01'"),
         (["0", "5"], r"1 of the data's 2 classes are not among the model's 4, such as '5'; .* or all by index"),
         (["0", "tench"], r"1 of the data's 2 classes .*'0'"),
-        (["crane"], r"the label 'crane' is that of several classes \(n01, n03\): name the data's by wnid"),
+        (["crane"], r"several classes have the label 'crane' \(n01, n03\): name the data's by wnid"),
     ],
 )
 def test_classes_that_cannot_be_matched_are_a_sentence(categories: list[str], message: str) -> None:
     with pytest.raises(BadParameter, match=message):
-        match(categories, LABELS)
+        match_classes(categories, LABELS)
 
 
 def predictions(*labels: ClassLabel) -> list[Prediction]:
     return [Prediction(rank=rank, score=0.1, **label.model_dump()) for rank, label in enumerate(labels, start=1)]
 
 
-def test_in_answers_classes_are_found_by_what_they_say() -> None:
+def test_over_http_classes_are_found_by_wnid_or_label() -> None:
     found = PredictionMatcher(["n02", "crane", "5"], 4)
     assert found.rank("n02", predictions(*LABELS)) == 2
     assert found.rank("crane", predictions(*LABELS[1:])) == 2
     assert found.rank("5", predictions(*LABELS)) is None
-    with pytest.raises(BadParameter, match=r"'crane' is that of several classes \(2, 0\)"):
+    with pytest.raises(BadParameter, match=r"several classes have the label 'crane' \(2, 0\)"):
         found.rank("crane", predictions(LABELS[0]))
 
 
-def test_in_answers_numbers_are_indices_unless_labels_are_numbers() -> None:
+def test_over_http_numbers_are_indices_unless_labels_are_numbers() -> None:
     assert PredictionMatcher(["1", "2"], 4).rank("2", predictions(*LABELS[:3])) == 3
     assert PredictionMatcher(["1", "4"], 5).rank("4", predictions(*LABELS)) == 4
     assert PredictionMatcher(["1", "9"], 4).rank("1", predictions(*LABELS[:3])) is None
 
 
 def test_an_engine_that_will_be_back_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_LONGEST_PAUSE", 0)
+    monkeypatch.setattr(running, "_MAX_PAUSE_SECONDS", 0)
     asked = 0
 
     async def call() -> int:
@@ -238,9 +238,9 @@ def test_an_engine_that_will_be_back_is_asked_again(monkeypatch: pytest.MonkeyPa
         return asked
 
     with pytest.raises(NotReady):
-        asyncio.run(patiently(call))
+        asyncio.run(with_retries(call))
     assert asked == 10
-    assert asyncio.run(patiently(call)) == 11
+    assert asyncio.run(with_retries(call)) == 11
 
 
 # A bundle's engine
@@ -320,7 +320,9 @@ def test_a_bundle_is_as_accurate_as_its_graph(bundle: Path, labelled: Labelled, 
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
-def test_what_has_no_answer_is_named_and_the_rest_is_measured(bundle: Path, labelled: Labelled, tmp_path: Path) -> None:
+def test_images_without_an_answer_are_named_and_the_rest_is_measured(
+    bundle: Path, labelled: Labelled, tmp_path: Path
+) -> None:
     labelled.bodies |= {"n01440764/[broken].jpg": b"\xff\xd8\xff broken"}
     data = labelled.zipped(tmp_path / "data.zip")
     labelled.bodies.popitem()
@@ -337,7 +339,7 @@ def test_what_has_no_answer_is_named_and_the_rest_is_measured(bundle: Path, labe
 
 
 @pytest.mark.parametrize("name", ["nothing", "bundle"])
-def test_answers_that_stood_stay_until_there_are_others(
+def test_existing_answers_stay_until_the_first_new_one(
     bundle: Path, labelled: Labelled, tmp_path: Path, name: str
 ) -> None:
     data, answers = labelled.folder(tmp_path / "data"), tmp_path / "answers.csv"
@@ -345,7 +347,7 @@ def test_answers_that_stood_stay_until_there_are_others(
     chosen = ["--bundle", tmp_path / name] if name == "nothing" else ["--bundle", bundle, "--resolution", 300]
     assert evaluate(data, *chosen, "--answers", answers).exit_code == 2
     assert answers.read_text() == "what was measured before\n" * 100
-    with written(answers) as write:
+    with open_answers(answers) as write:
         write(ImageOutcome(LabelledImage(data, "a.jpg", "a"), ImageFailure("kind", "broken")))
     assert answers.read_text() == f"{','.join(_FIELDS)}\n{data},a.jpg,a,,,,,,broken\n"
 
@@ -354,7 +356,7 @@ def test_answers_on_a_full_disk_are_a_sentence(tmp_path: Path) -> None:
     outcome = ImageOutcome(LabelledImage(tmp_path, "a.jpg", "a"), ImageFailure("kind", "broken"))
     with (
         pytest.raises(BadParameter, match="/dev/full cannot be written: No space left"),
-        written(Path("/dev/full")) as write,
+        open_answers(Path("/dev/full")) as write,
     ):
         write(outcome)
 
@@ -390,7 +392,7 @@ def some(tmp_path: Path) -> Path:
 def _n01_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     best = predictions(ClassLabel(index=4, wnid="n01", label="tench"), ClassLabel(index=2, wnid="n07", label="crane"))
     monkeypatch.setitem(slow.ANSWER, "predictions", [each.model_dump() for each in best])
-    monkeypatch.setattr(running, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(running, "_MAX_PAUSE_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("_n01_is_best")
@@ -402,7 +404,7 @@ def test_a_server_that_is_busy_is_asked_again(some: Path) -> None:
     report = json.loads(done.stdout)
     assert (done.exit_code, report["figures"]["images"], report["figures"]["top1"]) == (0, 12, 0.5)
     assert KEY not in done.output
-    assert "1 classes were in no answer's top five, such as 'n00': has the model them?" in done.stderr
+    assert "1 classes were in no answer's top five, such as 'n00': does the model have them?" in done.stderr
 
 
 @pytest.mark.usefixtures("_n01_is_best")
@@ -435,7 +437,7 @@ def test_ctrl_c_prints_what_was_measured(some: Path) -> None:
             output, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "3 of 12 images" in output or "2 of 12 images" in output
-    assert "stopped early: these are the figures of a part" in said
+    assert "stopped early: these are the figures of a part of the images" in said
 
 
 # What cannot be
@@ -449,10 +451,10 @@ def test_ctrl_c_prints_what_was_measured(some: Path) -> None:
         (["some", "--url", "http://x", "--against", "openvino:f32"], "--against goes with --bundle"),
         (["some", "--url", "http://x", "--scaled-jpeg"], "--scaled-jpeg goes with --bundle"),
         (["some", "--clients", "4"], "--clients goes with --url"),
-        (["some", "--against", "openvino"], "--against openvino: not like openvino:f32"),
+        (["some", "--against", "openvino"], "--against openvino: must be like openvino:f32"),
         (["some", "--bundle", "/nowhere"], "no bundle at /nowhere"),
         (["some", "--engine", "abacus"], "setting engine: 'abacus' is not one of"),
-        (["some", "--plot", "/nowhere/a.png"], "--plot /nowhere/a.png: there is no such folder"),
+        (["some", "--plot", "/nowhere/a.png"], "--plot /nowhere/a.png: the folder does not exist"),
         (["some", "--answers", "/nowhere/a.csv"], "/nowhere/a.csv cannot be written: No such file"),
     ],
 )

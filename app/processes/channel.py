@@ -1,0 +1,182 @@
+"""Messages between the service and a worker process: a JSON head and raw arrays, nothing that can run.
+
+What a worker sends is bounded and checked before it is used: a decoder that an image has taken over can give wrong
+pixels, and no more.
+"""
+
+import json
+import logging
+import math
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from bundle.bundle_errors import ExplainedError
+
+Values = list[Any]  # JSON values
+Arrays = list[NDArray[Any]]
+
+MAX_RECORDS = 50  # of the log in one answer
+MAX_RECORD_CHARS = 2_000
+MAX_ERROR_CHARS = 16_000
+
+_LENGTH = struct.Struct("!I")
+_MAX_REQUEST_HEAD_BYTES = 16 << 20
+_MAX_BUFFERS = 100  # in one call of sendmsg
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may use once its object is made.
+
+    Attributes:
+        memory_bytes: memory beyond what the process has mapped by then; None for no cap.
+        sealed: whether the process is kept from opening files and sockets, and from writing files.
+    """
+
+    memory_bytes: int | None = None
+    sealed: bool = False
+
+
+def _accept(_values: Values, _arrays: Arrays) -> None:
+    """The check of a trusted worker's answer."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The bounds of an answer; a worker whose answer exceeds them is killed. The defaults are for trusted workers.
+
+    Attributes:
+        head_bytes: the longest JSON head.
+        array_bytes: the most bytes of all arrays together.
+        raises: the service errors that the method may raise; None for any.
+        check: raises a ValueError, LookupError or TypeError for values or arrays that the method cannot return.
+    """
+
+    head_bytes: int = 16 << 20
+    array_bytes: int = 1 << 32
+    raises: tuple[type[ExplainedError], ...] | None = None
+    check: Callable[[Values, Arrays], None] = _accept
+
+    def error(self, name: str) -> type[ExplainedError]:
+        """The class of the service error `name`; ValueError if the method does not raise it."""
+        kind = _error_classes(ExplainedError).get(name)
+        if kind is None:
+            raise ValueError("an error that the service does not have")
+        if self.raises is not None and kind not in self.raises:
+            raise ValueError(f"{name}, which this method does not raise")
+        return kind
+
+
+def _error_classes(base: type[ExplainedError]) -> dict[str, type[ExplainedError]]:
+    """The subclasses of `base` that this process knows, by name."""
+    classes: dict[str, type[ExplainedError]] = {}
+    for kind in base.__subclasses__():
+        classes |= {kind.__name__: kind} | _error_classes(kind)
+    return classes
+
+
+EMPTY_REPLY = Reply(head_bytes=1 << 20, array_bytes=0)  # an error or log records at most
+
+
+class ArrayHeader(BaseModel):
+    """The type and shape of an array that follows the head."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    dtype: Annotated[str, Field(pattern=r"^[|<>][uif][1248]$")]
+    shape: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 40)]], Field(max_length=8)]
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class ReplyHead(BaseModel):
+    """The JSON of an answer: `values`, or an `error`, which is the name of a service error or empty."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    arrays: Annotated[list[ArrayHeader], Field(max_length=10_000)]
+    log: Annotated[
+        list[
+            tuple[Annotated[int, Field(ge=0, le=logging.CRITICAL)], Annotated[str, Field(max_length=MAX_RECORD_CHARS)]]
+        ],
+        Field(max_length=MAX_RECORDS),
+    ]
+    values: list[Any] | None = None
+    error: Annotated[str, Field(max_length=100)] | None = None
+    message: Annotated[str, Field(max_length=MAX_ERROR_CHARS)] = ""
+
+
+class Channel:
+    """Sends and receives messages over a socket: the length of the head, the head, and the arrays that it describes.
+
+    Both raise TimeoutError at `deadline`, on the clock of time.monotonic.
+    """
+
+    def __init__(self, connection: socket.socket, deadline: float | None = None) -> None:
+        self._socket = connection
+        self._deadline = deadline
+
+    def send(self, head: dict[str, Any], arrays: Arrays) -> None:
+        headers = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
+        encoded = json.dumps(head | {"arrays": headers}, ensure_ascii=False).encode("utf-8", "replace")
+        buffers = [memoryview(_LENGTH.pack(len(encoded)) + encoded)]
+        buffers += [np.ascontiguousarray(array).data.cast("B") for array in filter(np.size, arrays)]
+        while buffers:  # in one call, so that the other side wakes once
+            self._set_timeout()
+            sent = self._socket.sendmsg(buffers[:_MAX_BUFFERS])
+            while buffers and sent >= len(buffers[0]):
+                sent -= len(buffers.pop(0))
+            if sent:
+                buffers[0] = buffers[0][sent:]
+
+    def receive_reply(self, reply: Reply) -> tuple[ReplyHead, Arrays]:
+        """A worker's answer. EOFError if the worker has ended, ValueError or the like for an answer beyond `reply`."""
+        head = ReplyHead.model_validate_json(self._receive_head(reply.head_bytes))
+        if (head.values is None) == (head.error is None):
+            raise ValueError("neither values nor an error, or both")
+        if sum(array.bytes for array in head.arrays) > reply.array_bytes:
+            raise ValueError("larger arrays than the reply may have")
+        return head, [self._receive_array(array) for array in head.arrays]
+
+    def receive_request(self) -> tuple[dict[str, Any], Arrays]:
+        """A request of the service, which is trusted. EOFError if the service has ended."""
+        head = json.loads(self._receive_head(_MAX_REQUEST_HEAD_BYTES))
+        return head, [self._receive_array(ArrayHeader(**array)) for array in head.pop("arrays")]
+
+    def _receive_head(self, max_bytes: int) -> bytes:
+        (length,) = _LENGTH.unpack(self._fill(np.empty(_LENGTH.size, np.uint8)).tobytes())
+        if length > max_bytes:
+            raise ValueError("the head is too long")
+        return self._fill(np.empty(length, np.uint8)).tobytes()
+
+    def _receive_array(self, header: ArrayHeader) -> NDArray[Any]:
+        return self._fill(np.empty(header.shape, np.dtype(header.dtype)))
+
+    def _fill(self, buffer: NDArray[Any]) -> NDArray[Any]:
+        if not buffer.size:
+            return buffer
+        view = buffer.reshape(-1).data.cast("B")
+        while view:
+            self._set_timeout()
+            received = self._socket.recv_into(view)
+            if not received:
+                raise EOFError
+            view = view[received:]
+        return buffer
+
+    def _set_timeout(self) -> None:
+        if self._deadline is not None:
+            seconds = self._deadline - time.monotonic()
+            if seconds <= 0:
+                raise TimeoutError
+            self._socket.settimeout(seconds)
