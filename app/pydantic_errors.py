@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a value, in the service's own words."""
+"""Pydantic's validation errors, in the service's own words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,11 +28,11 @@ _WORDS = {
 }
 
 
-def told(error: Mapping[str, Any]) -> str:
-    """The predicate of a sentence about the value: of one of the errors in pydantic.ValidationError.errors()."""
-    return _WORDS.get(error["type"], "is not what it must be").format_map(error.get("ctx", {}))
+def describe_error(error: Mapping[str, Any]) -> str:
+    """The predicate of a sentence about the invalid value; `error` is one of pydantic.ValidationError.errors()."""
+    return _WORDS.get(error["type"], "is invalid").format_map(error.get("ctx", {}))
 
 
-def place(error: Mapping[str, Any], whole: str) -> str:
-    """Where in the JSON the value stands, such as inputs.0.shape; `whole` for all of it."""
+def json_path(error: Mapping[str, Any], whole: str) -> str:
+    """The path of the invalid value in the JSON, such as inputs.0.shape; `whole` if that is all of it."""
     return ".".join(map(str, error["loc"]))[:100] or whole

@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from app.decoding.base64_text import BadBase64, decode_base64
 from app.decoding.content_kind import is_form, looks_like_image, mistaken
 from app.errors import BadInference, TooLarge
-from app.pydantic_errors import place, told
+from app.pydantic_errors import describe_error, json_path
 from model.files.formats import HEAD_BYTES
 
 IMAGE, ENCODED = "image", "encoded"
@@ -187,7 +187,7 @@ def parse_oip(kind: type[Asked], body: bytes, *, whole: bool = True) -> Asked:
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
         written = "; write it without a decimal point" if _is_whole(first["input"]) else ""
-        raise BadInference(f"{place(first, 'the request')} {told(first)}{written}") from err
+        raise BadInference(f"{json_path(first, 'the request')} {describe_error(first)}{written}") from err
     except UnicodeDecodeError as err:
         raise BadInference(f"the request is not JSON: {_instead(body, whole) or 'it is not UTF-8'}") from err
     except ValueError as err:

@@ -248,7 +248,7 @@ def test_a_parameter_that_is_given_twice_is_refused(client: TestClient, query: s
     for path in ("/classify", "/classify/batch"):
         response = client.post(f"{path}?{query}")
         assert response.status_code == 422
-        assert "is given 2 times; give it once" in response.json()["detail"]
+        assert "2 times: send it once" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("value", ["", "0", "000", "-5", "1.5", "1e3", "+5", "5 s", "\u0663", "inf", "0x10"])

@@ -289,7 +289,7 @@ def test_a_load_that_fails_says_why_and_harms_nobody(client: triton.InferenceSer
         client.load_model("resnet", headers=ADMIN)
     with refused(404, "there is no model 'resnet'"):
         client.unload_model("resnet", headers=ADMIN)
-    with refused(400, "parameters are not taken"):
+    with refused(400, "parameters are not supported"):
         client.load_model(OTHER, headers=ADMIN, config="{}")
     assert client.is_model_ready(OTHER)
     assert client.is_server_ready()
@@ -434,7 +434,7 @@ def test_a_name_or_version_that_is_not_served_is_404(client: triton.InferenceSer
     for ask in asks:
         with refused(404, "there is no model 'resnet'"):
             ask("resnet")
-        with refused(404, f"'{NAME}' has no version '2'; there is '1'"):
+        with refused(404, f"'{NAME}' has no version '2'; its only version is '1'"):
             ask(NAME, "2")
 
 
