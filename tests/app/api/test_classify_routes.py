@@ -304,7 +304,7 @@ def test_a_file_that_is_no_image_is_415(client: httpx.Client, body: bytes, detai
             "the bytes are JSON, not an image; it came with the Content-Type 'application/json'",
         ),
         ("application/x-www-form-urlencoded", b"file=@photo.jpg", "not an image but an urlencoded form"),
-        ("application/x-www-form-urlencoded", b"\x89PNG\x1a", "curl sends a file as it is with --data-binary"),
+        ("application/x-www-form-urlencoded", b"\x89PNG\x1a", "curl sends a file unchanged with --data-binary"),
         ("text/plain", base64.b64encode(JPEG), "the bytes are text in base64: decode it first"),
         ("text/plain", b"hello", "it came with the Content-Type 'text/plain'"),
         (

@@ -251,7 +251,7 @@ def test_the_index_can_be_of_the_ready_models_alone(raw: httpx.Client) -> None:
     for asked, names in [({"ready": True}, {NAME, OTHER}), ({"ready": False}, {NAME, OTHER, "broken"})]:
         index = raw.post("/v2/repository/index", json=asked)
         assert {model["name"] for model in index.json()} == names
-    assert_failure(raw.post("/v2/repository/index", content=b"{"), 400, "the body is not JSON with ready")
+    assert_failure(raw.post("/v2/repository/index", content=b"{"), 400, "the body must be JSON with ready")
 
 
 def test_a_model_is_unloaded_and_loaded(client: triton.InferenceServerClient) -> None:
@@ -298,7 +298,7 @@ def test_a_load_that_fails_says_why_and_harms_nobody(client: triton.InferenceSer
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"parameters": 1}'])
 def test_a_load_whose_body_is_none_is_refused(raw: httpx.Client, body: bytes) -> None:
     response = raw.post(f"/v2/repository/models/{OTHER}/load", content=body, headers=ADMIN)
-    assert_failure(response, 400, "the body is not JSON with parameters")
+    assert_failure(response, 400, "the body must be JSON with parameters")
 
 
 # Inference
@@ -356,7 +356,7 @@ def test_a_resolution_can_be_asked_for_files(client: triton.InferenceServerClien
     assert_as_classified(result.as_numpy("logits")[0], classified(raw, JPEG, resolution=384))
     with refused(400, "resolution 225 is not served; one of 224, 384, 480"):
         client.infer(NAME, [files([JPEG])], parameters={"resolution": 225})
-    with refused(400, "the parameter 'resolution' is a whole number"):
+    with refused(400, "the parameter 'resolution' must be a whole number"):
         client.infer(NAME, [files([JPEG])], parameters={"resolution": "224"})
 
 
@@ -491,7 +491,7 @@ def test_extensions_that_are_not_listed_are_404(client: triton.InferenceServerCl
         (lambda: client.register_cuda_shared_memory("r", b"h", 0, 1), "POST /v2/cudasharedmemory/region/r/register"),
         (client.unregister_cuda_shared_memory, "POST /v2/cudasharedmemory/unregister"),
     ]:
-        with refused(404, f"{path}: Nothing matches"):
+        with refused(404, f"{path}: the service has no such path"):
             ask()
 
 
