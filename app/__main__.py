@@ -8,7 +8,7 @@ from app.machine.signals import outside
 def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["serve"]:
-        outside.take()  # before what takes time to import
+        outside.take()  # before the imports, which take time
     from app.cli import main as command
 
     command(prog_name="crossvit")

@@ -1,6 +1,6 @@
 """The command line: `crossvit serve | classify | evaluate | bench | export | train | models`.
 
-Each command imports what it alone needs: a service is ready the sooner for it.
+Each command imports only what it needs, so that a service is ready sooner.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-# These commands hand all their arguments on, --help too, to where the options are defined.
-_HANDED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+# These commands pass all their arguments, --help too, to the module that defines their options.
+_PASS_ARGUMENTS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-_NETWORK = ("torch", "safetensors", "huggingface_hub")  # to load one
+_NETWORK_PACKAGES = ("torch", "safetensors", "huggingface_hub")
 
 
 @main.callback()
@@ -37,7 +37,7 @@ def crossvit() -> None:
     """CrossViT image classification: export a checkpoint, serve it, classify with it, measure it."""
 
 
-@main.command("serve", context_settings=_HANDED_ON)
+@main.command("serve", context_settings=_PASS_ARGUMENTS_ON)
 def serve_command(context: typer.Context) -> None:
     """Serve a bundle over HTTP."""
     outside.take()
@@ -45,7 +45,7 @@ def serve_command(context: typer.Context) -> None:
 
     with clear_errors():
         settings = Settings.from_command_line(context.args)
-        _start_processes(settings)  # which import on other cores what they need, while this one does
+        _start_processes(settings)  # they import on other cores while this process does
 
         from app.main import create_app
         from app.server.listener import Server
@@ -68,10 +68,10 @@ def classify_command(
     paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     bundle: Annotated[Path | None, typer.Option(help="folder that export/to_onnx.py wrote")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
-    resolution: Annotated[int | None, typer.Option(help="the model's own if left out")] = None,
+    resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
     output: Annotated[ClassifyFormat, typer.Option("--format", help="how to print the answers")] = ClassifyFormat.TABLE,
 ) -> None:
-    """Classify image files without a server. Exit code 1 if a file could not be classified; the others are."""
+    """Classify image files without a server. Exit code 1 if a file could not be classified; the others still are."""
     from app.commands.classify import image_files
     from app.configuration.settings import Settings, log_remarks
     from bundle.discovery import bundle_at
@@ -88,14 +88,14 @@ def classify_command(
         if not files:
             error(f"no image files there{others_in(paths)}")
             raise typer.Exit(1)
-        if not any(path.exists() for path in files):  # or else the others are classified
-            error(f"there is no {', nor '.join(map(str, files))}")
+        if not any(path.exists() for path in files):  # if any does, it is classified
+            error(f"{', '.join(map(str, files))}: no such file")
             raise typer.Exit(1)
-        broken = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
-    raise typer.Exit(1 if broken else 0)
+        failures = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
+    raise typer.Exit(1 if failures else 0)
 
 
-@main.command("evaluate", context_settings=_HANDED_ON)
+@main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
 def evaluate_command(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""
     from app.commands.evaluate.evaluate_command import main as measure
@@ -103,7 +103,7 @@ def evaluate_command(context: typer.Context) -> None:
     measure(context.args, prog_name=context.command_path)
 
 
-@main.command("bench", context_settings=_HANDED_ON)
+@main.command("bench", context_settings=_PASS_ARGUMENTS_ON)
 def bench_command(context: typer.Context) -> None:
     """Measure a running server, or a bundle's engine: throughput, percentiles, and where the time goes."""
     from app.commands.bench.bench_command import main as measure
@@ -111,23 +111,25 @@ def bench_command(context: typer.Context) -> None:
     measure(context.args, prog_name=context.command_path)
 
 
-@main.command("export", context_settings=_HANDED_ON)
+@main.command("export", context_settings=_PASS_ARGUMENTS_ON)
 def export_command(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
-    _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK, "onnx", "onnxscript"))
+    _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK_PACKAGES, "onnx", "onnxscript"))
 
 
-@main.command("train", context_settings=_HANDED_ON)
+@main.command("train", context_settings=_PASS_ARGUMENTS_ON)
 def train_command(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
-    _run_instead("model.train", context.args, extra="train", needs=(*_NETWORK, "kornia", "matplotlib", "tensorboard"))
+    _run_instead(
+        "model.train", context.args, extra="train", needs=(*_NETWORK_PACKAGES, "kornia", "matplotlib", "tensorboard")
+    )
 
 
 @main.command("models")
 def models_command(
-    folder: Annotated[Path, typer.Option(help="where the bundles are")] = Path("artifacts"),
+    folder: Annotated[Path, typer.Option(help="folder of the bundles")] = Path("artifacts"),
 ) -> None:
-    """List the variants of CrossViT, and the bundles that were made of them."""
+    """List the variants of CrossViT, and the bundles made from them."""
     from bundle.discovery import find_bundles
 
     table = Table(
@@ -137,28 +139,29 @@ def models_command(
         "trained at",
         "bundle",
     )
-    found = find_bundles(folder)
-    rest = dict(found.bundles)
+    search = find_bundles(folder)
+    others = dict(search.bundles)
     for variant in VARIANTS.values():
+        path = others.pop(variant.name, None)
         table.add_row(
             variant.name,
             f"{variant.million_params:.2f} M",
             *(f"{gmacs:.2f}" for gmacs in variant.gmacs),
             str(variant.resolution),
-            *(_bundle_at(path) for path in [rest.pop(variant.name, None)] if path),
+            _describe_bundle(path) if path else "",
         )
-    for path in rest.values():
-        table.add_row("", "", "", "", "", "", _bundle_at(path))
+    for path in others.values():
+        table.add_row("", "", "", "", "", "", _describe_bundle(path))
     print_table(table)
-    for why in filter(None, [found.fault, *found.passed_over.values()]):
-        notes.print(f"passed over: {why}", markup=False, highlight=False)
+    for reason in filter(None, [search.fault, *search.passed_over.values()]):
+        notes.print(f"passed over: {reason}", markup=False, highlight=False)
 
 
 def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[str]) -> None:
-    """Run another command in this process's place; exit code 1 without what the extra installs."""
+    """Replace this process by another command; exit code 1 if a package that it needs is not installed."""
     for package in needs:
         if find_spec(package) is None:
-            error(f"{package} is not installed: pip install 'crossvit[{extra}]' brings what this command needs")
+            error(f"{package} is not installed: pip install 'crossvit[{extra}]' installs what this command needs")
             raise typer.Exit(1)
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
@@ -186,26 +189,26 @@ async def _classify(
     resolution: int | None,
     output: ClassifyFormat,
 ) -> int:
-    """Print the answers; the number of files that have none."""
+    """Print the answers; the number of files without one."""
     from rich.progress import Progress
 
     from app.commands.classify import classify_files, offline
 
-    broken = 0
+    failures = 0
     async with offline(bundle, settings) as model:
         model.resolution(resolution)
-        printed = open_report(output)
+        report = open_report(output)
         with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
             async for outcome in classify_files(model, files, top_k, resolution, in_flight=model.capacity):
-                printed.add(outcome)
-                broken += outcome.error is not None
+                report.add(outcome)
+                failures += outcome.error is not None
                 progress.advance(bar)
-        printed.close()
-    return broken
+        report.close()
+    return failures
 
 
-def _bundle_at(folder: Path) -> str:
+def _describe_bundle(folder: Path) -> str:
     from bundle.reader import open_bundle
 
     try:

@@ -1,4 +1,4 @@
-"""The application: bundles behind the HTTP interface. `crossvit serve` runs it; so does any ASGI server."""
+"""The ASGI application, assembled from its parts. `crossvit serve` runs it, and any ASGI server can."""
 
 import asyncio
 import logging
@@ -10,16 +10,15 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import oip_routes
+from app.api import classify_routes, oip_routes, operations_routes
 from app.api.auth import AccessControl, Keys, RateLimit
-from app.api.body import Bodies
+from app.api.body import BodyLimits
 from app.api.dependencies import Service
 from app.api.entry_middleware import EntryMiddleware
-from app.api.observability_middleware import HEADER, PROBES, ObservabilityMiddleware
-from app.api.openapi import describe, serve_docs
-from app.api.origin import Origins
-from app.api.problems import answer, handle_problems
-from app.api.routes import router
+from app.api.observability_middleware import PROBE_PATHS, REQUEST_ID_HEADER, ObservabilityMiddleware
+from app.api.openapi import correct_openapi, serve_docs
+from app.api.origin import OriginPolicy
+from app.api.problems import add_error_handlers, error_response
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
@@ -34,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
-    """The service that `settings` describe (by default those of the environment).
+    """The application for `settings`, by default those of the environment.
 
-    Raises BadBundle, or BadParameter, at once; engines load while /livez answers already. If that fails for the
-    default model `on_failure` is called, and the service stays unready.
+    Raises BadBundle or BadParameter at once. Engines load later, while /livez already answers. If the default model
+    cannot be loaded, `on_failure` is called and the service stays unready.
     """
     settings = settings or Settings()
     service = _service(settings)
@@ -61,20 +60,24 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         redoc_url=None,
         docs_url=None,
         redirect_slashes=False,
-        openapi_url=None,  # serve_docs has it
+        openapi_url=None,  # serve_docs adds it
         title="CrossViT",
         version=version("crossvit"),
         description="Image classification with CrossViT.",
-        servers=[{"url": "."}],  # relative to the document, wherever a proxy has it
+        servers=[{"url": "."}],  # relative to the document, below any path of a proxy
         lifespan=lifespan,
     )
     app.state.service = service
-    app.include_router(router)
-    app.include_router(oip_routes.router)
+    for routes in (classify_routes, operations_routes, oip_routes):
+        app.include_router(routes.router)
     if settings.docs:
         serve_docs(app)
     app.add_middleware(
-        EntryMiddleware, prefix=settings.root_path or "", origins=service.origins, open_paths=PROBES, answer=answer
+        EntryMiddleware,
+        prefix=settings.root_path or "",
+        origin_policy=service.origin_policy,
+        open_paths=PROBE_PATHS,
+        error_response=error_response,
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -82,30 +85,30 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=[
-                *("Authorization", "Content-Encoding", "Content-Type", "X-API-Key"),
-                *(HEADER, LENGTH_HEADER, "X-Request-Timeout-Ms"),
+                "Authorization",
+                "Content-Encoding",
+                "Content-Type",
+                "X-API-Key",
+                REQUEST_ID_HEADER,
+                LENGTH_HEADER,
+                "X-Request-Timeout-Ms",
             ],
-            expose_headers=[HEADER, LENGTH_HEADER, "Retry-After"],
+            expose_headers=[REQUEST_ID_HEADER, LENGTH_HEADER, "Retry-After"],
         )
     app.add_middleware(
         ObservabilityMiddleware, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping
     )
-    handle_problems(app)
-    describe(app, keys=bool(service.access.keys))
+    add_error_handlers(app)
+    correct_openapi(app, keys=bool(service.access.keys))
     return app
 
 
 def _service(settings: Settings) -> Service:
     log_remarks()
-    keys, admin_keys = (
-        Keys([key.get_secret_value() for key in given], file)
-        for given, file in (
-            (settings.api_keys, settings.api_keys_file),
-            (settings.admin_keys, settings.admin_keys_file),
-        )
-    )
+    keys = Keys([key.get_secret_value() for key in settings.api_keys], settings.api_keys_file)
+    admin_keys = Keys([key.get_secret_value() for key in settings.admin_keys], settings.admin_keys_file)
     if not keys:
-        log.info("no API keys are set: whoever reaches the port may classify")
+        log.info("no API keys are set: every client that reaches the port may classify")
     metrics = Metrics(lambda: _states(repository))
     decoders = make_decoders(settings, lambda reason: metrics.decoder_restarts.labels(reason).inc())
 
@@ -122,13 +125,13 @@ def _service(settings: Settings) -> Service:
         decoders=decoders,
         metrics=metrics,
         access=access,
-        origins=Origins(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
-        bodies=Bodies(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
+        origin_policy=OriginPolicy(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
+        body_limits=BodyLimits(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
     )
 
 
 async def _load(service: Service, on_failure: Callable[[], None] | None) -> None:
-    decoders = asyncio.create_task(service.decoders.start())  # beside the engines: a start is quicker so
+    decoders = asyncio.create_task(service.decoders.start())  # while the engines load: the start takes less time
     try:
         await service.repository.load_all()
         await decoders

@@ -29,10 +29,10 @@ _WORDS = {
 
 
 def describe_error(error: Mapping[str, Any]) -> str:
-    """The predicate of a sentence about the value, for one item of pydantic.ValidationError.errors()."""
-    return _WORDS.get(error["type"], "is not valid").format_map(error.get("ctx", {}))
+    """The predicate of a sentence about the invalid value; `error` is one of pydantic.ValidationError.errors()."""
+    return _WORDS.get(error["type"], "is invalid").format_map(error.get("ctx", {}))
 
 
 def error_location(error: Mapping[str, Any], whole: str) -> str:
-    """The value's place in the JSON, such as inputs.0.shape; `whole` for an error of the whole value."""
+    """The path of the invalid value in the JSON, such as inputs.0.shape; `whole` if that is all of it."""
     return ".".join(map(str, error["loc"]))[:100] or whole

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
-from app.api.multipart import Form
+from app.api.multipart import MultipartForm
 from app.api.schemas import Classification
 from app.decoding.image import decode
 from app.serving.served_model import top
@@ -183,7 +183,7 @@ async def pieces(body: bytes) -> AsyncGenerator[bytes, None]:
 
 
 async def ours(body: bytes) -> bytes:
-    parts = Form(KIND, "file", max_files=1, max_fields=8)
+    parts = MultipartForm(KIND, "file", max_files=1, max_fields=8)
     async for piece in pieces(body):
         parts.feed(piece)
     return parts.files[0].content

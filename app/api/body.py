@@ -7,96 +7,104 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from app.api.content_coding import Coded
-from app.api.multipart import BadField, BadForm, File, Form, TooManyFiles
+from app.api.content_coding import ContentDecoder
+from app.api.multipart import BadField, BadForm, MultipartForm, TooManyFiles, UploadedFile
 from app.decoding.content_kind import mistaken
 from app.errors import BadParameter, NoImage, NotAnImage, Overloaded, SlowClient, TooLarge
 from bundle.bundle_errors import ExplainedError
 
-FIELD = "file"
-FIELDS = "files"
-_HOW = f"send the image as multipart field '{FIELD}', or as the body with Content-Type: image/jpeg"
-_HOW_MANY = f"send the images as multipart fields '{FIELDS}'"
-_FORM = "multipart/form-data"
+FILE_FIELD = "file"
+BATCH_FIELD = "files"
+
+_SEND_ONE = f"send the image as multipart field '{FILE_FIELD}', or as the body with Content-Type: image/jpeg"
+_SEND_SEVERAL = f"send the images as multipart fields '{BATCH_FIELD}'"
+_MULTIPART = "multipart/form-data"
 _URLENCODED = "application/x-www-form-urlencoded"
-_OTHER_FIELDS = 8  # of a form, that are neither files nor options
+_MAX_OTHER_FIELDS = 8  # form fields that are neither files nor options
 
 
 @dataclass
 class Upload:
-    """What a request brings: image files, and the options in its form by their names.
+    """The image files of a request, and the options in its form.
 
-    `content_type` is the body's own where it is the image itself, else "".
+    Attributes:
+        files: in the order of the request; an image that is the body itself has no name.
+        options: the texts of the form's option fields, by the fields' names.
+        content_type: the body's own where it is the image itself, else "".
     """
 
-    files: list[File]
+    files: list[UploadedFile]
     options: dict[str, str] = field(default_factory=dict)
     content_type: str = ""
 
-    def explained(self, err: ExplainedError) -> ExplainedError:
-        """`err`, which says that a file cannot be decoded, with what its content type says of it."""
+    def with_content_type(self, err: ExplainedError) -> ExplainedError:
+        """`err`, raised for a file that cannot be decoded, with a hint where the body's content type explains it."""
         kind = self.content_type.partition(";")[0].strip().lower()
-        if kind == _URLENCODED:  # which takes the ends of lines out of a file
-            return type(err)(f"{err}; curl sends a file as it is with --data-binary, or -F {FIELD}=@FILE, not with -d")
+        if kind == _URLENCODED:  # curl -d removes the line ends of a file
+            return type(err)(
+                f"{err}; curl sends a file unchanged with --data-binary, or -F {FILE_FIELD}=@FILE, not with -d"
+            )
         if not kind or kind.startswith("image/") or kind.endswith("/octet-stream"):
             return err
         return type(err)(f"{err}; it came with the Content-Type {kind[:60]!r}")
 
 
-@dataclass
-class Bodies:
-    """The limits for bodies: `max_bytes` and `seconds` for each, `all_bytes` for what is held of all at once."""
+class BodyLimits:
+    """The limits of request bodies, and the memory that all of them hold.
 
-    max_bytes: int
-    all_bytes: int
-    seconds: float
-    held: int = 0
-    arriving: list["Body"] = field(default_factory=list)  # the oldest first
+    Where a body needs memory and there is none, other bodies that are still arriving are evicted: a client that sends
+    most of a body and then stalls cannot keep the others out.
 
-    def evict_before(self, body: "Body") -> bool:
-        """End other bodies that are still arriving, so that stalled ones hold no memory that `body` needs.
+    Args:
+        max_bytes: of one body, as it arrives and after decompression.
+        max_total_bytes: of all bodies at once.
+        seconds: within which a body must arrive.
+    """
 
-        Those that hold the most go first, of equals the oldest, and no more than have to. False, and none is ended, if
-        all of them together would not make room.
-        """
-        others = [other for other in self.arriving if other is not body and other.timeout is not None]
-        if self.held - sum(other.received for other in others) > self.all_bytes:
-            return False
-        for other in sorted(others, key=lambda other: -other.received):
-            if self.held <= self.all_bytes:
-                break
-            self._end(other)
-        return True
-
-    def _end(self, body: "Body") -> None:
-        if body.timeout is not None and not body.timeout.expired():  # or else it ends by itself
-            body.evicted = True
-            body.timeout.reschedule(0)
-        self.held -= body.received  # now, or others would be ended for the same need before this one has gone
-        body.received = 0
-        self.arriving.remove(body)
+    def __init__(self, max_bytes: int, max_total_bytes: int, seconds: float) -> None:
+        self.max_bytes = max_bytes
+        self.max_total_bytes = max_total_bytes
+        self.seconds = seconds
+        self.held_bytes = 0
+        self.arriving: list[RequestBody] = []  # the oldest first
 
     @contextmanager
-    def holding(self, request: Request) -> Iterator["Body"]:
+    def open_body(self, request: Request) -> Iterator["RequestBody"]:
         """The body of `request`, whose memory counts until the block ends."""
-        body = Body(request, self)
+        body = RequestBody(request, self)
         try:
             yield body
         finally:
-            self.held -= body.received
+            self.held_bytes -= body.held_bytes
+
+    def make_room(self, body: "RequestBody") -> bool:
+        """Evict other arriving bodies until what `body` holds fits; False, with none evicted, if that is impossible.
+
+        The largest go first, the oldest of equals, and no more than needed.
+        """
+        others = [other for other in self.arriving if other is not body]
+        if self.held_bytes - sum(other.held_bytes for other in others) > self.max_total_bytes:
+            return False
+        for other in sorted(others, key=lambda other: -other.held_bytes):
+            if self.held_bytes <= self.max_total_bytes:
+                break
+            other.evict()
+        return True
 
 
-class Body:
-    """A request's body. What reads it raises TooLarge as soon as it passes the limit, SlowClient when it takes too
-    long, and Overloaded where there is no memory for it; what comes after that is not read.
+class RequestBody:
+    """A request's body; BodyLimits.open_body makes one.
+
+    Its readers raise TooLarge as soon as the body passes its limit, SlowClient when it takes too long or is evicted,
+    and Overloaded where no memory can be had for it. What comes after that is not read.
     """
 
-    def __init__(self, request: Request, limits: Bodies) -> None:
+    def __init__(self, request: Request, limits: BodyLimits) -> None:
         self._request = request
         self._limits = limits
-        self.received = 0
-        self.evicted = False
-        self.timeout: asyncio.Timeout | None = None
+        self.timeout = asyncio.timeout(limits.seconds)
+        self._evicted = False
+        self.held_bytes = 0
 
     async def whole(self) -> bytes:
         """All of it."""
@@ -104,61 +112,73 @@ class Body:
             return b"".join([chunk async for chunk in self._stream()])
 
     async def image(self, options: Collection[str] = ()) -> Upload:
-        """The one image: in a form, or the body itself, whatever its content type says. `options` are fields' names.
+        """The one image: in a form, or the body itself under any content type. `options` are names of form fields.
 
-        Raises NoImage, BadParameter for a form's fields, or NotAnImage for a body that plainly is something else.
+        Raises NoImage, BadParameter for a form's fields, or NotAnImage for a body that is recognised as another format.
         """
         content_type = self._request.headers.get("Content-Type", "")
         if _is_form(content_type):
-            upload = await self._form(options, 1, _HOW)
+            upload = await self._form(options, 1, _SEND_ONE)
         else:
-            upload = Upload([File("", await self.whole())], content_type=content_type)
+            upload = Upload([UploadedFile("", await self.whole())], content_type=content_type)
         image = upload.files[0].content
         if not image:
-            raise NoImage(f"the image is empty; {_HOW}")
-        coded = "Content-Encoding" in self._request.headers
-        if what := mistaken(image, body=not coded and not _is_form(content_type)):
-            sent = f"the body ({content_type[:60]})" if upload.content_type else "the file"
-            raise NotAnImage(f"{sent} is no image but {what}. Or {_HOW}")
+            raise NoImage(f"the image is empty; {_SEND_ONE}")
+        is_coded = "Content-Encoding" in self._request.headers
+        if kind := mistaken(image, body=not is_coded and not _is_form(content_type)):
+            subject = f"the body ({content_type[:60]})" if upload.content_type else "the file"
+            raise NotAnImage(f"{subject} is not an image but {kind}. Or {_SEND_ONE}")
         return upload
 
-    async def images(self, most: int, options: Collection[str] = ()) -> Upload:
-        """The images of a form with their file names, `most` at most; an empty one may be among them."""
+    async def images(self, max_files: int, options: Collection[str] = ()) -> Upload:
+        """The images of a form with their file names, at most `max_files`; they may be empty. Raises as `image`."""
         content_type = self._request.headers.get("Content-Type", "")
         if not _is_form(content_type):
-            raise NoImage(f"the content type {content_type[:60]!r} is no {_FORM}; {_HOW_MANY}")
-        return await self._form(options, most, _HOW_MANY)
+            raise NoImage(f"the content type {content_type[:60]!r} is not {_MULTIPART}; {_SEND_SEVERAL}")
+        return await self._form(options, max_files, _SEND_SEVERAL)
+
+    def evict(self) -> None:
+        """Stop reading: the reader raises SlowClient at its next turn of the event loop.
+
+        The memory counts as free at once, or several bodies would be evicted for the same need.
+        """
+        if not self.timeout.expired():  # an expired one ends the reader anyway
+            self._evicted = True
+            self.timeout.reschedule(0)
+        self._limits.held_bytes -= self.held_bytes
+        self.held_bytes = 0
+        self._limits.arriving.remove(self)
 
     async def _stream(self) -> AsyncGenerator[bytes, None]:
-        """The body in pieces, without its content codings; the limits are on what arrives and on what it decodes to."""
+        """The body in pieces, without its content codings; limits apply to what arrives and to what it decodes to."""
         declared = self._request.headers.get("Content-Length", "0")
         if declared.isdecimal() and int(declared) > self._limits.max_bytes:
             raise self._too_large()
         codings = self._request.headers.get("Content-Encoding", "")
-        body = Coded(codings)
+        decoder = ContentDecoder(codings)
         arrived = 0
         async for chunk in self._request.stream():
-            if self.evicted:  # with this chunk on its way
+            if self._evicted:  # the chunk was on its way when the timeout was set
                 raise TimeoutError
             arrived += len(chunk)
             if arrived > self._limits.max_bytes:
                 raise self._too_large()
-            for piece in body.feed(chunk):
+            for piece in decoder.feed(chunk):
                 if piece:
                     self._hold(piece, codings)
                     yield piece
-                if codings:  # a small chunk may be much to inflate
+                if codings:  # a small chunk may decode to many pieces: let other requests run in between
                     await asyncio.sleep(0)
-        for piece in filter(None, body.finish()):
+        for piece in filter(None, decoder.finish()):
             self._hold(piece, codings)
             yield piece
 
     def _hold(self, piece: bytes, codings: str) -> None:
-        self.received += len(piece)
-        self._limits.held += len(piece)
-        if self.received > self._limits.max_bytes:
+        self.held_bytes += len(piece)
+        self._limits.held_bytes += len(piece)
+        if self.held_bytes > self._limits.max_bytes:
             raise self._too_large(" after decompression" if codings else "")
-        if self._limits.held > self._limits.all_bytes and not self._limits.evict_before(self):
+        if self._limits.held_bytes > self._limits.max_total_bytes and not self._limits.make_room(self):
             raise Overloaded("too many request bodies are arriving at once", retry_after=1)
 
     def _too_large(self, when: str = "") -> TooLarge:
@@ -167,41 +187,47 @@ class Body:
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(self._limits.seconds) as self.timeout:
+            async with self.timeout:
                 self._limits.arriving.append(self)
                 yield
         except TimeoutError as err:
-            why = "had to make room for others" if self.evicted else f"was not there within {self._limits.seconds:g} s"
-            raise SlowClient(f"the request body {why}") from err
+            if self._evicted:
+                raise SlowClient("the request body was dropped to make room for others") from err
+            raise SlowClient(f"the request body did not arrive within {self._limits.seconds:g} s") from err
         finally:
             if self in self._limits.arriving:
                 self._limits.arriving.remove(self)
 
-    async def _form(self, options: Collection[str], most: int, how: str) -> Upload:
+    async def _form(self, options: Collection[str], max_files: int, advice: str) -> Upload:
         try:
-            content_type = self._request.headers.get("Content-Type", "")
-            form = Form(content_type, (FIELD, FIELDS), options, max_files=most, max_fields=_OTHER_FIELDS)
+            form = MultipartForm(
+                self._request.headers.get("Content-Type", ""),
+                file_fields=(FILE_FIELD, BATCH_FIELD),
+                options=options,
+                max_files=max_files,
+                max_fields=_MAX_OTHER_FIELDS,
+            )
             async with self._in_time():
                 async for piece in self._stream():
                     form.feed(piece)
             form.finish()
         except TooManyFiles as err:
-            if most > 1:
-                raise TooLarge(f"the form has more than {most} files, the most in one request") from err
-            raise NoImage(f"the form brings more than one file; {how}, or several to /classify/batch") from err
+            if max_files > 1:
+                raise TooLarge(f"the form has more than {max_files} files, the limit for one request") from err
+            raise NoImage(f"the form has more than one file; {advice}, or several to /classify/batch") from err
         except BadField as err:
             raise BadParameter(str(err)) from err
         except BadForm as err:
-            raise NoImage(f"the multipart body cannot be read: {err}; {how}") from err
-        if not form.files and form.unchosen:
-            raise NoImage(f"no file was chosen in the form: the file name is empty, and so is the file; {how}")
+            raise NoImage(f"the multipart body cannot be read: {err}; {advice}") from err
+        if not form.files and form.empty_inputs:
+            raise NoImage(f"no file was chosen in the form: the file and its name are empty; {advice}")
         if not form.files:
-            seen = f", but in {', '.join(repr(name[:60]) for name in form.others[:5])}" if form.others else ""
-            raise NoImage(
-                f"the multipart body has no file in the field '{FIELD if most == 1 else FIELDS}'{seen}; {how}"
-            )
+            field_name = FILE_FIELD if max_files == 1 else BATCH_FIELD
+            others = ", ".join(repr(name[:60]) for name in form.other_file_fields[:5])
+            where = f", but in {others}" if others else ""
+            raise NoImage(f"the multipart body has no file in the field '{field_name}'{where}; {advice}")
         return Upload(form.files, form.options)
 
 
 def _is_form(content_type: str) -> bool:
-    return content_type.partition(";")[0].strip().lower() == _FORM
+    return content_type.partition(";")[0].strip().lower() == _MULTIPART

@@ -1,7 +1,8 @@
-"""What the routes work with, made once by `app.main` and handed to each request."""
+"""What the routes depend on: the Service, the caller's rights, and the fate of the connection."""
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
-from app.api.auth import AccessControl, Level
-from app.api.body import Bodies
-from app.api.origin import Origins
+from app.api.auth import AccessControl, AccessLevel
+from app.api.body import BodyLimits
+from app.api.origin import OriginPolicy
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
@@ -26,48 +27,59 @@ T = TypeVar("T")
 
 @dataclass
 class Service:
-    """`stopping` turns true at SIGTERM: readiness ends, everything else goes on until the port closes."""
+    """What all requests share; `app.main` makes one.
+
+    Attributes:
+        settings: of `crossvit serve`.
+        repository: the served models.
+        decoders: the processes that decode images and tensors.
+        metrics: what /metrics shows.
+        access: API keys, admin keys and rate limits.
+        origin_policy: which web pages and host names may ask.
+        body_limits: the limits of request bodies, and the memory that they hold.
+        stopping: true from SIGTERM on: readiness ends, everything else goes on until the port closes.
+    """
 
     settings: Settings
     repository: Repository
     decoders: DecoderPool
     metrics: Metrics
     access: AccessControl
-    origins: Origins
-    bodies: Bodies
+    origin_policy: OriginPolicy
+    body_limits: BodyLimits
     stopping: bool = False
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.
 
-        As X-Request-Timeout-Ms says, but the server's own longest time at most. BadParameter if it is no such number.
+        X-Request-Timeout-Ms sets it, up to the server's own limit. BadParameter if that is not a whole number.
         """
-        asked = request.headers.get("X-Request-Timeout-Ms")
+        header = request.headers.get("X-Request-Timeout-Ms")
         seconds = self.settings.request_seconds
-        if asked is not None:
-            digits = asked.strip().lstrip("0")
+        if header is not None:
+            digits = header.strip().lstrip("0")
             if not (digits.isascii() and digits.isdecimal()):
-                raise BadParameter("X-Request-Timeout-Ms is a whole number of milliseconds, 1 or more")
+                raise BadParameter("X-Request-Timeout-Ms must be a whole number of milliseconds, 1 or more")
             seconds = min(seconds, int(digits[:10]) / 1000)
         return float(request.state.started) + seconds
 
-    async def admit(self, request: Request, needed: Level, *, limited: bool = False) -> None:
-        """Let the request pass if its key, port and page allow what is `needed`; raises as Access.check does."""
+    async def authorize(self, request: Request, required: AccessLevel, *, rate_limited: bool = False) -> None:
+        """Accept the request if its key, port and origin allow `required`; raises as AccessControl.check does."""
         server = request.scope.get("server") or ("", None)
-        if needed == Level.ADMIN:
-            self.origins.check_admin(request.headers, by_port=self.access.makes_admins(server[1]))
-        request.state.caller = await self.access.check(request.headers, server[1], needed, limited=limited)
+        if required == AccessLevel.ADMIN:
+            self.origin_policy.check_admin(request.headers, by_port=self.access.port_grants_admin(server[1]))
+        request.state.caller = await self.access.check(request.headers, server[1], required, rate_limited=rate_limited)
 
     def charge(self, request: Request, images: int) -> None:
-        """Count the images of a request that was admitted as a limited one; raises as Access.charge does."""
+        """Count the images of a request that was authorized as rate limited; raises as AccessControl.charge does."""
         server = request.scope.get("server") or ("", None)
         self.access.charge(request.headers, server[1], images)
 
 
-def sharer(request: Request) -> str:
+def caller_id(request: Request) -> str:
     """Whose share of the queue and of the decoders' time a request takes: its key's name, or else its address.
 
-    The addresses that one IPv6 customer has, of which there are 2 ** 64 at least, count as one.
+    The addresses of one IPv6 customer, at least 2 ** 64, count as one.
     """
     if request.state.caller:
         return f"key {request.state.caller}"
@@ -78,39 +90,49 @@ def sharer(request: Request) -> str:
 
 
 async def _service(request: Request) -> Service:
-    found: Service = request.app.state.service
-    return found
+    service: Service = request.app.state.service
+    return service
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
-# For /docs and clients that are made from the OpenAPI document; app.api.auth reads the headers.
+# They describe the keys in the OpenAPI document, for /docs and generated clients; app.api.auth reads the headers.
 _Bearer = Annotated[object, Security(HTTPBearer(auto_error=False))]
 _Header = Annotated[object, Security(APIKeyHeader(name="X-API-Key", auto_error=False))]
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client goes: nobody is left to read it."""
+def require_access(required: AccessLevel, *, rate_limited: bool = False) -> Any:
+    """A dependency: the caller has `required` access; with `rate_limited` the request counts towards the key's rate."""
+
+    async def check(request: Request, service: ServiceDep, _bearer: _Bearer, _key: _Header) -> None:
+        await service.authorize(request, required, rate_limited=rate_limited)
+
+    return Depends(check)
+
+
+async def _refuse_repeated_parameters(request: Request) -> None:
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if count > 1:
+            raise BadParameter(f"the query has the parameter {name[:40]!r} {count} times: send it once")
+
+
+SINGLE_PARAMETERS = Depends(_refuse_repeated_parameters)  # BadParameter for a query that repeats a parameter
+
+
+async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; cancels it and raises ClientDisconnect when the client goes, since nobody would read it."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())  # the body has been read: what comes next is the disconnect
+    # The body has been read: the next message is the disconnect.
+    disconnect = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
         task.cancel()
-        gone.cancel()
+        disconnect.cancel()
 
 
-def caller(needed: Level, *, limited: bool = False) -> Any:
-    """A dependency: the request's caller may do what `needed` says; with `limited` it counts towards the key's rate."""
-
-    async def check(request: Request, here: ServiceDep, _bearer: _Bearer, _key: _Header) -> None:
-        await here.admit(request, needed, limited=limited)
-
-    return Depends(check)
-
-
-def elapsed(request: Request) -> float:
-    """Seconds since the request's headers were there."""
+def seconds_since_start(request: Request) -> float:
+    """Seconds since the request's headers arrived."""
     return time.perf_counter() - float(request.state.started)

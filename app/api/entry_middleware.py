@@ -1,4 +1,4 @@
-"""Before every route alike: a path prefix, who may ask from a browser, HEAD and OPTIONS, and errors."""
+"""What every route has in common: the path prefix, origin checks, HEAD and OPTIONS, and error responses."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -8,21 +8,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.origin import SAFE, Origins
+from app.api.origin import SAFE_METHODS, OriginPolicy
 from app.errors import BadParameter
 
-_MAX_PARAMETERS = 32  # of a query: to read each costs time
-_EVERY = "GET, HEAD, OPTIONS, POST"
-_FOUND = ("route", "fastapi", "path_params", "endpoint")  # what the router notes in the scope
+_MAX_QUERY_PARAMETERS = 32  # each costs time to parse
+_ALL_METHODS = "GET, HEAD, OPTIONS, POST"
+_ROUTER_KEYS = ("route", "fastapi", "path_params", "endpoint")  # the router writes them into the scope
 
 
 class EntryMiddleware:
-    """ASGI middleware, inside of CORS, so that pages can read what it answers.
+    """ASGI middleware, inside of CORS, so that web pages can read its responses.
 
-    A path below `prefix` is that path without it. What `origins` forbids is refused; the paths in `open_paths` may be
-    asked by any host. A query has a limited number of parameters. HEAD is GET without its content (RFC 9110, 9.3.2),
-    OPTIONS says what a path allows (9.3.7), and so does each 405 (15.5.6). `answer` makes the response to an exception
-    that nobody else has answered.
+    It limits the number of a query's parameters. HEAD is answered as GET without content (RFC 9110, 9.3.2). OPTIONS
+    (9.3.7) and each 405 (15.5.6) list the methods that the path allows.
+
+    Args:
+        app: the application inside.
+        prefix: a path below it is routed without it.
+        origin_policy: refuses requests by host and origin.
+        open_paths: paths that any host name may ask.
+        error_response: makes the response to an exception that nothing inside has handled.
     """
 
     def __init__(
@@ -30,56 +35,56 @@ class EntryMiddleware:
         app: ASGIApp,
         *,
         prefix: str,
-        origins: Origins,
+        origin_policy: OriginPolicy,
         open_paths: Collection[str],
-        answer: Callable[[Request, Exception], Response],
+        error_response: Callable[[Request, Exception], Response],
     ) -> None:
         self._app = app
         self._prefix = prefix
-        self._origins = origins
+        self._origin_policy = origin_policy
         self._open_paths = open_paths
-        self._answer = answer
+        self._error_response = error_response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["path"] = without_prefix(scope["path"], self._prefix)
-        reply = _Reply(scope["method"], send)
-        # A copy, since servers look up the method to know that HEAD has no content.
+        scope["path"] = strip_prefix(scope["path"], self._prefix)
+        response = _ResponseSender(scope["method"], send)
+        # A copy: the server reads the original method, to know that HEAD has no content.
         inner = dict(scope, method="GET" if scope["method"] == "HEAD" else scope["method"])
         try:
             self._check(scope)
             if scope["method"] == "OPTIONS" and scope["path"] == "*":
-                await Response(status_code=204, headers={"Allow": _EVERY})(inner, receive, reply.send)
+                await Response(status_code=204, headers={"Allow": _ALL_METHODS})(inner, receive, response.send)
             else:
-                await self._app(inner, receive, reply.send)
+                await self._app(inner, receive, response.send)
         except Exception as err:
-            if reply.started:
-                raise  # half an answer is out: the connection has to end
-            await self._answer(Request(scope), err)(inner, receive, reply.send)
+            if response.started:
+                raise  # part of a response is out: the server must close the connection
+            await self._error_response(Request(scope), err)(inner, receive, response.send)
         finally:
-            scope.update({name: inner[name] for name in _FOUND if name in inner})
+            scope.update({name: inner[name] for name in _ROUTER_KEYS if name in inner})
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if scope["query_string"].count(b"&") >= _MAX_PARAMETERS:
-            raise BadParameter(f"the query has more than {_MAX_PARAMETERS} parameters")
+        if scope["query_string"].count(b"&") >= _MAX_QUERY_PARAMETERS:
+            raise BadParameter(f"the query has more than {_MAX_QUERY_PARAMETERS} parameters")
         if scope["path"] not in self._open_paths:
-            self._origins.check_host(headers)
-        if scope["method"] not in SAFE:
-            self._origins.check_page(headers)
+            self._origin_policy.check_host(headers)
+        if scope["method"] not in SAFE_METHODS:
+            self._origin_policy.check_page(headers)
 
 
-def without_prefix(path: str, prefix: str) -> str:
-    """`path` below `prefix`, or as it is where it is not below that."""
+def strip_prefix(path: str, prefix: str) -> str:
+    """`path` without `prefix`, unchanged if it is not below it."""
     if prefix and (path == prefix or path.startswith(f"{prefix}/")):
         return path[len(prefix) :] or "/"
     return path
 
 
-class _Reply:
-    """Sends what a route answers, as the method wants it."""
+class _ResponseSender:
+    """Sends a route's response as the request's method requires it."""
 
     def __init__(self, method: str, send: Send) -> None:
         self._method = method
@@ -90,12 +95,12 @@ class _Reply:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            message = self._head(message)
+            message = self._start(message)
         elif message["type"] == "http.response.body" and self._without_content:
             message = {**message, "body": b""}
         await self._send(message)
 
-    def _head(self, message: Message) -> Message:
+    def _start(self, message: Message) -> Message:
         if message["status"] != 405:
             return message
         allowed = {name.strip() for name in MutableHeaders(scope=message).get("Allow", "GET").split(",")}
@@ -103,7 +108,7 @@ class _Reply:
         allow = ", ".join(sorted(allowed))
         if self._method == "OPTIONS":
             self._without_content = True
-            head: dict[str, Any] = {"type": message["type"], "status": 204, "headers": [(b"allow", allow.encode())]}
-            return head
+            start: dict[str, Any] = {"type": message["type"], "status": 204, "headers": [(b"allow", allow.encode())]}
+            return start
         MutableHeaders(scope=message)["Allow"] = allow
         return message

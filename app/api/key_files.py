@@ -1,4 +1,4 @@
-"""Files of keys: read again and again by a thread of their own, so that no disk holds up the service."""
+"""Key files: a thread reads them again and again, so that a slow disk does not delay the service."""
 
 import codecs
 import hashlib
@@ -16,39 +16,39 @@ from bundle.permissions import unreadable
 
 log = logging.getLogger(__name__)
 
-WANTED = "NAME:KEY or KEY, of 8 characters or more without spaces"
+KEY_FORMAT = "NAME:KEY or KEY, of 8 characters or more without spaces"
 
-_LOOK_SECONDS = 0.2
-_MOST_CHANGES = 4  # looks in a row that differ, before what is there is taken: within a second
-_COMPLAINT_SECONDS = 60
-_HUNG_SECONDS = 10  # since the last look
-_MOST_BYTES = 1 << 20
-_MOST_SHOWN = 5  # faults of lines
-# A colon ends a name: a key that is too short is not taken for a long one without a name.
+_POLL_SECONDS = 0.2
+_MAX_CHANGING_POLLS = 4  # then a file that still changes is used as it is: within a second
+_SECONDS_BETWEEN_ERRORS = 60
+_HUNG_SECONDS = 10  # without a finished poll
+_MAX_FILE_BYTES = 1 << 20
+_MAX_LINES_SHOWN = 5
+# A name ends at the colon: NAME:KEY with a key that is too short must not count as a long key without a name.
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,40}):(?P<key>[\x21-\x7e]{8,512})|(?P<alone>[\x21-\x39\x3b-\x7e]{8,512})")
 _COMMENT = re.compile(r"(^|\s)#.*")
-_OTHER_FORMS = {  # that would pass for keys which nobody sends
+_MISTAKEN_FORMATS = {  # they match _LINE, but no client sends such a key
     re.compile(r"(\S*:)?(\$(apr1|1|2[abxy]?|5|6|y|argon2\w*)\$|\{(SHA|SSHA|CRYPT)\})\S+"): (
-        "a hash; keys stand in it as they are sent"
+        "a hash; write the key as clients send it"
     ),
     re.compile(r"(export\s+)?([A-Z][A-Z0-9_]*|[a-z]{3,}[a-z0-9]*(_[a-z0-9]+)*)=[^=].*"): (
-        "a line of an env file; the key stands alone, or as NAME:KEY"
+        "a line of an env file; write KEY or NAME:KEY"
     ),
     re.compile(r"""[^"']\S*,|["'].*["'],|[\[{].*[\]}],?"""): (
-        "a part of a list or of a JSON document; write one key a line"
+        "a line of a list or of a JSON document; write one key a line"
     ),
 }
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell's > writes
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's > writes it
 
 
 def parse_key(line: str) -> tuple[bytes, str]:
-    """The digest of the key in `line`, and its name. ValueError says what is wrong, and never shows the line."""
-    for form, what in _OTHER_FORMS.items():
-        if form.fullmatch(line):
-            raise ValueError(f"is {what}")
+    """The digest of the key in `line`, and its name. ValueError says what is wrong and never shows the line."""
+    for pattern, description in _MISTAKEN_FORMATS.items():
+        if pattern.fullmatch(line):
+            raise ValueError(f"is {description}")
     match = _LINE.fullmatch(line)
     if match is None:
-        raise ValueError(f"is not {WANTED}")
+        raise ValueError(f"is not {KEY_FORMAT}")
     digest = key_digest(match["key"] or match["alone"])
     return digest, match["name"] or f"key-{digest.hex()[:8]}"
 
@@ -58,139 +58,139 @@ def key_digest(key: str) -> bytes:
 
 
 class KeyFile:
-    """The keys in the file at `path`, one a line as parse_key has them; '#' at its start or after a space is a comment.
+    """The keys in the file at `path`, one a line as parse_key reads them; '#' starts a comment.
 
-    BadParameter if it cannot be read now, or a line is no key. Later `look` reads it again, and `watch` does so all the
-    time: what the file says counts within a second. A line that is no key then lets nobody in, the others count; a
+    BadParameter if the file or a line of it cannot be read at the start. Later `poll` reads it again, and `watch` polls
+    in a thread: a change counts within a second. Then a line that is not a key is skipped and the others count, and a
     file that cannot be read leaves the keys as they were. `ok` is false and the log has an error each minute while
-    either is so. Not thread-safe but for `keys` and `ok`: after `watch` its thread alone looks.
+    either is so. Thread-safe are only `keys` and `ok`: after `watch` only its thread polls.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._keys: dict[bytes, str] = {}
-        self._faults: list[str] = []  # of its lines
-        self._unread = ""  # why it cannot be read
-        self._failures = 0  # looks in a row
-        self._changes = 0  # looks since two in a row saw the same
-        self._taken = self._seen = b""  # digests of what the file held
-        self._looked = time.monotonic()
-        self._complained = -float("inf")
-        self._watching: threading.Event | None = None
+        self._line_errors: list[str] = []
+        self._read_error = ""
+        self._failures = 0  # polls in a row that failed
+        self._changes = 0  # polls since two in a row read the same
+        self._used_digest = self._last_digest = b""  # of the content in use, and of the last poll's
+        self._last_poll = time.monotonic()
+        self._last_error = -float("inf")
+        self._stop: threading.Event | None = None
         try:
-            self._take(_read(path))
+            self._use(_read(path))
         except (OSError, ValueError) as err:
-            raise BadParameter(f"cannot take the keys: {_why(path, err)}") from None
-        if self._faults:
-            raise BadParameter("; ".join(self._faults[:_MOST_SHOWN]))
+            raise BadParameter(f"cannot read the keys: {_describe(path, err)}") from None
+        if self._line_errors:
+            raise BadParameter("; ".join(self._line_errors[:_MAX_LINES_SHOWN]))
 
     @property
     def keys(self) -> dict[bytes, str]:
         """The names of the keys by their digests."""
         if self._hung():
-            self._complain(f"{self._path} has not been readable for {_HUNG_SECONDS} s: its disk does not answer")
+            self._log_error(f"{self._path} could not be read for {_HUNG_SECONDS} s: its disk does not respond")
         return self._keys
 
     @property
     def ok(self) -> bool:
         """Whether the keys are what the file says."""
-        return not (self._unread or self._faults or self._hung())
+        return not (self._read_error or self._line_errors or self._hung())
 
     def watch(self) -> None:
-        """Look all the time, in a thread that does not keep the process from ending."""
-        self._watching = threading.Event()
-        threading.Thread(target=self._watch, args=[self._watching], name=f"keys {self._path.name}", daemon=True).start()
+        """Poll in a daemon thread, which does not keep the process from ending, until `close`."""
+        self._stop = threading.Event()
+        threading.Thread(target=self._watch, args=[self._stop], name=f"keys {self._path.name}", daemon=True).start()
 
     def close(self) -> None:
-        """Look no more."""
-        if self._watching is not None:
-            self._watching.set()
-            self._watching = None
+        """End the polling."""
+        if self._stop is not None:
+            self._stop.set()
+            self._stop = None
 
-    def look(self) -> None:
-        """Take what the file says if it has changed, once two looks have seen the same: it is not being written.
+    def poll(self) -> None:
+        """Use the file's new content once two polls in a row have read the same: nobody is writing it.
 
-        A file that is written all the time is taken as it is at the fourth look: a revocation waits no longer.
+        A file that changes at every poll is used as it is at the fourth, so that a revocation waits no longer.
         """
         try:
             content = _read(self._path)
         except (OSError, ValueError) as err:
             self._failures += 1
             self._changes += 1
-            if self._failures > 1:  # an editor may be putting another file in its place
-                self._unread = f"the keys stay as they were: {_why(self._path, err)}"
+            if self._failures > 1:  # at the first, an editor may be replacing the file
+                self._read_error = f"the keys stay as they were: {_describe(self._path, err)}"
         else:
             digest = hashlib.sha256(content).digest()
-            self._changes = 0 if digest == self._seen else self._changes + 1
-            if not 0 < self._changes < _MOST_CHANGES:
-                self._unread = ""
+            self._changes = 0 if digest == self._last_digest else self._changes + 1
+            if not 0 < self._changes < _MAX_CHANGING_POLLS:
+                self._read_error = ""
                 self._changes = 0
-                if digest != self._taken:
-                    self._take(content)
+                if digest != self._used_digest:
+                    self._use(content)
             self._failures = 0
-            self._seen = digest
-        self._looked = time.monotonic()
-        if fault := self._unread or "; ".join(self._faults[:_MOST_SHOWN]):
-            self._complain(fault)
+            self._last_digest = digest
+        self._last_poll = time.monotonic()
+        if error := self._read_error or "; ".join(self._line_errors[:_MAX_LINES_SHOWN]):
+            self._log_error(error)
 
     def _watch(self, stop: threading.Event) -> None:
-        while not stop.wait(_LOOK_SECONDS):
+        while not stop.wait(_POLL_SECONDS):
             try:
-                self.look()
-            except Exception:  # a thread that ends would end revocations
-                log.exception("%s cannot be looked at", self._path)
+                self.poll()
+            except Exception:  # without this thread no key could be revoked
+                log.exception("%s cannot be polled", self._path)
 
-    def _take(self, content: bytes) -> None:
+    def _use(self, content: bytes) -> None:
         keys: dict[bytes, str] = {}
-        faults = []
+        errors = []
         for number, line in _lines(content):
             try:
                 digest, name = parse_key(line)
             except ValueError as err:
-                faults.append(f"line {number} of {self._path} {err}")
+                errors.append(f"line {number} of {self._path} {err}")
                 continue
             if keys.setdefault(digest, name) != name:
-                log.warning("line %d of %s has a key again, which stays that of %r", number, self._path, keys[digest])
-        self._keys, self._faults = keys, faults
-        self._taken = self._seen = hashlib.sha256(content).digest()
-        self._complained = -float("inf")
+                log.warning("line %d of %s repeats a key, which keeps the name %r", number, self._path, keys[digest])
+        self._keys, self._line_errors = keys, errors
+        self._used_digest = self._last_digest = hashlib.sha256(content).digest()
+        self._last_error = -float("inf")
         log.info("%d keys read from %s", len(keys), self._path)
         if not keys:
-            log.warning("%s has no keys: it lets nobody in", self._path)
+            log.warning("%s has no keys: every request is refused", self._path)
 
     def _hung(self) -> bool:
-        return self._watching is not None and time.monotonic() - self._looked > _HUNG_SECONDS
+        return self._stop is not None and time.monotonic() - self._last_poll > _HUNG_SECONDS
 
-    def _complain(self, fault: str) -> None:
-        if time.monotonic() - self._complained >= _COMPLAINT_SECONDS:
-            self._complained = time.monotonic()
-            log.error("%s", fault)
+    def _log_error(self, error: str) -> None:
+        if time.monotonic() - self._last_error >= _SECONDS_BETWEEN_ERRORS:
+            self._last_error = time.monotonic()
+            log.error("%s", error)
 
 
 def _read(path: Path) -> bytes:
-    """What the file at `path` holds; never waits for a pipe. OSError, or ValueError for what is no file of keys."""
+    """The content of the file at `path`; OSError, or ValueError for what is not a key file. Never waits for a pipe."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        found = os.fstat(file)
-        if stat.S_ISDIR(found.st_mode):
-            raise ValueError("is a folder; Docker makes one where the file that is to be mounted is missing")
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("is no regular file, and is to be read again and again")
+        mode = os.fstat(file).st_mode
+        if stat.S_ISDIR(mode):
+            raise ValueError("is a folder; Docker creates one in place of a file to mount that does not exist")
+        if not stat.S_ISREG(mode):
+            raise ValueError("is not a regular file, so that it cannot be read repeatedly")
         with os.fdopen(file, "rb", closefd=False) as opened:
-            content = opened.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"has more than {_MOST_BYTES} bytes")
+            content = opened.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise ValueError(f"has more than {_MAX_FILE_BYTES} bytes")
         return content
     finally:
         os.close(file)
 
 
-def _why(path: Path, err: OSError | ValueError) -> str:
+def _describe(path: Path, err: OSError | ValueError) -> str:
     return unreadable(path, err) if isinstance(err, OSError) else f"{path} {err}"
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, str]]:
-    """The lines that may hold keys, with their numbers."""
+    """The lines that are neither empty nor comments, with their numbers; quotes around a line are removed."""
     encoding = "utf-16" if content.startswith(_UTF16) else "utf-8-sig"
     for number, line in enumerate(content.decode(encoding, errors="replace").splitlines(), start=1):
         key = _COMMENT.sub("", line).strip()

@@ -1,4 +1,4 @@
-"""Around every request: its id, its line in the log, its metrics, its trace, and the headers of every response."""
+"""What every request gets: an id, a line in the log, metrics, a trace, and security headers in its response."""
 
 import logging
 import re
@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 
-HEADER = "X-Request-ID"
-PROBES = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+REQUEST_ID_HEADER = "X-Request-ID"
+PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
-_SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY = {
+_ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -25,8 +25,8 @@ _SECURITY = {
     "Cross-Origin-Resource-Policy": "same-site",
     "Cache-Control": "no-store",
 }
-# Swagger's page runs a script of its own and calls the service.
-_DOCS = (
+# Swagger's page has an inline script and calls the service.
+_DOCS_CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -35,10 +35,16 @@ log = structlog.get_logger("app.request")
 
 
 class ObservabilityMiddleware:
-    """ASGI middleware; outermost, so that it sees what the others answer.
+    """ASGI middleware, the outermost, so that it sees the responses of all others.
 
-    Sets `request.state.request_id` (the client's own X-Request-ID, if it is a sane one) and `started`; reads `caller`
-    and `stages` if a route has set them. While `stopping`, connections are not kept.
+    It sets `request.state.request_id` (the client's X-Request-ID if that is short and harmless to log, else a new one)
+    and `started`, and reads `caller` and `stages`, which routes set.
+
+    Args:
+        app: the application inside.
+        metrics: they count each request.
+        tracing: it records each request but probes; None for no traces.
+        stopping: while it returns true, each response closes its connection.
     """
 
     def __init__(
@@ -59,11 +65,11 @@ class ObservabilityMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get(HEADER, "")
-        request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+        client_id = headers.get(REQUEST_ID_HEADER, "")
+        request_id = client_id if _ACCEPTED_REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "started": time.perf_counter(), "stages": [], "caller": ""}
-        status = 499  # nothing was sent
+        status = 499  # stays if no response was sent
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -75,25 +81,25 @@ class ObservabilityMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         finally:
-            self._note(scope, headers, status)
+            self._record(scope, headers, status)
 
     def _add_headers(self, scope: Scope, headers: MutableHeaders, request_id: str) -> None:
-        headers[HEADER] = request_id
-        for name, value in _SECURITY.items():
+        headers[REQUEST_ID_HEADER] = request_id
+        for name, value in _SECURITY_HEADERS.items():
             headers.setdefault(name, value)
         if scope["path"] in ("/docs", "/docs/oauth2-redirect"):
-            headers["Content-Security-Policy"] = _DOCS
+            headers["Content-Security-Policy"] = _DOCS_CONTENT_SECURITY_POLICY
         if self._stopping():
             headers["Connection"] = "close"
 
-    def _note(self, scope: Scope, headers: Headers, status: int) -> None:
+    def _record(self, scope: Scope, headers: Headers, status: int) -> None:
         state = scope["state"]
         seconds = time.perf_counter() - state["started"]
         method, route = _labels(scope)
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         log.log(
-            logging.DEBUG if route in PROBES else logging.INFO,
+            logging.DEBUG if route in PROBE_PATHS else logging.INFO,
             "request",
             method=scope["method"],
             route=route,
@@ -105,16 +111,16 @@ class ObservabilityMiddleware:
             **_model(scope, status),
             **{name: round(1000 * span.seconds, 1) for name, span in state["stages"]},
         )
-        if self._tracing is not None and route not in PROBES:
+        if self._tracing is not None and route not in PROBE_PATHS:
             self._tracing.record(scope["method"], route, status, headers, state)
 
 
 def _labels(scope: Scope) -> tuple[str, str]:
-    """The method and the path of the route that has the request, such as /v2/models/{name}, or else "other".
+    """The request's method and its route's path, such as /v2/models/{name}; "other" if unknown.
 
-    What a client makes up must not make metrics, nor be logged: it may be a key that went astray.
+    Other text of clients must not become metrics or log lines: it has no bound, and may be a key in the wrong place.
     """
-    # Where FastAPI keeps routers whole, an included route has but the end of its path, and this the whole one.
+    # Newer versions of FastAPI keep an included router: its routes have the end of the path, this has the whole.
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     if route is None:
         return "other", "other"
@@ -123,6 +129,6 @@ def _labels(scope: Scope) -> tuple[str, str]:
 
 
 def _model(scope: Scope, status: int) -> dict[str, str]:
-    """The model in the path, if there is such a model."""
+    """The log's field for the model in the path, if the request found it."""
     name = scope.get("path_params", {}).get("name")
     return {"model": name} if name and status < 400 else {}

@@ -1,4 +1,4 @@
-"""The OpenAPI document, where it has to say more or less than FastAPI finds by itself, and its page."""
+"""The OpenAPI document, corrected where FastAPI's is wrong or incomplete, and its page at /docs."""
 
 from functools import cache
 from pathlib import Path
@@ -12,18 +12,25 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.schemas import OipError, Problem
 
-_ADMIN = ("/admin/", "/v2/repository/models/")
-_STATIC = "static-offline-docs"
+TIMEOUT_PARAMETER = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "description": "milliseconds within which the answer is needed; the service's own limit applies too",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+_ADMIN_PATHS = ("/admin/", "/v2/repository/models/")
+_STATIC_PATH = "static-offline-docs"
 
 
-def describe(app: FastAPI, *, keys: bool) -> None:
-    """Have the document of `app` describe errors as they are here, and keys only where one is needed.
+def correct_openapi(app: FastAPI, *, keys: bool) -> None:
+    """Make the document of `app` describe its own errors, and keys only where a route needs one.
 
-    `keys` says whether API keys are asked for; admin routes always need one.
+    `keys` says whether API keys are required; admin routes always require one.
     """
 
     def openapi() -> dict[str, Any]:
-        document = FastAPI.openapi(app)  # made once, then the same one
+        document = FastAPI.openapi(app)  # made at the first call, then the same object
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
@@ -31,8 +38,8 @@ def describe(app: FastAPI, *, keys: bool) -> None:
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 if operation["responses"].get("422", {}).get("description") == "Validation Error":
-                    del operation["responses"]["422"]  # FastAPI's, of routes whose parameters are any text
-                if not (keys or path.startswith(_ADMIN)):
+                    del operation["responses"]["422"]  # FastAPI adds it to routes whose parameters accept any text
+                if not (keys or path.startswith(_ADMIN_PATHS)):
                     operation.pop("security", None)
         return document
 
@@ -42,15 +49,15 @@ def describe(app: FastAPI, *, keys: bool) -> None:
 def serve_docs(app: FastAPI) -> None:
     """Serve the document of `app` at /openapi.json, and as a page at /docs, without a CDN.
 
-    The document is written once, which takes milliseconds. All links of the page are relative, so that it works below
-    whatever path a proxy has it.
+    The document is serialised once, which takes milliseconds. All links of the page are relative, so that it works
+    below any path of a proxy.
     """
     page = get_swagger_ui_html(
         openapi_url="openapi.json",
         title=f"{app.title} - Swagger UI",
-        swagger_js_url=f"{_STATIC}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_STATIC}/swagger-ui.css",
-        swagger_favicon_url=f"{_STATIC}/favicon.png",
+        swagger_js_url=f"{_STATIC_PATH}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_STATIC_PATH}/swagger-ui.css",
+        swagger_favicon_url=f"{_STATIC_PATH}/favicon.png",
     )
 
     @cache
@@ -69,4 +76,6 @@ def serve_docs(app: FastAPI) -> None:
     async def redirected() -> HTMLResponse:
         return get_swagger_ui_oauth2_redirect_html()
 
-    app.mount(f"/{_STATIC}", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name=_STATIC)
+    app.mount(
+        f"/{_STATIC_PATH}", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name=_STATIC_PATH
+    )

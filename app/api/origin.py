@@ -1,8 +1,8 @@
-"""Which web pages may use the service with their visitor's browser, and by which host names it may be asked.
+"""Which web pages may use the service through a visitor's browser, and by which host names it may be asked.
 
-A browser says which page asks, in headers that no page can set: `Sec-Fetch-Site` (Fetch Metadata Request Headers, 2.2)
-and `Origin` (RFC 6454, 7). `Host` tells a page whose name was pointed at this machine after it had loaded (DNS
-rebinding): for its browser it is a page of the service itself.
+A browser names the page that asks in headers that the page cannot set: `Sec-Fetch-Site` (Fetch Metadata Request
+Headers, 2.2) and `Origin` (RFC 6454, 7). In DNS rebinding a page's name is pointed at this machine after the page has
+loaded: its browser then treats it as a page of the service itself, and only `Host` shows the page's name.
 """
 
 import ipaddress
@@ -11,18 +11,20 @@ from collections.abc import Collection, Mapping
 
 from app.errors import Forbidden
 
-SAFE = ("GET", "HEAD", "OPTIONS")  # RFC 9110, 9.2.1
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # RFC 9110, 9.2.1
 
-_OWN = ("same-origin", "none")  # Sec-Fetch-Site of the service's own page, and of what the visitor has typed
+_OWN_SITES = ("same-origin", "none")  # Sec-Fetch-Site of the service's own page, and of an address that was typed
 _AUTHORITY = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]+)(:\d*)?")
 _DEFAULT_PORT = re.compile(r":(80|443)?$")
 
 
-class Origins:
-    """Decides by a request's headers, whose names are in lower case, whether a browser may bring it.
+class OriginPolicy:
+    """Decides by a request's headers, with names in lower case, whether a browser may send it.
 
-    `pages` are origins of pages that may call, "*" for all; `hosts` are the names by which the service is asked, none
-    for any; `admin_host` is one more for admin routes.
+    Args:
+        pages: origins of web pages that may call the service, "*" for all.
+        hosts: host names by which it may be asked; all if empty.
+        admin_host: one more host name for admin routes.
     """
 
     def __init__(self, pages: Collection[str], hosts: Collection[str], admin_host: str) -> None:
@@ -31,40 +33,40 @@ class Origins:
         self._admin_hosts = self._hosts | {"localhost", admin_host.lower()}
 
     def check_host(self, headers: Mapping[str, str]) -> None:
-        """Forbidden if hosts are set and the request is for another one."""
+        """Raise Forbidden if hosts are set and the request is for another one."""
         host = headers.get("host", "")
         if self._hosts and not (host.strip() and _is_one_of(host, self._hosts)):
-            raise Forbidden("the Host of this request is not one that is served: add it to --allowed-hosts")
+            raise Forbidden("the Host of this request is not allowed: add it to --allowed-hosts")
 
     def check_page(self, headers: Mapping[str, str]) -> None:
-        """Forbidden if a page asks that is neither the service's own nor one of those that may call."""
-        if is_foreign(headers) and "*" not in self._pages and headers.get("origin") not in self._pages:
+        """Raise Forbidden for a page of another origin, unless it is one of `pages`."""
+        if is_cross_origin(headers) and "*" not in self._pages and headers.get("origin") not in self._pages:
             raise Forbidden(
-                "a web page of another origin may not call this: --cors-origins has those that may, "
-                "though none may call what is for admins"
+                "a web page of another origin may not call this: add its origin to --cors-origins "
+                "(admin routes stay closed to it)"
             )
 
     def check_admin(self, headers: Mapping[str, str], *, by_port: bool) -> None:
-        """Forbidden if any other page asks for what is for admins.
+        """Raise Forbidden for an admin request of a page of another origin.
 
-        Where the port alone makes an admin, `by_port`, also for a host that is neither an IP address nor localhost, nor
-        one of those that are set.
+        With `by_port`, where the port itself grants admin access, also for a host that is neither an IP address nor
+        localhost, `admin_host` or one of `hosts`.
         """
-        if is_foreign(headers):
-            raise Forbidden("a web page of another origin may not call what is for admins")
+        if is_cross_origin(headers):
+            raise Forbidden("a web page of another origin may not call admin routes")
         host = headers.get("host", "")
         if by_port and not (_is_address(host) or _is_one_of(host, self._admin_hosts)):
             raise Forbidden(
-                "without admin keys the admin port is asked by an IP address or as localhost: "
+                "without admin keys the admin port must be asked by an IP address or as localhost: "
                 "add the Host of this request to --allowed-hosts, or set admin keys"
             )
 
 
-def is_foreign(headers: Mapping[str, str]) -> bool:
-    """Whether a web page of another origin than the request's own host asks."""
+def is_cross_origin(headers: Mapping[str, str]) -> bool:
+    """Whether the request comes from a web page of another origin than its own host."""
     site = headers.get("sec-fetch-site")
     if site is not None:
-        return site.strip().lower() not in _OWN
+        return site.strip().lower() not in _OWN_SITES
     origin = headers.get("origin")
     if origin is None:
         return False
@@ -73,7 +75,7 @@ def is_foreign(headers: Mapping[str, str]) -> bool:
 
 
 def _without_port(authority: str) -> str:
-    """Without a port that is its scheme's own: the service does not know which scheme a proxy speaks."""
+    """`authority` without a default port: the service does not know which scheme a proxy uses."""
     return _DEFAULT_PORT.sub("", authority.strip())
 
 
@@ -83,7 +85,7 @@ def _name(host: str) -> str:
 
 
 def _is_one_of(host: str, names: Collection[str]) -> bool:
-    """Whether the header `host` has one of `names`, which may have a port. No browser leaves the header out."""
+    """Whether the header `host` is one of `names`, which may have a port. A browser always sends the header."""
     return not host or _name(host) in names or host.strip().lower() in names
 
 

@@ -1,7 +1,4 @@
-"""Errors at the edge: every one leaves as application/problem+json (RFC 9457), in the service's own words.
-
-Below /v2 it leaves as the Open Inference Protocol has it, {"error": …}.
-"""
+"""Error responses: application/problem+json (RFC 9457), below /v2 {"error": …} as in the Open Inference Protocol."""
 
 import logging
 import re
@@ -17,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.api.content_coding import CODINGS
-from app.api.observability_middleware import PROBES
+from app.api.observability_middleware import PROBE_PATHS
 from app.api.schemas import ClassifyOptions, OipError, Problem
 from app.errors import (
     BadBody,
@@ -50,6 +47,8 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+ACCESS_ERRORS = (Unauthorized, Forbidden)
+
 STATUS: dict[type[ExplainedError], HTTPStatus] = {
     NoImage: HTTPStatus.BAD_REQUEST,
     BadBody: HTTPStatus.BAD_REQUEST,
@@ -77,12 +76,12 @@ STATUS: dict[type[ExplainedError], HTTPStatus] = {
 }
 
 
-def handle_problems(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Answer every error that a route of `app`, or the framework, raises."""
     app.add_exception_handler(ExplainedError, _service_error)
-    app.add_exception_handler(RequestValidationError, _bad_parameters)
+    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _framework_error)
-    app.add_exception_handler(ClientDisconnect, _client_has_gone)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
 
 
 def status_of(err: ExplainedError) -> HTTPStatus:
@@ -90,32 +89,32 @@ def status_of(err: ExplainedError) -> HTTPStatus:
 
 
 def problem_of(err: ExplainedError, request_id: str) -> Problem:
-    """The problem that says what `err` is."""
+    """The problem details of `err`."""
     status = status_of(err)
     return Problem(
         title=status.phrase, status=status, reason=type(err).__name__, detail=str(err), request_id=request_id
     )
 
 
-def responses(*errors: type[ExplainedError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
+def error_responses(*errors: type[ExplainedError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of these errors, for a route's `responses`."""
     kind, model = ("application/json", OipError) if inference else (MEDIA_TYPE, Problem)
-    found: dict[int | str, dict[str, Any]] = {}
+    described: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         status = STATUS[error]
-        found[int(status)] = {
+        described[int(status)] = {
             "description": status.phrase,
             "content": {kind: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
         }
-    return found
+    return described
 
 
-def answer(request: Request, err: Exception) -> Response:
-    """The response to `err`: one that is foreseen, or a defect."""
+def error_response(request: Request, err: Exception) -> Response:
+    """The response to `err`: its problem, or 500 for a defect, which is logged."""
     if isinstance(err, ExplainedError):
-        return _refusal(request, err)
+        return _explained_response(request, err)
     log.error("request %s failed", request.state.request_id, exc_info=err)
-    return _response(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; its log says more")
+    return _response(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; see its log")
 
 
 def _response(request: Request, status: HTTPStatus, detail: str) -> JSONResponse:
@@ -129,7 +128,7 @@ def _problem_response(request: Request, problem: Problem) -> JSONResponse:
     return JSONResponse(problem.model_dump(), problem.status, media_type=MEDIA_TYPE)
 
 
-def _refusal(request: Request, err: ExplainedError) -> JSONResponse:
+def _explained_response(request: Request, err: ExplainedError) -> JSONResponse:
     _count(request, type(err))
     response = _problem_response(request, problem_of(err, request.state.request_id))
     if err.retry_after is not None:
@@ -139,64 +138,67 @@ def _refusal(request: Request, err: ExplainedError) -> JSONResponse:
     if isinstance(err, UnknownCoding):
         response.headers["Accept-Encoding"] = ", ".join((*CODINGS, "identity"))  # RFC 9110, 15.5.16
     if isinstance(err, SlowClient):
-        response.headers["Connection"] = "close"  # what is still to come is not waited for
+        response.headers["Connection"] = "close"  # do not wait for the rest of the body
     return response
 
 
 async def _service_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, ExplainedError)
-    return _refusal(request, err)
+    return _explained_response(request, err)
 
 
-async def _bad_parameters(request: Request, err: Exception) -> JSONResponse:
+async def _validation_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, RequestValidationError)
-    return _refusal(request, bad_parameters(err.errors()))
+    return _explained_response(request, invalid_parameters(err.errors()))
 
 
-def bad_parameters(errors: Sequence[Mapping[str, Any]]) -> BadParameter:
-    """The error that says which options cannot be, and why; `errors` are pydantic's."""
+def invalid_parameters(errors: Sequence[Mapping[str, Any]]) -> BadParameter:
+    """The error for the options that pydantic found invalid, with the reasons; `errors` are pydantic's."""
     return BadParameter("; ".join(map(_describe, errors[:3])))
 
 
 def _count(request: Request, kind: type[ExplainedError]) -> None:
-    if request.url.path not in PROBES:  # what a probe is told is not a refusal
+    if request.url.path not in PROBE_PATHS:  # a probe's 503 is not a rejected request
         request.app.state.service.metrics.rejected.labels(kind.__name__).inc()
 
 
 def _describe(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][-1])[:40]
     if error["type"] == "extra_forbidden":
-        return f"there is no parameter {name!r}; one of {', '.join(ClassifyOptions.model_fields)}"
+        return f"unknown parameter {name!r}; the parameters are {', '.join(ClassifyOptions.model_fields)}"
     field = ClassifyOptions.model_fields.get(name)
-    why = f"it {describe_error(error)}" if field is None else f"{name} is {field.description}"
-    return f"{name}={str(error['input'])[:40]!r} cannot be: {why}"
+    rule = f"it {describe_error(error)}" if field is None else f"{name} is {field.description}"
+    return f"invalid {name}={str(error['input'])[:40]!r}: {rule}"
 
 
 async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, HTTPException)
     status = HTTPStatus(err.status_code)
-    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
     if status == HTTPStatus.NOT_FOUND:
-        detail += _where(request)
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        detail += f"; it takes {(err.headers or {}).get('Allow', 'GET')}"
+        why = f"the service has no such path{_similar_path(request)}"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        why = f"this path takes {(err.headers or {}).get('Allow', 'GET')}"
+    else:
+        why = status.phrase
+    detail = f"{request.method} {request.url.path}: {why}"
     response = _response(request, status, detail)
     response.headers.update(err.headers or {})
     return response
 
 
-def _where(request: Request) -> str:
-    """The path that was meant, where a slash too many or capital letters are all that is wrong.
+def _similar_path(request: Request) -> str:
+    """A hint at a path that differs only in slashes and capital letters.
 
-    It is named and not served: a proxy that closes a path closes that path as it is written.
+    The path is named and not served: a proxy may close a path only as it is written.
     """
     path: str = request.scope["path"]
-    for meant in (found := re.sub("/+", "/", path).rstrip("/"), found.lower()):
-        scope = dict(request.scope, path=meant)
-        if meant != path and any(route.matches(scope)[0] != Match.NONE for route in request.app.routes):
-            return f"; the path is {meant}"
+    without_slashes = re.sub("/+", "/", path).rstrip("/")
+    for similar in (without_slashes, without_slashes.lower()):
+        scope = dict(request.scope, path=similar)
+        if similar != path and any(route.matches(scope)[0] != Match.NONE for route in request.app.routes):
+            return f"; did you mean {similar}?"
     return ""
 
 
-async def _client_has_gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it; nginx's number for the log
+async def _client_disconnected(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; it is nginx's number, for the log

@@ -1,4 +1,4 @@
-"""The service's answers, as they stand in the OpenAPI document."""
+"""The JSON of the service's own routes: pydantic models, whose texts are shown in the OpenAPI document."""
 
 import re
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from model.spec import RESOLUTIONS, Activation
 
 
 class ClassifyOptions(BaseModel):
-    """The query of POST /classify. The descriptions also stand in error messages."""
+    """The options of POST /classify, in the query or the form. Error messages repeat the descriptions."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, values: Any) -> Any:
-        """An option that is empty counts as left out: a form in a page sends its empty fields."""
+        """An empty option counts as left out: an HTML form sends its empty fields."""
         is_options = isinstance(values, Mapping)
         return {key: value for key, value in values.items() if value != ""} if is_options else values
 
@@ -27,16 +27,14 @@ class ClassifyOptions(BaseModel):
         int | None,
         Field(
             description="the resolution to classify at, such as 224; the model's own if left out",
-            json_schema_extra={"examples": [*RESOLUTIONS]},  # the model's bundle says which there are
+            json_schema_extra={"examples": [*RESOLUTIONS]},  # the allowed values depend on the model's bundle
         ),
     ] = None
-    model: Annotated[str | None, Field(description="the name of a model that is served; the default if left out")] = (
-        None
-    )
+    model: Annotated[str | None, Field(description="the name of a served model; the default if left out")] = None
 
 
 class Prediction(BaseModel):
-    """One class. `index` or `wnid` identifies it; labels are for people and not all unique."""
+    """One class. `index` or `wnid` identifies it; labels are for people and may repeat."""
 
     rank: Annotated[int, Field(description="1 for the best")]
     index: int
@@ -45,25 +43,25 @@ class Prediction(BaseModel):
     score: Annotated[
         float,
         Field(
-            description="0 to 1: softmax of the logits, or the sigmoid of the class's own where the model's "
-            "`activation` is that"
+            description="0 to 1: softmax of the logits, or sigmoid of the class's own logit where the model's "
+            "`activation` is sigmoid"
         ),
     ]
 
 
 class AnsweredBy(BaseModel):
-    """What gave an answer."""
+    """The model and engine that gave an answer."""
 
     name: str
     resolution: int
     engine: str
     precision: str
     weights: Annotated[str, Field(description='"sha256:…" of the checkpoint, or "untrained"')]
-    weights_source: Annotated[str, Field(description="where the checkpoint came from, and what it is")]
+    weights_source: Annotated[str, Field(description="what the checkpoint is and where it came from")]
 
 
 class Timing(BaseModel):
-    """Milliseconds. `queue` is waiting, for a decoder and for the engine; `inference` is the whole batch's."""
+    """Milliseconds. `queue` is the wait for a decoder and for the engine; `inference` is that of the whole batch."""
 
     decode: float
     queue: float
@@ -72,6 +70,8 @@ class Timing(BaseModel):
 
 
 class Classification(BaseModel):
+    """The best classes for an image, the best first."""
+
     predictions: list[Prediction]
     model: AnsweredBy
     timing_ms: Timing
@@ -79,7 +79,7 @@ class Classification(BaseModel):
 
 
 class ImageResult(BaseModel):
-    """What became of one file: `predictions`, or the `problem` that kept it from having some."""
+    """The result for one file: its `predictions`, or the `problem` that prevented them."""
 
     index: Annotated[int, Field(description="of the file in the request, from 0")]
     filename: str
@@ -88,7 +88,7 @@ class ImageResult(BaseModel):
 
 
 class BatchClassification(BaseModel):
-    """One result for each file, in their order."""
+    """One result for each file, in the order of the request."""
 
     results: list[ImageResult]
     model: AnsweredBy
@@ -97,15 +97,15 @@ class BatchClassification(BaseModel):
 
 
 class Fallback(BaseModel):
-    """An engine that could be expected to serve a resolution and cannot, or `jpeg-gpu`: decoding JPEGs on the GPU."""
+    """An engine that was passed over for a resolution, or `jpeg-gpu`: decoding JPEGs on the GPU."""
 
     engine: str
     resolution: int
-    reason: Annotated[str, Field(description="what was seen, and what would mend it")]
+    reason: Annotated[str, Field(description="what was found, and what would help")]
 
 
 class ModelInfo(BaseModel):
-    """A model. What describes its bundle is null while there is none loaded."""
+    """A model. The fields that describe its bundle are null while none is loaded."""
 
     name: str
     default: bool
@@ -114,40 +114,44 @@ class ModelInfo(BaseModel):
     variant: str | None = None
     resolutions: list[int] = []
     default_resolution: int | None = None
-    loaded_resolutions: Annotated[list[int], Field(description="others load at their first request")] = []
+    loaded_resolutions: Annotated[list[int], Field(description="the others load at their first request")] = []
     classes: int | None = None
     activation: Annotated[
-        Activation | None, Field(description="what makes scores of logits: with sigmoid they do not add up to 1")
+        Activation | None, Field(description="how scores are made from logits; with sigmoid their sum is not 1")
     ] = None
     mean: Annotated[
-        list[float] | None, Field(description="that the graph subtracts from pixels of 0 to 1, in R, G and B")
+        list[float] | None, Field(description="R, G and B; the graph subtracts it from pixels of 0 to 1")
     ] = None
-    std: Annotated[list[float] | None, Field(description="that it then divides them by")] = None
-    engine: Annotated[str | None, Field(description="of the default resolution")] = None
+    std: Annotated[list[float] | None, Field(description="R, G and B; the graph then divides by it")] = None
+    engine: Annotated[str | None, Field(description="the engine of the default resolution")] = None
     precision: str | None = None
-    fallbacks: Annotated[list[Fallback], Field(description="what was passed over, and why")] = []
+    fallbacks: Annotated[list[Fallback], Field(description="the engines that were passed over, and why")] = []
     weights: str | None = None
     weights_source: str | None = None
-    warning: Annotated[str | None, Field(description="that its answers mean nothing, or little, and why")] = None
+    warning: Annotated[str | None, Field(description="why its answers mean nothing, or little")] = None
     bundle: Annotated[str | None, Field(description="sha256 of the bundle's manifest")] = None
 
 
 class ModelList(BaseModel):
+    """All models that the service knows, served or not."""
+
     models: list[ModelInfo]
 
 
 class Reloaded(BaseModel):
-    """`faults` are what went wrong, by model; what was served before still is."""
+    """`faults` are the errors by model; a model that was served before still is."""
 
     faults: list[str]
 
 
 class Status(BaseModel):
+    """The answer of a probe."""
+
     status: str
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details. Without a `reason` of its own a problem has that of its status, such as NotFound."""
+    """RFC 9457 problem details. `reason` is by default the status in one word, such as NotFound."""
 
     type: str = "about:blank"
     title: str
@@ -161,6 +165,6 @@ class Problem(BaseModel):
 
 
 class OipError(BaseModel):
-    """An error of the Open Inference Protocol."""
+    """The body of an error response of the Open Inference Protocol."""
 
     error: str

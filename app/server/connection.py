@@ -1,7 +1,8 @@
-"""HTTP/1.1 on one connection: bytes in, requests to the application, answers out, all within limits (RFC 9112).
+"""HTTP/1.1 on one connection (RFC 9112): bytes in, requests to the application, responses out, all within limits.
 
-httptools parses, and uvicorn writes the answers. A slow client is cut off. What cannot be a request is refused with the
-reason, in the order of the requests, and no answer is lost because its client is still sending.
+httptools parses the requests, and uvicorn's RequestResponseCycle runs the application and writes its responses. From
+top to bottom: what the transport, the server and the parser call, then the responses, in the order of their requests
+(RFC 9112, 9.3.2), the refusal of invalid requests, the end of the connection (9.6), and the timeouts of slow clients.
 """
 
 import asyncio
@@ -22,41 +23,46 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.entry_middleware import without_prefix
-from app.api.observability_middleware import PROBES
+from app.api.entry_middleware import strip_prefix
+from app.api.observability_middleware import PROBE_PATHS
 from app.api.schemas import OipError, Problem
 from app.configuration.settings import Settings
-from app.server.connection_limits import ConnectionState, Port, Turns
-from app.server.request_head import RequestHead, RequestRefused, no_body, not_http
+from app.server.connection_limits import ConnectionLimiter, ConnectionState, StartScheduler
+from app.server.request_head import RequestHead, RequestRefused, explain_parse_error, missing_length
 
 log = logging.getLogger(__name__)
 
-_FRAMING_BYTES = 1 << 20  # of a request, beside its body; a single-byte chunk has five, and costs about 2 microseconds
-_FRAMING_SHARE = 10  # and one byte more for so many of the body: chunks of 64 bytes need no more
-_MAX_PIPELINED = 16
-_WITH_BODY = ("PATCH", "POST", "PUT")
-_FOLLOWING_SECONDS = 0.05  # for a body that a request has not told of
-_AT_ONCE = PROBES - {"/metrics"}  # which takes longer than the others
-_LINGERING_SECONDS = 3.0  # without a byte
-_OPENING_BYTES = 64  # of a request, kept to say what it is if it is not HTTP
-_LOOK_SECONDS = 0.1
-_FIRST_PROBE_SECONDS = 0.5
-_SLOW_HEAD = "its headers come too slowly"
-_IPV4_MAPPED = "::ffff:"
+# A request's framing, all its bytes but the body, may have this many bytes, plus one for every ten of the body. Chunks
+# of 64 bytes need no more. A chunk of one byte has five bytes of framing, and costs about 2 microseconds.
+_FREE_FRAMING_BYTES = 1 << 20
+_BODY_BYTES_PER_FRAMING_BYTE = 10
+_MAX_PIPELINED_REQUESTS = 16
+_METHODS_WITH_BODY = ("PATCH", "POST", "PUT")
+_UNDECLARED_BODY_SECONDS = 0.05
+_IMMEDIATE_PATHS = PROBE_PATHS - {"/metrics"}  # /metrics takes longer than the other probes
+_MAX_LINGER_SILENT_SECONDS = 3.0
+_KEPT_FIRST_BYTES = 64  # enough to recognise another protocol than HTTP
+_RESET_POLL_SECONDS = 0.1
+_FIRST_RESET_PROBE_SECONDS = 0.5
+_SLOW_HEAD = "its headers arrive too slowly"
+_IPV4_MAPPED_PREFIX = "::ffff:"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 App = Callable[..., Any]
 
 
 class Connection(asyncio.Protocol):
-    """One connection, in the interface that uvicorn.Server wants.
+    """One connection, with the interface that uvicorn.Server expects; app.server.listener sets the attributes.
 
-    `port_of` gives the Port that counts it, and requests start in `turns`, but for probes.
+    Attributes:
+        settings: they have the time limits and the path prefix.
+        start_scheduler: it starts the requests, except probes.
+        limiter_of: gives the limiter of the connections of a port, by its number.
     """
 
-    limits: Settings
-    turns: Turns
-    port_of: Callable[[int], Port]
+    settings: Settings
+    start_scheduler: StartScheduler
+    limiter_of: Callable[[int], ConnectionLimiter]
 
     def __init__(
         self,
@@ -69,139 +75,139 @@ class Connection(asyncio.Protocol):
         self._app_state = app_state
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None  # for what the client has to send
-        self._writing: TimerHandle | None = None  # for reading what it is sent
-        # The request that is read
+        self._receive_timer: TimerHandle | None = None
+        self._send_timer: TimerHandle | None = None
+        # The request that is being read
         self._parser = httptools.HttpRequestParser(self)
         self._head = RequestHead()
-        self._bodiless = False  # the last one is to have a body by its method, tells of none, and no other has come
-        self._between = True  # requests
+        self._undeclared_body = False  # the last request's method expects a body, and its head declares none
+        self._between_requests = True
         self._in_head = True
         self._offers_upgrade = False
-        self._opening = b""
-        self._wire_bytes = 0  # of the request, with all its framing
+        self._first_bytes = b""
+        self._wire_bytes = 0  # of the request, framing included
         self._body_bytes = 0
-        self._refusal: RequestRefused | None = None  # raised in a callback of the parser
-        # Those that are answered: the last one that was read, the one that is answered now, and those behind it
-        self._last: _Cycle | None = None
-        self._running: _Cycle | None = None
-        self._pipeline: deque[tuple[_Cycle, App]] = deque()
-        # The end
-        self._deaf = False  # what comes is read and dropped
-        self._lingering = False  # the last answer is out
-        self._lingers_until = 0.0
-        self._at_end = False  # of what the client sends
+        self._refusal: RequestRefused | None = None  # raised in a parser callback
+        # The requests that are being answered
+        self._last_read: _RequestCycle | None = None
+        self._current: _RequestCycle | None = None  # its response is being made or sent
+        self._pipeline: deque[tuple[_RequestCycle, App]] = deque()  # they wait for the current one
+        # The end of the connection
+        self._ignores_input = False  # bytes are read and dropped
+        self._lingering = False  # the last response is sent, and the client may still be sending
+        self._linger_deadline = 0.0
+        self._received_eof = False
         self._stopping = False
 
-    # The transport's side
+    # Called by the transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._flow = FlowControl(transport)
-        self._server = _plain(get_local_addr(transport))
-        self._client = _plain(get_remote_addr(transport))
-        self._server_state.connections.add(self)  # type: ignore[arg-type]  # those that uvicorn waits for at its end
-        self._port = self.port_of(self._server[1] if self._server else 0)
-        self._port.add(self)
-        self._expect_within(self.limits.header_seconds, "it sends no request")
+        self._server = _unmapped(get_local_addr(transport))
+        self._client = _unmapped(get_remote_addr(transport))
+        self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn waits for them at its end
+        self._limiter = self.limiter_of(self._server[1] if self._server else 0)
+        self._limiter.add(self)
+        self._set_receive_timeout(self.settings.header_seconds, "it sends no request")
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._expect_within(None)
-        self._write_within(None)
+        self._set_receive_timeout(None)
+        self._set_send_timeout(None)
         self._server_state.connections.discard(self)
-        self._port.remove(self)
+        self._limiter.remove(self)
         self._pipeline.clear()
         self._disconnect()
         self._flow.resume_writing()
-        del self._parser  # which has this object
+        del self._parser  # it refers to this object: a cycle that only the garbage collector would free
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             self._linger()
-        if self._deaf or self._transport.is_closing():
+        if self._ignores_input or self._transport.is_closing():
             return
-        if self._between and not self._opening:
-            self._opening = data[:_OPENING_BYTES]
-            self._expect_within(self.limits.header_seconds, _SLOW_HEAD)
-        elif self._in_head and 0 < len(self._opening) < _OPENING_BYTES:
-            self._opening += data[: _OPENING_BYTES - len(self._opening)]
+        if self._between_requests and not self._first_bytes:
+            self._first_bytes = data[:_KEPT_FIRST_BYTES]
+            self._set_receive_timeout(self.settings.header_seconds, _SLOW_HEAD)
+        elif self._in_head and 0 < len(self._first_bytes) < _KEPT_FIRST_BYTES:
+            self._first_bytes += data[: _KEPT_FIRST_BYTES - len(self._first_bytes)]
         self._wire_bytes += len(data)
         try:
-            self._feed(data)
+            self._parse(data)
             framing = self._wire_bytes - self._body_bytes
-            if framing > _FRAMING_BYTES + self._body_bytes // _FRAMING_SHARE:
+            if framing > _FREE_FRAMING_BYTES + self._body_bytes // _BODY_BYTES_PER_FRAMING_BYTE:
                 detail = f"the request has {framing:,} bytes of framing around {self._body_bytes:,} of body"
                 raise RequestRefused(HTTPStatus.BAD_REQUEST, f"{detail}: send larger chunks")
         except RequestRefused as refused:
             self._refuse(refused)
         except httptools.HttpParserCallbackError as err:
             if self._refusal is None:
-                log.error("a request of %s cannot be taken", self._peer, exc_info=err)
+                log.error("a request of %s could not be read", self._peer, exc_info=err)
             self._refuse(self._refusal or RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed"))
         except httptools.HttpParserError as err:
-            self._refuse(no_body() if self._bodiless else not_http(err, self._opening))
+            self._refuse(missing_length() if self._undeclared_body else explain_parse_error(err, self._first_bytes))
         else:
-            self._report()
+            self._update_state()
 
     def eof_received(self) -> bool:
-        """The client sends no more; it may still read (RFC 9112, 9.6). Returns whether the connection stays open."""
-        if self._at_end:  # reading was resumed, and there is nothing to read
-            return self._owed is not None
-        self._at_end = True
+        """The client has stopped sending and may still read (RFC 9112, 9.6); whether the connection stays open."""
+        if self._received_eof:  # called again after reading was resumed
+            return self._last_unanswered is not None
+        self._received_eof = True
         if self._lingering or self._transport.is_closing():
             return False
-        if not self._between and not self._deaf:
-            part = "head" if self._in_head else f"body, of which {self._body_bytes:,} bytes came"
+        if not self._between_requests and not self._ignores_input:
+            part = "head" if self._in_head else f"body, of which {self._body_bytes:,} bytes arrived"
             self._refuse(RequestRefused(HTTPStatus.BAD_REQUEST, f"the request ends in the middle of its {part}"))
-        if self._owed is None:
+        if self._last_unanswered is None:
             return False
-        self._owed.keep_alive = False
-        self._loop.call_later(_LOOK_SECONDS, self._look_for_reset, self._loop.time(), _FIRST_PROBE_SECONDS)
+        self._last_unanswered.keep_alive = False
+        self._loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset, self._loop.time(), _FIRST_RESET_PROBE_SECONDS)
         return True
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
-        self._write_within(self.limits.body_seconds)
+        self._set_send_timeout(self.settings.body_seconds)
 
     def resume_writing(self) -> None:
         self._flow.resume_writing()
-        self._write_within(None)
+        self._set_send_timeout(None)
 
-    # The server's side
+    # Called by the server
 
     def shutdown(self) -> None:
-        """End as soon as everything is answered."""
+        """Close as soon as every request is answered."""
         self._stopping = True
-        if self._owed is None:
+        if self._last_unanswered is None:
             self._transport.close()
         else:
-            self._owed.keep_alive = False
+            self._last_unanswered.keep_alive = False
 
-    def make_room(self) -> None:
-        """End at once: the place is needed."""
+    def abort(self) -> None:
+        """Close at once: another connection needs the place."""
         self._transport.abort()
 
-    # The parser's side
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         self._head = RequestHead()
-        self._between = False
+        self._between_requests = False
         self._in_head = True
-        self._expect_within(self.limits.header_seconds, _SLOW_HEAD)
+        self._set_receive_timeout(self.settings.header_seconds, _SLOW_HEAD)
 
     def on_url(self, piece: bytes) -> None:
-        self._bodiless = False
-        self._or_refuse(self._head.add_target, piece)
+        self._undeclared_body = False
+        self._keep_refusal(self._head.add_target, piece)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._or_refuse(self._head.add_field, name, value, trailer=not self._in_head)
+        self._keep_refusal(self._head.add_field, name, value, trailer=not self._in_head)
 
     def on_headers_complete(self) -> None:
-        self._or_refuse(self._begin)
+        self._keep_refusal(self._begin_request)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        cycle = self._last
+        cycle = self._last_read
         if cycle is None or cycle.response_complete:
             return
         cycle.body += body
@@ -210,18 +216,18 @@ class Connection(asyncio.Protocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if self._offers_upgrade:  # the head comes once more, and then the body
+        if self._offers_upgrade:  # _parse feeds the head again, without the offer, and then the body
             return
-        self._between = self._in_head = True
-        self._opening = b""
+        self._between_requests = self._in_head = True
+        self._first_bytes = b""
         self._wire_bytes = self._body_bytes = 0
-        self._expect_within(None)
-        if self._last is not None:
-            self._last.more_body = False
-            self._last.message_event.set()
+        self._set_receive_timeout(None)
+        if self._last_read is not None:
+            self._last_read.more_body = False
+            self._last_read.message_event.set()
 
-    def _feed(self, data: bytes | memoryview) -> None:
-        """Parse `data`. The parser stops behind a head that offers an upgrade; it goes on as if there were no offer."""
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parse `data`. An offered upgrade is ignored (RFC 9110, 7.8): the parser, which stops there, is replaced."""
         while True:
             try:
                 self._parser.feed_data(data)
@@ -234,58 +240,60 @@ class Connection(asyncio.Protocol):
             else:
                 return
 
-    def _or_refuse(self, take: Callable[..., None], *values: Any, **named: Any) -> None:
-        """Call `take`; the parser hides what a callback raises, so that a refusal is kept here."""
+    def _keep_refusal(self, function: Callable[..., None], *values: Any, **named: Any) -> None:
+        """Call `function` and keep its RequestRefused: the parser replaces the exceptions of its callbacks."""
         try:
-            take(*values, **named)
+            function(*values, **named)
         except RequestRefused as refused:
             self._refusal = refused
             raise
 
-    def _begin(self) -> None:
-        """Give a request to the application, whose head is complete."""
+    def _begin_request(self) -> None:
+        """Hand a request whose head is complete to the application. Raises RequestRefused."""
         method = self._parser.get_method().decode("ascii")
         if method == "CONNECT":
-            raise RequestRefused(HTTPStatus.NOT_IMPLEMENTED, "CONNECT asks for a tunnel: this is no proxy")
+            raise RequestRefused(
+                HTTPStatus.NOT_IMPLEMENTED, "CONNECT asks for a tunnel, but this service is not a proxy"
+            )
         if self._parser.should_upgrade():
             self._offers_upgrade = True
             return
         version = self._parser.get_http_version()
         scope = self._head.scope(method, version)
-        if len(self._pipeline) >= _MAX_PIPELINED:
+        if len(self._pipeline) >= _MAX_PIPELINED_REQUESTS:
             raise RequestRefused(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"more than {_MAX_PIPELINED} requests wait on this connection: wait for their answers",
+                f"more than {_MAX_PIPELINED_REQUESTS} requests wait on this connection: wait for their answers",
             )
-        path = self._without_prefix(scope["path"])
-        if self._port.for_probes_alone(self) and path not in PROBES:
+        path = self._path_below_prefix(scope["path"])
+        if self._limiter.is_probe_only(self) and path not in PROBE_PATHS:
             raise RequestRefused(
-                HTTPStatus.SERVICE_UNAVAILABLE, "all connections that the service takes at once are at work"
+                HTTPStatus.SERVICE_UNAVAILABLE, "all connections that the service accepts are busy: try again later"
             )
         self._in_head = False
-        # Longer than the application's own, which answers: this one ends what goes on after the answer.
-        self._expect_within(self.limits.body_seconds + 5, "its body comes too slowly")
-        keep_alive = version != "1.0" and self._parser.should_keep_alive() and not self._port.for_probes_alone(self)
+        # Longer than the application's own time limit, which answers 408: this one ends a body that goes on after that.
+        self._set_receive_timeout(self.settings.body_seconds + 5, "its body arrives too slowly")
+        keep_alive = version != "1.0" and self._parser.should_keep_alive() and not self._limiter.is_probe_only(self)
         expects = version != "1.0" and self._head.expects_continue
-        self._bodiless = method in _WITH_BODY and not self._head.has_length
-        # What follows the last request is dropped, unless it may be meant as the body of that.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=not self._bodiless)
-        self._last = self._cycle(scope, keep_alive, expects)
-        self._answer(self._last, self._app, at_once=path in _AT_ONCE)
+        self._undeclared_body = method in _METHODS_WITH_BODY and not self._head.has_length
+        # Bytes after the last request of a connection are dropped, unless they may be meant as its undeclared body.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=not self._undeclared_body)
+        self._last_read = self._make_cycle(scope, keep_alive, expects)
+        self._answer(self._last_read, self._app, at_once=path in _IMMEDIATE_PATHS)
 
-    def _without_prefix(self, path: str) -> str:
-        return without_prefix(path, self.limits.root_path or "")
+    def _path_below_prefix(self, path: str) -> str:
+        return strip_prefix(path, self.settings.root_path or "")
 
-    # Answers, one after the other
+    # Responses, in the order of the requests (RFC 9112, 9.3.2)
 
     @property
-    def _owed(self) -> "_Cycle | None":
-        """The last request that has no whole answer yet."""
+    def _last_unanswered(self) -> "_RequestCycle | None":
+        """The last request whose response is not complete."""
         if self._pipeline:
             return self._pipeline[-1][0]
-        return None if self._running is None or self._running.response_complete else self._running
+        return None if self._current is None or self._current.response_complete else self._current
 
-    def _cycle(self, request: dict[str, Any], keep_alive: bool, expects_continue: bool = False) -> "_Cycle":
+    def _make_cycle(self, request: dict[str, Any], keep_alive: bool, expects_continue: bool = False) -> "_RequestCycle":
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -297,9 +305,9 @@ class Connection(asyncio.Protocol):
             "query_string": b"",
             "state": self._app_state.copy(),
         } | request
-        return _Cycle(
+        return _RequestCycle(
             scope=scope,  # type: ignore[arg-type]
-            transport=_LastingTransport(self._transport, self._finish),  # type: ignore[arg-type]
+            transport=_ResponseTransport(self._transport, self._close_gracefully),  # type: ignore[arg-type]
             flow=self._flow,
             logger=log,
             access_logger=log,
@@ -308,134 +316,141 @@ class Connection(asyncio.Protocol):
             message_event=asyncio.Event(),
             expect_100_continue=expects_continue,
             keep_alive=keep_alive,
-            on_response=self._answered,
+            on_response=self._on_response_sent,
         )
 
-    def _answer(self, cycle: "_Cycle", app: App, *, at_once: bool = False) -> None:
-        """Have `app` answer in a turn of its own, or at once; in any case after what was asked before."""
-        if self._running is not None and not self._running.response_complete:
+    def _answer(self, cycle: "_RequestCycle", app: App, *, at_once: bool = False) -> None:
+        """Have `app` answer after all earlier requests: then when it is scheduled, or `at_once`."""
+        if self._current is not None and not self._current.response_complete:
             self._flow.pause_reading()
             self._pipeline.append((cycle, app))
             return
-        self._running = cycle
+        self._current = cycle
         start = partial(self._start, cycle, app)
         if at_once:
             start()
-        elif self._bodiless and cycle is self._last:
-            self._loop.call_later(_FOLLOWING_SECONDS, self.turns.take, start)
+        elif self._undeclared_body and cycle is self._last_read:
+            self._loop.call_later(_UNDECLARED_BODY_SECONDS, self.start_scheduler.schedule, start)
         else:
-            self.turns.take(start)
+            self.start_scheduler.schedule(start)
 
-    def _start(self, cycle: "_Cycle", app: App) -> None:
-        if cycle.disconnected:  # meanwhile
+    def _start(self, cycle: "_RequestCycle", app: App) -> None:
+        if cycle.disconnected:  # while it waited for its start
             return
         task = self._loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self._server_state.tasks.discard)
         self._server_state.tasks.add(task)
 
-    def _answered(self) -> None:
+    def _on_response_sent(self) -> None:
         self._server_state.total_requests += 1
         if self._lingering or self._transport.is_closing():
             return
         self._flow.resume_reading()
         if self._pipeline:
             self._answer(*self._pipeline.popleft())
-        elif self._between:
-            self._expect_within(self.limits.keep_alive_seconds, "")
-        self._report()
+        elif self._between_requests:
+            self._set_receive_timeout(self.settings.keep_alive_seconds, "")
+        self._update_state()
 
     def _disconnect(self) -> None:
-        """Tell the request that is answered now that nobody reads it."""
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
+        """Tell the application that the client of the current request has gone."""
+        if self._current is not None and not self._current.response_complete:
+            self._current.disconnected = True
+            self._current.message_event.set()
 
     def _refuse(self, refused: RequestRefused) -> None:
-        """Answer the request that is read now in the application's place, after those before it; read no other."""
+        """Answer the request that is being read in the application's place, after all earlier ones; read no more."""
         log.info("the client %s is refused: %d, %s", self._peer, refused.status, refused.detail)
-        self._deaf = True
-        self._expect_within(None)
-        in_body = not self._in_head or (self._bodiless and self._owed is self._last)
-        if in_body and self._last is not None:  # the application may have it already
+        self._ignores_input = True
+        self._set_receive_timeout(None)
+        in_body = not self._in_head or (self._undeclared_body and self._last_unanswered is self._last_read)
+        if in_body and self._last_read is not None:  # the application may have the request already
             if self._pipeline:
                 self._pipeline.pop()
-            elif self._last.response_complete:
-                self._finish()
+            elif self._last_read.response_complete:
+                self._close_gracefully()
                 return
-            elif self._last.response_started:
-                self._last.keep_alive = False
+            elif self._last_read.response_started:
+                self._last_read.keep_alive = False
                 return
             else:
                 self._disconnect()
-                self._running = None
-        method = "HEAD" if self._opening.startswith(b"HEAD ") else "GET"
-        path = str(self._last.scope["path"]) if self._bodiless and self._last else self._head.target.decode("latin-1")
-        inference = self._without_prefix(path).startswith("/v2")
-        cycle = self._cycle({"method": method, "path": "", "raw_path": b"", "headers": []}, keep_alive=False)
+                self._current = None
+        method = "HEAD" if self._first_bytes.startswith(b"HEAD ") else "GET"
+        path = self._head.target.decode("latin-1")
+        if self._undeclared_body and self._last_read is not None:
+            path = str(self._last_read.scope["path"])
+        inference = self._path_below_prefix(path).startswith("/v2")
+        cycle = self._make_cycle({"method": method, "path": "", "raw_path": b"", "headers": []}, keep_alive=False)
         cycle.more_body = False
         self._answer(cycle, _refusal(refused, inference=inference))
-        self._report()
+        self._update_state()
 
-    def _finish(self) -> None:
-        """End the connection behind the last answer, but read on until the client has ended it too, for a while.
+    # The end of the connection (RFC 9112, 9.6)
 
-        If it were closed at once while the client still sends, the client's system would drop the answer unread
-        (RFC 9112, 9.6).
+    def _close_gracefully(self) -> None:
+        """Stop sending after the last response, but go on reading, for a limited time, until the client closes too.
+
+        If the connection were closed while the client still sends, the client's system would receive a reset and drop
+        the response unread.
         """
         if self._lingering or self._transport.is_closing():
             return
-        self._lingering = self._deaf = True
+        self._lingering = self._ignores_input = True
         self._pipeline.clear()
-        if self._at_end or (self._stopping and self._between):
+        if self._received_eof or (self._stopping and self._between_requests):
             self._transport.close()
             return
         self._transport.write_eof()
         self._flow.resume_reading()
-        self._lingers_until = self._loop.time() + self.limits.body_seconds
+        self._linger_deadline = self._loop.time() + self.settings.body_seconds
         self._linger()
-        self._report()
+        self._update_state()
 
     def _linger(self) -> None:
-        """Wait for what the client still sends, but not for long."""
-        self._expect_within(min(_LINGERING_SECONDS, max(0, self._lingers_until - self._loop.time())))
+        """Wait for more bytes or the client's close: seconds after each byte, `body_seconds` in all."""
+        self._set_receive_timeout(min(_MAX_LINGER_SILENT_SECONDS, max(0, self._linger_deadline - self._loop.time())))
 
-    # Clients that are slow, or gone
+    # Clients that are slow or gone
 
     @property
     def _peer(self) -> str:
         return self._client[0] if self._client else ""
 
-    def _report(self) -> None:
-        """Tell the port what this connection waits for."""
+    def _update_state(self) -> None:
+        """Tell the limiter what this connection waits for."""
         if self._transport.is_closing():
             return
-        if self._lingering or self._owed is None:
+        if self._lingering or self._last_unanswered is None:
             state = ConnectionState.IDLE
         elif self._in_head:
             state = ConnectionState.WORKING
         else:
             state = ConnectionState.RECEIVING
-        self._port.move(self, state)
+        self._limiter.set_state(self, state)
 
-    def _expect_within(self, seconds: float | None, why: str = "") -> None:
-        """Cut the client off unless what it sends is there in time; without a reason to tell it is just closed."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if seconds is None else self._loop.call_later(seconds, self._is_late, seconds, why)
+    def _set_receive_timeout(self, seconds: float | None, why: str = "") -> None:
+        """Cut the client off after `seconds`, None for never. The log says `why`; an idle connection closes without."""
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
+        if seconds is not None:
+            self._receive_timer = self._loop.call_later(seconds, self._on_receive_timeout, seconds, why)
 
-    def _is_late(self, seconds: float, why: str) -> None:
-        if self._flow.read_paused:  # it is not the client that is late
-            self._expect_within(seconds, why)
+    def _on_receive_timeout(self, seconds: float, why: str) -> None:
+        if self._flow.read_paused:  # the service is not reading: the client is not late
+            self._set_receive_timeout(seconds, why)
         elif why:
             self._cut_off(why)
         else:
             self._transport.abort()
 
-    def _write_within(self, seconds: float | None) -> None:
-        if self._writing is not None:
-            self._writing.cancel()
-        late = "it does not read its answer"
-        self._writing = None if seconds is None else self._loop.call_later(seconds, self._cut_off, late)
+    def _set_send_timeout(self, seconds: float | None) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+        if seconds is not None:
+            self._send_timer = self._loop.call_later(seconds, self._cut_off, "it does not read its response")
 
     def _cut_off(self, why: str) -> None:
         log.info("the client %s is cut off: %s", self._peer, why)
@@ -443,45 +458,46 @@ class Connection(asyncio.Protocol):
         self._disconnect()
         self._transport.abort()
 
-    def _look_for_reset(self, since: float, probe_after: float) -> None:
-        """Find out whether a client that sends no more has gone altogether: either way, all that came is its FIN.
+    def _poll_for_reset(self, since: float, probe_after: float) -> None:
+        """Detect a client that has closed the connection: it sends the same FIN as one that only stopped sending.
 
-        A system whose client has gone answers what it is sent with a reset. So a request that waits is sent an interim
-        response, now and then; whoever still reads can take one at any time (RFC 9110, 15.2). HTTP/1.0 has none.
+        The system of a client that has closed answers any byte with a reset. So while a request waits, the client is
+        sent interim responses, at doubling intervals: one that still reads must accept them at any time (RFC 9110,
+        15.2). HTTP/1.0 has no interim responses.
         """
         if self._transport.is_closing() or self._lingering:
             return
         if _is_reset(self._transport):
             self._cut_off("it has closed the connection")
             return
-        running = self._running
-        if self._loop.time() - since >= probe_after and running is not None:
-            if running.scope["http_version"] != "1.0" and not running.response_started:
+        current = self._current
+        if self._loop.time() - since >= probe_after and current is not None:
+            if current.scope["http_version"] != "1.0" and not current.response_started:
                 self._transport.write(_CONTINUE)
             probe_after *= 2
-        self._loop.call_later(_LOOK_SECONDS, self._look_for_reset, since, probe_after)
+        self._loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset, since, probe_after)
 
 
-class _Cycle(RequestResponseCycle):
-    """A request and its answer."""
+class _RequestCycle(RequestResponseCycle):
+    """A request and its response."""
 
     async def send(self, message: Any) -> None:
         if self.waiting_for_100_continue and self.more_body:
-            self.keep_alive = False  # whether the body comes nobody knows, RFC 9110, 10.1.1
+            self.keep_alive = False  # the client may send its body or not (RFC 9110, 10.1.1)
         await super().send(message)
 
 
-class _LastingTransport:
-    """What a cycle sees of the transport: `finish` is called in place of its close."""
+class _ResponseTransport:
+    """The transport as a request cycle sees it; `close` is called in place of the transport's."""
 
-    def __init__(self, transport: asyncio.Transport, finish: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write = transport.write
         self.is_closing = transport.is_closing
-        self.close = finish
+        self.close = close
 
 
 def _refusal(refused: RequestRefused, *, inference: bool) -> App:
-    """An application that answers as app.api.problems does."""
+    """An application that answers with the refusal, in the format of app.api.problems."""
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         status = refused.status
@@ -500,12 +516,12 @@ async def _respond(send: Any, status: HTTPStatus, body: bytes, headers: dict[byt
     await send({"type": "http.response.body", "body": body})
 
 
-def _plain(address: tuple[str, int | None] | None) -> tuple[str, int] | None:
-    """The address of an IPv4 client as such where it came to a socket of IPv6."""
-    return None if address is None else (address[0].removeprefix(_IPV4_MAPPED), address[1] or 0)
+def _unmapped(address: tuple[str, int | None] | None) -> tuple[str, int] | None:
+    """`address`, as IPv4 where an IPv6 socket shows an IPv4 client (RFC 4291, 2.5.5.2)."""
+    return None if address is None else (address[0].removeprefix(_IPV4_MAPPED_PREFIX), address[1] or 0)
 
 
 def _is_reset(transport: asyncio.Transport) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), 0)
-    return bool(poll.poll(0))  # POLLHUP and POLLERR are always told
+    return bool(poll.poll(0))  # poll reports POLLHUP and POLLERR without being asked for them

@@ -1,4 +1,4 @@
-"""The process of the service: the ports it listens on, the signals, and an end that loses nothing."""
+"""The server of the HTTP process: listening sockets, signals, and a shutdown that loses no request."""
 
 import asyncio
 import errno
@@ -19,7 +19,7 @@ from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.machine.signals import ALL, outside
 from app.server.connection import Connection
-from app.server.connection_limits import ADMIN_CONNECTIONS, PROBE_CONNECTIONS, Port, Turns
+from app.server.connection_limits import MAX_ADMIN_CONNECTIONS, MAX_PROBE_CONNECTIONS, ConnectionLimiter, StartScheduler
 from app.serving.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """Serves `app`, made with `settings`, until SIGTERM or Ctrl-C.
 
-    SIGTERM turns readiness off at once; everything goes on for `grace_seconds`, so that whoever balances the load can
-    see it. Then the port closes, and what was accepted is finished within `drain_seconds`. Ctrl-C, or a second signal,
-    skips the grace. SIGHUP has the models on disk read again.
+    SIGTERM ends readiness at once; requests are accepted for `grace_seconds` more, so that the load balancer can
+    notice. Then the port closes, and accepted requests are finished within `drain_seconds`. Ctrl-C, or a second signal,
+    skips the grace period. SIGHUP reads the models on disk again.
     """
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=self._protocol(settings),
+                http=self._protocol(),
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -53,9 +53,9 @@ class Server(uvicorn.Server):
         )
 
     def run_until_stopped(self) -> None:
-        """Bind, serve, drain. Raises BadParameter where a port cannot be had, before anything is loaded."""
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # connections are limited by the settings
+        """Bind, serve, drain. Raises BadParameter if a port cannot be bound, before anything is loaded."""
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))  # the settings limit connections
         sockets = listen(self._settings.host, self._settings.port, self.config.backlog)
         if self._settings.admin_port is not None:
             admin = listen(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
@@ -87,25 +87,25 @@ class Server(uvicorn.Server):
             outside.take()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
 
-    def _protocol(self, settings: Settings) -> type[Connection]:
-        public = Port(settings.max_connections, PROBE_CONNECTIONS)
-        admin = Port(ADMIN_CONNECTIONS)
+    def _protocol(self) -> type[Connection]:
+        public = ConnectionLimiter(self._settings.max_connections, MAX_PROBE_CONNECTIONS)
+        admin = ConnectionLimiter(MAX_ADMIN_CONNECTIONS)
         service = self._service
 
-        class Accepted(Connection):
-            limits = settings
-            turns = Turns()
+        class ServiceConnection(Connection):
+            settings = self._settings
+            start_scheduler = StartScheduler()
 
-            def port_of(self, number: int) -> Port:
-                return admin if number == service.access.admin_port else public
+            def limiter_of(self, port: int) -> ConnectionLimiter:
+                return admin if port == service.access.admin_port else public
 
-        return Accepted
+        return ServiceConnection
 
     def _terminate(self) -> None:
         if self._service.stopping or not self.started:
             self._stop()
             return
-        log.info("stopping: not ready any more, the port closes in %g s", self._settings.grace_seconds)
+        log.info("stopping: no longer ready, the port closes in %g s", self._settings.grace_seconds)
         self._service.stopping = True
         asyncio.get_running_loop().call_later(self._settings.grace_seconds, self._stop)
 
@@ -130,35 +130,35 @@ async def _reload(repository: Repository) -> None:
 
 
 def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Sockets that listen on every address that `host` names, all with the same number.
+    """Sockets that listen on every address of `host`, all with the same port number.
 
-    "::" takes IPv4 too. An address that this machine has not is passed over if there is another one. BadParameter if
-    there is none, or if one is taken.
+    "::" accepts IPv4 too. An address that this machine does not have is skipped if there is another one. BadParameter
+    if none is left, or if one is in use.
     """
     name = host.removeprefix("[").removesuffix("]")
-    where = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    requested = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
     try:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as err:
-        raise BadParameter(f"cannot listen on {where}: {name!r} is not the name or the address of a host") from err
-    listening: list[socket.socket] = []
+        raise BadParameter(f"cannot listen on {requested}: {name!r} is not the name or address of a host") from err
+    listeners: list[socket.socket] = []
     failure: OSError | None = None
-    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-        number = listening[0].getsockname()[1] if listening else port
+    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
+        number = listeners[0].getsockname()[1] if listeners else port
         try:
-            listening.append(_bound(family, (address[0], number, *address[2:]), backlog, both=name == "::"))
+            listeners.append(_bound(family, (address[0], number, *address[2:]), backlog, both=name == "::"))
         except OSError as err:
             failure = err
             if err.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 break
         else:
-            log.info("listening on %s", _url(listening[-1]))
-    if not listening or (failure is not None and failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
-        for one in listening:
-            one.close()
+            log.info("listening on %s", _url(listeners[-1]))
+    if not listeners or (failure is not None and failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
+        for listener in listeners:
+            listener.close()
         assert failure is not None
-        raise BadParameter(f"cannot listen on {where}: {failure.strerror}") from failure
-    return listening
+        raise BadParameter(f"cannot listen on {requested}: {failure.strerror}") from failure
+    return listeners
 
 
 def _bound(family: int, address: tuple[Any, ...], backlog: int, *, both: bool) -> socket.socket:
@@ -176,8 +176,8 @@ def _bound(family: int, address: tuple[Any, ...], backlog: int, *, both: bool) -
 
 
 def _url(listener: socket.socket) -> str:
-    address, number, *more = listener.getsockname()
+    address, port, *flow_and_scope = listener.getsockname()
     if listener.family != socket.AF_INET6:
-        return f"http://{address}:{number}"
-    zone = f"%25{socket.if_indextoname(more[1])}" if more[1] else ""  # RFC 6874
-    return f"http://[{address.partition('%')[0]}{zone}]:{number}"
+        return f"http://{address}:{port}"
+    zone = f"%25{socket.if_indextoname(flow_and_scope[1])}" if flow_and_scope[1] else ""  # RFC 6874
+    return f"http://[{address.partition('%')[0]}{zone}]:{port}"

@@ -108,7 +108,7 @@ def test_paths_that_are_not_there_are_an_error_before_an_engine_is_loaded(
     paths = [str(tmp_path / "no-such-folder/"), str(tmp_path / "*.png")]
     done = CliRunner().invoke(main, ["classify", *paths, "--bundle", str(bundle)])
     assert done.exit_code == 1
-    assert f"error: there is no {paths[0]}, nor {paths[1]}" in done.output
+    assert f"error: {paths[0]}, {paths[1]}: no such file" in done.output
 
 
 def test_what_is_no_file_is_an_error_of_its_own(bundle: Path, folder: Path) -> None:

@@ -182,7 +182,7 @@ def test_the_servers_longest_time_is_the_most_that_a_client_can_ask_for(
 def test_a_timeout_that_is_no_number_of_milliseconds_is_422(small: Server, value: str) -> None:
     response = post(small, **{"X-Request-Timeout-Ms": value})
     assert response.status_code == 422
-    assert "X-Request-Timeout-Ms is a whole number of milliseconds" in response.json()["detail"]
+    assert "X-Request-Timeout-Ms must be a whole number of milliseconds" in response.json()["detail"]
 
 
 def test_far_beyond_capacity_the_accepted_are_in_time_and_the_rest_is_refused(small: Server) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.auth import AccessControl, Keys, Level, RateLimit
+from app.api.auth import AccessControl, AccessLevel, Keys, RateLimit
 from app.errors import BadParameter, Forbidden, RateLimited, TooLarge, Unauthorized
 from bundle.bundle_errors import ExplainedError
 from tests.conftest import Server, free_port, running
@@ -50,7 +50,7 @@ def test_a_name_may_have_several_keys() -> None:
 @pytest.mark.parametrize(
     "line", ["short", "ann:short", "ann:seven77", ":" + ANN, f"a name:{ANN}", f"ann:{ANN} x", f"ann:{ANN}é", "a" * 600]
 )
-def test_a_key_that_is_none_is_refused_without_being_shown(line: str) -> None:
+def test_an_invalid_key_is_refused_without_being_shown(line: str) -> None:
     with pytest.raises(BadParameter, match="key 2 of the setting is not NAME:KEY") as caught:
         Keys([f"bob:{BOB}", line], None)
     assert line not in str(caught.value)
@@ -102,7 +102,7 @@ def test_a_key_that_is_an_admin_key_too_is_warned_of_without_being_shown(caplog:
 
 
 def outcome(
-    checked: AccessControl, key: str, port: int, needed: Level, header: Callable[[str], dict[str, str]] = bearer
+    checked: AccessControl, key: str, port: int, needed: AccessLevel, header: Callable[[str], dict[str, str]] = bearer
 ) -> str | type[ExplainedError]:
     headers = {name.lower(): value for name, value in (header(key) if key else {}).items()}
     try:
@@ -128,7 +128,9 @@ KEYS, ADMINS = Keys([f"ann:{ANN}"], None), Keys([f"root:{ADMIN}"], None)
 )
 def test_what_the_main_port_opens(keys: Keys, admins: Keys, admin_port: int | None, expected: list[object]) -> None:
     checked = AccessControl(keys, admins, admin_port, None)
-    tried = [(level, key) for level in (Level.KEY, Level.ADMIN) for key in ("", "wrong-0123456789", ANN, ADMIN)]
+    tried = [
+        (level, key) for level in (AccessLevel.KEY, AccessLevel.ADMIN) for key in ("", "wrong-0123456789", ANN, ADMIN)
+    ]
     assert [outcome(checked, key, MAIN, level) for level, key in tried] == expected
 
 
@@ -141,11 +143,11 @@ def test_what_the_main_port_opens(keys: Keys, admins: Keys, admin_port: int | No
 )
 def test_what_the_admin_port_opens(admins: Keys, expected: list[object]) -> None:
     checked = AccessControl(KEYS, admins, SIDE, None)
-    assert [outcome(checked, key, SIDE, Level.ADMIN) for key in ("", "wrong-0123456789", ANN, ADMIN)] == expected
+    assert [outcome(checked, key, SIDE, AccessLevel.ADMIN) for key in ("", "wrong-0123456789", ANN, ADMIN)] == expected
 
 
 def test_what_is_open_takes_any_key() -> None:
-    assert outcome(AccessControl(KEYS, ADMINS, SIDE, None), "wrong-0123456789", MAIN, Level.OPEN) == ""
+    assert outcome(AccessControl(KEYS, ADMINS, SIDE, None), "wrong-0123456789", MAIN, AccessLevel.OPEN) == ""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_what_is_open_takes_any_key() -> None:
     ],
 )
 def test_where_a_key_is_looked_for(name: str, value: str, known: bool) -> None:
-    found = outcome(AccessControl(KEYS, NONE, None, None), ANN, MAIN, Level.KEY, lambda _: {name: value})
+    found = outcome(AccessControl(KEYS, NONE, None, None), ANN, MAIN, AccessLevel.KEY, lambda _: {name: value})
     assert found == ("ann" if known else Unauthorized)
 
 
@@ -235,7 +237,7 @@ def test_what_a_request_paid_before_its_images_were_known_is_a_part_of_them_or_g
 def test_more_images_than_a_rate_ever_allows_are_told_so() -> None:
     limit = RateLimit("2/minute")
     limit.take("ann")
-    with pytest.raises(TooLarge, match=r"32 images in one request can never pass the limit of 2 images per minute"):
+    with pytest.raises(TooLarge, match=r"32 images in one request are more than the limit of 2 images per minute"):
         limit.take("ann", 32, paid=1)
     limit.take("ann", 2)
 
@@ -246,11 +248,11 @@ def test_a_rate_keeps_nothing_of_windows_that_have_passed(clock: Clock) -> None:
         limit.take(f"key-{number % 50}")
     clock.now += 1.1
     limit.take("last")
-    assert [*limit._taken] == ["last"]
+    assert [*limit._usage] == ["last"]
 
 
 @pytest.mark.parametrize("limit", ["0/minute", "many", "5"])
-def test_a_rate_that_is_none_is_refused(limit: str) -> None:
+def test_an_invalid_rate_is_refused(limit: str) -> None:
     with pytest.raises(BadParameter, match="rate limit"):
         RateLimit(limit)
 
@@ -368,7 +370,7 @@ def test_every_image_of_a_batch_counts_on_every_route(guarded: Server) -> None:
         return httpx.post(url, json={"inputs": [tensor]}, headers=bearer(DAN))
 
     assert (batch(4).status_code, infer(4).status_code) == (413, 413)
-    assert "4 images in one request can never pass the limit of 3 images per hour" in batch(4).text
+    assert "4 images in one request are more than the limit of 3 images per hour" in batch(4).text
     assert batch(2).status_code == 200
     for refused in (batch(2), infer(2)):
         assert refused.status_code == 429

@@ -5,11 +5,11 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from app.api.body import Bodies
+from app.api.body import BodyLimits
 from app.errors import Overloaded, SlowClient
 
 
-async def sent(bodies: Bodies, pieces: Sequence[bytes], *, whole: bool = True) -> bytes:
+async def sent(limits: BodyLimits, pieces: Sequence[bytes], *, whole: bool = True) -> bytes:
     """The body that arrives in these pieces, all at once; if it is not the whole of it, what reads it waits."""
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
 
@@ -20,114 +20,113 @@ async def sent(bodies: Bodies, pieces: Sequence[bytes], *, whole: bool = True) -
             await asyncio.sleep(60)
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    with bodies.holding(Request({"type": "http", "headers": []}, receive)) as body:
+    with limits.open_body(Request({"type": "http", "headers": []}, receive)) as body:
         return await body.whole()
 
 
 def test_one_stalled_body_is_ended_where_one_is_enough() -> None:
     async def main() -> None:
-        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
-        stalled = [asyncio.create_task(sent(bodies, [bytes(48)], whole=False)) for _ in range(2)]
+        limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
+        stalled = [asyncio.create_task(sent(limits, [bytes(48)], whole=False)) for _ in range(2)]
         await asyncio.sleep(0.01)
-        assert await sent(bodies, 5 * [b"12345"]) == 5 * b"12345"
+        assert await sent(limits, 5 * [b"12345"]) == 5 * b"12345"
         with pytest.raises(SlowClient, match="make room for others"):
             await stalled[0]
         await asyncio.sleep(0.01)
         assert not stalled[1].done()
-        assert bodies.held == 48
+        assert limits.held_bytes == 48
         stalled[1].cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
-        assert bodies.held == 0
+        assert limits.held_bytes == 0
 
     asyncio.run(main())
 
 
 def test_the_body_that_holds_most_makes_room_and_no_small_one() -> None:
     async def main() -> None:
-        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
+        limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
         sizes = (1, 30, 50, 5)  # the oldest holds the least
-        stalled = [asyncio.create_task(sent(bodies, [bytes(size)], whole=False)) for size in sizes]
+        stalled = [asyncio.create_task(sent(limits, [bytes(size)], whole=False)) for size in sizes]
         await asyncio.sleep(0.01)
-        assert await sent(bodies, 3 * [bytes(20)]) == bytes(60)
+        assert await sent(limits, 3 * [bytes(20)]) == bytes(60)
         with pytest.raises(SlowClient, match="make room for others"):
             await stalled[2]
         await asyncio.sleep(0.01)
         assert [task.done() for task in stalled] == [False, False, True, False]
-        assert await sent(bodies, 4 * [bytes(20)]) == bytes(80)
+        assert await sent(limits, 4 * [bytes(20)]) == bytes(80)
         await asyncio.sleep(0.01)
         assert [task.done() for task in stalled] == [False, True, True, False]
         for task in stalled:
             task.cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
-        assert bodies.held == 0
+        assert limits.held_bytes == 0
 
     asyncio.run(main())
 
 
 def test_no_body_is_ended_where_that_would_not_make_room() -> None:
     async def main() -> None:
-        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
-        bodies.held = 80  # by those that have arrived
-        paused = asyncio.create_task(sent(bodies, [bytes(5)], whole=False))
+        limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
+        limits.held_bytes = 80  # by those that have arrived
+        paused = asyncio.create_task(sent(limits, [bytes(5)], whole=False))
         await asyncio.sleep(0.01)
         with pytest.raises(Overloaded):
-            await sent(bodies, [bytes(30)])
+            await sent(limits, [bytes(30)])
         await asyncio.sleep(0.01)
         assert not paused.done()
-        assert bodies.held == 85
+        assert limits.held_bytes == 85
         paused.cancel()
         await asyncio.gather(paused, return_exceptions=True)
 
     asyncio.run(main())
 
 
-def test_a_body_that_ends_by_itself_is_no_fault_of_others() -> None:
-    """Its time is over, but it has not come to know that."""
+def test_a_body_that_has_timed_out_is_not_evicted() -> None:
+    """Its timeout has expired, but its task has not run since."""
 
     async def main() -> None:
-        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=0.05)
-        stalled = asyncio.create_task(sent(bodies, [bytes(90)], whole=False))
+        limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=0.05)
+        stalled = asyncio.create_task(sent(limits, [bytes(90)], whole=False))
         await asyncio.sleep(0.01)
-        timeout = bodies.arriving[0].timeout
-        assert timeout is not None
+        timeout = limits.arriving[0].timeout
         while not timeout.expired():  # noqa: ASYNC110, it stays so for one round of the loop
             await asyncio.sleep(0)
         assert not stalled.done()
-        assert await sent(bodies, [b"12345"] * 3) == b"12345" * 3
-        with pytest.raises(SlowClient, match="was not there within"):
+        assert await sent(limits, [b"12345"] * 3) == b"12345" * 3
+        with pytest.raises(SlowClient, match="did not arrive within"):
             await stalled
-        assert bodies.held == 0
+        assert limits.held_bytes == 0
 
     asyncio.run(main())
 
 
-def test_what_an_ended_body_still_receives_counts_no_more() -> None:
+def test_an_evicted_body_receives_no_more() -> None:
     async def main() -> None:
-        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
+        limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
 
         async def receive() -> Message:
             await asyncio.sleep(0)
             return {"type": "http.request", "body": bytes(30), "more_body": True}
 
-        with bodies.holding(Request({"type": "http", "headers": []}, receive)) as body:
+        with limits.open_body(Request({"type": "http", "headers": []}, receive)) as body:
             reading = asyncio.create_task(body.whole())
-            while not body.received:  # noqa: ASYNC110
+            while not body.held_bytes:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            body.evicted = True
+            body.evict()
             with pytest.raises(SlowClient, match="make room"):
                 await reading
-            assert body.received == 30
-        assert bodies.held == 0
+            assert body.held_bytes == 0
+        assert limits.held_bytes == 0
 
     asyncio.run(main())
 
 
 def test_the_oldest_itself_is_refused() -> None:
     async def main() -> None:
-        bodies = Bodies(max_bytes=100, all_bytes=100, seconds=5)
-        bodies.held = 80  # by those that have arrived
+        limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
+        limits.held_bytes = 80  # by those that have arrived
         with pytest.raises(Overloaded):
-            await sent(bodies, [bytes(30)])
-        assert bodies.held == 80
+            await sent(limits, [bytes(30)])
+        assert limits.held_bytes == 80
 
     asyncio.run(main())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.content_coding import Coded
+from app.api.content_coding import ContentDecoder
 from app.errors import BadBody, UnknownCoding
 
 JSON = b'{"inputs": [' + b"1, " * 5000 + b"1]}"
@@ -26,7 +26,7 @@ PLAIN = [
     "{}".encode("utf-16"),
     b"--x\r\nContent-Disposition: form-data",
 ]
-NAMED = [  # what is no image that is taken, and no compressed data either
+OTHER_FORMATS = [  # neither an image of a supported format nor compressed data
     b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + BYTES,
     b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + BYTES,
     b"II*\x00\x08\0\0\0" + BYTES,
@@ -46,11 +46,11 @@ def raw_deflate(body: bytes) -> bytes:
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
-def plain(body: bytes, header: str, size: int = 1 << 16) -> bytes:
-    """What `body` decodes to, which comes in pieces of `size` bytes."""
-    coded = Coded(header)
-    pieces = [piece for start in range(0, len(body), size) for piece in coded.feed(body[start : start + size])]
-    return b"".join([*pieces, *coded.finish()])
+def decoded(body: bytes, header: str, size: int = 1 << 16) -> bytes:
+    """The decoded `body`, fed in pieces of `size` bytes."""
+    decoder = ContentDecoder(header)
+    pieces = [piece for start in range(0, len(body), size) for piece in decoder.feed(body[start : start + size])]
+    return b"".join([*pieces, *decoder.finish()])
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1 << 20])
@@ -76,47 +76,47 @@ def plain(body: bytes, header: str, size: int = 1 << 16) -> bytes:
         ("", bytes),
     ],
 )
-def test_codings_are_undone_however_the_body_is_cut(header: str, pack: Callable[[bytes], bytes], size: int) -> None:
+def test_a_body_is_decoded_however_it_is_cut(header: str, pack: Callable[[bytes], bytes], size: int) -> None:
     for body in (JSON, BYTES, b"x"):
-        assert plain(pack(body), header, size) == body
+        assert decoded(pack(body), header, size) == body
 
 
 @pytest.mark.parametrize(
     "header", ["gzip", "deflate", "br", "aws-chunked", "zstd", "utf-8", "gzip, gzip, gzip", "base64"]
 )
-def test_a_body_that_plainly_is_something_is_taken_as_it_is_whatever_its_coding_says(header: str) -> None:
-    for body in (*PLAIN, *NAMED):
+def test_a_body_of_a_known_format_is_left_unchanged_whatever_its_coding_says(header: str) -> None:
+    for body in (*PLAIN, *OTHER_FORMATS):
         for size in (1, 1 << 20):
-            assert plain(body, header, size) == body
+            assert decoded(body, header, size) == body
 
 
 @pytest.mark.parametrize("header", ["gzip", "deflate", "br", "identity"])
-def test_an_empty_body_is_in_every_coding(header: str) -> None:
-    assert plain(b"", header) == b""
+def test_an_empty_body_is_valid_in_every_coding(header: str) -> None:
+    assert decoded(b"", header) == b""
 
 
 def test_gzip_of_several_members_is_one_body() -> None:
     members = [gzip.compress(BYTES[start : start + 1000]) for start in range(0, 100_000, 1000)]
     for size in (1, 33, 1 << 20):
-        assert plain(b"".join(members), "gzip", size) == BYTES[:100_000]
-    assert plain(members[0] + bytes(500), "gzip", 100) == BYTES[:1000]  # padded, as tapes are
+        assert decoded(b"".join(members), "gzip", size) == BYTES[:100_000]
+    assert decoded(members[0] + bytes(500), "gzip", 100) == BYTES[:1000]  # padded, as tapes are
 
 
 @pytest.mark.parametrize("header", ["br", "zstd", "compress", "gzip, br", "aws-chunked", "x" * 99, "gzip, utf-8"])
-def test_a_coding_that_is_not_taken_is_named(header: str) -> None:
-    with pytest.raises(UnknownCoding, match="is not taken; one of gzip, deflate") as refused:
-        plain(b"\x0b\x02\x80 something", header)
+def test_an_unsupported_coding_is_refused_by_name(header: str) -> None:
+    with pytest.raises(UnknownCoding, match="is not supported: use gzip or deflate") as refused:
+        decoded(b"\x0b\x02\x80 something", header)
     assert repr(header.rpartition(", ")[2][:20]) in str(refused.value)
 
 
 @pytest.mark.parametrize("header", ["br, gzip", "gzip, zstd", "compress, gzip"])
-def test_a_real_coding_that_is_not_taken_is_named_beside_one_that_is(header: str) -> None:
-    with pytest.raises(UnknownCoding, match="is not taken; one of gzip, deflate"):
-        plain(gzip.compress(BYTES), header)
+def test_an_unsupported_coding_beside_a_supported_one_is_refused_by_name(header: str) -> None:
+    with pytest.raises(UnknownCoding, match="is not supported: use gzip or deflate"):
+        decoded(gzip.compress(BYTES), header)
 
 
 @pytest.mark.parametrize(("header", "pack"), PACK.items())
-def test_what_is_not_in_its_coding_is_refused(header: str, pack: Callable[[bytes], bytes]) -> None:
+def test_data_that_is_not_in_its_coding_is_refused(header: str, pack: Callable[[bytes], bytes]) -> None:
     packed = pack(BYTES)
     for body, message in [
         (b"plain text", f"the body is not {header} data"),
@@ -126,15 +126,15 @@ def test_what_is_not_in_its_coding_is_refused(header: str, pack: Callable[[bytes
     ]:
         for size in (1 << 20, 5 if "follow" not in message else 1 << 20):
             with pytest.raises(BadBody, match=message):
-                plain(body, header, size)
+                decoded(body, header, size)
 
 
-def test_codings_without_end_are_refused() -> None:
+def test_nested_codings_and_too_many_gzip_members_are_refused() -> None:
     for header in ("gzip, gzip", "deflate, gzip", "gzip, gzip, gzip"):
-        with pytest.raises(BadBody, match=f"codings, {header}; one at most is taken"):
-            plain(gzip.compress(gzip.compress(b"x")), header)
+        with pytest.raises(BadBody, match=f"codings, {header}: use one at most"):
+            decoded(gzip.compress(gzip.compress(b"x")), header)
     with pytest.raises(BadBody, match="follow the body"):
-        plain(2000 * gzip.compress(b""), "gzip")
+        decoded(2000 * gzip.compress(b""), "gzip")
 
 
 def stored(blocks: int) -> bytes:
@@ -152,16 +152,16 @@ def stored(blocks: int) -> bytes:
     ],
     ids=["empty blocks", "name", "padding", "members"],
 )
-def test_what_decodes_to_nothing_is_read_in_small_steps(body: bytes) -> None:
-    """Whoever feeds it has a turn between them."""
-    coded = Coded("gzip")
+def test_data_that_decodes_to_nothing_is_read_in_small_steps(body: bytes) -> None:
+    """Its caller can do other work between them."""
+    decoder = ContentDecoder("gzip")
     slowest, before = 0.0, time.thread_time()
-    for step in coded.feed(body):
+    for step in decoder.feed(body):
         assert step == b""
         slowest, before = max(slowest, time.thread_time() - before), time.thread_time()
     assert slowest < 0.02
     packed = stored(1_000_000)
-    assert sum(1 for _ in Coded("gzip").feed(packed)) >= len(packed) / (1 << 16)
+    assert sum(1 for _ in ContentDecoder("gzip").feed(packed)) >= len(packed) / (1 << 16)
 
 
 @pytest.mark.parametrize("header", ["gzip", "deflate"])
@@ -170,8 +170,8 @@ def test_a_bomb_comes_out_in_small_pieces(header: str) -> None:
     bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
     tracemalloc.start()
     try:
-        coded = Coded(header)
-        pieces = coded.feed(bomb)
+        decoder = ContentDecoder(header)
+        pieces = decoder.feed(bomb)
         assert max(len(next(pieces)) for _ in range(50)) <= 1 << 18
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
@@ -179,7 +179,7 @@ def test_a_bomb_comes_out_in_small_pieces(header: str) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from([*PACK, "gzip, utf-8", "br"]), st.integers(1, 20))
-def test_no_bytes_do_harm(body: bytes, header: str, size: int) -> None:
+def test_arbitrary_bytes_are_decoded_or_refused(body: bytes, header: str, size: int) -> None:
     for sent in (body, b"\x1f\x8b\x08" + body, gzip.compress(body)[: len(body)]):
         with suppress(BadBody, UnknownCoding):
-            assert len(plain(sent, header, size)) < 1100 * len(sent) + 1
+            assert len(decoded(sent, header, size)) < 1100 * len(sent) + 1

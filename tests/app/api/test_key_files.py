@@ -30,8 +30,8 @@ def owners(file: KeyFile) -> list[str | None]:
 
 def seen(file: KeyFile) -> list[str | None]:
     """The owners after what is on disk has been looked at, twice as it takes."""
-    file.look()
-    file.look()
+    file.poll()
+    file.poll()
     return owners(file)
 
 
@@ -69,10 +69,10 @@ def test_what_editors_and_shells_put_around_keys_is_not_theirs(path: Path, conte
         (f"API_KEY={ANN}", "is a line of an env file"),
         (f"export KEY='{ANN}'", "is a line of an env file"),
         (f"api_key={ANN}", "is a line of an env file"),
-        (f"ann:{ANN},", "is a part of a list"),
-        (f'"{ANN}",', "is a part of a list or of a JSON document"),
-        (f'["{ANN}"]', "is a part of a list or of a JSON document"),
-        (f'{{"ann": "{ANN}"}}', "is a part of a list or of a JSON document"),
+        (f"ann:{ANN},", "is a line of a list"),
+        (f'"{ANN}",', "is a line of a list or of a JSON document"),
+        (f'["{ANN}"]', "is a line of a list or of a JSON document"),
+        (f'{{"ann": "{ANN}"}}', "is a line of a list or of a JSON document"),
         (f"ann:$apr1$salt${ANN}", "is a hash"),
         (f"ann:$2y$05${ANN}", "is a hash"),
         (f"ann:{{SHA}}{ANN}", "is a hash"),
@@ -114,9 +114,9 @@ def huge(path: Path) -> None:
 
 NO_FILES: list[tuple[Callable[[Path], None], str]] = [
     (Path.unlink, r"cannot be read \(No such file or directory\)"),
-    (folder, "is a folder; Docker makes one where the file that is to be mounted is missing"),
-    (pipe, "is no regular file"),
-    (endless, "is no regular file"),
+    (folder, "is a folder; Docker creates one in place of a file to mount that does not exist"),
+    (pipe, "is not a regular file"),
+    (endless, "is not a regular file"),
     (huge, "has more than 1048576 bytes"),
 ]
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_read_later_leaves_the_keys_and_says_so_each_minute(
     assert seen(file) == ["ann", "bob", None]
     assert not file.ok
     for minutes in (1, 2):
-        file.look()
+        file.poll()
         errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
         assert len(errors) == minutes
         assert re.search(f"the keys stay as they were: {path} {why}", errors[-1])
@@ -182,7 +182,7 @@ def test_keys_that_are_all_taken_out_let_nobody_in_and_say_so(path: Path, caplog
     file = KeyFile(path)
     path.write_text("# none\n")
     assert seen(file) == [None, None, None]
-    assert f"{path} has no keys: it lets nobody in" in caplog.text
+    assert f"{path} has no keys: every request is refused" in caplog.text
 
 
 def in_place(path: Path, text: str) -> None:
@@ -222,7 +222,7 @@ def test_a_file_that_is_being_written_is_not_taken_half(path: Path) -> None:
     file = KeyFile(path)
     for half in ("", f"bob:{BOB[:9]}", f"bob:{BOB}\nca"):
         path.write_text(half)
-        file.look()
+        file.poll()
         assert owners(file) == ["ann", "bob", None]
     path.write_text(f"bob:{BOB}\ncat:{CAT}\n")
     assert seen(file) == [None, "bob", "cat"]
@@ -231,7 +231,7 @@ def test_a_file_that_is_being_written_is_not_taken_half(path: Path) -> None:
 def test_a_file_that_is_away_for_a_moment_is_nothing_to_say(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = KeyFile(path)
     path.rename(path.with_name("keys~"))
-    file.look()
+    file.poll()
     path.with_name("keys~").rename(path)
     assert seen(file) == ["ann", "bob", None]
     assert file.ok
@@ -265,7 +265,7 @@ def test_a_disk_that_does_not_answer_holds_up_nobody_and_is_complained_of(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     assert owners(file) == ["ann", "bob", None]
     assert not file.ok
-    assert caplog.text.count("its disk does not answer") == 1
+    assert caplog.text.count("its disk does not respond") == 1
     file.close()
     go_on.set()
 
@@ -290,10 +290,10 @@ def test_a_key_that_is_taken_out_of_a_file_that_changes_all_the_time_counts_no_m
     path: Path, *, away: bool
 ) -> None:
     file = KeyFile(path)
-    for number in range(int(1 / key_files._LOOK_SECONDS)):
+    for number in range(int(1 / key_files._POLL_SECONDS)):
         path.unlink(missing_ok=True)
         if not (away and number % 2):
             path.write_text(f"bob:{BOB}\n# {number}\n")
-        file.look()
+        file.poll()
     assert owners(file) == [None, "bob", None]
     assert file.ok

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from app.api.multipart import BadField, BadForm, File, Form, TooManyFiles
+from app.api.multipart import BadField, BadForm, MultipartForm, TooManyFiles, UploadedFile
 from tests.app.pictures import encoded, scene
 
 KIND = "multipart/form-data; boundary=x"
@@ -16,16 +16,16 @@ def part(content: bytes, field: str = "file", name: str | None = "a.jpg") -> byt
     return head.encode() + content + b"\r\n"
 
 
-def read(body: bytes, size: int = 1 << 16, kind: str = KIND) -> Form:
+def read(body: bytes, size: int = 1 << 16, kind: str = KIND) -> MultipartForm:
     """The form in `body`, which comes in pieces of `size` bytes."""
-    form = Form(kind, ("file", "files"), ("top_k", "resolution"), max_files=2, max_fields=1)
+    form = MultipartForm(kind, ("file", "files"), ("top_k", "resolution"), max_files=2, max_fields=1)
     for start in range(0, len(body), size):
         form.feed(body[start : start + size])
     form.finish()
     return form
 
 
-def taken_apart(body: bytes, size: int = 1 << 16, kind: str = KIND) -> list[File]:
+def taken_apart(body: bytes, size: int = 1 << 16, kind: str = KIND) -> list[UploadedFile]:
     """Its files."""
     return read(body, size, kind).files
 
@@ -49,13 +49,13 @@ def test_files_in_other_fields_count_and_are_not_kept() -> None:
 
 def test_a_form_that_breaks_off_is_refused_and_one_without_its_last_dashes_is_not() -> None:
     for body in (part(b"a") + part(CONTENT)[:-2], part(b"a") + part(b"b")[:40], part(b"a")):
-        with pytest.raises(BadForm, match="breaks off within a part"):
+        with pytest.raises(BadForm, match="ends within a part"):
             taken_apart(body)
     assert taken_apart(part(b"a") + b"--x\r\n") == [("a.jpg", b"a")]
 
 
 @pytest.mark.parametrize("size", [1, 3, 1 << 16])
-def test_what_is_before_and_after_the_parts_is_nothing(size: int) -> None:
+def test_text_before_and_after_the_parts_is_ignored(size: int) -> None:
     before = b"This is a multi-part message in MIME format.\r\n--xy\r\nmore --x\r\n"
     assert taken_apart(before + part(b"a") + b"--x--\r\nand after\r\n" + part(b"b"), size) == [("a.jpg", b"a")]
 
@@ -73,12 +73,12 @@ def test_a_file_needs_no_file_name() -> None:
 def test_options_are_read_and_files_in_other_fields_are_named() -> None:
     body = part(b"2", "top_k", None) + part(b"a", "image") + part(b"u", "_charset_", None) + b"--x--"
     form = read(body)
-    assert (form.options, form.others, form.files) == ({"top_k": "2"}, ["image"], [])
+    assert (form.options, form.other_file_fields, form.files) == ({"top_k": "2"}, ["image"], [])
 
 
 @pytest.mark.parametrize("name", ["topk", "top-k", "Top_K", "resolutions"])
 def test_a_field_that_nearly_is_an_option_is_refused(name: str) -> None:
-    with pytest.raises(BadField, match=f"there is no field '{name}' in this form; '(top_k|resolution)' is one"):
+    with pytest.raises(BadField, match=f"unknown field '{name}' in the form; did you mean '(top_k|resolution)'"):
         read(part(b"2", name, None) + b"--x--")
 
 
@@ -91,11 +91,11 @@ def test_an_option_has_one_value() -> None:
 def test_an_input_in_which_no_file_was_chosen_is_no_file() -> None:
     unchosen = part(b"", name="")
     form = read(unchosen + part(b"a") + unchosen + part(b"b") + unchosen + b"--x--")
-    assert (form.files, form.unchosen) == ([("a.jpg", b"a"), ("a.jpg", b"b")], 3)
+    assert (form.files, form.empty_inputs) == ([("a.jpg", b"a"), ("a.jpg", b"b")], 3)
     assert taken_apart(part(b"a", name="") + part(b"", name=None) + b"--x--") == [("", b"a"), ("", b"")]
     with pytest.raises(TooManyFiles):
         taken_apart(3 * part(b"a", name="") + b"--x--")
-    with pytest.raises(BadForm, match="more than 100 inputs for files in which none was chosen"):
+    with pytest.raises(BadForm, match="more than 100 file inputs in which no file was chosen"):
         taken_apart(101 * unchosen + b"--x--")
 
 
@@ -106,7 +106,7 @@ def test_an_empty_option_is_left_out() -> None:
 
 @pytest.mark.parametrize("coding", ["base64", "quoted-printable"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])
-def test_a_transfer_encoding_that_is_only_said_is_passed_over(kind: str, coding: str) -> None:
+def test_a_declared_transfer_encoding_of_a_plain_image_is_ignored(kind: str, coding: str) -> None:
     image = encoded(scene(40, 30), kind)
     headers = ['Content-Disposition: form-data; name="file"; filename="a"', f"Content-Transfer-Encoding: {coding}"]
     assert taken_apart(with_headers(*headers, content=image)) == [("a", image)]
@@ -118,10 +118,10 @@ def test_a_transfer_encoding_that_is_only_said_is_passed_over(kind: str, coding:
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (b"\r\n--x" + 300_000 * b" ", "its first boundary has more than 1,024 blanks after it"),
-        (1_000_000 * b"\r\n--xX", "or has more than 65,536 bytes before it"),
-        (500 * (b"\r\n--x" + 1000 * b" " + b"X"), "or has more than 65,536 bytes before it"),
-        (100_000 * b"a" + b"\r\n" + part(b"a") + b"--x--", "or has more than 65,536 bytes before it"),
+        (b"\r\n--x" + 300_000 * b" ", "its first boundary is followed by more than 1,024 blanks"),
+        (1_000_000 * b"\r\n--xX", "or comes after more than 65,536 bytes"),
+        (500 * (b"\r\n--x" + 1000 * b" " + b"X"), "or comes after more than 65,536 bytes"),
+        (100_000 * b"a" + b"\r\n" + part(b"a") + b"--x--", "or comes after more than 65,536 bytes"),
     ],
     ids=["padding", "false boundaries", "both", "text"],
 )
@@ -165,14 +165,14 @@ def test_a_transfer_encoding_is_undone(coding: str, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        (["Content-Transfer-Encoding: x-uuencode"], "the Content-Transfer-Encoding 'x-uuencode' is not taken"),
+        (["Content-Transfer-Encoding: x-uuencode"], "the Content-Transfer-Encoding 'x-uuencode' is not supported"),
         (["Content-Transfer-Encoding: base64"], "is not base64, as its Content-Transfer-Encoding says"),
-        (["Content-Type: multipart/mixed; boundary=y"], "each file has a part"),
-        (["X-More: a", " b"], "goes on in a second line"),
+        (["Content-Type: multipart/mixed; boundary=y"], "send each file in a part of its own"),
+        (["X-More: a", " b"], "continues on a second line"),
         (["X-More: " + 9000 * "a"], "longer than 8,192 bytes"),
     ],
 )
-def test_what_a_part_cannot_be_is_named(headers: list[str], why: str) -> None:
+def test_an_invalid_part_is_refused_with_the_reason(headers: list[str], why: str) -> None:
     disposition = 'Content-Disposition: form-data; name="file"; filename="a"'
     with pytest.raises(BadForm, match=why):
         taken_apart(with_headers(disposition, *headers))
@@ -219,15 +219,15 @@ def test_names_are_read_in_the_charset_of_the_form(charset: str, name: str) -> N
     ("body", "why"),
     [
         (2 * part(b"1", "a", None), "it has more than 1 fields that are neither files nor options"),
-        (part(bytes((1 << 20) + 1), "a", None), "a field that is no file is over the limit of 1,048,576 bytes"),
+        (part(bytes((1 << 20) + 1), "a", None), "a field that is not a file is over the limit of 1,048,576 bytes"),
         (b'--x\r\nContent-Disposition: form-data; filename="a"\r\n\r\n', "no Content-Disposition with a name"),
         (b"--x\r\n\r\n", "no Content-Disposition with a name"),
         (b"nonsense", "the boundary 'x' of its Content-Type is not in it"),
         (b"", "it is empty"),
-        (b"\xff\xd8\xff\xe0 an image", "it is an image itself, and no form"),
+        (b"\xff\xd8\xff\xe0 an image", "it is an image, not a form"),
         (b"--y\r\nContent-Disposition: form-data", "its boundary is 'y', but its Content-Type says 'x'"),
-        ((part(b"a") + b"--x--").replace(b"\r\n", b"\n"), "its lines end in LF alone; those of a form end in CR LF"),
-        (b"--x\r\nA b: c\r\n", "headers of its parts are not as RFC 7578 has them"),
+        ((part(b"a") + b"--x--").replace(b"\r\n", b"\n"), "its lines end in LF only; those of a form end in CR LF"),
+        (b"--x\r\nA b: c\r\n", "headers of its parts do not follow RFC 7578"),
         (b"--x\r\n" + 100 * b"A: b\r\n", "too many headers"),
     ],
     ids=[
@@ -235,7 +235,7 @@ def test_names_are_read_in_the_charset_of_the_form(charset: str, name: str) -> N
         *("bad header", "many headers"),
     ],
 )
-def test_what_is_no_form_is_refused(body: bytes, why: str) -> None:
+def test_an_invalid_form_is_refused_with_the_reason(body: bytes, why: str) -> None:
     with pytest.raises(BadForm, match=why):
         taken_apart(body)
 

@@ -251,7 +251,7 @@ def test_the_index_can_be_of_the_ready_models_alone(raw: httpx.Client) -> None:
     for asked, names in [({"ready": True}, {NAME, OTHER}), ({"ready": False}, {NAME, OTHER, "broken"})]:
         index = raw.post("/v2/repository/index", json=asked)
         assert {model["name"] for model in index.json()} == names
-    assert_failure(raw.post("/v2/repository/index", content=b"{"), 400, "the body is not JSON with ready")
+    assert_failure(raw.post("/v2/repository/index", content=b"{"), 400, "the body must be JSON with ready")
 
 
 def test_a_model_is_unloaded_and_loaded(client: triton.InferenceServerClient) -> None:
@@ -289,7 +289,7 @@ def test_a_load_that_fails_says_why_and_harms_nobody(client: triton.InferenceSer
         client.load_model("resnet", headers=ADMIN)
     with refused(404, "there is no model 'resnet'"):
         client.unload_model("resnet", headers=ADMIN)
-    with refused(400, "parameters are not taken"):
+    with refused(400, "parameters are not supported"):
         client.load_model(OTHER, headers=ADMIN, config="{}")
     assert client.is_model_ready(OTHER)
     assert client.is_server_ready()
@@ -298,7 +298,7 @@ def test_a_load_that_fails_says_why_and_harms_nobody(client: triton.InferenceSer
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"parameters": 1}'])
 def test_a_load_whose_body_is_none_is_refused(raw: httpx.Client, body: bytes) -> None:
     response = raw.post(f"/v2/repository/models/{OTHER}/load", content=body, headers=ADMIN)
-    assert_failure(response, 400, "the body is not JSON with parameters")
+    assert_failure(response, 400, "the body must be JSON with parameters")
 
 
 # Inference
@@ -356,7 +356,7 @@ def test_a_resolution_can_be_asked_for_files(client: triton.InferenceServerClien
     assert_as_classified(result.as_numpy("logits")[0], classified(raw, JPEG, resolution=384))
     with refused(400, "resolution 225 is not served; one of 224, 384, 480"):
         client.infer(NAME, [files([JPEG])], parameters={"resolution": 225})
-    with refused(400, "the parameter 'resolution' is a whole number"):
+    with refused(400, "the parameter 'resolution' must be a whole number"):
         client.infer(NAME, [files([JPEG])], parameters={"resolution": "224"})
 
 
@@ -434,7 +434,7 @@ def test_a_name_or_version_that_is_not_served_is_404(client: triton.InferenceSer
     for ask in asks:
         with refused(404, "there is no model 'resnet'"):
             ask("resnet")
-        with refused(404, f"'{NAME}' has no version '2'; there is '1'"):
+        with refused(404, f"'{NAME}' has no version '2'; its only version is '1'"):
             ask(NAME, "2")
 
 
@@ -491,7 +491,7 @@ def test_extensions_that_are_not_listed_are_404(client: triton.InferenceServerCl
         (lambda: client.register_cuda_shared_memory("r", b"h", 0, 1), "POST /v2/cudasharedmemory/region/r/register"),
         (client.unregister_cuda_shared_memory, "POST /v2/cudasharedmemory/unregister"),
     ]:
-        with refused(404, f"{path}: Nothing matches"):
+        with refused(404, f"{path}: the service has no such path"):
             ask()
 
 

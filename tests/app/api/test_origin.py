@@ -1,6 +1,6 @@
 import pytest
 
-from app.api.origin import Origins, is_foreign
+from app.api.origin import OriginPolicy, is_cross_origin
 from app.errors import Forbidden
 
 PAGE = "https://page.example"
@@ -34,7 +34,7 @@ OTHER_PAGES: list[dict[str, str]] = [
 ]
 
 
-def refused(origins: Origins, headers: dict[str, str], *, by_port: bool | None = None) -> bool:
+def refused(origins: OriginPolicy, headers: dict[str, str], *, by_port: bool | None = None) -> bool:
     """Whether a page is refused, or with `by_port` what is for admins."""
     try:
         origins.check_host(headers)
@@ -48,21 +48,21 @@ def refused(origins: Origins, headers: dict[str, str], *, by_port: bool | None =
 
 
 def test_only_the_services_own_page_and_no_browser_may_call() -> None:
-    origins = Origins([], [], "127.0.0.1")
-    assert [headers for headers in OWN_PAGES if is_foreign(HOST | headers)] == []
-    assert [headers for headers in OTHER_PAGES if not is_foreign(HOST | headers)] == []
+    origins = OriginPolicy([], [], "127.0.0.1")
+    assert [headers for headers in OWN_PAGES if is_cross_origin(HOST | headers)] == []
+    assert [headers for headers in OTHER_PAGES if not is_cross_origin(HOST | headers)] == []
     assert not any(refused(origins, HOST | headers) for headers in OWN_PAGES)
     assert all(refused(origins, HOST | headers) for headers in OTHER_PAGES)
 
 
 def test_pages_that_are_set_may_call_but_nothing_that_is_for_admins() -> None:
     for pages in ([PAGE], ["*"]):
-        origins = Origins(pages, [], "127.0.0.1")
+        origins = OriginPolicy(pages, [], "127.0.0.1")
         for headers in ({"origin": PAGE}, {"origin": PAGE, "sec-fetch-site": "cross-site"}):
             assert not refused(origins, HOST | headers)
             assert refused(origins, HOST | headers, by_port=False)
-    assert refused(Origins([PAGE], [], ""), HOST | {"origin": "https://page.example.evil"})
-    assert not refused(Origins(["*"], [], ""), HOST | {"origin": "null"})
+    assert refused(OriginPolicy([PAGE], [], ""), HOST | {"origin": "https://page.example.evil"})
+    assert not refused(OriginPolicy(["*"], [], ""), HOST | {"origin": "null"})
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_pages_that_are_set_may_call_but_nothing_that_is_for_admins() -> None:
     ],
 )
 def test_without_admin_keys_the_admin_port_is_asked_by_names_that_no_page_can_have(host: str, allowed: bool) -> None:
-    origins = Origins([], [], "admin.internal")
-    with_names = Origins([], ["service.example", "127.0.0.1", "10.1.2.3", "localhost"], "admin.internal")
+    origins = OriginPolicy([], [], "admin.internal")
+    with_names = OriginPolicy([], ["service.example", "127.0.0.1", "10.1.2.3", "localhost"], "admin.internal")
     if host == "service.example":
         assert refused(origins, {"host": host}, by_port=True)
         assert not refused(with_names, {"host": host}, by_port=True)
@@ -100,15 +100,15 @@ def test_without_admin_keys_the_admin_port_is_asked_by_names_that_no_page_can_ha
 
 
 def test_no_page_is_told_of_a_setting_that_would_not_help_it() -> None:
-    with pytest.raises(Forbidden, match="--cors-origins has those that may, though none may call what is for admins"):
-        Origins([], [], "127.0.0.1").check_page(HOST | {"origin": PAGE})
+    with pytest.raises(Forbidden, match="add its origin to --cors-origins"):
+        OriginPolicy([], [], "127.0.0.1").check_page(HOST | {"origin": PAGE})
 
 
 def test_the_hosts_that_are_set_are_the_only_ones() -> None:
-    origins = Origins([], ["api.example.org", "Other.example:8443"], "127.0.0.1")
+    origins = OriginPolicy([], ["api.example.org", "Other.example:8443"], "127.0.0.1")
     for host in ("api.example.org", "API.EXAMPLE.ORG.:8000", "other.example:8443"):
         assert not refused(origins, {"host": host})
     assert refused(origins, {})
-    assert not refused(Origins([], [], "127.0.0.1"), {})
+    assert not refused(OriginPolicy([], [], "127.0.0.1"), {})
     for host in ("", " ", "127.0.0.1", "evil.example", "other.example", "api.example.org.evil.example"):
         assert refused(origins, {"host": host})

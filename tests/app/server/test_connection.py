@@ -137,7 +137,7 @@ def test_limits_hold_for_a_request_that_offers_an_upgrade(server: Server, path: 
     ("sent", "status", "detail"),
     [
         (b"CONNECT elsewhere:443 HTTP/1.1\r\nHost: elsewhere\r\n\r\n", 501, "CONNECT"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 505, "HTTP/2 is not spoken here"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 505, "HTTP/2 is not supported"),
         (bytes.fromhex("16030102000100"), 400, "plain HTTP"),
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n" + LAST, 400, "PROXY protocol"),
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", 400, "PROXY protocol"),

@@ -86,7 +86,7 @@ def test_a_host_is_a_name_or_an_address_or_empty(host: bytes) -> None:
 )
 def test_a_host_that_is_none_is_named(host: bytes) -> None:
     for version in ("1.0", "1.1"):
-        with pytest.raises(RequestRefused, match="neither a name nor an address") as refused:
+        with pytest.raises(RequestRefused, match="is not a name or an address") as refused:
             head(b"http://there/x", (b"Host", host)).scope("GET", version)
         assert repr(host.decode("latin-1")) in refused.value.detail
         assert refused.value.status == HTTPStatus.BAD_REQUEST

@@ -1,0 +1,242 @@
+"""POST /classify and POST /classify/batch: image files in, the best classes out."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
+
+from app.api.auth import AccessLevel
+from app.api.body import BATCH_FIELD, FILE_FIELD, RequestBody, Upload
+from app.api.dependencies import (
+    SINGLE_PARAMETERS,
+    Service,
+    ServiceDep,
+    caller_id,
+    require_access,
+    run_while_connected,
+    seconds_since_start,
+)
+from app.api.openapi import TIMEOUT_PARAMETER
+from app.api.problems import ACCESS_ERRORS, error_responses, invalid_parameters, problem_of
+from app.api.schemas import (
+    AnsweredBy,
+    BatchClassification,
+    Classification,
+    ClassifyOptions,
+    ImageResult,
+    Prediction,
+    Timing,
+)
+from app.decoding.content_kind import mistaken
+from app.errors import (
+    BadBody,
+    BadImage,
+    BadParameter,
+    EngineFailed,
+    NoImage,
+    NotAnImage,
+    NotReady,
+    QueueFull,
+    SlowClient,
+    TooLarge,
+    TooLate,
+    UnknownCoding,
+    UnknownModel,
+)
+from app.serving.served_model import ServedModel
+from bundle.bundle_errors import ExplainedError
+from bundle.reader import ClassLabel
+
+router = APIRouter(redirect_slashes=False)
+
+_BINARY = {"type": "string", "format": "binary"}
+_FILE = _BINARY | {"minLength": 1}
+_IMAGE_REQUEST = {
+    "parameters": [TIMEOUT_PARAMETER],
+    "requestBody": {
+        "required": True,
+        "description": "JPEG, PNG, WebP, GIF, BMP, AVIF or ICO: a file in a form, or the body itself",
+        "content": {
+            "multipart/form-data": {
+                "schema": {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: _FILE}},
+            },
+            **{kind: {"schema": _FILE} for kind in ("image/*", "application/octet-stream")},
+        },
+    },
+}
+_BATCH_REQUEST = {
+    "parameters": [TIMEOUT_PARAMETER],
+    "requestBody": {
+        "required": True,
+        "description": "JPEG, PNG, WebP, GIF, BMP, AVIF or ICO files, each in a field of its own",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [BATCH_FIELD],
+                    "properties": {BATCH_FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+                },
+            },
+        },
+    },
+}
+_CLASSIFY_ERRORS = (
+    BadBody,
+    NoImage,
+    *ACCESS_ERRORS,
+    UnknownModel,
+    SlowClient,
+    TooLarge,
+    BadParameter,
+    QueueFull,
+    EngineFailed,
+    NotReady,
+    TooLate,
+)
+
+
+@router.post(
+    "/classify",
+    summary="Classify one image",
+    tags=["Classification"],
+    openapi_extra=_IMAGE_REQUEST,
+    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage),
+    dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
+)
+async def classify(
+    request: Request, options: Annotated[ClassifyOptions, Query()], service: ServiceDep
+) -> Classification:
+    """The best classes for one image."""
+    deadline = service.deadline(request)
+    reading = _read_request(request, service, options, lambda body: body.image(ClassifyOptions.model_fields))
+    async with reading as (model, options, upload):
+        resolution = model.resolution(options.resolution)
+        caller = caller_id(request)
+        work = model.classify(upload.files[0].content, resolution, deadline, caller=caller)
+        try:
+            answer = await run_while_connected(request, work)
+        except (NotAnImage, BadImage) as err:
+            raise upload.with_content_type(err) from err
+    request.state.stages += answer.stages
+    return Classification(
+        predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
+        model=_answered_by(model, resolution),
+        timing_ms=Timing(
+            decode=_milliseconds(answer.decode.seconds),
+            queue=_milliseconds(answer.queued),
+            inference=_milliseconds(answer.inference.seconds),
+            total=_milliseconds(seconds_since_start(request)),
+        ),
+        request_id=request.state.request_id,
+    )
+
+
+@router.post(
+    "/classify/batch",
+    summary="Classify several images",
+    tags=["Classification"],
+    openapi_extra=_BATCH_REQUEST,
+    response_model_exclude_unset=True,
+    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding),
+    dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
+)
+async def classify_batch(
+    request: Request, options: Annotated[ClassifyOptions, Query()], service: ServiceDep
+) -> BatchClassification:
+    """The best classes for each of several images; one that cannot be classified has a problem of its own."""
+    deadline = service.deadline(request)
+    max_files = service.settings.max_images
+    reading = _read_request(
+        request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields)
+    )
+    async with reading as (model, options, upload):
+        resolution = model.resolution(options.resolution)
+        caller = caller_id(request)
+        service.charge(request, len(upload.files))
+
+        problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
+        images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
+        work = model.classify_each(images, resolution, deadline, caller=caller)
+        outcomes = iter(await run_while_connected(request, work))
+        results = []
+        for index, (name, _) in enumerate(upload.files):
+            outcome = problems.get(index) or next(outcomes)
+            if isinstance(outcome, ExplainedError):
+                service.metrics.rejected.labels(type(outcome).__name__).inc()
+                problem = problem_of(outcome, request.state.request_id)
+                results.append(ImageResult(index=index, filename=name, problem=problem))
+            else:
+                request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
+                classes = outcome.best(model.bundle.labels, options.top_k)
+                results.append(ImageResult(index=index, filename=name, predictions=_predictions(classes)))
+    return BatchClassification(
+        results=results,
+        model=_answered_by(model, resolution),
+        total_ms=_milliseconds(seconds_since_start(request)),
+        request_id=request.state.request_id,
+    )
+
+
+def _not_an_image(body: bytes) -> ExplainedError | None:
+    """The error for a file that need not be decoded, since it is not an image."""
+    if not body:
+        return NoImage("the file is empty")
+    if kind := mistaken(body):
+        return NotAnImage(f"the file is not an image but {kind}")
+    return None
+
+
+@asynccontextmanager
+async def _read_request(
+    request: Request, service: Service, options: ClassifyOptions, read: Callable[[RequestBody], Awaitable[Upload]]
+) -> AsyncIterator[tuple[ServedModel, ClassifyOptions, Upload]]:
+    """The model, which is in use until the block ends, the options of query and form, and the result of `read`.
+
+    A request whose query cannot be served is refused before its body is read.
+    """
+    model = service.repository.model(options.model)
+    with model.in_use(), service.body_limits.open_body(request) as body:
+        model.resolution(options.resolution)
+        model.check(caller=caller_id(request))
+        upload = await read(body)
+        options = _with_form(options, upload.options)
+        chosen = service.repository.model(options.model) if "model" in upload.options else model
+        with chosen.in_use():
+            yield chosen, options, upload
+
+
+def _with_form(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOptions:
+    """The options of the query and of the form; BadParameter for an invalid one, or one that differs in the two."""
+    try:
+        added = ClassifyOptions.model_validate(form)
+    except ValidationError as err:
+        raise invalid_parameters(err.errors()) from err
+    for name in options.model_fields_set & added.model_fields_set:
+        if getattr(options, name) != getattr(added, name):
+            raise BadParameter(f"{name} differs in the query and in the form: send it once")
+    return options.model_copy(update=added.model_dump(exclude_unset=True))
+
+
+def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[Prediction]:
+    return [
+        Prediction(rank=rank, index=label.index, wnid=label.wnid, label=label.label, score=score)
+        for rank, (label, score) in enumerate(classes, start=1)
+    ]
+
+
+def _answered_by(model: ServedModel, resolution: int) -> AnsweredBy:
+    engine, precision = model.engine(resolution)
+    return AnsweredBy(
+        name=model.bundle.name,
+        resolution=resolution,
+        engine=engine,
+        precision=precision,
+        weights=model.bundle.manifest.weights.id,
+        weights_source=model.bundle.manifest.weights.source,
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 2)

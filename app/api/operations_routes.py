@@ -1,0 +1,132 @@
+"""What operators and probes ask: GET /models, /livez, /readyz and /metrics, and POST /admin/reload."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from prometheus_client import exposition
+
+from app.api.auth import AccessLevel
+from app.api.dependencies import SINGLE_PARAMETERS, Service, ServiceDep, require_access
+from app.api.problems import ACCESS_ERRORS, error_responses
+from app.api.schemas import Fallback, ModelInfo, ModelList, Reloaded, Status
+from app.errors import BadParameter, NotReady, UnknownModel
+from app.serving.repository import RepositoryEntry
+
+router = APIRouter(redirect_slashes=False)
+
+
+@router.get(
+    "/models",
+    summary="The models",
+    tags=["Classification"],
+    responses=error_responses(*ACCESS_ERRORS),
+    dependencies=[require_access(AccessLevel.KEY)],
+)
+async def models(service: ServiceDep) -> ModelList:
+    """What is served, by which engine, with which weights."""
+    return ModelList(models=[_model_info(entry, service.repository.default) for entry in service.repository.entries])
+
+
+@router.post(
+    "/admin/reload",
+    summary="Read the models on disk again",
+    tags=["Operations"],
+    responses=error_responses(*ACCESS_ERRORS),
+    dependencies=[require_access(AccessLevel.ADMIN)],
+)
+async def reload(service: ServiceDep) -> Reloaded:
+    """Serve what is on disk now, as SIGHUP does: load new and changed bundles, unload those that are gone."""
+    return Reloaded(faults=await service.repository.reload())
+
+
+@router.get("/livez", summary="Liveness", tags=["Operations"], responses=error_responses(*ACCESS_ERRORS))
+async def livez(request: Request, service: ServiceDep) -> Status:
+    """The process answers."""
+    await service.authorize(request, AccessLevel[service.settings.health_access.upper()])
+    return Status(status="alive")
+
+
+@router.get(
+    "/readyz",
+    summary="Readiness",
+    tags=["Operations"],
+    responses=error_responses(*ACCESS_ERRORS, UnknownModel, NotReady, BadParameter),
+    dependencies=[SINGLE_PARAMETERS],
+)
+async def readyz(
+    request: Request,
+    service: ServiceDep,
+    deep: Annotated[bool, Query(description="send the golden images through the engines first")] = False,
+    model: Annotated[str | None, Query(description="the model to ask for; the default if left out")] = None,
+) -> Status:
+    """The model's engine is loaded and has given the recorded logits, at its start or, with deep=1, just now."""
+    probing = AccessLevel[service.settings.health_access.upper()]
+    # Work for the engine, and the names of models, are for those who may classify.
+    await service.authorize(request, max(probing, AccessLevel.KEY) if deep or model else probing)
+    if deep:
+        service.origin_policy.check_page(request.headers)
+    await check_ready(service, model, deep=deep)
+    return Status(status="ready")
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics",
+    tags=["Operations"],
+    response_class=Response,
+    responses=error_responses(*ACCESS_ERRORS) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request, service: ServiceDep) -> Response:
+    """What Prometheus scrapes."""
+    await service.authorize(request, AccessLevel[service.settings.metrics_access.upper()])
+    try:
+        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
+        content = encode(service.metrics.registry)
+    except (ValueError, TypeError):  # the client asks for a version that does not exist
+        encode, content_type = exposition.choose_encoder("")
+        content = encode(service.metrics.registry)
+    return Response(content, headers={"Content-Type": content_type})
+
+
+async def check_ready(service: Service, name: str | None = None, *, deep: bool = False) -> None:
+    """Raise NotReady, UnknownModel or WrongAnswers unless the model called `name`, or the default one, is ready."""
+    if service.stopping:
+        raise NotReady("the service is stopping")
+    model = service.repository.model(name)
+    if model.fault is not None:
+        raise NotReady(f"{model.bundle.name}: {model.fault}", retry_after=1)
+    if deep:
+        with model.in_use():
+            await model.self_test()
+
+
+def _model_info(entry: RepositoryEntry, default: str) -> ModelInfo:
+    info = ModelInfo(
+        name=entry.name, default=entry.name == default, state=entry.state, reason=entry.fault, variant=None
+    )
+    if entry.model is None:
+        return info
+    bundle = entry.model.bundle
+    engine, precision = entry.model.engine()
+    return info.model_copy(
+        update={
+            "variant": bundle.manifest.variant,
+            "resolutions": bundle.resolutions,
+            "default_resolution": bundle.manifest.default_resolution,
+            "loaded_resolutions": entry.model.loaded,
+            "classes": bundle.manifest.classes,
+            "activation": bundle.manifest.activation,
+            "mean": list(bundle.manifest.mean),
+            "std": list(bundle.manifest.std),
+            "engine": engine,
+            "precision": precision,
+            "fallbacks": [
+                Fallback(engine=refused, resolution=resolution, reason=reason)
+                for refused, resolution, reason in entry.model.refused
+            ],
+            "weights": bundle.manifest.weights.id,
+            "weights_source": bundle.manifest.weights.source,
+            "warning": bundle.warning,
+            "bundle": bundle.hash,
+        }
+    )
