@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
 from app.engines.gpu_jpeg.jpeg_decoder import NAME as JPEGS
 from app.engines.gpu_jpeg.jpeg_header import plain
@@ -21,6 +20,7 @@ from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
 from bundle.reader import Bundle, ClassLabel
 from bundle.tensors import Outputs
+from model.preprocess import Pixels
 from model.spec import SIGMOID, SOFTMAX, Activation
 
 _BATCHES = 8  # that may wait,

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.decoding.image import Pixels
 from app.engines.process.launch import EngineRequest, start_engine
 from app.engines.selection import AUTO
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
@@ -21,6 +20,7 @@ from app.processes.worker import Arrays, Reply, Values, Worker, WorkerDied, Work
 from bundle.golden import mismatch
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
+from model.preprocess import Pixels
 
 T = TypeVar("T")
 
