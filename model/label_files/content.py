@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from model.label_files.nested import class_labels, columns
 
-MOST = 100_000  # classes that a network may have; ImageNet-21k has 21,841
+MAX_CLASSES = 100_000  # classes that a network may have; ImageNet-21k has 21,841
 WANTED = "give one name a line in index order, or a JSON list of names"
 AS_THEY_ARE = "If these are names, give a JSON list of them, which is taken as it is"
 WNID = re.compile(r"n\d{8}")

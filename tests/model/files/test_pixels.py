@@ -28,24 +28,24 @@ def pixels(body: bytes) -> NDArray[np.int16]:
 
 
 @pytest.mark.parametrize("make", odd.JPEGS.values(), ids=odd.JPEGS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_jpeg_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_jpeg(make: Callable[[], bytes]) -> None:
     body = make()
     plain = odd.jpeg(progressive=b"\xff\xc2" in body[:3000])
     assert np.array_equal(pixels(body), pixels(plain))
 
 
 @pytest.mark.parametrize("make", odd.PNGS.values(), ids=odd.PNGS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_png_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_png(make: Callable[[], bytes]) -> None:
     assert np.array_equal(pixels(make()), np.asarray(odd.PICTURE))
 
 
 @pytest.mark.parametrize("make", odd.WEBPS.values(), ids=odd.WEBPS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_webp_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_webp(make: Callable[[], bytes]) -> None:
     assert np.array_equal(pixels(make()), np.asarray(odd.PICTURE))
 
 
 @pytest.mark.parametrize("make", odd.GIFS.values(), ids=odd.GIFS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_gif_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_gif(make: Callable[[], bytes]) -> None:
     assert np.array_equal(pixels(make()), pixels(odd.GIF))
 
 
@@ -132,7 +132,7 @@ REFUSED = {
     "lossless": (lambda: of_frame(0xC3), "a lossless JPEG is not supported; convert it"),
     "hierarchical": (lambda: of_frame(0xC5), "a hierarchical JPEG is not supported; convert it"),
     "two components": (lambda: of_frame(0xC0, components=2), "a JPEG of 2 components is not supported"),
-    "height behind the scan": (lambda: of_frame(0xC0, height=0), r"height stands behind its first scan \(DNL\)"),
+    "height behind the scan": (lambda: of_frame(0xC0, height=0), r"height follows its first scan \(DNL\)"),
     "101 scans": (lambda: odd.progressive(101), "more than 100 scans"),
     "a flood of segments": (lambda: odd.after_start(b"\xff\xfe\0\2" * 60_000), "more than 50,000 segments"),
     "a flood of chunks": (lambda: odd.png(odd.chunk(b"tEXt", b"") * 60_000), "more than 50,000 chunks"),
@@ -168,7 +168,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_refusal_says_what_is_the_matter(make: Callable[[], bytes], message: str) -> None:
+def test_an_error_says_what_is_wrong(make: Callable[[], bytes], message: str) -> None:
     with pytest.raises(Damaged, match=message):
         rgb_image(make())
 
