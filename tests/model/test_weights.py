@@ -110,8 +110,8 @@ FindWith = Callable[[str, str], Found]
 
 SCRIPT = """
 from model.spec import VARIANTS
-from model.weights import find
-found = find("auto", VARIANTS["crossvit_tiny"], print)
+from model.weights import find_weights
+found = find_weights("auto", VARIANTS["crossvit_tiny"], print)
 print(found.id, found.source, sep=", ")
 """
 

@@ -62,7 +62,7 @@ def test_calls_of_results_and_state_of_functions_change_nothing() -> None:
     assert isinstance(value, Object)
     assert value.name == "a call of a value"
     code = read_pickle.__code__
-    assert load(P2 + b"cmodel.stored.pickled\nread\n}X\x08\0\0\0__code__K\x01sb.") == Global(
+    assert load(P2 + b"cmodel.stored.pickled\nread_pickle\n}X\x08\0\0\0__code__K\x01sb.") == Global(
         "model.stored.pickled.read_pickle"
     )
     assert read_pickle.__code__ is code
