@@ -28,7 +28,8 @@ from app.decoding.image import decode
 from benchmarks.machine import line as machine
 from bundle.reader import open_bundle
 from model.dataset import Dataset
-from model.files.pixels import MOST_PIXELS, rgb
+from model.files.pixels import TRUSTED_MAX_PIXELS
+from model.preprocess import rgb_image
 
 See = Callable[[Image.Image], Image.Image]
 
@@ -55,14 +56,14 @@ def main() -> None:
     options = parser.parse_args()
     data, bundle = Dataset(options.data), open_bundle(options.bundle)
     indices = sample(len(data), options.limit)
-    images = [rgb(data.read(index)) for index in indices]
+    images = [rgb_image(data.read(index)) for index in indices]
     truths = match_classes(data.categories, bundle.labels)
     expected = np.array([truths[data.items[index].category].index for index in indices])
     steps = bundle.manifest.preprocessing[224]
     session = onnxruntime.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])
 
     def answers(see: See) -> NDArray[np.float32]:
-        seen = (decode(as_png(see(image).convert("RGB")), steps, MOST_PIXELS) for image in images)
+        seen = (decode(as_png(see(image).convert("RGB")), steps, TRUSTED_MAX_PIXELS) for image in images)
         return np.concatenate([session.run(["logits"], {"image": pixels[None]})[0] for pixels in seen])
 
     print(f"{len(images)} images; {machine()}\n")

@@ -18,6 +18,6 @@ def controls(character: str) -> bool:
 def trimmed(text: str) -> str:
     """`text` without white space, marks of direction and joiners without width at its ends, where editors leave them.
 
-    Marks that override a direction stay: they are no part of any name.
+    Marks that override a direction stay: no name has them.
     """
     return text.strip(_INVISIBLE)

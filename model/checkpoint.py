@@ -1,4 +1,4 @@
-"""Checkpoint files to a network: whatever wrapping they come in, every key and shape must fit.
+"""Checkpoint files to a network: they may be wrapped in any way, but every key and shape must fit.
 
 No code of a file is run, and no class of it is needed (model/stored/pickled.py). docs/training.md says what loads.
 """
@@ -24,12 +24,15 @@ from model.stored.tree import Leaf, Leaves, StateDict, averages, leaves, lists_i
 Tensors = dict[str, Tensor]
 Say = Callable[[str], None]
 
-_SHOWN = 2  # differences of each kind that a message names
-_NAMED = 6  # keys that were passed over that a line names
-_LINE = 1500  # letters of a message
-_HEADER = 100_000_000  # bytes that safetensors allows its header
-# What else a file has whose `state_dict` is the average, and the key of what it is the average of.
-_SWAPPED = (("message_hub", "ema_state_dict"), ("averaging_state", "current_model_state"))  # MMEngine, Lightning
+_MAX_SHOWN_DIFFERENCES = 2  # of each kind
+_MAX_NAMED_KEYS = 6  # of the keys that were passed over
+_MAX_MESSAGE_LETTERS = 1500
+_MAX_SAFETENSORS_HEADER_BYTES = 100_000_000  # safetensors' own limit
+# In a file with the first key `state_dict` is the average, and the second key has the weights it averages.
+_AVERAGE_IN_STATE_DICT = (
+    ("message_hub", "ema_state_dict"),  # MMEngine
+    ("averaging_state", "current_model_state"),  # Lightning
+)
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -41,7 +44,7 @@ class BadCheckpoint(ValueError):
 
 
 def silent(_: str) -> None:
-    """For callers that need no notes."""
+    """Ignores the line, for callers that need no notes."""
 
 
 def load_network(path: Path, variant: Variant, say: Say = silent) -> CrossViT:
@@ -56,7 +59,7 @@ def load_network(path: Path, variant: Variant, say: Say = silent) -> CrossViT:
 
 
 def read_tensors(path: Path, say: Say = silent) -> Tensors:
-    """The weights in `path` of whatever variant, under IBM's names, float32; BadCheckpoint if it holds none."""
+    """The weights in `path`, of any variant, under IBM's names, float32. Raises BadCheckpoint if it holds none."""
     return _weights(path, list(VARIANTS.values()), say)
 
 
@@ -66,7 +69,7 @@ def fit(tensors: Tensors, variant: Variant, origin: str) -> CrossViT:
     if any(differences):
         fitting = [other.name for other in VARIANTS.values() if not any(_differences(tensors, other))]
         advice = f"it fits --variant {' or '.join(fitting)}" if fitting else "it fits no variant of CrossViT"
-        shown = "; ".join(line for lines in differences for line in lines[:_SHOWN])
+        shown = "; ".join(line for lines in differences for line in lines[:_MAX_SHOWN_DIFFERENCES])
         count = sum(map(len, differences))
         raise BadCheckpoint(f"{origin} is not {variant.name} ({count} differences, the first: {shown}); {advice}")
     network = _blank(tensors, variant).to_empty(device="cpu")
@@ -94,17 +97,17 @@ def _weights(path: Path, variants: list[Variant], say: Say) -> Tensors:
     state = _chosen(_Sets(content, found, present, fitting), path.name, say)
     rest = passed_over(found, state)
     if rest:
-        more = f" and {len(rest) - _NAMED} more" if len(rest) > _NAMED else ""
-        say(_printable(f"{path.name}: passed over {', '.join(rest[:_NAMED])}{more}"))
+        more = f" and {len(rest) - _MAX_NAMED_KEYS} more" if len(rest) > _MAX_NAMED_KEYS else ""
+        say(_printable(f"{path.name}: passed over {', '.join(rest[:_MAX_NAMED_KEYS])}{more}"))
     return _values(state, path.name)
 
 
 def _read(path: Path) -> object:
-    """What the file holds: nested mappings with tensors in them."""
+    """The content of the file: nested mappings with tensors in them."""
     try:
         with path.open("rb") as file:
-            head = file.read(foreign_files.HEAD)
-            if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _HEADER:  # then JSON
+            head = file.read(foreign_files.HEAD_BYTES)
+            if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < _MAX_SAFETENSORS_HEADER_BYTES:  # then JSON
                 return safetensors.torch.load_file(path)
             if head[:4] == b"PK\3\4":
                 with zipfile.ZipFile(file) as archive:
@@ -122,7 +125,7 @@ def _read(path: Path) -> object:
     except Harmful as err:
         raise BadCheckpoint(
             f"{path.name} holds more than tensors: unpickling it would call {err}, which was not done. "
-            "Do not trust it. Save the state_dict alone: torch.save(model.state_dict(), path)"
+            "Do not trust it. Save only the state_dict: torch.save(model.state_dict(), path)"
         ) from err
     except (Malformed, zipfile.BadZipFile) as err:
         if (text := foreign_files.beginning_of_text(head)) is not None:  # a pickle of protocol 0 is text too
@@ -131,7 +134,7 @@ def _read(path: Path) -> object:
 
 
 def _instead(content: object, found: Leaves) -> str:
-    """What a file without a CrossViT holds."""
+    """Describes the content of a file without a CrossViT."""
     keys = [key for key in content if isinstance(key, str)] if isinstance(content, dict) else []
     if not found:
         return f"holds no state_dict{', but ' + _listed(keys) if keys else ''}: save the network's"
@@ -163,7 +166,7 @@ def _refuse_parts(state: StateDict, origin: str) -> None:
         )
     for name, leaf in state.tensors.items():
         if isinstance(leaf, Unusable):
-            raise BadCheckpoint(f"{origin}: {name!r} is no plain tensor of floating-point numbers, but {leaf.what}")
+            raise BadCheckpoint(f"{origin}: {name!r} is not a plain tensor of floating-point numbers, but {leaf.what}")
     if all(0 in leaf.shape for leaf in state.tensors.values() if not isinstance(leaf, Unusable)):
         raise BadCheckpoint(
             f"{origin}: its tensors are empty, as in a part of a sharded checkpoint; DeepSpeed's zero_to_fp32.py makes "
@@ -195,7 +198,7 @@ class _Sets:
     @property
     def _raw_key(self) -> str | None:
         keys: set[object] = set(self.content) if isinstance(self.content, dict) else set()
-        return next((raw for mark, raw in _SWAPPED if {"state_dict", mark, raw} <= keys), None)
+        return next((raw for mark, raw in _AVERAGE_IN_STATE_DICT if {"state_dict", mark, raw} <= keys), None)
 
     def is_average(self, state: StateDict) -> bool:
         if self._raw_key is None:
@@ -204,7 +207,7 @@ class _Sets:
         return first == "state_dict" or (first != self._raw_key and state.is_average)
 
     def unfit_average(self) -> str | None:
-        """The key of an average that is none of the sets that fit."""
+        """The key of an average that is not among the sets that fit."""
         taken = [state for state in self.fitting if self.is_average(state)]
         fits = set(map(id, self.fitting))
         unfit = [state.key for state in self.present if self.is_average(state) and id(state) not in fits]
@@ -268,7 +271,7 @@ def _values(state: StateDict, origin: str) -> Tensors:
     for name, leaf in state.tensors.items():
         if isinstance(leaf, Unusable) or leaf.dtype not in _FLOATS:
             what = leaf.what if isinstance(leaf, Unusable) else f"a tensor of {leaf.dtype}".replace("torch.", "")
-            raise BadCheckpoint(f"{origin}: {name!r} is no plain tensor of floating-point numbers, but {what}")
+            raise BadCheckpoint(f"{origin}: {name!r} is not a plain tensor of floating-point numbers, but {what}")
         try:
             tensors[name] = _loaded(leaf).float()
         except Malformed as err:
@@ -288,17 +291,19 @@ def _outline(leaf: Leaf) -> Tensor:
 
 
 def _listed(keys: list[str]) -> str:
-    return ", ".join(keys[:_NAMED]) + (", …" if len(keys) > _NAMED else "")
+    return ", ".join(keys[:_MAX_NAMED_KEYS]) + (", …" if len(keys) > _MAX_NAMED_KEYS else "")
 
 
 def _printable(text: str) -> str:
     """`text` for a terminal: names come from the file."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: _LINE + 1])
-    return shown if len(shown) <= _LINE else shown[:_LINE] + " …"
+    shown = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: _MAX_MESSAGE_LETTERS + 1]
+    )
+    return shown if len(shown) <= _MAX_MESSAGE_LETTERS else shown[:_MAX_MESSAGE_LETTERS] + " …"
 
 
 def _differences(tensors: Tensors, variant: Variant) -> tuple[list[str], list[str], list[str]]:
-    """What is missing, what is unexpected, and which shapes differ."""
+    """The missing and the unexpected names, and the shapes that differ."""
     expected = {name: tensor.shape for name, tensor in _blank(tensors, variant).state_dict().items()}
     return (
         [f"{name} is missing" for name in expected if name not in tensors],
@@ -326,7 +331,7 @@ def _grids(tensors: Tensors, variant: Variant) -> tuple[int, int]:
 
 
 def _grid(positions: Tensor | None) -> int:
-    """0 if `positions` are no square and CLS."""
+    """0 if `positions` are not a square and CLS."""
     patches = positions.shape[1] - 1 if positions is not None and positions.ndim == 3 else 0
     side = math.isqrt(max(patches, 0))
     return side if side * side == patches else 0

@@ -1,4 +1,4 @@
-"""The config.json that timm and Hugging Face write beside a checkpoint: with what pixels were normalised."""
+"""The config.json that timm and Hugging Face write beside a checkpoint: normalisation and names of classes."""
 
 import json
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ from typing import Any
 from model.spec import Normalization, Variant, variant_named
 
 NAME = "config.json"
-_LARGEST = 16 << 20  # bytes
+_MAX_CONFIG_BYTES = 16 << 20
 
 
 class BadConfig(ValueError):
-    """The file says what cannot be of the checkpoint beside it; the message says what would do."""
+    """The file cannot belong to the checkpoint beside it; the message says what to do."""
 
 
 def config_beside(weights: Path, variant: Variant) -> dict[str, Any] | None:
-    """What the config.json beside `weights` says, if there is one and it is of `variant`."""
+    """The content of the config.json beside `weights`, or None if there is none of `variant`."""
     path = weights.with_name(NAME)
     try:
         with path.open("rb") as file:
-            content = json.loads(file.read(_LARGEST))
+            content = json.loads(file.read(_MAX_CONFIG_BYTES))
         named = variant_named(content["architecture"]).name
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # of another kind, or of another network
@@ -29,18 +29,18 @@ def config_beside(weights: Path, variant: Variant) -> dict[str, Any] | None:
 
 def normalization_in(config: dict[str, Any]) -> Normalization | None:
     """The mean and std in timm's `pretrained_cfg`, or beside it; BadConfig if they cannot be of pixels."""
-    held = config.get("pretrained_cfg")
-    said = config | (held if isinstance(held, dict) else {})
-    if said.get("mean") is None or said.get("std") is None:
+    nested = config.get("pretrained_cfg")
+    values = config | (nested if isinstance(nested, dict) else {})
+    if values.get("mean") is None or values.get("std") is None:
         return None
     try:
-        return Normalization(_three(said["mean"]), _three(said["std"]))
+        return Normalization(_three(values["mean"]), _three(values["std"]))
     except (TypeError, ValueError) as err:
         raise BadConfig(f"{NAME} beside the weights: {err}; give them with --mean and --std") from err
 
 
 def labels_in(config: dict[str, Any]) -> bool:
-    """Whether it names the classes, so that it can be read as a label file."""
+    """Whether `config` names the classes, so that it can be read as a label file."""
     return any(isinstance(config.get(key), list | dict) and config[key] for key in ("label_names", "id2label"))
 
 

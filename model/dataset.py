@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from model.files.bad_files import BadFile
 from model.files.folders import (
-    MOST_BYTES,
+    MAX_IMAGE_FILE_BYTES,
     check_length,
     check_regular,
     images_in,
@@ -28,8 +28,8 @@ from model.files.folders import (
 )
 from model.files.formats import SUFFIXES
 
-_MOST_LABEL_BYTES = 1000
-_ENCRYPTED = 1  # of a zip file's member: APPNOTE, section 4.4.4
+_MAX_LABEL_BYTES = 1000
+_ENCRYPTED_FLAG = 1  # of a zip file's member: APPNOTE, section 4.4.4
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _COMPRESSED = {
     b"\x1f\x8b": "gzip -d",
@@ -45,7 +45,7 @@ _UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError
 
 
 class BadDataset(ValueError):
-    """Files that hold no labelled images; the message says what was seen."""
+    """Files without labelled images, or with unreadable ones; the message says what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class LabelledImage:
 class Dataset:
     """The images in `paths`, in the order of their names; `read` gives an image's bytes, from any process and thread.
 
-    Raises BadDataset where there are none, or a file cannot be read.
+    Raises BadDataset if there are none, or a file cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.items = [item for path in paths for item in _items(path)]
-        self.items.sort(key=lambda item: (item.category, item.name))  # whatever way they are spread over files
+        self.items.sort(key=lambda item: (item.category, item.name))  # however they are spread over files
         self.categories = _sorted({item.category for item in self.items})
         self._open = threading.local()
         if not self.items:
@@ -86,7 +86,7 @@ class Dataset:
         self._open = threading.local()
 
     def indices(self, categories: Sequence[str]) -> list[int]:
-        """Each image's place in `categories`; BadDataset names a class that is not there."""
+        """The index of each image's class in `categories`. Raises BadDataset, which names a class that is not there."""
         places = {category: place for place, category in enumerate(categories)}
         unknown = [category for category in self.categories if category not in places]
         if unknown:
@@ -96,7 +96,7 @@ class Dataset:
         return [places[item.category] for item in self.items]
 
     def read(self, index: int) -> bytes:
-        """The bytes of image `index`; BadDataset if they cannot be had."""
+        """The bytes of image `index`. Raises BadDataset if they cannot be read."""
         item = self.items[index]
         try:
             if item.span is not None:
@@ -134,7 +134,7 @@ def _items(path: Path) -> Iterable[LabelledImage]:
         raise BadDataset(f"cannot read {path}: {err}; a tar file must be whole and not compressed") from err
     except (BadFile, OSError, zipfile.BadZipFile) as err:
         raise BadDataset(f"cannot read {path}: {err}") from err
-    raise BadDataset(f"{path} is no folder, zip file or tar file")
+    raise BadDataset(f"{path} is not a folder, zip file or tar file")
 
 
 def _check_not_compressed(path: Path) -> None:
@@ -155,7 +155,7 @@ def _is_image(path: Path, member: zipfile.ZipInfo) -> bool:
         or not is_image_file("/".join(_parts(member.filename)))
     ):
         return False
-    if member.flag_bits & _ENCRYPTED:
+    if member.flag_bits & _ENCRYPTED_FLAG:
         raise BadDataset(f"cannot read {path}: {member.filename} has a password; unpack it first")
     if member.compress_type not in _METHODS:
         raise BadDataset(
@@ -166,16 +166,16 @@ def _is_image(path: Path, member: zipfile.ZipInfo) -> bool:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a member; BadFile if it has too many, whatever the archive says that they are."""
+    """The bytes of a member. Raises BadFile if it has too many, even if the archive gives a smaller size."""
     check_length(archive.getinfo(name).file_size)
     with archive.open(name) as file:
-        body = file.read(MOST_BYTES + 1)
+        body = file.read(MAX_IMAGE_FILE_BYTES + 1)
     check_length(len(body))
     return body
 
 
 def _part(path: Path, start: int, length: int) -> bytes:
-    """So many bytes of a file; BadFile if it ends before them, or they are too many."""
+    """`length` bytes of a file from `start`. Raises BadFile if it ends before them, or they are too many."""
     check_length(length)
     with path.open("rb") as file:
         body = os.pread(file.fileno(), length, start)
@@ -185,7 +185,7 @@ def _part(path: Path, start: int, length: int) -> bytes:
 
 
 def _by_folder(source: Path, names: Sequence[str]) -> list[LabelledImage]:
-    """The images of a zip file. Their names stay as written: it finds `./tench/1.jpg` under that name alone."""
+    """The images of a zip file. Their names stay as written: `./tench/1.jpg` is found only under that name."""
     around = _around(names)
     return [LabelledImage(source, name, parts[around]) for name in names if len(parts := _parts(name)) > around + 1]
 
@@ -197,7 +197,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _around(names: Iterable[str]) -> int:
-    """How many folders lie around all those of classes, of which there are two at least."""
+    """How many folders lie around all folders of classes; there are at least two classes."""
     paths = [_parts(name) for name in names]
     shared = next((depth for depth, folders in enumerate(zip(*paths, strict=False)) if len(set(folders)) > 1), 0)
     return shared if all(len(parts) > shared + 1 for parts in paths) else 0
@@ -213,8 +213,8 @@ def _by_key(source: Path) -> Iterator[LabelledImage]:
     with tarfile.open(source, "r:") as archive:
         for key, sample in _samples(archive):
             images = [member for member in sample.values() if is_image_file(member.name)]
-            said = archive.extractfile(sample["cls"]) if "cls" in sample else None
-            category = said.read(_MOST_LABEL_BYTES).decode(errors="replace").strip() if said else ""
+            label = archive.extractfile(sample["cls"]) if "cls" in sample else None
+            category = label.read(_MAX_LABEL_BYTES).decode(errors="replace").strip() if label else ""
             for image in images:
                 if image.issparse():
                     raise BadDataset(f"cannot read {image.name} in {source}: it is sparse; pack it without --sparse")

@@ -1,4 +1,4 @@
-"""What classes are called: ImageNet-1k's names, those of folders, or a file's; imports no torch."""
+"""The names of classes: ImageNet-1k's, those of folders, or a file's; imports no torch."""
 
 import json
 import re
@@ -17,7 +17,7 @@ __all__ = ["BadLabels", "LabelEntry", "can_be_label", "labels_beside", "labels_f
 # WordNet's identifier and first lemma of each class, in the order of ImageNet-1k's indices.
 IMAGENET = Path(__file__).parent / "data" / "imagenet1k.json"
 
-LONGEST = 500  # characters in a label
+MAX_LABEL_CHARACTERS = 500
 _BACKGROUND = ("background", "__background__", "_background_", "???", "#na#", "__ignore__", "dummy", "unlabeled")
 _HEADERS = ("label", "labels", "name", "names", "class", "classes", "class_name", "category", "categories", "wnid")
 
@@ -34,7 +34,7 @@ class LabelEntry(TypedDict):
 def labels_for(path: Path | None, classes: int) -> list[LabelEntry]:
     """`classes` labels in index order, from `path` or, without one, ImageNet-1k's.
 
-    `model.label_files` says which forms a file may have. Raises BadLabels, also where the count is not `classes`.
+    `model.label_files` says which forms a file may have. Raises BadLabels, also if the count is not `classes`.
     """
     if path is None and classes != IMAGENET_CLASSES:
         raise BadLabels(
@@ -51,7 +51,7 @@ def labels_for(path: Path | None, classes: int) -> list[LabelEntry]:
 
 
 def labels_of(categories: Sequence[str]) -> list[LabelEntry]:
-    """The labels of classes that are called so on disk: by ImageNet-1k's wnid, else the name itself is the label."""
+    """The labels of classes by their folders' names: a wnid of ImageNet-1k gets its label, others are the label."""
     known = _by_wnid()
     labels = []
     for index, category in enumerate(categories):
@@ -70,7 +70,7 @@ def labels_beside(weights: Path) -> Path | None:
 
 
 def recipe_beside(weights: Path) -> Path:
-    """Where it says how a checkpoint was trained."""
+    """The path of a checkpoint's recipe: NAME.recipe.json beside NAME.safetensors."""
     return weights.with_suffix(".recipe.json")
 
 
@@ -81,11 +81,11 @@ def _label(index: int, entry: ClassEntry, origin: str) -> LabelEntry:
     label = trimmed(label) if isinstance(label, str) else label
     if not isinstance(label, str) or not label or not isinstance(wnid, str | None):
         blank = f": line {index + 1} is blank" if label == "" else ""
-        raise BadLabels(f"{origin}: the label of index {index} is no name{blank}")
+        raise BadLabels(f"{origin}: the label of index {index} is not a name{blank}")
     if not can_be_label(label, wnid or ""):
         raise BadLabels(
-            f"{origin}: the label of index {index} is no name: {label[:40]!r} has control characters, or more "
-            f"than {LONGEST} characters"
+            f"{origin}: the label of index {index} is not a name: {label[:40]!r} has control characters, or more "
+            f"than {MAX_LABEL_CHARACTERS} characters"
         )
     return LabelEntry(index=index, wnid=wnid, label=label)
 
@@ -93,17 +93,17 @@ def _label(index: int, entry: ClassEntry, origin: str) -> LabelEntry:
 def _other_count(entries: Sequence[ClassEntry], classes: int, origin: str) -> str:
     """Why a file has another number of labels than the head has classes, as far as that can be told."""
     texts = [str(entry.label if entry.label is not None else entry.wnid)[:40] for entry in entries]
-    said = f"{origin} has {len(texts)} labels, but the head has {classes} classes"
+    counts = f"{origin} has {len(texts)} labels, but the head has {classes} classes"
     shown = f"the first is {texts[0]!r}, the last {texts[-1]!r}"
     if "" in texts:
-        return f"{said}: line {1 + texts.index('')} is blank"
+        return f"{counts}: line {1 + texts.index('')} is blank"
     if len(texts) == classes + 1 and texts[0].casefold() in _BACKGROUND:
-        return f"{said}: the first is {texts[0]!r}, a background that this network does not know; remove it"
+        return f"{counts}: the first is {texts[0]!r}, a background that this network does not know; remove it"
     if len(texts) == classes + 1 and texts[0].casefold() in _HEADERS:
-        return f"{said}: the first line is {texts[0]!r}, a header; remove it"
+        return f"{counts}: the first line is {texts[0]!r}, a header; remove it"
     if len(texts) == 1 and re.search(r"[,;\t]", texts[0]):
-        return f"{said}: names stand beside each other ({texts[0]!r}); give one a line, or a JSON list"
-    return f"{said}; {shown}"
+        return f"{counts}: several names are in one line ({texts[0]!r}); give one a line, or a JSON list"
+    return f"{counts}; {shown}"
 
 
 def _check_order(wnids: Sequence[str | None], origin: str) -> None:
@@ -118,10 +118,10 @@ def _check_order(wnids: Sequence[str | None], origin: str) -> None:
 def can_be_label(*texts: str) -> bool:
     """Whether `texts` can be written and shown as they are.
 
-    JSON may hold half of a surrogate pair, and a file's name bytes that are no UTF-8: these are as bad as a terminal's
+    JSON may hold half of a surrogate pair, and a file's name bytes that are not UTF-8: these are as bad as a terminal's
     control characters.
     """
-    return all(len(text) <= LONGEST and not any(map(controls, text)) for text in texts)
+    return all(len(text) <= MAX_LABEL_CHARACTERS and not any(map(controls, text)) for text in texts)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What the CrossViT networks are, as plain data; imports no torch.
+"""The CrossViT networks as plain data; imports no torch.
 
 Source: "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image Classification"
 (Chen, Fan, Panda, ICCV 2021, arXiv 2103.14899), tables 1 and 4 to 6, and the released weights.
@@ -12,8 +12,8 @@ from typing import Literal
 
 PATCH_SIZES = (12, 16)  # (S, L)
 ENCODERS = 3  # multi-scale encoders, K in the paper
-RESOLUTIONS = (224, 384, 480)  # the paper's; a network that was trained at another one is served there too
-LEAST_SIDE, LARGEST_SIDE = 64, 2048  # of images, in pixels
+RESOLUTIONS = (224, 384, 480)  # the paper's; a network that was trained at another one is also served there
+LEAST_SIDE, LARGEST_SIDE = 64, 2048  # pixels
 SIDE_STEP = 32  # resolutions are its multiples
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,9 +25,9 @@ RGB = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is subtracted from pixels between 0 and 1, and what they are divided by then, in the order R, G, B.
+    """The mean to subtract from pixels between 0 and 1, and the std to divide by then, in the order R, G, B.
 
-    ValueError if they cannot be of such pixels.
+    Raises ValueError if they cannot belong to such pixels.
     """
 
     mean: RGB
@@ -51,7 +51,7 @@ NORMALIZATIONS = {  # by the names that they have in timm and elsewhere
     "none": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-# What makes scores of logits: all classes share 1, or each is there or not, apart from the others.
+# From logits to scores: softmax, where all classes share 1, or sigmoid, where each class is independent.
 Activation = Literal["softmax", "sigmoid"]
 SOFTMAX: Activation = "softmax"
 SIGMOID: Activation = "sigmoid"
@@ -71,7 +71,7 @@ PREPROCESSING = {224: Preprocessing(256, 224), 384: Preprocessing(384, 384), 480
 
 
 def preprocessing_at(side: int) -> Preprocessing:
-    """The default at the resolution `side`: as much of the image as at the next smaller one of the paper's."""
+    """The default at the resolution `side`: the same share of the image as at the paper's next smaller resolution."""
     side = max(side, LEAST_SIDE)
     steps = PREPROCESSING[max((resolution for resolution in PREPROCESSING if resolution <= side), default=224)]
     return Preprocessing(round(side * steps.resize / steps.crop), side)
@@ -126,7 +126,7 @@ def is_resolution(side: int) -> bool:
 
 
 def follow_from_one_side(small: int, large: int) -> bool:
-    """Whether the branches see some images at these sides (S, L) by `branch_sides`: so it is for 480 and 448."""
+    """Whether `branch_sides` gives these sides (S, L) for some image: it does for 480 and 448."""
     return is_resolution(large) and branch_sides(large) == (small, large)
 
 

@@ -1,4 +1,4 @@
-"""Where weights come from: a file, the local cache, the Hugging Face hub, this project, or nowhere."""
+"""Finds weights: a file, the local cache, the Hugging Face hub, those that ship, or random ones."""
 
 import hashlib
 import re
@@ -30,19 +30,23 @@ SHIPPED_CAUTION = (
 HUB_FILE = "model.safetensors"
 FOLDER_FILES = (HUB_FILE, "pytorch_model.bin")  # what transformers and accelerate call a network's weights
 CHECKPOINT_SUFFIXES = frozenset((".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"))
-LARGEST = 16_000_000_000  # bytes; the largest network with its optimizer has under 1 GB
-HUB_SECONDS = 4.5  # until the hub counts as unreachable
+MAX_WEIGHTS_BYTES = 16_000_000_000  # the largest network with its optimizer has under 1 GB
+HUB_TIMEOUT_SECONDS = 4.5
 
 
 class WeightsUnavailable(Exception):
-    """The weights that were asked for are not to be had; the message says why and what would do."""
+    """The requested weights are not available; the message says why, and what to give instead."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that were found. `id` is what responses show: "sha256:…" of the file, or "untrained".
+    """Weights, and where they come from.
 
-    `caution` is what whoever serves them must know.
+    Attributes:
+        id: the identifier that responses show: "sha256:…" of the file, or "untrained".
+        source: a description of the origin.
+        path: the file; None for untrained weights.
+        caution: a warning for everybody who serves them, if there is one.
     """
 
     id: str
@@ -78,9 +82,9 @@ class Weights:
 def find_weights(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
     """The weights that `choice` names: "auto", "hub", "shipped", "untrained", or the path of a checkpoint.
 
-    "auto" takes the first that is to be had: the hub's files cached on this machine, the hub, the weights that ship
+    "auto" takes the first that is available: the hub's files cached on this machine, the hub, the weights that ship
     with the project, untrained ones; `say` is told why a better one was passed over. The others raise
-    WeightsUnavailable where they cannot be had.
+    WeightsUnavailable if they are not available.
     """
     if choice == UNTRAINED:
         return Weights(UNTRAINED, "random initial weights", None)
@@ -107,13 +111,13 @@ def _file(path: Path) -> Weights:
     if path.is_dir():
         path = _within_folder(path)
     if not path.is_file():
-        what = f"{path} is no regular file" if path.exists() else f"no weights at {path}"
+        what = f"{path} is not a regular file" if path.exists() else f"no weights at {path}"
         raise WeightsUnavailable(f"{what}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
     size = path.stat().st_size
-    if size > LARGEST:
+    if size > MAX_WEIGHTS_BYTES:
         raise WeightsUnavailable(
-            f"{path} has {size / 1e9:.0f} GB, more than any checkpoint of a CrossViT (at most {LARGEST / 1e9:.0f} GB "
-            "are read): save the network's state_dict alone"
+            f"{path} has {size / 1e9:.0f} GB, more than any checkpoint of a CrossViT (at most "
+            f"{MAX_WEIGHTS_BYTES / 1e9:.0f} GB are read): save only the network's state_dict"
         )
     shipped = path.resolve().parent == SHIPPED_FOLDER
     return Weights.of(path, SHIPPED_SOURCE if shipped else path.name, SHIPPED_CAUTION if shipped else None)
@@ -147,12 +151,12 @@ def _download(variant: Variant) -> Weights:
     """Download with a progress bar. The probe comes first since the download itself retries for half a minute."""
     try:
         url = hub.hf_hub_url(variant.hub_repo, HUB_FILE)
-        _within(HUB_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_SECONDS))
+        _within(HUB_TIMEOUT_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_SECONDS))
         path = hub.hf_hub_download(variant.hub_repo, HUB_FILE)
     except Exception as err:  # the hub's client raises its own errors, its HTTP library's and OSError
         raise WeightsUnavailable(
-            f"{variant.hub_repo} is not to be had from the Hugging Face hub ({type(err).__name__}); "
-            "the path of a checkpoint does as well"
+            f"{variant.hub_repo} is not available from the Hugging Face hub ({type(err).__name__}); "
+            "give the path of a checkpoint instead"
         ) from err
     return _from_hub(Path(path), variant)
 

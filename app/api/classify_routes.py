@@ -47,7 +47,7 @@ from app.errors import (
 )
 from app.serving.served_model import ServedModel
 from bundle.bundle_errors import ExplainedError
-from bundle.reader import ClassLabel
+from bundle.class_labels import ClassLabel
 
 router = APIRouter(redirect_slashes=False)
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.fair_queue import FairQueue, Turn
-from app.decoding.image import Pixels
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from app.processes.channel import Arrays, Limits, Reply, Values
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
+from model.preprocess import Pixels
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)

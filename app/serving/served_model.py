@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
 from app.engines.process.supervisor import EngineSupervisor
 from app.errors import BadParameter, NotReady
@@ -22,6 +21,7 @@ from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from bundle.tensors import Images, Outputs
+from model.preprocess import Pixels
 from model.spec import SIGMOID, SOFTMAX, Activation
 
 DEFAULT_QUEUE_BATCHES = 8

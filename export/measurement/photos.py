@@ -4,6 +4,7 @@ Noise and smooth shapes do not show whether rounding changes answers; photograph
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from model.files.bad_files import BadFile
 from model.files.folders import images_in, others_in, read_image_file
 from model.files.formats import SUFFIXES
-from model.files.pixels import rgb
+from model.preprocess import Pixels, preprocess, rgb_image
 from model.spec import Preprocessing
 
 SHIPPED = Path(__file__).parents[1] / "data" / "photos"
@@ -28,14 +29,19 @@ class NoPhotos(Exception):
 def views(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArray[np.uint8]:
     """`count` views of the photographs in `folder`, by default the shipped ones, (count, crop, crop, 3).
 
-    First each photograph as the service would see it, then crops at other places and scales, half of them mirrored;
+    First each photograph with the service's own pixels, then crops at other places and scales, half of them mirrored;
     the same ones at every call. Raises NoPhotos.
     """
     files = photographs(folder)[:count]
-    found = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
+    result = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
     for index, path in enumerate(files):
-        found[index :: len(files)] = list(_views(_opened(path), steps, len(range(index, count, len(files))), index))
-    return found
+        with _named(path):
+            body = read_image_file(path)
+            result[index] = preprocess(body, steps)
+            places = range(index + len(files), count, len(files))
+            if places:
+                result[index + len(files) :: len(files)] = list(_crops(rgb_image(body), steps, len(places), index))
+    return result
 
 
 def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArray[np.uint8]:
@@ -44,12 +50,13 @@ def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArr
     They are crops at places and scales of their own, of the last photographs in `folder`, `views` taking the first.
     """
     files = photographs(folder)[-count:]
-    found = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
+    result = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
     for index, path in enumerate(files):
-        places = len(range(index, count, len(files)))
-        seen = _views(_opened(path), steps, 1 + places, _ANOTHER_SEED + index)
-        found[index :: len(files)] = list(seen)[1:]  # the first is the whole photograph
-    return found
+        with _named(path):
+            image = rgb_image(read_image_file(path))
+        places = range(index, count, len(files))
+        result[index :: len(files)] = list(_crops(image, steps, len(places), _ANOTHER_SEED + index))
+    return result
 
 
 def photographs(folder: Path | None = None) -> list[Path]:
@@ -66,21 +73,22 @@ def photographs(folder: Path | None = None) -> list[Path]:
     return found
 
 
-def _opened(path: Path) -> Image.Image:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raises NoPhotos with the name of the photograph if it cannot be read in the block."""
     try:
-        return rgb(read_image_file(path))
+        yield
     except (OSError, BadFile) as err:
         raise NoPhotos(f"{path} cannot be read: {err}") from err
 
 
-def _views(image: Image.Image, steps: Preprocessing, count: int, seed: int) -> Iterator[NDArray[np.uint8]]:
+def _crops(image: Image.Image, steps: Preprocessing, count: int, seed: int) -> Iterator[Pixels]:
+    """`count` crops at random places and scales; every second one is mirrored, the first too."""
     rng = np.random.default_rng(seed)
     size = np.array(image.size, float)
-    side = size.min() * steps.crop / steps.resize
-    corner = (size - side) / 2
     for number in range(count):
-        box = (*corner, *(corner + side))
-        pixels = np.asarray(image.resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box))
-        yield pixels[:, ::-1] if number % 2 else pixels
         side = size.min() * np.sqrt(rng.uniform(_LEAST_AREA, 1))
         corner = rng.uniform(0, size - side)
+        box = (*corner, *(corner + side))
+        pixels = np.asarray(image.resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box))
+        yield pixels if number % 2 else pixels[:, ::-1]

@@ -1,5 +1,5 @@
-"""Image files: which files of a folder are images, and what of a file's bytes makes its pixels; imports no torch.
+"""Image files: which files of a folder are images, and which of a file's bytes make its pixels; imports no torch.
 
-Bytes of a file enter, an upright Pillow image of 8 bits leaves. Serving, evaluation, training and calibration all read
-images by this package, in whichever process they decode.
+Enters: the bytes of a file. Leaves: a Pillow image without metadata and its orientation, or a `BadFile`.
+Runs in: the process that decodes, in serving, evaluation, training and calibration.
 """

@@ -1,16 +1,16 @@
-"""Why a file gives no pixels."""
+"""The errors of files that give no pixels."""
 
 
 class BadFile(ValueError):
-    """A file that gives no pixels; the message says what was seen, and what would do."""
+    """A file that gives no pixels; the message says what is wrong, and what to send instead."""
 
 
 class UnknownFormat(BadFile):
-    """The bytes are not of a format that is read here."""
+    """The bytes are not of a supported format."""
 
 
 class TooManyPixels(BadFile):
-    """The image has more pixels than it may."""
+    """The image has more pixels than the limit."""
 
 
 class Damaged(BadFile):

@@ -1,13 +1,17 @@
-"""What is kept of an image file."""
+"""The part of an image file that makes its pixels."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Essential:
-    """A file of Pillow's format `kind` with what makes the pixels alone, and Exif's number of how they are turned.
+    """An image file without metadata.
 
-    Unless `ended` the file ended without saying so: some of its data may be missing.
+    Attributes:
+        kind: Pillow's name of the format.
+        body: the file, with only the bytes that make its pixels.
+        orientation: Exif's.
+        ended: whether the file has its format's end; without it some data may be missing.
     """
 
     kind: str

@@ -1,15 +1,15 @@
-"""Exif, of which only the orientation says how pixels are to be seen. Source: Exif 2.3, section 4.6; TIFF 6.0."""
+"""The orientation in Exif, the only part of it that changes the pixels. Source: Exif 2.3, section 4.6; TIFF 6.0."""
 
 import struct
 
 UPRIGHT = 1
 
 _ORIENTATION = 0x0112
-_FORMATS = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
+_STRUCT_FORMATS = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
 
 
 def orientation(exif: bytes) -> int:
-    """How the image is turned, by a TIFF header and its first directory; UPRIGHT if they are damaged or don't say."""
+    """The orientation in a TIFF header's first directory; UPRIGHT if it is damaged or has none."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     try:
         if order is None:
@@ -18,8 +18,8 @@ def orientation(exif: bytes) -> int:
         (entries,) = struct.unpack_from(f"{order}H", exif, start)
         for at in range(start + 2, start + 2 + 12 * entries, 12):
             tag, kind, count = struct.unpack_from(f"{order}HHI", exif, at)
-            if magic == 42 and tag == _ORIENTATION and kind in _FORMATS and count == 1:
-                (value,) = struct.unpack_from(order + _FORMATS[kind], exif, at + 8)
+            if magic == 42 and tag == _ORIENTATION and kind in _STRUCT_FORMATS and count == 1:
+                (value,) = struct.unpack_from(order + _STRUCT_FORMATS[kind], exif, at + 8)
                 return int(value)
     except struct.error:
         pass

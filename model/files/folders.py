@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and reading one file: the one rule for all commands that take folders."""
+"""Which files of a folder are images, and reading one: the same rule for all commands that take folders."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from model.files.bad_files import BadFile
 from model.files.formats import OTHER_SUFFIXES, SUFFIXES
 
-MOST_BYTES = 100_000_000  # of one image file
+MAX_IMAGE_FILE_BYTES = 100_000_000
 PASSED_OVER = {  # what systems put beside images: their own folders, and thumbnails
     *("__MACOSX", "@eaDir", "@__thumb", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "lost+found"),
     *("$RECYCLE.BIN", "System Volume Information", "RECYCLER"),
@@ -32,39 +32,39 @@ def is_image_file(name: str) -> bool:
 def images_in(root: Path) -> list[str]:
     """The names of the images below `root`, which may be hidden itself, sorted; OSError for a folder that is closed.
 
-    Symbolic links are followed, but for those to a folder that they lie in. What is no regular file is passed over.
+    Symbolic links are followed, but for those to a folder that they lie in. Other than regular files are passed over.
     """
     return sorted((name for name in _files(root) if is_image_file(name)), key=lambda name: PurePosixPath(name).parts)
 
 
 def others_in(roots: Iterable[Path]) -> str:
-    """What images of other formats are below `roots`, such as ": 3 of .heic are not read"; nothing if none."""
+    """A remark on the images of other formats below `roots`, such as ": 3 of .heic cannot be read, …"; "" if none."""
     found = Counter(PurePosixPath(name).suffix.lower() for root in roots if root.is_dir() for name in _files(root))
     counts = ", ".join(f"{found[suffix]} of {suffix}" for suffix in OTHER_SUFFIXES if found[suffix])
     return f": {counts} cannot be read, convert them to JPEG or PNG" if counts else ""
 
 
 def read_image_file(path: Path) -> bytes:
-    """The bytes of a file; BadFile if it is no regular one, or has more than MOST_BYTES. Raises OSError too."""
+    """The bytes of a file. Raises OSError, or BadFile if it is not regular or has over MAX_IMAGE_FILE_BYTES."""
     check_regular(path)
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
         status = os.fstat(file.fileno())
         _check_kind(status)  # it may be another one by now
         check_length(status.st_size)
-        body = file.read(MOST_BYTES + 1)
+        body = file.read(MAX_IMAGE_FILE_BYTES + 1)
         check_length(len(body))
         return body
 
 
 def check_regular(path: Path) -> None:
-    """BadFile if `path` is no regular file, which is not opened then: a pipe may never end, nor a device."""
+    """Raise BadFile if `path` is not a regular file. It is not opened: a pipe or a device may never end."""
     _check_kind(path.stat())
 
 
 def check_length(length: int) -> None:
-    """BadFile if an image of so many bytes is not read."""
-    if length > MOST_BYTES:
-        raise BadFile(f"it has more than {MOST_BYTES:,} bytes")
+    """Raise BadFile if `length` is more than MAX_IMAGE_FILE_BYTES."""
+    if length > MAX_IMAGE_FILE_BYTES:
+        raise BadFile(f"it has more than {MAX_IMAGE_FILE_BYTES:,} bytes")
 
 
 def _check_kind(status: os.stat_result) -> None:

@@ -1,4 +1,4 @@
-"""What of a GIF makes the pixels of its first frame. Source: the GIF89a specification."""
+"""The parts of a GIF that make the pixels of its first frame. Source: the GIF89a specification."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What of a JPEG makes its pixels: frame, tables and scans. Source: ITU-T T.81, annex B."""
+"""The parts of a JPEG that make its pixels: frame, tables and scans. Source: ITU-T T.81, annex B."""
 
 import re
 
@@ -18,7 +18,7 @@ _OTHER_FRAMES = {
     **dict.fromkeys((0xC3, 0xCB, 0xF7), "lossless"),
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF, 0xDE), "hierarchical"),
 }
-_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment: TEM and restarts
+_WITHOUT_SEGMENT = {0x01, *range(0xD0, 0xD8)}  # TEM and restarts
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_IN_SCAN = re.compile(rb"\xff(?!\x00)[^\xff\xd0-\xd7]")  # neither a stuffed byte nor fill nor a restart
 
@@ -26,7 +26,7 @@ _MARKER_IN_SCAN = re.compile(rb"\xff(?!\x00)[^\xff\xd0-\xd7]")  # neither a stuf
 def jpeg_essentials(body: bytes) -> Essential:
     """The JPEG in `body` without what its pixels don't need.
 
-    Left out are application segments and comments, bytes between segments and whatever follows the end. Kept are those
+    Left out are application segments, comments, bytes between segments and all bytes after the end. Kept are those
     of JFIF and Adobe that decide what the components are; the first Exif says how the image is turned. Raises
     Damaged for more than MAX_SCANS scans or MAX_SEGMENTS segments, and for kinds that are not supported.
     """
@@ -41,7 +41,7 @@ def jpeg_essentials(body: bytes) -> Essential:
         if code == _EOI or (code == _SOI and scans):  # the next image, where the end of this one is missing
             ended = code == _EOI
             break
-        if code in _ALONE or code == _SOI:
+        if code in _WITHOUT_SEGMENT or code == _SOI:
             continue
         end = at + int.from_bytes(view[at : at + 2], "big")
         if end < at + 2 or end > len(body):
@@ -79,7 +79,7 @@ def _is_frame(code: int, segment: bytes) -> bool:
     if bits != 8:
         raise Damaged(f"a JPEG of {bits} bits is not supported; convert it to one of 8 bits")
     if height == b"\0\0":
-        raise Damaged("a JPEG whose height stands behind its first scan (DNL) is not supported; save it anew")
+        raise Damaged("a JPEG whose height follows its first scan (DNL) is not supported; save it anew")
     if components not in (1, 3, 4):
         raise Damaged(f"a JPEG of {components} components is not supported; convert it to RGB")
     return True

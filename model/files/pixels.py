@@ -1,4 +1,4 @@
-"""Opening image files for their pixels, and what every user of pixels does to them: upright, 8 bits, over white."""
+"""Opens image files for their pixels, without the metadata; `model.preprocess` makes the network's pixels of them."""
 
 import contextlib
 import re
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 
-import numpy as np
 from PIL import AvifImagePlugin, Image
 
 from model.files import avif, gif, icon, jpeg, png, webp
@@ -15,19 +14,10 @@ from model.files.bad_files import BadFile, Damaged, TooManyPixels
 from model.files.essential import Essential
 from model.files.formats import recognised
 
-MOST_PIXELS = 178_956_970  # of an image that is trusted more than what a service is sent; Pillow's own limit
+TRUSTED_MAX_PIXELS = 178_956_970  # Pillow's own limit, for images of the user's own
 
 _ORIENTATION = 0x0112
-TURNS = {  # Exif 2.3, section 4.6.4
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_NOISE = bytes(range(1, 255, 7)) * 8  # that the decoder of a JPEG cannot take for the end of its data
+_NOISE_AFTER_DATA = bytes(range(1, 255, 7)) * 8  # a JPEG's decoder cannot read it as the end of the data
 _ESSENTIAL: dict[str, Callable[[bytes], Essential]] = {
     "JPEG": jpeg.jpeg_essentials,
     "PNG": png.png_essentials,
@@ -38,81 +28,55 @@ _ESSENTIAL: dict[str, Callable[[bytes], Essential]] = {
     "BMP": partial(Essential, "BMP"),
 }
 _NAMES = {"WEBP": "WebP"}
-_STRIP = 256  # rows that are compared at a time
+_COMPARED_ROWS = 256  # at a time
 
-Image.MAX_IMAGE_PIXELS = None  # `opened` has a limit of its own, and refuses instead of warning
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # where images are decoded no thread can be started
+Image.MAX_IMAGE_PIXELS = None  # `opened` has its own limit, and raises instead of warning
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the decoding process cannot start threads
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image that may not be decoded yet, and what turns it upright, if anything."""
+    """An image that may not be decoded yet, and Exif's orientation: 1 to 8, or an invalid number, which is 1."""
 
     image: Image.Image
-    turn: Image.Transpose | None
+    orientation: int
 
 
 @contextlib.contextmanager
 def opened(body: bytes, max_pixels: int) -> Iterator[Opened]:
     """The first image in `body`, without its metadata.
 
-    Whatever is wrong with it, also within the block, is raised as a BadFile: UnknownFormat, TooManyPixels, or Damaged.
+    Every error, also within the block, is raised as a BadFile: UnknownFormat, TooManyPixels or Damaged.
     """
     kind = recognised(body)
     try:
-        kept = _ESSENTIAL[kind](body)
-        with Image.open(BytesIO(kept.body), formats=[kept.kind]) as image:
+        essential = _ESSENTIAL[kind](body)
+        with Image.open(BytesIO(essential.body), formats=[essential.kind]) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixels(
                     f"the image has {image.width} x {image.height} pixels, over the limit of {max_pixels:,}"
                 )
-            if not kept.ended and _depends_on_what_follows(image, kept.body):
+            if not essential.ended and _depends_on_what_follows(image, essential.body):
                 raise _incomplete(kind)
-            # Of an AVIF Pillow tells its properties irot and imir in Exif's words.
-            orientation = image.getexif().get(_ORIENTATION, 1) if kind == "AVIF" else kept.orientation
-            yield Opened(image, TURNS.get(orientation))
+            # Pillow gives an AVIF's properties irot and imir as Exif's orientation.
+            orientation = image.getexif().get(_ORIENTATION, 1) if kind == "AVIF" else essential.orientation
+            yield Opened(image, orientation)
     except BadFile:
         raise
     except MemoryError as err:
         raise Damaged(f"the {_NAMES.get(kind, kind)} image takes more memory to decode than it may") from err
-    except Exception as err:  # decoders raise whatever their library does: OSError, SyntaxError, struct.error, …
+    except Exception as err:  # decoders raise errors of many kinds: OSError, SyntaxError, struct.error, …
         raise _explained(kind, err) from err
 
 
-def rgb(body: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
-    """The whole image in `body`, upright, in RGB, what is transparent over white. Raises as `opened` does."""
-    with opened(body, max_pixels) as file:
-        file.image.load()
-        return over_white(eight_bits(file.image if file.turn is None else file.image.transpose(file.turn)))
-
-
-def eight_bits(image: Image.Image) -> Image.Image:
-    """RGB, or RGBA where something is transparent; of 16 bits the upper eight."""
-    if image.mode.startswith("I"):  # convert() would clip them
-        values = np.asarray(image)
-        grey = Image.fromarray((values >> 8).astype(np.uint8))
-        transparent = image.info.get("transparency")
-        if transparent is None:
-            return grey.convert("RGB")
-        return Image.merge(
-            "LA", (grey, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-        ).convert("RGBA")
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    return image if image.mode == mode else image.convert(mode)
-
-
-def over_white(image: Image.Image) -> Image.Image:
-    """The RGB image that an RGBA image shows on white."""
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-
-
 def _depends_on_what_follows(image: Image.Image, essential: bytes) -> bool:
-    """Whether pixels of a JPEG come out otherwise if other bytes follow its data: then some of that is missing."""
+    """Whether a JPEG has other pixels if other bytes follow its data: then some data is missing."""
     image.load()
-    with Image.open(BytesIO(essential[: -len(jpeg.END)] + _NOISE + jpeg.END), formats=["JPEG"]) as other:
-        strips = [(0, top, image.width, min(top + _STRIP, image.height)) for top in range(0, image.height, _STRIP)]
+    with Image.open(BytesIO(essential[: -len(jpeg.END)] + _NOISE_AFTER_DATA + jpeg.END), formats=["JPEG"]) as other:
+        strips = [
+            (0, top, image.width, min(top + _COMPARED_ROWS, image.height))
+            for top in range(0, image.height, _COMPARED_ROWS)
+        ]
         return any(image.crop(strip).tobytes() != other.crop(strip).tobytes() for strip in strips)
 
 
@@ -121,10 +85,10 @@ def _incomplete(kind: str) -> Damaged:
 
 
 def _explained(kind: str, err: Exception) -> Damaged:
-    said = str(err).lower()
-    unsupported = re.match(r"unsupported bmp (.*)", said)
+    text = str(err).lower()
+    unsupported = re.match(r"unsupported bmp (.*)", text)
     if unsupported:
         return Damaged(f"a BMP of this kind ({unsupported[1]}) is not supported; convert it to PNG")
-    if "truncated" in said:
+    if "truncated" in text:
         return _incomplete(kind)
     return Damaged(f"the {_NAMES.get(kind, kind)} image is damaged")

@@ -1,4 +1,4 @@
-"""What of a PNG makes its pixels: a few of its chunks. Source: the PNG specification, sections 5, 11 and 14."""
+"""The parts of a PNG that make its pixels: a few chunks. Source: the PNG specification, sections 5, 11 and 14."""
 
 import struct
 import zlib

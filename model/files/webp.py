@@ -1,4 +1,4 @@
-"""What of a WebP makes its pixels: a few of its chunks. Source: RFC 9649, section 2."""
+"""The parts of a WebP that make its pixels: a few of its chunks. Source: RFC 9649, section 2."""
 
 import struct
 

@@ -1,3 +1,5 @@
-"""Label files of other tools, to what they say of each class in index order: `files` reads, `content` and `lines` know
-the forms. A form counts only if the whole file has it; a file that has one in part is refused, never read as names.
+"""Label files of other tools. A form counts only if the whole file has it; a file that has it in part is refused.
+
+Enters: a file; `files` reads it, `content` and `lines` know the forms. Leaves: a wnid or a name of each class, in index
+order. Runs in: the processes of `crossvit export` and `crossvit train`.
 """

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from model.label_files.nested import class_labels, columns
+from model.label_files.nested import columns, declared_class_labels
 
-MOST = 100_000  # classes that a network may have; ImageNet-21k has 21,841
+MAX_CLASSES = 100_000  # classes that a network may have; ImageNet-21k has 21,841
 WANTED = "give one name a line in index order, or a JSON list of names"
 AS_THEY_ARE = "If these are names, give a JSON list of them, which is taken as it is"
 WNID = re.compile(r"n\d{8}")
@@ -151,7 +151,7 @@ def _of_object(content: Mapping[object, object], origin: str) -> list[ClassEntry
     if are_indices(values):  # from name to index; of a network that knows digits, the names are numbers too
         return in_order([as_index(value) for value in values], [ClassEntry(key) for key in keys], origin)
     known = folded(content)
-    features = class_labels(content)
+    features = declared_class_labels(content)
     if len(features) > 1:
         raise BadLabels(f"{origin} has {len(features)} features with names of classes; give a JSON list of one's names")
     inner = next(iter(features), None) or columns(known, NAMES)

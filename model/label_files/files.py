@@ -5,12 +5,12 @@ from pathlib import Path
 
 from model.characters import trimmed
 from model.label_files.code import is_printed
-from model.label_files.content import AS_THEY_ARE, MOST, WANTED, BadLabels, ClassEntry, of_content
+from model.label_files.content import AS_THEY_ARE, MAX_CLASSES, WANTED, BadLabels, ClassEntry, of_content
 from model.label_files.lines import of_lines, of_table
 from model.label_files.notations import assigned, is_label_map, json_or_python, of_label_map, of_yaml
 from model.label_files.syntax import are_all_in_brackets, is_markup, is_name_in_brackets
 
-LARGEST = 4 << 20  # bytes; ImageNet-21k's 21,841 names with their wnids take 1
+MAX_LABEL_FILE_BYTES = 4 << 20  # bytes; ImageNet-21k's 21,841 names with their wnids take 1
 
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*\s*=\s*[\[{(]")
 
@@ -66,19 +66,23 @@ def read_label_file(path: Path) -> list[ClassEntry]:
     if re.search(r"^names:", text, re.MULTILINE):
         return of_content(of_yaml(text, path.name), path.name)
     lines = [trimmed(line) for line in re.split(r"\r\n|\n|\r", text.rstrip())]
-    if len(lines) > MOST:
-        raise BadLabels(f"{path.name} has more than {MOST:,} lines, and no network here so many classes; {WANTED}")
+    if len(lines) > MAX_CLASSES:
+        raise BadLabels(
+            f"{path.name} has more than {MAX_CLASSES:,} lines, and no network here so many classes; {WANTED}"
+        )
     return of_table(lines, path.name, named=suffix in (".csv", ".tsv")) or of_lines(lines, path.name)
 
 
 def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            raw = file.read(LARGEST + 1)
+            raw = file.read(MAX_LABEL_FILE_BYTES + 1)
     except OSError as err:
         raise BadLabels(f"cannot read {path}: {err.strerror}") from err
-    if len(raw) > LARGEST:
-        raise BadLabels(f"{path.name} has more than {LARGEST >> 20} MiB, which is no list of labels; {WANTED}")
+    if len(raw) > MAX_LABEL_FILE_BYTES:
+        raise BadLabels(
+            f"{path.name} has more than {MAX_LABEL_FILE_BYTES >> 20} MiB, which is no list of labels; {WANTED}"
+        )
     for magic, kind in _BINARY.items():
         if raw.startswith(magic):
             raise BadLabels(f"{path.name} is {kind}; {WANTED}")

@@ -22,7 +22,7 @@ from model.label_files.content import (
 )
 from model.label_files.syntax import check_names
 
-LONGEST = 2000  # characters in a line
+MAX_LINE_CHARACTERS = 2000  # characters in a line
 
 _INDEX_FIRST = re.compile(rf"(\d{{1,9}})({SEPARATOR}|[.)]\s++|\s++-\s++|\s++)(\S.*+)")
 _LAST_NUMBER = re.compile(r"(?<!\d)\d{1,9}$")
@@ -39,9 +39,11 @@ def of_lines(lines: Sequence[str], origin: str) -> list[ClassEntry]:
     Numbers are indices if every line has one and they are 0, 1, 2 and so on. BadLabels if they look like indices and
     are others, or lack on some lines.
     """
-    long = next((number for number, line in enumerate(lines, start=1) if len(line) > LONGEST), None)
+    long = next((number for number, line in enumerate(lines, start=1) if len(line) > MAX_LINE_CHARACTERS), None)
     if long is not None:
-        raise BadLabels(f"{origin}: line {long} has more than {LONGEST} characters, which is no name; {WANTED}")
+        raise BadLabels(
+            f"{origin}: line {long} has more than {MAX_LINE_CHARACTERS} characters, which is no name; {WANTED}"
+        )
     plain = _unwrapped(lines, origin)
     filled = [line for line in plain if line]
     entries = _wnids(filled, origin) or _index_first(filled, origin) or _index_last(filled, origin)

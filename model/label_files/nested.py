@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
-def class_labels(content: Mapping[object, object]) -> list[Mapping[object, object] | Sequence[object]]:
+def declared_class_labels(content: Mapping[object, object]) -> list[Mapping[object, object] | Sequence[object]]:
     """The names of each ClassLabel among the features of a dataset, those of all its configurations once."""
     features = "features" in content or "dataset_info" in content
     if not features and not any(isinstance(value, Mapping) and "features" in value for value in content.values()):

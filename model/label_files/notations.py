@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import yaml
 
 from model.label_files.code import NotLabels, check_strings, held
-from model.label_files.content import MOST, WANTED, BadLabels
+from model.label_files.content import MAX_CLASSES, WANTED, BadLabels
 
-_DEEPEST = 32  # lists and objects within each other
+_MAX_NESTING = 32  # lists and objects within each other
 _MOST_VALUES = 1_000_000
 _LARGEST_NUMBER = 1 << 63
-_LARGEST_TREE = 1 << 20  # characters of Python or YAML, whose trees take a hundred times as much
-_MOST_TOKENS = 300_000  # of Python beside its strings: some 150,000 nodes
+_MAX_TREE_CHARACTERS = 1 << 20  # characters of Python or YAML, whose trees take a hundred times as much
+_MAX_PYTHON_TOKENS = 300_000  # of Python beside its strings: some 150,000 nodes
 
 _STRING = re.compile(r"'(?:[^'\\\n]|\\.)*+'?+|\"(?:[^\"\\\n]|\\.)*+\"?+", re.DOTALL)
 _TOKEN = re.compile(r"\w++|[^\w\s]")
@@ -70,7 +70,7 @@ def of_yaml(text: str, origin: str) -> object:
             elif isinstance(event, yaml.CollectionEndEvent):
                 values = stack.pop()
                 stack[-1].append(_mapping(values, origin) if mappings.pop() else values)
-            if len(stack) > _DEEPEST:
+            if len(stack) > _MAX_NESTING:
                 raise BadLabels(f"{origin} {_NESTED}")
             if count > _MOST_VALUES:
                 raise BadLabels(f"{origin} {_TOO_MUCH}; {WANTED}")
@@ -120,8 +120,8 @@ def _json(text: str, origin: str) -> object:
 def _json_lines(text: str, origin: str) -> list[object] | None:
     """The objects or lists of JSON Lines, or None if the lines are none."""
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
-    if len(lines) > MOST:
-        raise BadLabels(f"{origin} has more than {MOST:,} lines, and no network here so many classes; {WANTED}")
+    if len(lines) > MAX_CLASSES:
+        raise BadLabels(f"{origin} has more than {MAX_CLASSES:,} lines, and no network here so many classes; {WANTED}")
     try:
         items = [_json(line, origin) for line in lines]
     except json.JSONDecodeError:
@@ -156,14 +156,14 @@ def _mapping(values: Sequence[object], origin: str) -> dict[str, object]:
 
 
 def _check_length(text: str, origin: str, kind: str) -> None:
-    if len(text) > _LARGEST_TREE:
-        raise BadLabels(f"{origin} is {kind} of more than {_LARGEST_TREE:,} characters; {WANTED}")
+    if len(text) > _MAX_TREE_CHARACTERS:
+        raise BadLabels(f"{origin} is {kind} of more than {_MAX_TREE_CHARACTERS:,} characters; {WANTED}")
 
 
 def _evaluated(text: str, origin: str, refusal: str) -> object:
     """The literal that `text` is, or assigns; nothing is run. BadLabels, by `refusal` if it is more than a literal."""
     _check_length(text, origin, "Python, or damaged JSON,")
-    if sum(1 for _ in _TOKEN.finditer(_STRING.sub(" s ", text))) > _MOST_TOKENS:
+    if sum(1 for _ in _TOKEN.finditer(_STRING.sub(" s ", text))) > _MAX_PYTHON_TOKENS:
         raise BadLabels(f"{origin} {_TOO_MUCH}; {WANTED}")
     try:
         return _literal(text)
@@ -203,10 +203,10 @@ def _is_plain_key(key: ast.expr | None) -> bool:
 def _checked(content: object, origin: str) -> object:
     """`content`; BadLabels if it is deeper or more than a network's labels, or has numbers that are no indices."""
     level, values = [content], 0
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_NESTING):
         held = [item for item in level if isinstance(item, list | tuple | Mapping)]
-        if any(len(item) > MOST for item in held):
-            raise BadLabels(f"{origin} has more than {MOST:,} labels, which no network here has; {WANTED}")
+        if any(len(item) > MAX_CLASSES for item in held):
+            raise BadLabels(f"{origin} has more than {MAX_CLASSES:,} labels, which no network here has; {WANTED}")
         if any(isinstance(item, int) and abs(item) >= _LARGEST_NUMBER for item in level):
             raise BadLabels(f"{origin} has a number of more than 18 digits, which is no index; {WANTED}")
         values += len(level)

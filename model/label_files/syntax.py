@@ -16,8 +16,8 @@ _CLOSED = re.compile(r"[\])}][;,]?$")
 _BRACKETED = re.compile(r"[\[{<](?=[^\[\]{}<>]*[^\W\d])[^\[\]{}<>\"',:=]+[\]}>]")
 _SINGLE = (
     (re.compile(r"[#/-]{1,6}\s|//"), "is a comment or a heading"),
-    (re.compile(r".*[,;|\t]"), "is a list: names stand beside each other"),
-    (re.compile(r"[\"'].*[\"']\s+[\"']"), "is a list: names stand beside each other"),
+    (re.compile(r".*[,;|\t]"), "is a list: several names are in one line"),
+    (re.compile(r"[\"'].*[\"']\s+[\"']"), "is a list: several names are in one line"),
     (re.compile(r"[\"']?\w+[\"']?\s*[:=]"), "is a key and its value"),
     (re.compile(r"[`*].*[`*]$"), "is Markdown"),
 )

@@ -1,4 +1,5 @@
-"""Files of weights: their bytes enter; nested mappings of described tensors, and the network's among them, leave.
+"""Files of weights. Nothing in a file is imported or called; a tensor's values are read when they are needed.
 
-Nothing of a file is imported or called, and a tensor's values are read when they are asked for.
+Enters: the bytes of a file. Leaves: nested mappings of described tensors, and which of them are the network's.
+Runs in: the processes of `crossvit export` and `crossvit train`.
 """

@@ -6,8 +6,8 @@ Known by their first bytes or, for archives, by what is in them; the name of a f
 from collections.abc import Sequence
 from pathlib import Path
 
-HEAD = 512  # bytes that `other_kind` wants
-_LETTERS = 40  # of a text that a message shows
+HEAD_BYTES = 512  # bytes that `other_kind` wants
+_SHOWN_LETTERS = 40  # of a text that a message shows
 
 _UNPACK = "unpack it, and give the checkpoint within"
 _PYTORCH = "save its weights in PyTorch: torch.save(model.state_dict(), path)"
@@ -81,13 +81,13 @@ def other_kind(path: Path, head: bytes) -> str | None:
 def beginning_of_text(head: bytes) -> str | None:
     """The first line with letters of what begins with `head`, at most 40 letters; None if that is no text."""
     try:
-        text = head.decode("utf-8-sig", "strict" if len(head) < HEAD else "ignore")
+        text = head.decode("utf-8-sig", "strict" if len(head) < HEAD_BYTES else "ignore")
     except UnicodeDecodeError:
         return None
     if not all(letter.isprintable() or letter in "\t\n\r\f" for letter in text):
         return None
     lines = [line.strip() for line in text.splitlines()]
-    return next((line[:_LETTERS] for line in lines if line), "")
+    return next((line[:_SHOWN_LETTERS] for line in lines if line), "")
 
 
 def other_archive(names: Sequence[str]) -> str | None:

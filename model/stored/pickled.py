@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 MAX_OPCODES = 400_000  # some 3 s; a CrossViT with its optimizer takes 100,000
-_MAX_ARGS = 1000  # of one call
-_LONGEST_NAME = 500  # of a class or function
+_MAX_CALL_ARGS = 1000  # of one call
+_MAX_NAME_LETTERS = 500  # of a class or function
 
 # Modules whose functions no checkpoint calls. Nothing is called anyhow: this is for saying what such a file is.
 _HARMFUL_MODULES = frozenset(
@@ -208,7 +208,7 @@ class _Machine:
 
     def _stack_global(self, _: object) -> None:
         name, module = self._stack.pop(), self._stack.pop()
-        self._push(_named(f"{_of(str, module)[: _LONGEST_NAME + 1]}.{_of(str, name)[: _LONGEST_NAME + 1]}"))
+        self._push(_named(f"{_of(str, module)[: _MAX_NAME_LETTERS + 1]}.{_of(str, name)[: _MAX_NAME_LETTERS + 1]}"))
 
     def _reduce(self, _: object) -> None:
         args, called = self._stack.pop(), self._stack.pop()
@@ -270,14 +270,14 @@ def _is_harmful(name: str) -> bool:
 
 def _named(name: str) -> Global:
     """A name that a file gives once, and may use a hundred thousand times."""
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME_LETTERS:
         raise Malformed("a name of a class that is too long")
     return Global(name)
 
 
 def _arguments(value: object) -> tuple[object, ...]:
-    if isinstance(value, tuple) and len(value) > _MAX_ARGS:
-        raise Malformed(f"a call with more than {_MAX_ARGS:,} arguments")
+    if isinstance(value, tuple) and len(value) > _MAX_CALL_ARGS:
+        raise Malformed(f"a call with more than {_MAX_CALL_ARGS:,} arguments")
     found: tuple[object, ...] = _of(tuple, value)
     return found
 

@@ -23,7 +23,7 @@ from model.stored.pickled import Budget, Global, Malformed, Object
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the sequence of pickles
 _MAX_NDIM = 8
-_MAX_INNER = 5000  # storages that are files of their own,
+_MAX_INNER_STORAGES = 5000  # storages that are files of their own,
 _MAX_INNER_OPCODES = 100  # and what each may take
 
 _DTYPES = {
@@ -222,7 +222,7 @@ class _Rebuilder:
 
     def _storage(self, content: bytes) -> object:
         if id(content) not in self._inner:
-            if len(self.budgets) > 1 or len(self._inner) == _MAX_INNER:
+            if len(self.budgets) > 1 or len(self._inner) == _MAX_INNER_STORAGES:
                 raise Malformed("it holds too many files within the file")
             budgets = *self.budgets, Budget(_MAX_INNER_OPCODES)
             within = _read(io.BytesIO(content), memoryview(content), _Rebuilder(*budgets))

@@ -28,8 +28,8 @@ ANCHORS = frozenset(
 NAMESPACE = frozenset(("pos_embed", "cls_token", "patch_embed", "blocks", "norm", "head"))
 _ENOUGH = len(ANCHORS) // 2
 _MAX_DEPTH, _MAX_STEPS, _MAX_LEAVES, _MAX_PATH, _MAX_STATES = 64, 400_000, 50_000, 500, 16
-_MAX_KEY = 60  # letters that a line shows
-_CONSIDERABLE = 0.1  # of a network's numbers, in one tensor: its parameters in a row
+_MAX_KEY_LETTERS = 60  # letters that a line shows
+_LARGE_TENSOR_SHARE = 0.1  # of a network's numbers, in one tensor: its parameters in a row
 
 _TIMM = re.compile(r"(^|\.)(pos_embed|cls_token)_(?=\d+$)")
 # Modules around a module, which add a step to its names wherever they stand.
@@ -181,7 +181,7 @@ def averages(found: Leaves, like: Iterable[StateDict]) -> list[str]:
         key = _average_key(path.rpartition(".")[0] if one_of_many else path)
         if key is None or _is_backup(path) or _is_optimizers(path):
             continue
-        if one_of_many or math.prod(shape) > max(sizes) * _CONSIDERABLE:
+        if one_of_many or math.prod(shape) > max(sizes) * _LARGE_TENSOR_SHARE:
             keys[key] = None
     return list(keys)
 
@@ -234,7 +234,9 @@ def passed_over(found: Leaves, state: StateDict) -> list[str]:
             common = next((step for step in reversed(steps) if path.startswith(step)), "")
             last = path.rpartition(".")[2]
             groups[f"*.{last}" if last in _COUNTERS else common + path.removeprefix(common).partition(".")[0]] += 1
-    shown = ((key if len(key) <= _MAX_KEY else key[:_MAX_KEY] + "…", count) for key, count in groups.items())
+    shown = (
+        (key if len(key) <= _MAX_KEY_LETTERS else key[:_MAX_KEY_LETTERS] + "…", count) for key, count in groups.items()
+    )
     return [f"{key} ({count} tensors)" if count > 1 else key for key, count in shown]
 
 

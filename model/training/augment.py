@@ -1,6 +1,6 @@
 """DeiT's augmentation of a batch, on the network's device: RandAugment, random erasing, mixup and cutmix.
 
-Chance is PyTorch's own, which the caller has seeded. Pixels are from 0 to 1.
+Random numbers are from PyTorch's global generator, which the caller seeds. Pixels are from 0 to 1.
 """
 
 import math
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from kornia import enhance
 from torch import Tensor
 
-_LEVELS = 10  # a magnitude of 10 is all that an operation has
-_SPREAD = 0.5  # of magnitudes
-_OPERATIONS = 2  # for each image, each of them
-_APPLIED = 0.5  # of the time
+_MAX_MAGNITUDE = 10
+_MAGNITUDE_SPREAD = 0.5  # standard deviation
+_OPERATIONS_PER_IMAGE = 2
+_APPLY_PROBABILITY = 0.5  # of each operation
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_RATIO = 0.3
 
@@ -24,7 +24,7 @@ Operation = Callable[[Tensor, Tensor], Tensor]  # images (B, 3, H, W), strength 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images whose class is `lam` the first and the rest the second of `targets`, each (B,)."""
+    """Mixed images: the share `lam` of each is of the first of `targets`, the rest of the second, each (B,)."""
 
     images: Tensor
     targets: tuple[Tensor, Tensor]
@@ -43,18 +43,18 @@ def rand_augment(images: Tensor, magnitude: float) -> Tensor:
     """Two operations, each left out half of the time, for each image. Cubuk et al. 2019, after timm's.
 
     The set is timm's "increasing" one, where a larger magnitude always changes more; `magnitude` is of 10, with a
-    normal spread of 0.5. What comes in from outside an image has its mean colour.
+    normal spread of 0.5. Pixels from outside an image have its mean colour.
     """
     images = images.clone()
-    for _ in range(_OPERATIONS):
+    for _ in range(_OPERATIONS_PER_IMAGE):
         chosen = torch.randint(len(OPERATIONS), (len(images),))
-        chosen[torch.rand(len(images)) >= _APPLIED] = -1
-        strength = (torch.randn(len(images)) * _SPREAD + magnitude).clamp(0, _LEVELS) / _LEVELS
+        chosen[torch.rand(len(images)) >= _APPLY_PROBABILITY] = -1
+        strength = (torch.randn(len(images)) * _MAGNITUDE_SPREAD + magnitude).clamp(0, _MAX_MAGNITUDE) / _MAX_MAGNITUDE
         for number, operation in enumerate(OPERATIONS):
             indices = (chosen == number).nonzero().squeeze(1)
             if len(indices):
-                here = indices.to(images.device)
-                images[here] = operation(images[here], strength[indices].to(images.device)).clamp(0, 1)
+                on_device = indices.to(images.device)
+                images[on_device] = operation(images[on_device], strength[indices].to(images.device)).clamp(0, 1)
     return images
 
 
@@ -80,14 +80,14 @@ def mix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> Mixture
     if not options:
         return Mixture(images, (targets, targets), 1.0)
     alpha, blend = options[int(torch.randint(len(options), ()))]
-    # By chance, since an image's repetitions lie side by side: mirrored, they would all meet the same other one.
+    # At random: repetitions of an image are side by side; in reverse order all would meet the same other image.
     partners = torch.randperm(len(images)).to(images.device)
     mixed, lam = blend(images, images[partners], torch.distributions.Beta(alpha, alpha).sample().item())
     return Mixture(mixed, (targets, targets[partners]), lam)
 
 
 def rectangles(starts: Tensor, lengths: Tensor, height: int, width: int) -> Tensor:
-    """What lies in a rectangle: `starts` and `lengths` (B, 2) in shares of the image, to bool (B, 1, H, W)."""
+    """Masks (B, 1, H, W), True in a rectangle: `starts` and `lengths` (B, 2) are shares of the image."""
     rows, columns = (
         (places >= starts[:, axis, None]) & (places < (starts + lengths)[:, axis, None])
         for axis, places in enumerate((torch.arange(size) + 0.5) / size for size in (height, width))
@@ -100,7 +100,7 @@ def _blended(images: Tensor, others: Tensor, lam: float) -> tuple[Tensor, float]
 
 
 def _pasted(images: Tensor, others: Tensor, lam: float) -> tuple[Tensor, float]:
-    """A rectangle of the others, the same for all, centred anywhere; the new lambda is what is left of the images."""
+    """Paste one rectangle of the others, centred anywhere; the new lambda is the share of the images that remains."""
     lengths = torch.full((1, 2), math.sqrt(1 - lam))
     inside = rectangles(torch.rand(1, 2) - lengths / 2, lengths, *images.shape[2:]).to(images.device)
     return torch.where(inside, others, images), 1 - inside.float().mean().item()
@@ -113,7 +113,7 @@ def _warped(matrix: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> Operation
         strength = _signed(strength)
         numbers = torch.stack(matrix(torch.zeros_like(strength), strength), dim=1).view(-1, 2, 3)
         grid = F.affine_grid(numbers, list(images.shape), align_corners=False)
-        grey = images.mean(dim=(2, 3), keepdim=True)  # what comes in from outside
+        grey = images.mean(dim=(2, 3), keepdim=True)  # for pixels from outside
         return F.grid_sample(images - grey, grid, align_corners=False) + grey
 
     return operation

@@ -1,4 +1,4 @@
-"""Views of images: random and central crops, mirrored or not, resized on whatever device they lie on."""
+"""Random crops of images, mirrored or not: where they lie, and resizing on the device of the images."""
 
 import math
 from dataclasses import dataclass
@@ -6,52 +6,60 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.spec import PREPROCESSING
-
 _TRIES = 10
-_RATIOS = (3 / 4, 4 / 3)
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
+_MIRRORED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What is left to chance of B crops, whatever the sizes of their images."""
+    """Random numbers for B crops, which do not depend on the sizes of the images.
 
-    area: Tensor  # (B, tries), shares of the image
-    ratio: Tensor  # (B, tries), width by height
-    place: Tensor  # (B, 2), from the one end to the other
-    mirrored: Tensor  # (B,)
+    Attributes:
+        area: (B, tries), shares of the image's area.
+        ratio: (B, tries), width by height.
+        place: (B, 2), from 0 at the one end to 1 at the other, (rows, columns).
+        mirrored: (B,), bool.
+    """
+
+    area: Tensor
+    ratio: Tensor
+    place: Tensor
+    mirrored: Tensor
 
     def __getitem__(self, which: slice) -> "Draws":
-        return Draws(self.area[which], self.ratio[which], self.place[which], self.mirrored[which])
+        return Draws(
+            area=self.area[which],
+            ratio=self.ratio[which],
+            place=self.place[which],
+            mirrored=self.mirrored[which],
+        )
 
 
 @dataclass(frozen=True)
-class View:
-    """What is seen of images, as squares of `side` pixels: a random crop of `min_scale` or more, or the centre."""
+class RandomView:
+    """Random crops of `min_scale` of the image or more, as squares of `side` pixels; half of them are mirrored."""
 
     side: int
-    min_scale: float | None = None
+    min_scale: float
 
     def draw(self, count: int, seed: int) -> Draws:
-        """The chances of `count` crops, which follow from `seed`; half of the random ones are mirrored."""
-        chance = torch.Generator().manual_seed(seed)
-        area = torch.empty(count, _TRIES).uniform_(self.min_scale or 1, 1, generator=chance)
-        low, high = map(math.log, _RATIOS)
-        ratio = torch.empty(count, _TRIES).uniform_(low, high, generator=chance).exp()
-        place = torch.rand(count, 2, generator=chance)
-        mirrored = torch.rand(count, generator=chance) < (0.5 if self.min_scale else 0)
-        return Draws(area, ratio, place, mirrored)
-
-    def boxes(self, sizes: Tensor, draws: Draws) -> Tensor:
-        """The boxes (B, 4) of images of `sizes` (B, 2): rows (top, left, height, width) in shares of the image."""
-        return random_boxes(sizes, draws) if self.min_scale else central_boxes(sizes, self.side)
+        """The random numbers of `count` crops; they depend only on `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+        area = torch.empty(count, _TRIES).uniform_(self.min_scale, 1, generator=generator)
+        low, high = map(math.log, _ASPECT_RATIOS)
+        ratio = torch.empty(count, _TRIES).uniform_(low, high, generator=generator).exp()
+        place = torch.rand(count, 2, generator=generator)
+        mirrored = torch.rand(count, generator=generator) < _MIRRORED_SHARE
+        return Draws(area=area, ratio=ratio, place=place, mirrored=mirrored)
 
 
 def random_boxes(sizes: Tensor, draws: Draws) -> Tensor:
-    """Boxes (B, 4) for images of `sizes` (B, 2), rows (height, width) in pixels, as Inception's crops are drawn.
+    """Boxes (B, 4) for images of `sizes` (B, 2), drawn as Inception's crops.
 
-    The area is uniform, the aspect ratio log-uniform between 3/4 and 4/3; the first of ten draws that fits counts, and
-    the largest central box of an allowed ratio where none does. Source: Szegedy et al. 2014, torchvision's
+    Sizes are rows (height, width) in pixels; boxes are rows (top, left, height, width) in shares of the image. The area
+    is uniform, the aspect ratio log-uniform between 3/4 and 4/3. The first of ten draws that fits counts; if none fits,
+    the largest central box of an allowed ratio does. Source: Szegedy et al. 2014, torchvision's
     RandomResizedCrop.
     """
     height, width = sizes.float().T.unsqueeze(-1)  # each (B, 1)
@@ -60,28 +68,22 @@ def random_boxes(sizes: Tensor, draws: Draws) -> Tensor:
     fits = (drawn <= sizes.float().unsqueeze(1)).all(dim=-1)
     fitting = fits.any(dim=1, keepdim=True)
     first = drawn[torch.arange(len(sizes)), fits.int().argmax(dim=1)]
-    largest = torch.cat((torch.minimum(height, width / _RATIOS[0]), torch.minimum(width, height * _RATIOS[1])), dim=1)
+    narrowest, widest = _ASPECT_RATIOS
+    largest = torch.cat((torch.minimum(height, width / narrowest), torch.minimum(width, height * widest)), dim=1)
     share = torch.where(fitting, first, largest) / sizes
     place = torch.where(fitting, draws.place, 0.5)
     return torch.cat((place * (1 - share), share), dim=1)
 
 
-def central_boxes(sizes: Tensor, side: int) -> Tensor:
-    """The boxes (B, 4) that are seen at `side` when the network is used: model.spec's, of the resolution below."""
-    steps = PREPROCESSING[max((resolution for resolution in PREPROCESSING if resolution <= side), default=224)]
-    share = sizes.float().min(dim=1, keepdim=True).values * (steps.crop / steps.resize) / sizes
-    return torch.cat(((1 - share) / 2, share), dim=1)
-
-
-def resized(images: Tensor, boxes: Tensor, side: int) -> Tensor:
+def crop_and_resize(images: Tensor, boxes: Tensor, side: int) -> Tensor:
     """The `boxes` (B, 4) of `images` (B, 3, H, W), uint8, as uint8 (B, 3, side, side).
 
-    Bicubic with antialiasing, a = -0.5, as Pillow's, by two matrix products for each image.
+    Pillow's bicubic (a = -0.5, antialiased), up to one level, by two matrix products for each image.
     """
     boxes = boxes.to(images.device)
     rows = _matrix(boxes[:, 0], boxes[:, 2], images.shape[2], side).unsqueeze(1)
     columns = _matrix(boxes[:, 1], boxes[:, 3], images.shape[3], side).unsqueeze(1)
-    narrowed = _eight_bits(images.float() @ columns.transpose(-1, -2))  # as Pillow does, here too
+    narrowed = _eight_bits(images.float() @ columns.transpose(-1, -2))  # Pillow rounds between its passes
     return _eight_bits(rows @ narrowed).to(torch.uint8)
 
 
@@ -90,7 +92,7 @@ def _eight_bits(values: Tensor) -> Tensor:
 
 
 def _matrix(start: Tensor, share: Tensor, length: int, side: int) -> Tensor:
-    """(B, side, length): what each pixel of an axis gives to each of those that `share` of it becomes, from `start`."""
+    """Weights (B, side, length) of an axis' pixels for each of the `side` pixels made of `share` of it from `start`."""
     scale = (share * length / side).view(-1, 1, 1)
     pixels, places = torch.arange(length, device=start.device) + 0.5, torch.arange(side, device=start.device) + 0.5
     centres = start.view(-1, 1, 1) * length + places.view(1, -1, 1) * scale

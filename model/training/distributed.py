@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun started, each with a GPU of its own."""
+"""The processes of a run: one, or those that torchrun started, each with its own GPU."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -11,12 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class NoGPU(Exception):
-    """A GPU was asked for where PyTorch finds none."""
+    """A GPU was requested, but PyTorch finds none."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process and how many there are; sums over all of them."""
+    """This process among the `ranks` of a run; sums over all of them."""
 
     device: torch.device
     rank: int = 0
@@ -24,7 +24,7 @@ class Group:
 
     @classmethod
     def join(cls, device: str) -> "Group":
-        """The group that the environment names, as torchrun sets it; `device` is "auto", "cpu" or "cuda" (NoGPU)."""
+        """Join the group in torchrun's environment variables. `device` is "auto", "cpu" or "cuda". Raises NoGPU."""
         if device == "cuda" and not torch.cuda.is_available():
             raise NoGPU("PyTorch finds no GPU: use --device cpu, or install its build for CUDA")
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -43,11 +43,11 @@ class Group:
             dist.destroy_process_group()
 
     def shared(self, network: nn.Module) -> nn.Module:
-        """`network` with gradients that are the mean of all processes'."""
+        """`network` with gradients averaged over all processes."""
         return DistributedDataParallel(network) if self.ranks > 1 else network
 
     def no_sync(self, network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-        """Gradients stay with each process until the `last` part of a step."""
+        """A context in which processes do not exchange gradients, unless it is the `last` part of a step."""
         if isinstance(network, DistributedDataParallel) and not last:
             return network.no_sync()
         return nullcontext()

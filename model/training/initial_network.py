@@ -28,10 +28,15 @@ def starting_network(
 ) -> tuple[CrossViT, bool]:
     """A network with outputs for `labels` and the position embeddings of `recipe.resolution`, in training mode.
 
-    From `weights` comes all that fits: position embeddings are interpolated (bicubic, the CLS row kept apart), and
-    "auto" keeps the head if its classes are known to be `labels`; the second value says whether it was kept. `say`
-    is told what of the file was passed over. Raises model.checkpoint.BadCheckpoint, also if a head is to be kept that
-    has another number of classes.
+    The second value says whether the head of `weights` was kept. Raises model.checkpoint.BadCheckpoint, also if
+    `head` is "keep" and the head has another number of classes.
+
+    Args:
+        recipe: names the variant, the resolution, the seed and the drop path rate.
+        labels: the classes of the images.
+        weights: a checkpoint to start from; its position embeddings are interpolated (bicubic, without the CLS row).
+        head: "auto" keeps the head if its classes are known to be `labels`.
+        say: is told which parts of the file were passed over.
     """
     variant = VARIANTS[recipe.variant]
     torch.manual_seed(recipe.seed)

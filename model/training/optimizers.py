@@ -1,4 +1,4 @@
-"""The optimisers, with weight decay on matrices and filters alone."""
+"""The optimisers, with weight decay only on matrices and filters."""
 
 from itertools import chain
 from typing import Any
@@ -9,11 +9,11 @@ from torch.optim import Optimizer
 
 from model.training.recipe import Recipe
 
-_SPARED = ("pos_embed", "cls_token")  # from weight decay, as DeiT does, and vectors: biases and norms
+_NO_DECAY_PREFIXES = ("pos_embed", "cls_token")  # as in DeiT; vectors (biases and norms) do not decay either
 
 
 class Optimizers:
-    """One optimiser or two, stepped as one; all parameters have the learning rate that `step` is given."""
+    """One optimiser or two, stepped together; `step` sets the learning rate of all parameters."""
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -31,20 +31,20 @@ class Optimizers:
             self._all.append(torch.optim.AdamW(groups, lr=recipe.lr, fused=True))
         if matrices:
             hidden = [parameter for name, parameter in named if name in matrices]
-            # With AdamW's size of a step both take the same learning rate and decay.
+            # With AdamW's step size both take the same learning rate and decay.
             muon = torch.optim.Muon(hidden, lr=recipe.lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self._all.append(muon)
         self._parameters = [parameter for _, parameter in named]
 
     def step(self, lr: float, clip: float) -> Tensor:
-        """Change the weights by their gradients, which are then gone; the gradients' length before it was clipped."""
-        length = nn.utils.clip_grad_norm_(self._parameters, clip or float("inf"))
+        """Update the weights and clear the gradients; returns the gradients' norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self._parameters, clip or float("inf"))
         for group in chain.from_iterable(optimizer.param_groups for optimizer in self._all):
             group["lr"] = lr
         for optimizer in self._all:
             optimizer.step()
             optimizer.zero_grad()
-        return length
+        return norm
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self._all]
@@ -59,4 +59,4 @@ def _is_hidden(name: str, parameter: Tensor) -> bool:
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim > 1 and not name.startswith(_SPARED)
+    return parameter.ndim > 1 and not name.startswith(_NO_DECAY_PREFIXES)

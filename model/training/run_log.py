@@ -1,4 +1,4 @@
-"""What a run leaves to be read: two CSV files, TensorBoard's events and a plot."""
+"""The log of a run: two CSV files, TensorBoard's events and a plot."""
 
 import csv
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ LogRow = dict[str, float]
 
 
 class RunLog:
-    """The journal of the run in `folder`, taken up after `step`: what it says of later ones is done again, and goes."""
+    """The log of the run in `folder`, resumed after `step`: rows of later steps are removed, since they come again."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -26,7 +26,7 @@ class RunLog:
             _write(folder / name, [row for row in read_rows(folder / name) if row["step"] <= step])
 
     def add(self, kind: str, row: LogRow) -> None:
-        """Add a row of "training" or "validation", and draw the curves after one of the latter."""
+        """Add a row of "training" or "validation"; draw the curves after the latter."""
         self._add(f"{kind}.csv", row)
         if kind == "validation":
             draw(self._folder)
@@ -45,7 +45,7 @@ class RunLog:
 
 
 def _write(path: Path, rows: Sequence[LogRow]) -> None:
-    """In one step: a kill shall not take what was there."""
+    """Write atomically: a kill must not lose the old rows."""
     beside = path.with_suffix(".writing")
     with beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS[path.name])
@@ -55,7 +55,7 @@ def _write(path: Path, rows: Sequence[LogRow]) -> None:
 
 
 def read_rows(path: Path) -> list[LogRow]:
-    """The rows of a journal's file; none if there is no such file."""
+    """The rows of a log's CSV file; an empty list if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -64,7 +64,7 @@ def read_rows(path: Path) -> list[LogRow]:
 
 
 def _numbers(row: dict[str, str]) -> LogRow | None:
-    """None for a row that a kill has cut, which is the last."""
+    """None for a row that a kill cut; only the last one can be."""
     try:
         return {name: float(value) for name, value in row.items()}
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Which images come in which step: a function of the recipe and the step's number, so that a run can be taken up."""
+"""Which images each step has: a function of the recipe and the step's number, so that a run can be resumed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,17 @@ from model.training.images import Chunk
 
 @dataclass(frozen=True)
 class Sampler:
-    """Steps of `batch` out of `images`; this process, `rank` of `ranks`, has its part of each, in micro-batches."""
+    """The chunks of this process in each step.
+
+    Attributes:
+        images: the number of training images.
+        batch: images in a step, of all processes.
+        repeats: how often an image is in a step.
+        seed: of the recipe.
+        micro_batch: the most images in a chunk.
+        rank: the number of this process.
+        ranks: the number of processes.
+    """
 
     images: int
     batch: int
@@ -23,16 +33,16 @@ class Sampler:
 
     @property
     def steps_an_epoch(self) -> int:
-        """Steps in which as many images are seen as there are; what is left over has its turn in other epochs."""
+        """Whole steps in `images`; the images that are left out differ from epoch to epoch."""
         return self.images // self.batch
 
     @property
     def chunks_a_step(self) -> int:
-        """How many micro-batches a step has in this process."""
+        """Micro-batches of a step in this process."""
         return -(-self.batch // self.ranks // self.micro_batch)
 
     def chunks(self, first: int, end: int) -> Iterator[Chunk]:
-        """The micro-batches of the steps from `first` to before `end`."""
+        """The micro-batches of the steps from `first` up to `end`, which is excluded."""
         epoch, order = -1, []
         for step in range(first, end):
             if step // self.steps_an_epoch != epoch:
@@ -44,19 +54,19 @@ class Sampler:
                 yield Chunk(part[place : place + self.micro_batch], derive_seed(self.seed, step, number, self.rank))
 
     def _order(self, epoch: int) -> list[int]:
-        """The images of an epoch. With `repeats` fewer are seen, each so often: Hoffer et al. 2020."""
+        """The images of an epoch. Each is in it `repeats` times, so it has fewer different ones: Hoffer et al. 2020."""
         chosen = torch.randperm(self.images, generator=torch.Generator().manual_seed(derive_seed(self.seed, epoch)))
         order: list[int] = chosen.repeat_interleave(self.repeats)[: self.images].tolist()
         return order
 
 
 def all_in_order(images: int, micro_batch: int, rank: int, ranks: int) -> Iterator[Chunk]:
-    """Every image once, this process' part of them."""
+    """Every image once: this process' part of them."""
     part = range(rank, images, ranks)
     for place in range(0, len(part), micro_batch):
         yield Chunk(part[place : place + micro_batch], 0)
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed that depends on `numbers` alone."""
+    """A seed that depends only on `numbers`."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

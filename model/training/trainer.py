@@ -1,4 +1,4 @@
-"""The training loop. A step follows from the recipe, the data and its number alone, so that a kill changes nothing."""
+"""The training loop. A step depends only on the recipe, the data and its number, so a kill changes nothing."""
 
 import math
 import os
@@ -16,12 +16,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
-from model.spec import IMAGENET_MEAN, IMAGENET_STD
+from model.spec import IMAGENET_MEAN, IMAGENET_STD, preprocessing_at
 from model.training.artifacts import WEIGHTS, replacing_file, write_weights
 from model.training.augment import Mixture, erase, mix, rand_augment
-from model.training.crops import View
+from model.training.crops import RandomView
 from model.training.distributed import Group
-from model.training.images import Batch, TrainingImages
+from model.training.images import Batch, FromFiles, TrainingImages
 from model.training.moving_average import moving_average
 from model.training.optimizers import Optimizers
 from model.training.recipe import Recipe, learning_rate
@@ -29,29 +29,46 @@ from model.training.run_log import LogRow, RunLog
 from model.training.sampler import Sampler, all_in_order, derive_seed
 
 CHECKPOINT = "checkpoint.pt"
-_TOP = 5
+_TOP_CLASSES = 5
 
 
 class Diverged(Exception):
-    """The loss is no number any more."""
+    """The loss or a weight became NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How a run is carried out. `micro_batch` images go through the network at once, and are mixed with each other."""
+    """How a run is carried out.
+
+    Attributes:
+        micro_batch: images that go through the network at once, and are mixed with each other.
+        bf16: whether matrix products are in bfloat16.
+        compiled: whether torch.compile compiles the network.
+        half: whether the weights are written in half precision.
+        checkpoint_seconds: the time between checkpoints.
+        log_steps: steps between two rows of the log.
+    """
 
     micro_batch: int = 256
     bf16: bool = False
     compiled: bool = False
-    half: bool = False  # of the weights that are written
+    half: bool = False
     checkpoint_seconds: float = 120
     log_steps: int = 10
 
 
 class Trainer:
-    """A run in `folder`: the network, its optimisers, the average of its weights, and how far they have come.
+    """A run: the network, its optimisers, the average of its weights, and the number of the step.
 
-    It goes on from the checkpoint in the folder, if there is one; BadCheckpoint if that cannot be read.
+    It resumes from the checkpoint in the folder, if there is one. Raises BadCheckpoint if that cannot be read.
+
+    Args:
+        network: the network to train, in training mode.
+        recipe: the settings of the run.
+        images: the training images.
+        folder: where weights, checkpoint and log are written.
+        group: the processes of the run.
+        options: how the run is carried out.
     """
 
     def __init__(
@@ -71,11 +88,17 @@ class Trainer:
         decay = recipe.ema_decay
         self._average = AveragedModel(self._network, multi_avg_fn=moving_average(decay)) if decay else None
         self._sampler = Sampler(
-            *(len(images), recipe.batch, recipe.repeats, recipe.seed, options.micro_batch, group.rank, group.ranks)
+            images=len(images),
+            batch=recipe.batch,
+            repeats=recipe.repeats,
+            seed=recipe.seed,
+            micro_batch=options.micro_batch,
+            rank=group.rank,
+            ranks=group.ranks,
         )
         self.steps = max(round(recipe.epochs * self._sampler.steps_an_epoch), 1)
         self.step = 0
-        self._losses: list[Tensor] = []  # of the steps since the last row of the journal, in all processes
+        self._losses: list[Tensor] = []  # of the steps since the last row of the log, in all processes
         self._mean, self._std = (
             torch.tensor(values, device=group.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
         )
@@ -88,65 +111,65 @@ class Trainer:
         assert isinstance(network, CrossViT)
         return network
 
-    def run(self, validation: TrainingImages | None, tell: Callable[[str, LogRow], None]) -> None:
-        """Train to the end and write the weights; also after every epoch, with accuracy if there is `validation`.
+    def run(self, validation: FromFiles | None, report: Callable[[str, LogRow], None]) -> None:
+        """Train to the end. Write the weights after every epoch, and log the accuracy on `validation`, if given.
 
-        `tell` is given each row of the journal. Raises Diverged.
+        `report` is called with each row of the log. Raises Diverged.
         """
-        journal = RunLog(self._folder, self.step) if self._group.first else None
+        run_log = RunLog(self._folder, self.step) if self._group.first else None
 
-        def note(kind: str, row: LogRow) -> None:
-            if journal is not None:
-                journal.add(kind, row)
-                tell(kind, row)
+        def log(kind: str, row: LogRow) -> None:
+            if run_log is not None:
+                run_log.add(kind, row)
+                report(kind, row)
 
-        view = View(self._recipe.resolution, self._recipe.min_scale)
+        view = RandomView(self._recipe.resolution, self._recipe.min_scale)
         batches = self._images.batches(self._sampler.chunks(self.step, self.steps), view)
-        saved = noted = time.monotonic()
-        noted_at = self.step
+        saved = logged = time.monotonic()
+        logged_step = self.step
         while self.step < self.steps:
             loss, grad_norm = self._train(batches)
             self._losses.append(loss)
             self.step += 1
             last = self.step == self.steps
             if last or self.step % self._options.log_steps == 0:
-                speed = (self.step - noted_at) * self._recipe.batch / (time.monotonic() - noted)
-                note("training", self._row(grad_norm, speed))
-                noted, noted_at = time.monotonic(), self.step
+                images = (self.step - logged_step) * self._recipe.batch
+                log("training", self._row(grad_norm, images / (time.monotonic() - logged)))
+                logged, logged_step = time.monotonic(), self.step
             epoch_ends = last or self.step % self._sampler.steps_an_epoch == 0
             due = last or time.monotonic() - saved > self._options.checkpoint_seconds
             if epoch_ends or due:
-                self._check()
+                self._check_weights()
             if epoch_ends:
                 if validation is not None:
-                    note("validation", {"step": self.step, "epoch": self._epoch} | self.validate(validation))
+                    log("validation", {"step": self.step, "epoch": self._epoch} | self.validate(validation))
                 self._write()
-                noted, noted_at = time.monotonic(), self.step
+                logged, logged_step = time.monotonic(), self.step
             if due:
                 self._save()
                 saved = time.monotonic()
         self._write()
-        if journal is not None:
-            journal.close()
+        if run_log is not None:
+            run_log.close()
 
-    def validate(self, images: TrainingImages) -> LogRow:
-        """Loss and shares of right classes of the network to keep, over `images`."""
+    def validate(self, images: FromFiles) -> LogRow:
+        """Loss and accuracy of the network to keep on `images`, with the pixels that the service makes of them."""
         network = self.result.eval()
         chunks = all_in_order(len(images), self._options.micro_batch, self._group.rank, self._group.ranks)
         sums = torch.zeros(4, dtype=torch.float64, device=self._group.device)
         with torch.inference_mode():
-            for pixels, targets in images.batches(chunks, View(self._recipe.resolution)):
+            for pixels, targets in images.batches(chunks, preprocessing_at(self._recipe.resolution)):
                 with self._autocast():
                     logits = network(self._normalised(pixels / 255)).float()
                 loss = F.cross_entropy(logits, targets, reduction="sum")
-                hits = logits.topk(min(_TOP, logits.shape[1])).indices == targets.unsqueeze(1)
+                hits = logits.topk(min(_TOP_CLASSES, logits.shape[1])).indices == targets.unsqueeze(1)
                 sums += torch.stack((loss, hits[:, 0].sum(), hits.sum(), torch.tensor(len(hits)).to(loss.device)))
         network.train()
         loss_sum, top1, top5, count = self._group.sum(sums).tolist()
         return {"loss": loss_sum / count, "top1": top1 / count, "top5": top5 / count}
 
     def _train(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor]:
-        """A step; the mean loss of its images, and the gradient's norm."""
+        """Do one step; returns the mean loss of its images, and the gradient's norm."""
         total = torch.zeros((), device=self._group.device)
         parts = self._sampler.chunks_a_step
         for part, (pixels, targets) in enumerate(islice(batches, parts)):
@@ -199,13 +222,15 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self._group.device.type, torch.bfloat16) if self._options.bf16 else nullcontext()
 
-    def _check(self) -> None:
-        """Keep no weights that are no numbers: what was written before them stays."""
+    def _check_weights(self) -> None:
+        """Raise Diverged instead of writing weights that are NaN or infinite: the earlier ones stay."""
         if not all(torch.isfinite(parameter).all() for parameter in self._network.parameters()):
-            raise self._diverged("weights are no numbers")
+            raise self._diverged("weights became NaN or infinite")
 
-    def _diverged(self, what: str) -> Diverged:
-        return Diverged(f"{what} at step {self.step}: in another folder, lower --lr or raise --warmup-epochs")
+    def _diverged(self, symptom: str) -> Diverged:
+        return Diverged(
+            f"{symptom} at step {self.step}: train in another folder, with a lower --lr or a higher --warmup-epochs"
+        )
 
     def _write(self) -> None:
         if self._group.first:
@@ -232,8 +257,8 @@ class Trainer:
             return
         try:
             state = torch.load(path, map_location=self._group.device, weights_only=True)
-        except Exception as err:  # from a damaged file torch raises whatever it stumbles over
-            raise BadCheckpoint(f"{path} is damaged: remove it to begin anew") from err
+        except Exception as err:  # torch raises errors of many kinds for a damaged file
+            raise BadCheckpoint(f"{path} is damaged: remove it to start again from the beginning") from err
         self.step, self._losses = state["step"], state["losses"]
         self._network.load_state_dict(state["network"])
         self._optimizers.load_state_dict(state["optimizers"])

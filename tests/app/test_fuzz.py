@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
 from app.errors import BadImage, NotAnImage, TooLarge
 from benchmarks.server import resident_mb
 from model.files.formats import FORMATS
+from model.preprocess import Pixels
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.app.workers import children

@@ -350,7 +350,7 @@ def test_two_tensors_under_one_key_are_refused_unless_they_are_one(tmp_path: Pat
     bias = tensors["head.0.bias"]
     load_network(saved(tmp_path / "same.pt", {"model": tensors, "model.head.0.bias": bias}), TINY)
     with pytest.raises(
-        BadCheckpoint, match=r"'head\.0\.bias' is no plain tensor .*, but one of two tensors under this key"
+        BadCheckpoint, match=r"'head\.0\.bias' is not a plain tensor .*, but one of two tensors under this key"
     ):
         load_network(saved(tmp_path / "x.pt", {"model": tensors, "model.head.0.bias": bias + 1}), TINY)
 
@@ -380,7 +380,7 @@ def test_plain_pickles_of_tensors_and_of_arrays(tmp_path: Path, tensors: Tensors
 @pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn])
 def test_numbers_that_are_no_weights_are_refused_by_name(tmp_path: Path, tensors: Tensors, dtype: torch.dtype) -> None:
     path = saved(tmp_path / "x.pth", tensors | {"norm.0.bias": torch.zeros(96, dtype=dtype)})
-    with pytest.raises(BadCheckpoint, match=f"'norm.0.bias' is no plain tensor.* but a tensor of {str(dtype)[6:]}"):
+    with pytest.raises(BadCheckpoint, match=f"'norm.0.bias' is not a plain tensor.* but a tensor of {str(dtype)[6:]}"):
         load_network(path, TINY)
 
 
@@ -476,7 +476,7 @@ class Harmful:
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, tensors: Tensors) -> None:
     path = saved(tmp_path / "x.pth", {"model": tensors, "extra": Harmful()})
-    with pytest.raises(BadCheckpoint, match=r"holds more than tensors.*Save the state_dict alone"):
+    with pytest.raises(BadCheckpoint, match=r"holds more than tensors.*Save only the state_dict"):
         load_network(path, TINY)
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(BadCheckpoint):
@@ -515,7 +515,7 @@ def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors:
         ({"head.0.weight": torch.tensor(1.0)}, r"head.0.weight is \(\), expected \(1000, 96\)"),
         ({"head.0.weight": torch.zeros(0, 96)}, r"head.0.weight is \(0, 96\), expected \(1000, 96\)"),
         ({"norm.0.bias": torch.zeros(1).expand(1 << 40)}, r"norm.0.bias is \(1099511627776,\), expected \(96,\)"),
-        ({"norm.0.bias": torch.zeros(96).to_sparse()}, "'norm.0.bias' is no plain tensor"),
+        ({"norm.0.bias": torch.zeros(96).to_sparse()}, "'norm.0.bias' is not a plain tensor"),
     ],
 )
 def test_every_key_and_shape_must_fit(tmp_path: Path, tensors: Tensors, change: Tensors, difference: str) -> None:

@@ -179,7 +179,7 @@ def test_files_without_labelled_images_are_a_sentence(tmp_path: Path) -> None:
     for path, message in [
         (tmp_path, r"no images \(.jpg, .*\) in folders named for their class in /"),
         (tmp_path / "nowhere", "there is no /.*/nowhere"),
-        (tmp_path / "notes.txt", "notes.txt is no folder, zip file or tar file"),
+        (tmp_path / "notes.txt", "notes.txt is not a folder, zip file or tar file"),
         (tarred(tmp_path / "x.tar", {"d/1.jpg": b"x"}), "x.tar: d/1.jpg has no class: d/1.cls is missing"),
         (tarred(tmp_path / "y.tar", {"1.jpg": b"x", "1.cls": b" "}), "1.jpg has no class: 1.cls is missing or empty"),
         (tarred(tmp_path / "x.tar.gz", pair, "w:gz"), "x.tar.gz: .*; a tar file must be whole and not compressed"),

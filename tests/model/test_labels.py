@@ -198,7 +198,7 @@ def test_text_of_windows_editors_is_read(tmp_path: Path) -> None:
         ("a.txt", "n02119789 1 kit_fox\nn02100735 2 setter\n", "development kit of ILSVRC"),
         ("a.txt", "# classes\ncat\n", "line 1 is a comment"),
         ("a.txt", "cat,\ndog\n", "the lines end with ','"),
-        ("a.txt", "cat, dog", "names stand beside each other"),
+        ("a.txt", "cat, dog", "several names are in one line"),
         ("a.txt", "label\ncat\ndog\n", "the first line is 'label', a header; remove it"),
         ("a.txt", "???\ncat\ndog\n", "a background that this network does not know"),
         ("a.txt", "cat\n\ndog\n", "has 3 labels, but the head has 2 classes: line 2 is blank"),
@@ -257,7 +257,7 @@ def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, content: 
 
 @pytest.mark.parametrize("name", ["c\x1b[31mat", "c\nat", "c\x00at", "c\x85at", "c\u202eat", "c\u2028at", "c" * 501])
 def test_a_label_that_controls_how_text_is_shown_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BadLabels, match=r"the label of index 0 is no name: 'c.*has control characters, or more"):
+    with pytest.raises(BadLabels, match=r"the label of index 0 is not a name: 'c.*has control characters, or more"):
         labels_for(written(tmp_path / "a.json", [name, "dog"]), 2)
 
 
@@ -278,14 +278,14 @@ def test_wnids_are_kept(tmp_path: Path) -> None:
     [
         ("a.txt", "cat\n", "a.txt has 1 labels, but the head has 2 classes"),
         ("a.txt", "cat\n\ndog\n", "has 3 labels"),
-        ("a.txt", "\ndog\n", "the label of index 0 is no name"),
-        ("a.json", "[1, 2]", "the label of index 0 is no name"),
-        ("a.json", '["a", {"wnid": "n1"}]', "the label of index 1 is no name"),
-        ("a.json", '[{"label": "a", "wnid": 3}, "b"]', "the label of index 0 is no name"),
+        ("a.txt", "\ndog\n", "the label of index 0 is not a name"),
+        ("a.json", "[1, 2]", "the label of index 0 is not a name"),
+        ("a.json", '["a", {"wnid": "n1"}]', "the label of index 1 is not a name"),
+        ("a.json", '[{"label": "a", "wnid": 3}, "b"]', "the label of index 0 is not a name"),
         ("a.json", '["a",', "a.json is not JSON: line 1, column 6"),
         ("a.json", '"a"', "must be a list"),
         ("a.json", "[" * 100_000, "is nested too deeply"),
-        ("a.json", '["\\ud800", "b"]', "the label of index 0 is no name"),
+        ("a.json", '["\\ud800", "b"]', "the label of index 0 is not a name"),
         ("a.json", '{"1": "a", "2": "b"}', "none for index 0"),
     ],
 )

@@ -16,8 +16,9 @@ from pydantic_settings import CliApp
 from safetensors.torch import load_file
 
 from model.checkpoint import read_tensors
-from model.train import Arguments, _alone_in, main
 from model.training.artifacts import replacing_file
+from model.training.command import Arguments, main
+from model.training.run_folder import exclusive_folder
 from model.training.run_log import TRAINING, VALIDATION, read_rows
 from tests.model.training import made
 
@@ -112,8 +113,8 @@ def test_another_recipe_does_not_go_on_with_a_run(data: Path, whole: Path, capsy
         (["nowhere"], 1, "there is no nowhere"),
         (["{data}", "--batch", "6", "--weights", "nowhere.pth"], 1, "no weights at nowhere.pth"),
         (["{data}", "--batch", "6", "--weights", "shipped"], 1, "no weights of crossvit_tiny ship with the project"),
-        (["{data}", "--preset", "short", "--min-lr", "3"], 2, "min_lr 3 is over lr 0.002"),
-        (["{data}", "--epochs", "10"], 2, "warmup_epochs 30 leave nothing of 10 epochs"),
+        (["{data}", "--preset", "short", "--min-lr", "3"], 2, "min_lr 3 is higher than lr 0.002"),
+        (["{data}", "--epochs", "10"], 2, "warmup_epochs 30 must be fewer than the 10 epochs"),
         (["{data}"], 1, "a batch of 4096 is more than the 18 images"),
         (["{data}", "--batch", "6", "--device", "cuda"], 1, "PyTorch finds no GPU"),
         (["{data}", "--epochs", "inf"], 2, "--epochs: Input should be a finite number"),
@@ -140,7 +141,7 @@ def test_images_that_memory_cannot_hold_are_a_sentence(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(data), "--out", str(tmp_path), *RECIPE, "--in-memory", "100000000"]) == 1
-    assert "error: --in-memory 100000000: 18 images have no place there (" in capsys.readouterr().err
+    assert "error: --in-memory 100000000: 18 images do not fit into memory (" in capsys.readouterr().err
 
 
 def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
@@ -174,7 +175,7 @@ def test_a_run_that_diverges_ends_and_keeps_nothing_of_it(
 ) -> None:
     recipe = [*RECIPE, "--optimizer", "sgd", "--clip-grad", "0", "--lr", "1e9"]
     assert main([str(data), "--out", str(tmp_path), *recipe, *WAYS, *options]) == 1
-    assert "in another folder, lower --lr or raise --warmup-epochs" in capsys.readouterr().err
+    assert "train in another folder, with a lower --lr" in capsys.readouterr().err
     for name in ("model.safetensors", "checkpoint.pt"):
         if (tmp_path / name).exists():
             tensors = torch.load(tmp_path / name)["network"] if name.endswith(".pt") else load_file(tmp_path / name)
@@ -182,16 +183,16 @@ def test_a_run_that_diverges_ends_and_keeps_nothing_of_it(
 
 
 def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with _alone_in(tmp_path):
+    with exclusive_folder(tmp_path):
         assert main([str(data), "--out", str(tmp_path), *RECIPE, *WAYS]) == 1
     assert "another process trains in" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main([str(data), "--out", str(tmp_path / "file"), *RECIPE, *WAYS]) == 1
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_a_killed_runs_readers_do_not_keep_its_folder(tmp_path: Path) -> None:
-    with _alone_in(tmp_path):
+    with exclusive_folder(tmp_path):
         reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which DataLoader does too
@@ -199,7 +200,7 @@ def test_a_killed_runs_readers_do_not_keep_its_folder(tmp_path: Path) -> None:
     try:
         time.sleep(0.2)
         assert reader.is_alive()
-        with _alone_in(tmp_path):
+        with exclusive_folder(tmp_path):
             pass
     finally:
         reader.kill()
@@ -212,7 +213,7 @@ def test_what_others_left_in_a_folder_stays(
 ) -> None:
     (tmp_path / name).write_bytes(b"mine")
     assert main([str(data), "--out", str(tmp_path), *RECIPE, *WAYS]) == 1
-    assert f"{name} is of no run that is described in model.recipe.json" in capsys.readouterr().err
+    assert f"{name} is of no run that model.recipe.json describes" in capsys.readouterr().err
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(name, b"mine")]
 
 

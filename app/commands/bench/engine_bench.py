@@ -10,12 +10,13 @@ import numpy as np
 
 from app.commands.bench.load_summary import Latency, latency
 from app.configuration.settings import Settings
-from app.decoding.image import Pixels, decode
+from app.decoding.image import decode
 from app.engines.process.supervisor import EngineSupervisor
 from app.errors import BadParameter
 from bundle.bundle_errors import ExplainedError
 from bundle.reader import Bundle
 from bundle.tensors import Images
+from model.preprocess import Pixels
 
 _DECODE_SECONDS = 1.0
 _TURN_SECONDS = 1.0  # of one batch size before the next one's turn: slow phases of the machine hit all sizes

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import Window, decode, windows
+from app.decoding.image import decode
 from app.engines.gpu.device import Address
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
 from bundle.tensors import Images
+from model.preprocess import Window, windows
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from app.decoding.image import Pixels
 from app.decoding.pool import DecoderPool
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import plain
 from app.processes.channel import EMPTY_REPLY, Arrays, Reply, Values
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
+from model.preprocess import Pixels
 from model.spec import PREPROCESSING, Preprocessing
 
 log = logging.getLogger(__name__)

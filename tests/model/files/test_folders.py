@@ -102,7 +102,7 @@ def test_a_closed_folder_is_an_error_unless_it_is_passed_over(tmp_path: Path, mo
 
 
 def test_a_file_is_read_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "MOST_BYTES", 1000)
+    monkeypatch.setattr(folders, "MAX_IMAGE_FILE_BYTES", 1000)
     for length in (0, 1000):
         (tmp_path / "a.jpg").write_bytes(bytes(length))
         assert len(read_image_file(tmp_path / "a.jpg")) == length

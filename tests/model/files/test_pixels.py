@@ -11,7 +11,8 @@ from PIL import Image
 
 from app.decoding.image import decode
 from model.files.bad_files import Damaged, TooManyPixels
-from model.files.pixels import opened, rgb
+from model.files.pixels import opened
+from model.preprocess import rgb_image
 from model.spec import Preprocessing
 from tests.app.pictures import encoded, scene
 from tests.model.files import odd
@@ -21,30 +22,30 @@ WHOLE = Preprocessing(odd.SIDE, odd.SIDE)
 
 def pixels(body: bytes) -> NDArray[np.int16]:
     """The pixels of `body`, which the service must see too."""
-    found = np.asarray(rgb(body))
+    found = np.asarray(rgb_image(body))
     assert np.array_equal(found, decode(body, WHOLE, odd.SIDE**2))
     return found.astype(np.int16)
 
 
 @pytest.mark.parametrize("make", odd.JPEGS.values(), ids=odd.JPEGS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_jpeg_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_jpeg(make: Callable[[], bytes]) -> None:
     body = make()
     plain = odd.jpeg(progressive=b"\xff\xc2" in body[:3000])
     assert np.array_equal(pixels(body), pixels(plain))
 
 
 @pytest.mark.parametrize("make", odd.PNGS.values(), ids=odd.PNGS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_png_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_png(make: Callable[[], bytes]) -> None:
     assert np.array_equal(pixels(make()), np.asarray(odd.PICTURE))
 
 
 @pytest.mark.parametrize("make", odd.WEBPS.values(), ids=odd.WEBPS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_webp_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_webp(make: Callable[[], bytes]) -> None:
     assert np.array_equal(pixels(make()), np.asarray(odd.PICTURE))
 
 
 @pytest.mark.parametrize("make", odd.GIFS.values(), ids=odd.GIFS)
-def test_what_stands_behind_or_beside_the_pixels_of_a_gif_costs_nothing(make: Callable[[], bytes]) -> None:
+def test_bytes_behind_or_beside_the_pixels_do_not_change_a_gif(make: Callable[[], bytes]) -> None:
     assert np.array_equal(pixels(make()), pixels(odd.GIF))
 
 
@@ -70,7 +71,7 @@ def test_orientation_is_applied_in_every_format_that_has_it(kind: str, orientati
     image = scene(48, 32)
     turned = image.transpose(Image.Transpose.ROTATE_180 if orientation == 3 else Image.Transpose.ROTATE_270)
     lossless = {"lossless": True} if kind == "WEBP" else {}
-    found = np.asarray(rgb(encoded(image, kind, exif=odd.oriented(orientation), quality=100, **lossless)))
+    found = np.asarray(rgb_image(encoded(image, kind, exif=odd.oriented(orientation), quality=100, **lossless)))
     assert found.shape == np.asarray(turned).shape
     assert np.abs(found.astype(int) - np.asarray(turned)).mean() < 8
 
@@ -104,7 +105,7 @@ def grey_png(depth: int, row: bytes, transparent: int | None) -> bytes:
 def test_grey_of_any_depth_may_have_a_transparent_value(
     depth: int, row: bytes, transparent: int | None, expected: list[int]
 ) -> None:
-    found = np.asarray(rgb(grey_png(depth, row, transparent)))
+    found = np.asarray(rgb_image(grey_png(depth, row, transparent)))
     assert found[0, :, 0].tolist() == expected
 
 
@@ -113,7 +114,7 @@ def test_16_bits_of_colour_may_have_a_transparent_one() -> None:
     head = odd.chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
     marked = odd.chunk(b"tRNS", struct.pack(">3H", 0x1200, 0x3400, 0x5600))
     data = odd.chunk(b"IDAT", zlib.compress(b"\0" + row))
-    found = np.asarray(rgb(odd.PNG_MAGIC + head + marked + data + odd.chunk(b"IEND", b"")))
+    found = np.asarray(rgb_image(odd.PNG_MAGIC + head + marked + data + odd.chunk(b"IEND", b"")))
     assert found[0].tolist() == [[255, 255, 255], [0x13, 0x34, 0x56]]
 
 
@@ -131,7 +132,7 @@ REFUSED = {
     "lossless": (lambda: of_frame(0xC3), "a lossless JPEG is not supported; convert it"),
     "hierarchical": (lambda: of_frame(0xC5), "a hierarchical JPEG is not supported; convert it"),
     "two components": (lambda: of_frame(0xC0, components=2), "a JPEG of 2 components is not supported"),
-    "height behind the scan": (lambda: of_frame(0xC0, height=0), r"height stands behind its first scan \(DNL\)"),
+    "height behind the scan": (lambda: of_frame(0xC0, height=0), r"height follows its first scan \(DNL\)"),
     "101 scans": (lambda: odd.progressive(101), "more than 100 scans"),
     "a flood of segments": (lambda: odd.after_start(b"\xff\xfe\0\2" * 60_000), "more than 50,000 segments"),
     "a flood of chunks": (lambda: odd.png(odd.chunk(b"tEXt", b"") * 60_000), "more than 50,000 chunks"),
@@ -167,9 +168,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_refusal_says_what_is_the_matter(make: Callable[[], bytes], message: str) -> None:
+def test_an_error_says_what_is_wrong(make: Callable[[], bytes], message: str) -> None:
     with pytest.raises(Damaged, match=message):
-        rgb(make())
+        rgb_image(make())
 
 
 def header_of_png(width: int, height: int) -> bytes:
@@ -206,10 +207,10 @@ def test_an_avif_of_more_pixels_than_it_says_shows_no_more_than_it_says() -> Non
     body = encoded(scene(400, 300), "AVIF")
     at = body.index(b"ispe") + 8
     body = body[:at] + struct.pack(">II", 100, 100) + body[at + 8 :]
-    assert rgb(body, max_pixels=100 * 100).size == (100, 100)
+    assert rgb_image(body, max_pixels=100 * 100).size == (100, 100)
 
 
 def test_the_shipped_photographs_keep_their_pixels() -> None:
     for path in sorted((Path(__file__).parents[3] / "export" / "data" / "photos").glob("*.jpg")):
         with Image.open(path) as image:
-            assert np.array_equal(np.asarray(rgb(path.read_bytes())), np.asarray(image.convert("RGB")))
+            assert np.array_equal(np.asarray(rgb_image(path.read_bytes())), np.asarray(image.convert("RGB")))

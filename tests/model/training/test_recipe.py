@@ -17,17 +17,17 @@ def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
 
 
 def test_a_warm_up_that_takes_all_epochs_is_refused() -> None:
-    with pytest.raises(ValidationError, match="warmup_epochs 30 leave nothing of 10 epochs"):
+    with pytest.raises(ValidationError, match="warmup_epochs 30 must be fewer than the 10 epochs"):
         Recipe(variant="crossvit_tiny", epochs=10)
 
 
-def test_images_are_as_large_as_the_variant_wants_them() -> None:
+def test_the_default_resolution_is_the_variants() -> None:
     assert Recipe(variant="crossvit_18_dagger").resolution == 224
     assert Recipe(variant="crossvit_18_dagger_384").resolution == 384
     assert Recipe(variant="crossvit_18_dagger_384", resolution=64).resolution == 64
 
 
-def test_timms_names_of_variants_are_kept_as_those_here() -> None:
+def test_timms_names_of_variants_become_our_names() -> None:
     recipe = Recipe(variant="timm/crossvit_15_dagger_408.in1k")
     assert (recipe.variant, recipe.resolution) == ("crossvit_15_dagger_384", 384)
     with pytest.raises(ValidationError, match="the nearest: crossvit_9"):
@@ -48,5 +48,5 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_a_final_learning_rate_over_the_highest_is_refused() -> None:
-    with pytest.raises(ValidationError, match=r"min_lr 0\.2 is over lr 0\.1"):
+    with pytest.raises(ValidationError, match=r"min_lr 0\.2 is higher than lr 0\.1"):
         Recipe(variant="crossvit_tiny", lr=0.1, min_lr=0.2)

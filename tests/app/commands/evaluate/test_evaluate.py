@@ -285,8 +285,16 @@ ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 
 def test_a_bundle_is_as_accurate_as_its_graph(bundle: Path, labelled: Labelled, tmp_path: Path) -> None:
     report = measured(
-        *(labelled.folder(tmp_path / "data"), "--bundle", bundle, *ENGINE, "--against", "openvino:f32"),
-        *("--plot", tmp_path / "plot.png", "--answers", tmp_path / "answers.csv"),
+        labelled.folder(tmp_path / "data"),
+        "--bundle",
+        bundle,
+        *ENGINE,
+        "--against",
+        "openvino:f32",
+        "--plot",
+        tmp_path / "plot.png",
+        "--answers",
+        tmp_path / "answers.csv",
     )
     figures = report["figures"]
     assert (figures["images"], report["images"], report["errors"], report["interrupted"]) == (9, 9, [], False)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.decoding.image import Pixels, decode
+from app.decoding.image import decode
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
@@ -22,6 +22,7 @@ from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from app.timing import Interval
 from bundle.reader import open_bundle
+from model.preprocess import Pixels
 from model.spec import PREPROCESSING, Preprocessing
 from tests.app.engines.gpu_jpeg import fake_jpegs
 from tests.app.engines.gpu_jpeg.fake_jpegs import Jpegs

@@ -1,0 +1,256 @@
+"""The command `crossvit train`: its options, the checks before a run, and what it prints."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from model.checkpoint import BadCheckpoint, silent
+from model.dataset import BadDataset, Dataset
+from model.labels import can_be_label, labels_of
+from model.spec import VARIANTS
+from model.training.artifacts import WEIGHTS, write_json_file
+from model.training.distributed import Group, NoGPU
+from model.training.images import FromFiles, InMemory, TrainingImages
+from model.training.initial_network import starting_network
+from model.training.recipe import PRESETS, Recipe
+from model.training.run_folder import BadRun, begin_or_resume, describe_run, exclusive_folder
+from model.training.run_log import LogRow
+from model.training.trainer import CHECKPOINT, Diverged, Trainer, TrainerOptions
+from model.weights import Weights, WeightsUnavailable, find_weights
+
+_NO_WEIGHTS = "none"
+_MOST_WORKERS = 16
+
+# The options that change the weights that a run ends with: model.recipe.json records them.
+_RECORDED_OPTIONS = ("in_memory", "micro_batch", "bf16", "compiled", "half")
+
+
+def training_cpus(most: int) -> int:
+    """CPUs for each of the processes that torchrun started on this machine, up to `most`."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(most, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+class Arguments(Recipe, BaseSettings):
+    """Train a CrossViT, or fine-tune one, on images in folders (or zip or tar files) named for their class."""
+
+    model_config = SettingsConfigDict(
+        cli_prog_name="crossvit train", cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True
+    )
+
+    data: Annotated[
+        CliPositionalArg[list[Path]],
+        Field(description="folders, zip files or WebDataset's tar files, without commas in their names"),
+    ]
+    out: Annotated[Path, Field(description="folder of the run; a run that was stopped there is resumed")]
+    validation: Annotated[list[Path], Field(description="images to measure accuracy on after every epoch")] = []
+    preset: Annotated[
+        Literal[tuple(PRESETS)],  # type: ignore[valid-type]
+        Field(description="defaults for the options of the recipe"),
+    ] = "paper"
+    weights: Annotated[
+        str, Field(description="weights to start from: a checkpoint, hub or shipped; other classes are possible")
+    ] = _NO_WEIGHTS
+    head: Annotated[
+        Literal["auto", "keep", "new"],
+        Field(description="head of those weights; auto keeps it if its classes are those of the images"),
+    ] = "auto"
+    half: Annotated[bool, Field(description="store the weights in half precision")] = False
+
+    # How the run is carried out
+    in_memory: Annotated[
+        int, Field(ge=0, description="keep the training images on the device as squares of this side; 0 reads files")
+    ] = 0
+    workers: Annotated[int, Field(ge=0, description="processes that read files, for each GPU")] = training_cpus(
+        most=_MOST_WORKERS
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto is a GPU if there is one")] = "auto"
+    bf16: Annotated[bool, Field(description="matrix products in bfloat16: for GPUs, and CPUs with AMX")] = False
+    compiled: Annotated[bool, Field(description="torch.compile the network")] = False
+    micro_batch: Annotated[
+        int, Field(ge=1, description="images that go through the network at once, and are mixed with each other")
+    ] = 256
+    checkpoint_seconds: Annotated[
+        float, Field(ge=0, description="time between checkpoints; a kill loses this much and a few steps")
+    ] = 120
+    log_steps: Annotated[int, Field(ge=1, description="steps between rows of training.csv")] = 10
+
+    @classmethod
+    def settings_customise_sources(  # BATCH or SEED in the environment mean something else
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_: object,
+        **__: object,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return PRESETS.get(values.get("preset", "paper"), {}) | values
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    try:
+        args = CliApp.run(Arguments, cli_args=sys.argv[1:] if arguments is None else arguments)
+    except ValidationError as err:
+        first = err.errors()[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
+        return _failed(f"{option}{first['msg']}", 2)
+    try:
+        train(args)
+    except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError) as err:
+        return _failed(str(err), 1)
+    except KeyboardInterrupt:
+        resumable = (args.out / CHECKPOINT).is_file()
+        what_follows = "resumes from the last checkpoint" if resumable else "starts again from the beginning"
+        return _failed(f"interrupted; the same command {what_follows}", 130)
+    return 0
+
+
+def train(args: Arguments) -> None:
+    """Train as `args` say, and write the weights. Raises what its parts raise, and BadRun."""
+    group = Group.join(args.device)
+    try:
+        with exclusive_folder(args.out) if group.first else nullcontext():
+            _train(args, group)
+    finally:
+        group.leave()
+
+
+def _train(args: Arguments, group: Group) -> None:
+    recipe, data = args.recipe, Dataset(args.data)
+    validation_data = Dataset(args.validation) if args.validation else None
+    _check(args, data, validation_data, group)
+    labels = labels_of(data.categories)
+    weights = None if args.weights == _NO_WEIGHTS else find_weights(args.weights, VARIANTS[recipe.variant], _say)
+    say = _say if group.first else silent
+    network, kept_head = starting_network(recipe, labels, weights.path if weights else None, args.head, say)
+    if group.first:
+        options = {name: getattr(args, name) for name in _RECORDED_OPTIONS} | {"processes": group.ranks}
+        begin_or_resume(args.out, describe_run(recipe, data, weights, kept_head=kept_head, options=options))
+        write_json_file((args.out / WEIGHTS).with_suffix(".labels.json"), labels)
+        _say(_summary(recipe, data, weights, kept_head=kept_head))
+    images = _training_images(args, data, group)
+    validation = None
+    if validation_data:
+        targets = validation_data.indices(data.categories)
+        validation = FromFiles(validation_data, targets, group.device, args.workers)
+    trainer = Trainer(
+        network=network,
+        recipe=recipe,
+        images=images,
+        folder=args.out,
+        group=group,
+        options=TrainerOptions(
+            micro_batch=args.micro_batch,
+            bf16=args.bf16,
+            compiled=args.compiled,
+            half=args.half,
+            checkpoint_seconds=args.checkpoint_seconds,
+            log_steps=args.log_steps,
+        ),
+    )
+    with _bar("training", trainer.steps, shown=group.first) as advance:
+        advance(trainer.step)
+        trainer.run(validation, _reporter(trainer, advance))
+    if group.first:
+        _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
+
+
+def _check(args: Arguments, data: Dataset, validation: Dataset | None, group: Group) -> None:
+    for category in data.categories:
+        if category != category.strip() or not can_be_label(category):
+            raise BadRun(
+                f"{category!r} cannot be a label: no blanks at its ends, no control characters, and UTF-8; "
+                "rename the folder"
+            )
+    if len(data.categories) < 2:
+        raise BadRun(
+            f"all images are of one class, {data.categories[0]!r}: classes are the folders below {args.data[0]}"
+        )
+    if args.batch > len(data):
+        raise BadRun(f"a batch of {args.batch} is more than the {len(data)} images: choose a smaller --batch and --lr")
+    if args.batch % group.ranks:
+        raise BadRun(
+            f"a batch of {args.batch} cannot be divided among {group.ranks} processes: choose a multiple of "
+            f"{group.ranks}"
+        )
+    if unknown := sorted(set(validation.categories if validation else []) - set(data.categories)):
+        raise BadRun(
+            f"--validation has {len(unknown)} classes that the training images do not have, such as {unknown[0]!r}"
+        )
+
+
+def _summary(recipe: Recipe, data: Dataset, weights: Weights | None, *, kept_head: bool) -> str:
+    names = ", ".join(data.categories[:3]) + (", …" if len(data.categories) > 3 else "")
+    head = "its" if kept_head else "a new"
+    start = f"{weights.id}, {weights.source}; {head} head" if weights else "random weights"
+    return (
+        f"{recipe.variant} at {recipe.resolution}: {len(data)} images, {len(data.categories)} classes ({names}), "
+        f"from {start}"
+    )
+
+
+def _training_images(args: Arguments, data: Dataset, group: Group) -> TrainingImages:
+    targets = data.indices(data.categories)
+    if not args.in_memory:
+        return FromFiles(data, targets, group.device, args.workers)
+    try:
+        with _bar("decoding", len(data), shown=group.first) as advance:
+            return InMemory(data, targets, args.in_memory, group.device, advance)
+    except RuntimeError as err:  # torch raises it for any memory
+        raise BadRun(f"--in-memory {args.in_memory}: {len(data)} images do not fit into memory ({err})") from err
+
+
+def _reporter(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str, LogRow], None]:
+    reported = trainer.step
+
+    def report(kind: str, row: LogRow) -> None:
+        nonlocal reported
+        if kind == "training":
+            advance(trainer.step - reported)
+            reported = trainer.step
+        _say(f"{kind}: " + ", ".join(f"{name} {value:.6g}" for name, value in row.items()))
+
+    return report
+
+
+@contextmanager
+def _bar(activity: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn(activity), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+        task = progress.add_task(activity, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def _export_command(args: Arguments) -> str:
+    weights, bundle = str(args.out / WEIGHTS), str(Path("artifacts") / args.out.resolve().name)
+    return shlex.join(["crossvit", "export", "--variant", args.variant, "--weights", weights, "--out", bundle])
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _failed(message: str, code: int) -> int:
+    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+console = Console(stderr=True)
