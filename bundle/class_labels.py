@@ -31,7 +31,7 @@ class ClassLabel(BaseModel):
 _LABELS = TypeAdapter(list[ClassLabel])
 
 
-def class_labels(entries: Iterable[Mapping[str, object]]) -> list[ClassLabel]:
+def bundle_labels(entries: Iterable[Mapping[str, object]]) -> list[ClassLabel]:
     """The labels of `entries`, each a model.labels.LabelEntry."""
     return [ClassLabel.model_validate(entry) for entry in entries]
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import BadBundle, ExplainedError, first_error
-from bundle.class_labels import ClassLabel, class_labels, write_labels
+from bundle.class_labels import ClassLabel, bundle_labels, write_labels
 from bundle.file_names import GOLDEN, GRAPHS, LABELS, MODEL
 from bundle.golden import write_golden
 from bundle.manifest import (
@@ -169,7 +169,7 @@ def _check_head(classes: int, activation: str) -> None:
 
 def _labels(path: Path | None, classes: int) -> list[ClassLabel]:
     """The labels in `path`, or ImageNet-1k's. Several classes of the same label are noted if a file was given."""
-    labels = class_labels(labels_for(path, classes))
+    labels = bundle_labels(labels_for(path, classes))
     shared = [name for name, count in Counter(label.label for label in labels).items() if count > 1]
     if path is not None and shared:
         _say(f"note: {len(shared)} labels belong to several classes, such as {shared[0]!r}; an index tells them apart")

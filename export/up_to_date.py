@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import BadBundle
-from bundle.class_labels import class_labels, parse_labels
+from bundle.class_labels import bundle_labels, parse_labels
 from bundle.file_names import LABELS, MANIFEST
 from bundle.manifest import Manifest, WeightsInfo, parse_manifest, read_manifest_head
 from bundle.precisions import INT8
@@ -73,7 +73,7 @@ def _is_same(bundle: Path, manifest: Manifest, inputs: ExportInputs, labels: Pat
             and manifest.activation == options.activation
             and sides is not None
             and manifest.preprocessing == options.steps(sides)
-            and existing_labels == class_labels(labels_for(labels, manifest.classes))
+            and existing_labels == bundle_labels(labels_for(labels, manifest.classes))
             and all(file_sha256(bundle / name) == digest for name, digest in manifest.files.items())
         )
     except (OSError, ValueError, BadBundle, BadCheckpoint):  # ValueError: the labels' file
