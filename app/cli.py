@@ -176,9 +176,11 @@ def _start_processes(settings: "Settings") -> None:
         "onnxruntime": ["app.engines.cpu.onnxruntime_engine"],
     }
     role = f"engine {settings.default_model or settings.bundle.name}"
-    start_spare(role, "app.engines.process.engine_host", *libraries.get(settings.engine, []), keep_environment=True)
+    start_spare(
+        role, "app.engines.engine_process.engine_host", *libraries.get(settings.engine, []), keep_environment=True
+    )
     for _ in range(settings.decoder_count):
-        start_spare("decoder", "app.decoding.decoder")
+        start_spare("decoder", "app.decoding.decoder_worker")
 
 
 async def _classify(

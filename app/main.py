@@ -12,13 +12,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.api import classify_routes, oip_routes, operations_routes
 from app.api.auth import AccessControl, Keys, RateLimit
-from app.api.body import BodyLimits
 from app.api.dependencies import Service
 from app.api.entry_middleware import EntryMiddleware
 from app.api.observability_middleware import PROBE_PATHS, REQUEST_ID_HEADER, ObservabilityMiddleware
 from app.api.openapi import correct_openapi, serve_docs
-from app.api.origin import OriginPolicy
+from app.api.origin_policy import OriginPolicy
 from app.api.problems import add_error_handlers, error_response
+from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady

@@ -35,14 +35,14 @@ from app.commands.evaluate.accuracy import PredictionTable
 from app.commands.evaluate.bundle_source import image_prediction
 from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from benchmarks.cpu.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.server import running
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
-from export.graphs.served import Served
+from export.graphs.served_graph import Served
 from model.checkpoint import load_network
 from model.dataset import Dataset
 from model.spec import VARIANTS

@@ -1,7 +1,7 @@
 """JPEGs decoded on the GPU against the CPU: `python -m benchmarks.jpeg PHOTOS --bundle BUNDLE --device gpu`.
 
 Reports how many photographs the GPU decodes, how far its pixels and the network's answers are from those of
-app.decoding.image, and how long both take. With `--device cpu` nvImageCodec's decoder for the CPU and the kernels
+the CPU's decoders, and how long both take. With `--device cpu` nvImageCodec's decoder for the CPU and the kernels
 compiled by g++ replace the GPU: agreement is then that of the resizing, not of the GPU's own decoder, and times mean
 nothing.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder
 from app.engines.gpu_jpeg.jpeg_device import JpegDevice
 from benchmarks.machine import line as machine
@@ -92,7 +92,7 @@ def _compare_answers(graph: Path, pixels: NDArray[np.uint8], expected: NDArray[n
 
     ours, theirs = logits(pixels), logits(expected)
     agreement = (ours.argmax(1) == theirs.argmax(1)).mean()
-    print(f"| top-1 agreement with app.decoding.image | {agreement:.1%} |")
+    print(f"| top-1 agreement with app.decoding.image_decoding | {agreement:.1%} |")
     print(f"| logits, largest difference, of a scale of {theirs.std():.2f} | {np.abs(ours - theirs).max():.2g} |")
 
 
@@ -110,7 +110,7 @@ def _compare_times(decoder: JpegDecoder, bodies: Sequence[bytes], batch: int, st
         best["cpu"] = min(best["cpu"], time.perf_counter() - between)
         best["gpu"] = min(best["gpu"], between - started)
     print(f"| images/s, batches of {batch} | {len(bodies) / best['gpu']:.0f} |")
-    print(f"| images/s, app.decoding.image on one core | {len(bodies) / best['cpu']:.0f} |")
+    print(f"| images/s, app.decoding.image_decoding on one core | {len(bodies) / best['cpu']:.0f} |")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from PIL import Image, ImageCms
 
 from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from benchmarks.machine import line as machine
 from bundle.reader import open_bundle
 from model.dataset import Dataset

@@ -26,7 +26,7 @@ from starlette.formparsers import MultiPartParser
 
 from app.api.multipart import MultipartForm
 from app.api.schemas import Classification
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.serving.served_model import top
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs

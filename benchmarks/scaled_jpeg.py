@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from model.spec import Preprocessing

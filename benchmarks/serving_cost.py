@@ -17,8 +17,8 @@ from statistics import median
 
 import numpy as np
 
-from app.decoding.image import decode
-from app.engines.process.supervisor import EngineSupervisor
+from app.decoding.image_decoding import decode
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.machine.cpus import usable_cpus
 from benchmarks.cpu.load import Load, load_of, percentile
 from benchmarks.machine import line as machine

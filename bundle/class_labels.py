@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 from bundle.atomic_files import write_json
 from bundle.bundle_errors import BadBundle, first_error
 from bundle.file_names import LABELS
-from model.characters import controls
+from model.control_characters import controls
 
 
 def _without_controls(label: str) -> str:

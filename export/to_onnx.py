@@ -38,16 +38,16 @@ from bundle.tensors import INPUT, OUTPUTS
 from bundle.writer import replacing_bundle
 from export import arguments
 from export.export_request import ExportInputs, ExportOptions, ExportRequest, find_inputs
-from export.graphs.half import DTYPES
+from export.graphs.half_precision import DTYPES
 from export.graphs.quantize import require_quantization
-from export.graphs.served import Served, to_onnx
+from export.graphs.served_graph import Served, to_onnx
+from export.if_changed import built_with, bundle_stays
 from export.measurement.int8 import add_int8
+from export.measurement.onnx_sessions import ONNX_RUNTIME
 from export.measurement.openvino_precisions import agreements
 from export.measurement.photos import NoPhotos
-from export.measurement.precision import add_precision, float32_answers
-from export.measurement.proof import BATCHES, references, worst_differences
-from export.measurement.sessions import ONNX_RUNTIME
-from export.up_to_date import built_with, bundle_stays
+from export.measurement.pytorch_parity import BATCHES, references, worst_differences
+from export.measurement.reduced_precision import add_precision, float32_answers
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
 from model.config_beside import BadConfig

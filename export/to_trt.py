@@ -26,13 +26,13 @@ from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanProof, PlanReque
 from bundle.precisions import FP16, PlanPrecision
 from export import arguments
 from export.measurement.agreement import Agreement, Disagreement, agreement
+from export.measurement.onnx_sessions import in_batches, onnxruntime_session
 from export.measurement.photos import NoPhotos, views
-from export.measurement.sessions import in_batches, onnxruntime_session
 from export.plans import timing_cache
 from export.plans.build_spec import PRECISION_OPTIONS, BuildSpec, Device, PlanBuilder, Unable, engine_name
 from export.plans.plan_folder import has_plan, plan_place, write_plan
+from export.plans.plan_source import OPERATOR, PRODUCTS, PlanSource, read_source
 from export.plans.progress import Bars, interruptibly
-from export.plans.source import OPERATOR, PRODUCTS, PlanSource, read_source
 from model.spec import branch_sides
 
 # Two of these may have another best class: in some the first two classes lie closer than 16 bits can tell.

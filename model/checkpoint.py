@@ -18,8 +18,18 @@ from model.crossvit import CrossViT
 from model.spec import IMAGENET_CLASSES, PATCH_SIZES, VARIANTS, Variant, patch_grids
 from model.stored import foreign_files, torch_file
 from model.stored.pickled import Harmful, Malformed
+from model.stored.state_dicts import (
+    Leaf,
+    Leaves,
+    StateDict,
+    averages,
+    leaves,
+    lists_in_order,
+    optimizers,
+    passed_over,
+    states,
+)
 from model.stored.torch_file import StoredTensor, Unusable
-from model.stored.tree import Leaf, Leaves, StateDict, averages, leaves, lists_in_order, optimizers, passed_over, states
 
 Tensors = dict[str, Tensor]
 Say = Callable[[str], None]

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from model.characters import controls, trimmed
-from model.label_files.content import WNID, BadLabels, ClassEntry
-from model.label_files.files import read_label_file
+from model.control_characters import controls, trimmed
+from model.label_files.label_file import read_label_file
+from model.label_files.structured_labels import WNID, BadLabels, ClassEntry
 from model.spec import IMAGENET_CLASSES
 
 __all__ = ["BadLabels", "LabelEntry", "can_be_label", "labels_beside", "labels_for", "labels_of", "recipe_beside"]

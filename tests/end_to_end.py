@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.serving.served_model import top
 from bundle.reader import open_bundle

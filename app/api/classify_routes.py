@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 
 from app.api.auth import AccessLevel
-from app.api.body import BATCH_FIELD, FILE_FIELD, RequestBody, Upload
 from app.api.dependencies import (
     SINGLE_PARAMETERS,
     Service,
@@ -20,6 +19,7 @@ from app.api.dependencies import (
 )
 from app.api.openapi import TIMEOUT_PARAMETER
 from app.api.problems import ACCESS_ERRORS, error_responses, invalid_parameters, problem_of
+from app.api.request_body import BATCH_FIELD, FILE_FIELD, RequestBody, Upload
 from app.api.schemas import (
     AnsweredBy,
     BatchClassification,

@@ -14,8 +14,8 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from app.api.auth import AccessControl, AccessLevel
-from app.api.body import BodyLimits
-from app.api.origin import OriginPolicy
+from app.api.origin_policy import OriginPolicy
+from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
 from app.errors import BadParameter

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.origin import SAFE_METHODS, OriginPolicy
+from app.api.origin_policy import SAFE_METHODS, OriginPolicy
 from app.errors import BadParameter
 
 _MAX_QUERY_PARAMETERS = 32  # each costs time to parse

@@ -34,7 +34,7 @@ _CANNOT_START = "no decoder could be started; the log says why"
 
 @dataclass(eq=False)
 class _Job:
-    """A call of a method of app.decoding.decoder.Decoder, and the future of its answer."""
+    """A call of a method of app.decoding.decoder_worker.Decoder, and the future of its answer."""
 
     method: str
     values: Values
@@ -58,8 +58,8 @@ class DecoderPool:
 
     Args:
         count: number of processes.
-        max_pixels: as for app.decoding.image.decode.
-        scaled_jpeg: as for app.decoding.image.decode.
+        max_pixels: as for app.decoding.image_decoding.decode.
+        scaled_jpeg: as for app.decoding.image_decoding.decode.
         seconds: the longest time for one job; then its process is killed.
         memory_bytes: the memory that a process may take for a job.
         on_restart: is called with a reason each time a process had to be replaced.
@@ -203,7 +203,7 @@ class DecoderPool:
     def _start(self) -> Worker:
         return Worker(
             "decoder",
-            "app.decoding.decoder:Decoder",
+            "app.decoding.decoder_worker:Decoder",
             self._decoder_values,
             seconds=_START_SECONDS,
             limits=self._limits,

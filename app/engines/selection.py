@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.engines.compiled_cache import open_cache
+from app.engines.engine_process.launch import EngineProcess
 from app.engines.interface import EngineRefused
-from app.engines.process.launch import EngineProcess
 from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, INT8, ON_CPU, PLAN_ENGINE, TIERS
 from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer

@@ -222,7 +222,7 @@ def _spawn(role: str, modules: list[str], keep_environment: bool) -> _Process:
         undo.callback(ours.close)
         # -P: a folder named app where the service was started is not imported.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "app.processes.child", str(theirs.fileno()), role, *modules],
+            [sys.executable, "-P", "-m", "app.processes.worker_main", str(theirs.fileno()), role, *modules],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             env=environment | {"OPENBLAS_NUM_THREADS": "1"},

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.pool import DecoderPool
-from app.engines.process.supervisor import EngineSupervisor
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import BadParameter, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
@@ -239,7 +239,7 @@ class ServedModel:
     ) -> ModelAnswer:
         """The answer for the encoded image in `body`.
 
-        Raises BadParameter, QueueFull, and what app.decoding.image.decode raises.
+        Raises BadParameter, QueueFull, and what app.decoding.image_decoding.decode raises.
         """
         resolution = self.resolution(resolution)
         with self.room(caller=caller) as (place,):

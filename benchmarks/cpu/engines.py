@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.processes.worker import Worker
 from benchmarks.gpu.player import START_SECONDS, Player, say
 from benchmarks.gpu.results import Entry, Round, Section, agreement

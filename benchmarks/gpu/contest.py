@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.processes.channel import Values
 from app.processes.worker import Worker
 from benchmarks.gpu.player import PYTORCH, Player, say

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.engines.interface import Engine, EngineFiles, TensorRTPlan
 from app.engines.registry import AUTO, offered_engines
+from app.errors import NoEngine
 from benchmarks.gpu.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits
 from benchmarks.gpu.profiles import session_nodes, torch_kernels
 from bundle.file_names import GRAPHS
@@ -69,7 +70,7 @@ class Ours(Contestant):
 
 
 def files_of(bundle: Bundle, resolution: int) -> EngineFiles:
-    """What an engine is given of `bundle`, as app.engines.process.engine_host has it."""
+    """What an engine is given of `bundle`, as app.engines.engine_process.engine_host has it."""
     return EngineFiles(
         {precision: (bundle.path / GRAPHS[precision]).read_bytes for precision in bundle.graphs},
         [TensorRTPlan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
@@ -87,7 +88,7 @@ def _loaded(files: EngineFiles, golden: Golden, name: str, precision: str) -> En
             if wrong:
                 raise ValueError(f"{name} {engine.precision} gives wrong answers: {wrong}")
             return engine
-    raise ValueError(f"{name} does not run in {precision} here")
+    raise NoEngine(f"{name} does not run in {precision} here")
 
 
 def _content(file: int) -> bytes:

@@ -24,7 +24,7 @@ from onnx_ir.passes import common as passes
 
 from bundle.bundle_errors import ExplainedError
 from bundle.tensors import INPUT
-from export.graphs.half import encoder_nodes
+from export.graphs.half_precision import encoder_nodes
 
 KEPT_IN_FLOAT32 = ("pixels and position embeddings", "cross-attention", "last LayerNorms and heads")
 # NNCF's default is 0.95. On 9_dagger (weights by a rule) the logits' distance from float32's, relative to their length,
@@ -48,7 +48,7 @@ def require_quantization() -> None:
 
 
 def quantize_graph(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:
-    """The graph `model`, which export.graphs.served made, in 8 bits. Raises NotInstalled.
+    """The graph `model`, which export.graphs.served_graph made, in 8 bits. Raises NotInstalled.
 
     `images` are batches (batch, side, side, 3) to calibrate on; sides may differ.
     """
@@ -97,7 +97,7 @@ def _cross_attention(model: ir.Model) -> set[ir.Node]:
         if inside:
             nodes.add(node)
     if not nodes:
-        raise RuntimeError("the graph has no cross-attention with the names that export.graphs.served gives")
+        raise RuntimeError("the graph has no cross-attention with the names that export.graphs.served_graph gives")
     return nodes
 
 

@@ -9,8 +9,8 @@ from bundle.golden import Golden
 from bundle.manifest import PrecisionAgreement
 from bundle.precisions import BF16, F32, INT8, INT8_BF16
 from bundle.tensors import Images
-from export.measurement.precision import measure_agreement
-from export.measurement.sessions import BATCH, RunImages, openvino_session
+from export.measurement.onnx_sessions import BATCH, RunImages, openvino_session
+from export.measurement.reduced_precision import measure_agreement
 
 # By their precision: the graph, and OpenVINO's inference precision.
 _SERVED = {INT8: (GRAPHS[INT8], F32), BF16: (MODEL, BF16), INT8_BF16: (GRAPHS[INT8], BF16)}

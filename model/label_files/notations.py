@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
-from model.label_files.code import NotLabels, check_strings, held
-from model.label_files.content import MAX_CLASSES, WANTED, BadLabels
+from model.label_files.printed_code import NotLabels, check_strings, held
+from model.label_files.structured_labels import MAX_CLASSES, WANTED, BadLabels
 
 _MAX_NESTING = 32  # lists and objects within each other
 _MOST_VALUES = 1_000_000

@@ -207,7 +207,7 @@ def test_all_addresses_of_a_host_are_listened_on(bundle: Path, start_server: Sta
 @pytest.mark.parametrize(
     ("host", "detail"),
     [
-        ("nowhere.invalid", "'nowhere.invalid' is not the name or the address of a host"),
+        ("nowhere.invalid", "'nowhere.invalid' is not the name or address of a host"),
         ("192.0.2.200", "Cannot assign requested address"),
         ("", "is not the name"),
         ("http://localhost", "is not the name"),

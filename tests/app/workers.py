@@ -96,6 +96,6 @@ def children(pid: int, role: str = "") -> list[int]:
             command = (status.parent / "cmdline").read_text().split("\0")
         except (OSError, ValueError):
             continue  # it has just ended
-        if parent == pid and "app.processes.child" in command and command[5].startswith(role):
+        if parent == pid and "app.processes.worker_main" in command and command[5].startswith(role):
             found.append(int(status.parent.name))
     return sorted(found)

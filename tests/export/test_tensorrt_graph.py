@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from export.graphs.attention import fuse_attention
-from export.graphs.half import DTYPES
-from export.plans.source import read_source
+from export.graphs.fused_attention import fuse_attention
+from export.graphs.half_precision import DTYPES
+from export.plans.plan_source import read_source
 from tests.conftest import TINY
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}

@@ -15,11 +15,11 @@ from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import NotABundle
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS
-from export import to_onnx, up_to_date
+from export import if_changed, to_onnx
 from export.export_request import ExportOptions
-from export.graphs.served import Served
+from export.graphs.served_graph import Served
 from export.measurement.agreement import Disagreement
-from export.measurement.proof import references, worst_differences
+from export.measurement.pytorch_parity import references, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PREPROCESSING, Preprocessing
@@ -161,7 +161,7 @@ def test_if_changed_exports_again_what_differs(
         case "damaged graph":
             (copied / "model.onnx").write_bytes(b"")
         case "other versions":
-            monkeypatch.setattr(up_to_date, "built_with", dict)
+            monkeypatch.setattr(if_changed, "built_with", dict)
     with pytest.raises(Exporting):
         export(copied, *options)
 
@@ -180,7 +180,7 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, versions: str
 ) -> None:
     if versions == "newer":
-        monkeypatch.setattr(up_to_date, "built_with", dict)
+        monkeypatch.setattr(if_changed, "built_with", dict)
     assert export(copied, "--if-changed") == 0
     assert "stays as it is: it has better weights" in capsys.readouterr().out
 

@@ -21,7 +21,7 @@ from bundle.plans import open_plans
 from bundle.tensors import INPUT, OUTPUTS
 from export import to_trt
 from export.plans.build_spec import BuildSpec, BuiltPlan, Device, PlanBuilder, Progress, Unable
-from export.plans.source import PlanSource
+from export.plans.plan_source import PlanSource
 from tests.conftest import TINY
 from tests.export.plans.test_plan_folder import tree
 
@@ -409,7 +409,7 @@ def test_where_no_bundle_is_and_pytorch_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delitem(sys.modules, "export.to_onnx", raising=False)
-    monkeypatch.delitem(sys.modules, "export.graphs.served", raising=False)
+    monkeypatch.delitem(sys.modules, "export.graphs.served_graph", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert run(tmp_path / "b") == 1
     assert "exporting one needs torch" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from model.checkpoint import BadCheckpoint, Tensors, fit, load_network, read_tensors
 from model.crossvit import CrossViT
 from model.spec import VARIANTS
-from model.stored import tree
+from model.stored import state_dicts
 from tests import rule
 
 TINY = VARIANTS["crossvit_tiny"]
@@ -461,7 +461,7 @@ def test_tensors_of_something_else_are_called_what_they_are(tmp_path: Path, cont
 def test_what_is_small_in_the_file_and_endless_to_walk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nest: Callable[[list[object]], object]
 ) -> None:
-    monkeypatch.setattr(tree, "_MAX_STEPS", 10_000)
+    monkeypatch.setattr(state_dicts, "_MAX_STEPS", 10_000)
     content: object = {"x": torch.zeros(1)}
     for _ in range(60):
         content = nest([content, content])

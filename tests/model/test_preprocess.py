@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from export.measurement.photos import views
 from model.dataset import Dataset
 from model.preprocess import preprocess, rgb_image

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.decoding.image import decode
-from export.graphs.served import Served
+from app.decoding.image_decoding import decode
+from export.graphs.served_graph import Served
 from export.measurement.photos import SHIPPED as PHOTOS
 from model.labels import IMAGENET, LabelEntry, labels_beside, labels_for, recipe_beside
 from model.spec import RESOLUTIONS, VARIANTS, Preprocessing, patch_grids

@@ -10,8 +10,8 @@ import numpy as np
 
 from app.commands.bench.load_summary import Latency, latency
 from app.configuration.settings import Settings
-from app.decoding.image import decode
-from app.engines.process.supervisor import EngineSupervisor
+from app.decoding.image_decoding import decode
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import BadParameter
 from bundle.bundle_errors import ExplainedError
 from bundle.reader import Bundle

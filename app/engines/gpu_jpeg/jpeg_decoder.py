@@ -1,6 +1,6 @@
 """JPEGs to what the network sees, on a GPU: decode, resize and crop.
 
-The pixels are those of app.decoding.image, up to the difference between decoders: a level or two. JPEGs that are not
+The pixels are those of the CPU's decoders, up to the difference between decoders: a level or two. JPEGs that are not
 plain, and those that the GPU does not decode, are left to the CPU.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.engines.gpu.device import Address
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
@@ -26,7 +26,7 @@ from model.spec import Preprocessing
 log = logging.getLogger(__name__)
 
 NAME = "jpeg-gpu"  # in /models and metrics, where JPEGs are not decoded on the GPU
-TOLERANCE = 1.0  # levels: the largest mean difference from app.decoding.image in the self-test
+TOLERANCE = 1.0  # levels: the largest mean difference from app.decoding.image_decoding in the self-test
 
 _MOST_PIXELS_AT_A_TIME = 64_000_000  # bounds the memory for decoded JPEGs: 192 MB
 _THREADS_OF_A_BLOCK = (32, 8)
@@ -84,7 +84,7 @@ class JpegDecoder:
     def decode(self, bodies: Sequence[bytes]) -> list[int]:
         """Decode, resize and crop; the indices of `bodies` that are images now, see `pixels`.
 
-        The others are not plain, or damaged: app.decoding.image has an error for them.
+        The others are not plain, or damaged: app.decoding.image_decoding has an error for them.
         """
         image_bytes = 3 * self._steps.crop**2
         self._images.at_least(len(bodies) * image_bytes)
@@ -158,7 +158,7 @@ class JpegDecoder:
 def open_jpeg_decoder(
     steps: Preprocessing, max_pixels: int, find: Callable[[], JpegDevice | None] | None = None
 ) -> JpegDecoder:
-    """A decoder on this machine's GPU that gives the pixels of app.decoding.image; EngineRefused if there is none."""
+    """A decoder on this machine's GPU that gives the pixels of the CPU's decoders; EngineRefused if there is none."""
     try:
         gpu = (find or _find)()
         if gpu is None:
@@ -195,7 +195,7 @@ def _find() -> JpegDevice | None:
 
 
 def self_test(decoder: JpegDecoder, steps: Preprocessing) -> str | None:
-    """Why the decoder is not used: it fails, or its pixels are not those of app.decoding.image. None if it passes."""
+    """Why the decoder is not used: it fails, or its pixels are not those of the CPU's decoders. None if it passes."""
     bodies = [_sample(sampling) for sampling in ("4:4:4", "4:2:2", "4:2:0", None)]
     done = decoder.decode(bodies)
     if done != list(range(len(bodies))):

@@ -1,4 +1,4 @@
-"""Finds by their headers the JPEGs that a GPU may decode, the plain ones. All others are for app.decoding.image.
+"""Finds by their headers the JPEGs that a GPU may decode, the plain ones. All others are for the CPU.
 
 The GPU gives the same pixels as the CPU, up to rounding, only where nothing in the file can be read in two ways. Rare,
 odd and damaged files are therefore not plain. Nothing in here decodes anything.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.serving.served_model import top
 from bundle.reader import open_bundle

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.decoding.oip_tensors import CHARSETS
 from app.decoding.pool import DecoderPool
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from app.engines import registry, selection
+from app.engines.engine_process import engine_host
+from app.engines.engine_process.engine_host import EngineHost
+from app.engines.engine_process.launch import EngineProcess
 from app.engines.interface import EngineFiles, EngineRefused
-from app.engines.process import engine_host
-from app.engines.process.engine_host import EngineHost
-from app.engines.process.launch import EngineProcess
 from app.engines.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer

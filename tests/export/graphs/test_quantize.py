@@ -9,8 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from export.graphs.quantize import NotInstalled, require_quantization
+from export.measurement.onnx_sessions import openvino_session
 from export.measurement.photos import views
-from export.measurement.sessions import openvino_session
 from model.spec import Preprocessing
 
 SIDES = (224, 408)

@@ -7,14 +7,14 @@ import pytest
 
 from bundle.atomic_files import file_sha256
 from export import to_onnx
-from export.measurement import int8, precision
+from export.measurement import int8, reduced_precision
 from tests.app.pictures import scene
 from tests.conftest import TINY
 
 
 @pytest.fixture
 def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "MAX_MEASURED_VIEWS", 9)
+    monkeypatch.setattr(reduced_precision, "MAX_MEASURED_VIEWS", 9)
     monkeypatch.setattr(int8, "CALIBRATION_VIEWS", 3)
 
 

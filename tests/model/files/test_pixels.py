@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from model.files.bad_files import Damaged, TooManyPixels
 from model.files.pixels import opened
 from model.preprocess import rgb_image

@@ -17,7 +17,7 @@ from app.commands.bench.http_client import HttpAnswer, LoadClient, NoAnswer
 from app.commands.bench.load_generator import Load, LoadRun, Sample, drive
 from app.commands.bench.load_summary import STAGES, summarize
 from app.commands.bench.sample_images import synthetic_images
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.errors import BadParameter
 from model.spec import Preprocessing
 from tests.app.slow_service import ANSWER, KEY, SlowService, slow_service

@@ -29,7 +29,7 @@ from app.commands.evaluate.answers_csv import _FIELDS, open_answers
 from app.commands.evaluate.bundle_source import image_prediction
 from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes, match_classes
 from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome, sample, with_retries
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.errors import BadParameter, NotReady
 from bundle.class_labels import ClassLabel
 from bundle.reader import open_bundle

@@ -361,7 +361,7 @@ def test_a_gpu_without_tensorrt_is_refused_with_what_to_install(monkeypatch: pyt
     built_for_gpus(monkeypatch, "NVIDIA H100")
     monkeypatch.setattr(onnxruntime_cuda_engine, "load_cuda", lambda: None)
     monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
-    monkeypatch.setattr(cuda_libraries, "_TENSORRT", ("libnvinfer.so.0",))  # one that is on no machine
+    monkeypatch.setattr(cuda_libraries, "_TENSORRT_LIBRARIES", ("libnvinfer.so.0",))  # one that is on no machine
     with pytest.raises(
         EngineRefused, match=r"not TensorRT 10, .*libnvinfer\.so\.0.*pip install 'tensorrt-cu13>=10,<11'"
     ):
@@ -547,8 +547,8 @@ def graphs(bundle: Path) -> EngineFiles:
     """The bundle's graph, and those in half precision made of it."""
     import onnx_ir
 
-    from export.graphs.attention import fuse_attention
-    from export.graphs.half import to_half
+    from export.graphs.fused_attention import fuse_attention
+    from export.graphs.half_precision import to_half
 
     found = {"f32": (bundle / "model.onnx").read_bytes}
     for precision in ("fp16", "bf16"):

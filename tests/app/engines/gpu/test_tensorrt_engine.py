@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from app.engines import registry
 from app.engines.batch_splitting import BatchSplitter
+from app.engines.engine_process.engine_host import EngineHost
 from app.engines.gpu.device import (
     Address,
     CaptureFailed,
@@ -37,7 +38,6 @@ from app.engines.gpu.device import (
 from app.engines.gpu.tensorrt_engine import TensorRTEngine, offer_tensorrt
 from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import EngineFiles, EngineRefused, TensorRTPlan
-from app.engines.process.engine_host import EngineHost
 from bundle.bundle_errors import BadBundle
 from bundle.golden import mismatch
 from bundle.plan_manifest import PlanManifest

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.engines.gpu.device import Address, DeviceError
 from app.engines.gpu_jpeg import jpeg_decoder
 from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder, open_jpeg_decoder, self_test

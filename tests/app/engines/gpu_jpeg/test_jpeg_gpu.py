@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool

@@ -6,9 +6,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from export.graphs.attention import fuse_attention
-from export.graphs.half import DTYPES, emulate_half, to_half
-from export.graphs.static import fix_side
+from export.graphs.fixed_side import fix_side
+from export.graphs.fused_attention import fuse_attention
+from export.graphs.half_precision import DTYPES, emulate_half, to_half
 from tests import rule
 
 FLOAT = ir.DataType.FLOAT

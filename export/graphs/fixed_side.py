@@ -24,7 +24,7 @@ _SIMPLIFICATIONS = [
 
 
 def fix_side(model: ir.Model, side: int) -> None:
-    """Make `model`, as export.graphs.served wrote it, a graph of images (batch, side, side, 3), in place.
+    """Make `model`, as export.graphs.served_graph wrote it, a graph of images (batch, side, side, 3), in place.
 
     Raises RuntimeError if a dimension other than the batch is still open.
     """

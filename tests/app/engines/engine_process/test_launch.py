@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.engines.process.engine_host import EngineHost
-from app.engines.process.launch import EngineProcess
+from app.engines.engine_process.engine_host import EngineHost
+from app.engines.engine_process.launch import EngineProcess
 from app.engines.selection import EngineRequest, EngineSearch
 from app.errors import EngineFailed, NoEngine
 from app.processes.shared_buffer import SharedBuffer

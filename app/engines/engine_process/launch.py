@@ -55,7 +55,7 @@ class EngineProcess:
         plans = bundle.plans.fit.get(resolution, [])
         self.worker = Worker(
             engine_role(bundle, resolution),
-            "app.engines.process.engine_host:EngineHost",
+            "app.engines.engine_process.engine_host:EngineHost",
             [
                 {precision: bundle.graph_sha256(precision) for precision in bundle.graphs},
                 [plan.passport.model_dump_json() for plan in plans],

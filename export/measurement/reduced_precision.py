@@ -11,11 +11,11 @@ from bundle.file_names import GRAPHS, MODEL
 from bundle.golden import Golden
 from bundle.manifest import HalfPrecision, PrecisionAgreement
 from bundle.precisions import BF16
-from export.graphs.attention import fuse_attention
-from export.graphs.half import emulate_half, to_half
+from export.graphs.fused_attention import fuse_attention
+from export.graphs.half_precision import emulate_half, to_half
 from export.measurement.agreement import Agreement, Disagreement, agreement
+from export.measurement.onnx_sessions import ONNX_RUNTIME, RunImages, in_batches, onnxruntime_session
 from export.measurement.photos import views
-from export.measurement.sessions import ONNX_RUNTIME, RunImages, in_batches, onnxruntime_session
 from model.spec import Preprocessing
 
 # At the least resolution, fewer where an image takes longer. Among 200 one may have another best class if 99.5 % must

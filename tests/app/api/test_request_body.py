@@ -5,7 +5,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from app.api.body import BodyLimits
+from app.api.request_body import BodyLimits
 from app.errors import Overloaded, SlowClient
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from app.api.origin import OriginPolicy, is_cross_origin
+from app.api.origin_policy import OriginPolicy, is_cross_origin
 from app.errors import Forbidden
 
 PAGE = "https://page.example"

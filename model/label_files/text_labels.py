@@ -4,7 +4,8 @@ import csv
 import re
 from collections.abc import Sequence
 
-from model.label_files.content import (
+from model.label_files.line_syntax import check_names
+from model.label_files.structured_labels import (
     AS_THEY_ARE,
     INDICES,
     NAMES,
@@ -20,7 +21,6 @@ from model.label_files.content import (
     in_order,
     of_objects,
 )
-from model.label_files.syntax import check_names
 
 MAX_LINE_CHARACTERS = 2000  # characters in a line
 

@@ -22,7 +22,7 @@ _FLOAT = ir.DataType.FLOAT
 
 
 def to_half(model: ir.Model, precision: str, *, wide: Collection[str] = ()) -> None:
-    """Convert `model`, which export.graphs.served or export.graphs.static made, to "fp16" or "bf16", in place.
+    """Convert `model`, a served graph with a dynamic or a fixed side, to "fp16" or "bf16", in place.
 
     Input and outputs keep their types, and operators in `wide` stay in float32. Raises OverflowError if a weight is
     beyond the range of 16 bits.

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from bundle.golden import Golden
-from export.graphs.served import Served
+from export.graphs.served_graph import Served
 from export.measurement.agreement import Disagreement
+from export.measurement.onnx_sessions import onnxruntime_session
 from export.measurement.photos import views
-from export.measurement.sessions import onnxruntime_session
 from model.spec import Preprocessing
 
 GOLDEN_IMAGES = 3

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engines.process.supervisor import EngineSupervisor
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import EngineFailed, EngineHung, NoEngine, NotReady, WrongAnswers
 from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
@@ -115,7 +115,7 @@ def test_an_engine_that_ends_while_it_has_nothing_to_do_is_started_again_before_
 def test_an_engine_that_keeps_ending_before_it_has_run_is_started_again_after_longer_and_longer_pauses(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.engines.process.supervisor._FIRST_PAUSE", 5.0)
+    monkeypatch.setattr("app.engines.engine_process.supervisor._FIRST_PAUSE", 5.0)
 
     async def main() -> None:
         async with running(open_bundle(bundle)) as (engine, restarts):

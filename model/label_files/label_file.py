@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from model.characters import trimmed
-from model.label_files.code import is_printed
-from model.label_files.content import AS_THEY_ARE, MAX_CLASSES, WANTED, BadLabels, ClassEntry, of_content
-from model.label_files.lines import of_lines, of_table
+from model.control_characters import trimmed
+from model.label_files.line_syntax import are_all_in_brackets, is_markup, is_name_in_brackets
 from model.label_files.notations import assigned, is_label_map, json_or_python, of_label_map, of_yaml
-from model.label_files.syntax import are_all_in_brackets, is_markup, is_name_in_brackets
+from model.label_files.printed_code import is_printed
+from model.label_files.structured_labels import AS_THEY_ARE, MAX_CLASSES, WANTED, BadLabels, ClassEntry, of_content
+from model.label_files.text_labels import of_lines, of_table
 
 MAX_LABEL_FILE_BYTES = 4 << 20  # bytes; ImageNet-21k's 21,841 names with their wnids take 1
 

@@ -10,7 +10,7 @@ _OPSET = 23  # the first with the operator; nothing else in the graph changes fr
 
 
 def fuse_attention(model: ir.Model, *, heads_apart: bool = False) -> None:
-    """Replace every self-attention that export.graphs.served wrote by ONNX's Attention, in place.
+    """Replace every self-attention that export.graphs.served_graph wrote by ONNX's Attention, in place.
 
     It takes queries, keys and values as the projections give them, (batch, tokens, width), without a transpose. With
     `heads_apart` they are (batch, heads, tokens, head's width), the only layout that TensorRT's parser takes. Raises
@@ -23,7 +23,7 @@ def fuse_attention(model: ir.Model, *, heads_apart: bool = False) -> None:
     unfused = [node for node in model.graph if node.op_type == "Softmax" and len(node.outputs[0].shape or ()) == 4]
     if unfused:
         raise RuntimeError(
-            f"{len(unfused)} attentions are not written as export.graphs.served writes them: {unfused[0].name}"
+            f"{len(unfused)} attentions are not written as export.graphs.served_graph writes them: {unfused[0].name}"
         )
     model.opset_imports[""] = max(_OPSET, model.opset_imports[""])
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from model.label_files.content import AS_THEY_ARE, WANTED, BadLabels
+from model.label_files.structured_labels import AS_THEY_ARE, WANTED, BadLabels
 
 _NUMBER = r"[-+]?(?:0x[0-9a-fA-F]{1,8}|\d{1,9}(?:[.,]\d{1,9})?)%?"
 _NUMBER_FIRST = re.compile(rf"({_NUMBER})[\s:;=|]\s*(\S.*)")

@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from export.graphs.static import fix_side
+from export.graphs.fixed_side import fix_side
 from tests import rule
 
 SIDES = (224, 240, 480)

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.errors import BadImage, NotAnImage, TooLarge
 from model.spec import PREPROCESSING, Preprocessing
 from tests.app.pictures import encoded, scene

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image import decode
+from app.decoding.image_decoding import decode
 from app.decoding.oip_tensors import CHARSETS, Strict, parse_oip, read_inputs
 from app.errors import BadInference
 from app.processes.channel import Arrays, Values
@@ -21,8 +21,8 @@ class Decoder:
     """Decodes one body at a time. It imports and opens all that it may need at its start: a sealed worker cannot later.
 
     Args:
-        max_pixels: as for app.decoding.image.decode.
-        scaled_jpeg: as for app.decoding.image.decode.
+        max_pixels: as for app.decoding.image_decoding.decode.
+        scaled_jpeg: as for app.decoding.image_decoding.decode.
     """
 
     def __init__(self, max_pixels: int, scaled_jpeg: bool = False) -> None:
@@ -37,7 +37,7 @@ class Decoder:
             parse_oip(Strict, "{}".encode(charset))
 
     def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """See app.decoding.image.decode."""
+        """See app.decoding.image_decoding.decode."""
         steps = Preprocessing(resize, crop)
         return [], [decode(body.tobytes(), steps, self._max_pixels, scaled_jpeg=self._scaled_jpeg)]
 

@@ -14,7 +14,7 @@ from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from bundle.tensors import INPUT, OUTPUTS
-from export.graphs.static import fold
+from export.graphs.fixed_side import fold
 from model.crossvit import CrossViT
 from model.spec import IMAGENET, LARGEST_SIDE, LEAST_SIDE, Normalization
 

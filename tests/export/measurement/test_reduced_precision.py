@@ -10,9 +10,9 @@ import pytest
 from bundle.atomic_files import file_sha256
 from bundle.file_names import GRAPHS
 from export import to_onnx
-from export.measurement import precision
+from export.measurement import reduced_precision
 from export.measurement.agreement import Disagreement
-from export.measurement.precision import add_precision, float32_answers
+from export.measurement.reduced_precision import add_precision, float32_answers
 from model.spec import Preprocessing
 from tests.conftest import TINY
 
@@ -21,7 +21,7 @@ STEPS = {224: Preprocessing(256, 224), 240: Preprocessing(240, 240)}
 
 @pytest.fixture(autouse=True)
 def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "MAX_MEASURED_VIEWS", 9)
+    monkeypatch.setattr(reduced_precision, "MAX_MEASURED_VIEWS", 9)
 
 
 @pytest.fixture

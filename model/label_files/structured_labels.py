@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from model.label_files.nested import columns, declared_class_labels
+from model.label_files.nested_labels import columns, declared_class_labels
 
 MAX_CLASSES = 100_000  # classes that a network may have; ImageNet-21k has 21,841
 WANTED = "give one name a line in index order, or a JSON list of names"

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.process.launch import EngineProcess
+from app.engines.engine_process.launch import EngineProcess
 from app.engines.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer

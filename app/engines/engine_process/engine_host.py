@@ -1,6 +1,6 @@
 """The worker's side of an engine process: one candidate for one resolution of a bundle.
 
-`app.engines.process.launch` calls it.
+`app.engines.engine_process.launch` calls it.
 """
 
 import hashlib

@@ -1,4 +1,6 @@
-"""The worker process, `python -m app.processes.child FD ROLE [MODULE ...]`: makes one object and answers calls to it.
+"""The worker process: makes one object and answers calls to it.
+
+Run as `python -m app.processes.worker_main FD ROLE [MODULE ...]`.
 
 FD is its socket to the service, ROLE a name for lists of processes. A spare process imports each MODULE at once.
 """
