@@ -22,7 +22,7 @@ _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # O_NONBLOCK
 class OpenPlan:
     """`file` is an open descriptor, which keeps this plan when another takes its place. Nothing has read it yet."""
 
-    passport: PlanManifest
+    manifest: PlanManifest
     file: int
 
 
@@ -60,7 +60,7 @@ def open_plans(bundle: Path, graph_sha256: str, sides: Mapping[int, int]) -> Pla
         for name in names[:_MAX_PLANS]:
             try:
                 plan = _open_plan(engines, name, graph_sha256, sides)
-                plans.fit.setdefault(plan.passport.resolution, []).append(plan)
+                plans.fit.setdefault(plan.manifest.resolution, []).append(plan)
             except (OSError, ValueError) as err:
                 reason = f"{ENGINES}/{_printable(name)}: {_reason(err)}"
                 plans.unfit.setdefault(_resolution(name, sides), []).append(reason)

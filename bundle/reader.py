@@ -161,7 +161,7 @@ def _digest(file: int) -> str:
 
 
 def _plan_manifests(plans: Plans) -> object:
-    return {resolution: [plan.passport for plan in fit] for resolution, fit in plans.fit.items()}, plans.unfit
+    return {resolution: [plan.manifest for plan in fit] for resolution, fit in plans.fit.items()}, plans.unfit
 
 
 def _not_read(path: Path, name: str, err: OSError, advice: str = "export the bundle again") -> BadBundle:

@@ -73,7 +73,7 @@ def files_of(bundle: Bundle, resolution: int) -> EngineFiles:
     """What an engine is given of `bundle`, as app.engines.engine_process.engine_host has it."""
     return EngineFiles(
         {precision: (bundle.path / GRAPHS[precision]).read_bytes for precision in bundle.graphs},
-        [TensorRTPlan(plan.passport, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
+        [TensorRTPlan(plan.manifest, partial(_content, plan.file)) for plan in bundle.plans.fit.get(resolution, [])],
         bundle.plan_command(resolution),
     )
 

@@ -81,7 +81,7 @@ def _text(path: Path) -> str:
         raise BadLabels(f"cannot read {path}: {err.strerror}") from err
     if len(raw) > MAX_LABEL_FILE_BYTES:
         raise BadLabels(
-            f"{path.name} has more than {MAX_LABEL_FILE_BYTES >> 20} MiB, which is no list of labels; {WANTED}"
+            f"{path.name} has more than {MAX_LABEL_FILE_BYTES >> 20} MiB, which is not a list of labels; {WANTED}"
         )
     for magic, kind in _BINARY.items():
         if raw.startswith(magic):

@@ -85,7 +85,7 @@ def _form(lines: Sequence[str]) -> str | None:
 
 
 def _are_counts(found: Sequence[tuple[str, str]], lines: int) -> bool:
-    """Whether all lines have a text and a number, and the number is no part of the name."""
+    """Whether all lines have a text and a number, and the number is not part of the name."""
     texts, numbers = [text.casefold() for text, _ in found], {number for _, number in found}
     if len(found) < lines or len(set(texts)) < len(texts) or any(not text or text[-1].isdigit() for text in texts):
         return False  # 20 km/h, 30 km/h

@@ -131,12 +131,12 @@ def _json_lines(text: str, origin: str) -> list[object] | None:
 
 def _number(digits: str, origin: str) -> int:
     if len(digits) > len(str(_LARGEST_NUMBER)):
-        raise BadLabels(f"{origin} has a number of {len(digits)} digits, which is no index; {WANTED}")
+        raise BadLabels(f"{origin} has a number of {len(digits)} digits, which is not an index; {WANTED}")
     return int(digits)
 
 
 def _no_number(name: str, origin: str) -> object:
-    raise BadLabels(f"{origin} has {name} without quotation marks, which is no name; {WANTED}")
+    raise BadLabels(f"{origin} has {name} without quotation marks, which is not a name; {WANTED}")
 
 
 def _object(pairs: Sequence[tuple[str, object]], origin: str) -> dict[str, object]:
@@ -176,7 +176,7 @@ def _evaluated(text: str, origin: str, refusal: str) -> object:
 
 
 def _literal(text: str) -> object:
-    """ValueError if `text` is no literal, or has a key twice."""
+    """ValueError if `text` is not a literal, or has a key twice."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of backslashes in names
         statements = ast.parse(text.strip()).body
@@ -208,7 +208,7 @@ def _checked(content: object, origin: str) -> object:
         if any(len(item) > MAX_CLASSES for item in held):
             raise BadLabels(f"{origin} has more than {MAX_CLASSES:,} labels, which no network here has; {WANTED}")
         if any(isinstance(item, int) and abs(item) >= _LARGEST_NUMBER for item in level):
-            raise BadLabels(f"{origin} has a number of more than 18 digits, which is no index; {WANTED}")
+            raise BadLabels(f"{origin} has a number of more than 18 digits, which is not an index; {WANTED}")
         values += len(level)
         if values > _MOST_VALUES:
             raise BadLabels(f"{origin} {_TOO_MUCH}; {WANTED}")

@@ -42,7 +42,7 @@ def of_lines(lines: Sequence[str], origin: str) -> list[ClassEntry]:
     long = next((number for number, line in enumerate(lines, start=1) if len(line) > MAX_LINE_CHARACTERS), None)
     if long is not None:
         raise BadLabels(
-            f"{origin}: line {long} has more than {MAX_LINE_CHARACTERS} characters, which is no name; {WANTED}"
+            f"{origin}: line {long} has more than {MAX_LINE_CHARACTERS} characters, which is not a name; {WANTED}"
         )
     plain = _unwrapped(lines, origin)
     filled = [line for line in plain if line]

@@ -83,7 +83,7 @@ def read_pickle(file: IO[bytes], rebuild: Rebuild, persistent: Persistent, *budg
     except Malformed:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as err:
-        raise Malformed("it is no pickle, or damaged") from err
+        raise Malformed("it is not a pickle, or damaged") from err
 
 
 class _Machine:

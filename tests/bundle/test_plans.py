@@ -43,7 +43,7 @@ def test_plans_are_found_by_their_resolution(folder: Path) -> None:
     put_plan(folder, "224-fp16-other-trt10", gpu="NVIDIA L4")
     put_plan(folder, "384-bf16-gpu-trt10", resolution=384, side=384, precision="bf16")
     plans = opened(folder)
-    found = {resolution: [(p.passport.precision, p.passport.gpu) for p in fit] for resolution, fit in plans.fit.items()}
+    found = {resolution: [(p.manifest.precision, p.manifest.gpu) for p in fit] for resolution, fit in plans.fit.items()}
     h100 = "NVIDIA H100 80GB HBM3"
     assert found == {224: [("fp16", h100), ("fp16", "NVIDIA L4")], 384: [("bf16", h100)]}
     assert plans.unfit == {}
@@ -97,7 +97,7 @@ def test_a_damaged_plan_is_unfit_and_says_why(folder: Path, damage: Callable[[Pa
     damage(where)
     before = open_files()
     plans = opened(folder)
-    assert [plan.passport.precision for plan in plans.fit[224]] == ["bf16"]
+    assert [plan.manifest.precision for plan in plans.fit[224]] == ["bf16"]
     ((resolution, (found,)),) = plans.unfit.items()
     assert resolution == 224
     assert found.startswith(f"engines/{NAME}: ")

@@ -216,7 +216,7 @@ def test_a_bundle_opens_with_its_plans_whether_they_fit_or_not(copied: Path) -> 
     put_plan(copied, "384-fp16-gpu-trt10", resolution=384, side=384, graph_sha256="0" * 64)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     opened = open_bundle(copied)
-    assert [plan.passport.batch_sizes for plan in opened.plans.fit[224]] == [(1, 8, 32)]
+    assert [plan.manifest.batch_sizes for plan in opened.plans.fit[224]] == [(1, 8, 32)]
     assert opened.plans.unfit == {384: ["engines/384-fp16-gpu-trt10: it was built from another graph"]}
     command = f"python export/to_trt.py --variant crossvit_tiny --bundle {copied} --resolutions 384"
     assert opened.plan_command(384) == command

@@ -173,7 +173,7 @@ def test_profiles_can_join_for_servers_that_do_not_pad(copy: Path, capsys: pytes
     assert run(copy, *options, gpu=gpu) == 0
     assert gpu.specs[0].least_sizes == (1, 2, 9)
     (plan,) = open_plans(copy, file_sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480}).fit[224]
-    assert plan.passport.least_sizes == (1, 2, 9)
+    assert plan.manifest.least_sizes == (1, 2, 9)
     assert run(copy, *options, "--dry-run") == 0
     assert "[1, 224, 224, 3], [2 to 8, 224, 224, 3], [9 to 32, 224, 224, 3]" in capsys.readouterr().out
 
@@ -191,8 +191,8 @@ def test_the_service_opens_the_engines(copy: Path) -> None:
     plans = open_plans(copy, file_sha256(copy / "model.onnx"), {224: 224, 384: 384, 480: 480})
     assert not plans.unfit
     (plan,) = plans.fit[224]
-    assert plan.passport.batch_sizes == (1, 8, 32, 64)
-    assert plan.passport.version_compatible
+    assert plan.manifest.batch_sizes == (1, 8, 32, 64)
+    assert plan.manifest.version_compatible
     plans.close()
 
 
@@ -515,9 +515,9 @@ def test_tensorrt_builds_engines_that_agree_with_the_graph(copy: Path, monkeypat
     assert not plans.unfit
     (plan,) = plans.fit[224]
     plans.close()
-    assert plan.passport.batch_sizes == (1, 4)
+    assert plan.manifest.batch_sizes == (1, 4)
     gpu = to_trt.tensorrt()
-    assert plan.passport.gpu == gpu.device().gpu
+    assert plan.manifest.gpu == gpu.device().gpu
     (engine,) = (copy / "engines").iterdir()
     proof = json.loads((engine / "passport.json").read_text())["proof"]
     assert proof["images"] == to_trt.PROOF_VIEWS

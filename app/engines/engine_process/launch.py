@@ -58,7 +58,7 @@ class EngineProcess:
             "app.engines.engine_process.engine_host:EngineHost",
             [
                 {precision: bundle.graph_sha256(precision) for precision in bundle.graphs},
-                [plan.passport.model_dump_json() for plan in plans],
+                [plan.manifest.model_dump_json() for plan in plans],
                 bundle.plan_command(resolution),
                 self._golden.images.shape[1],
             ],

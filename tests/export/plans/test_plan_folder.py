@@ -64,7 +64,7 @@ def test_the_service_opens_the_plan(tmp_path: Path) -> None:
     put_in_place(tmp_path, {}, b"plan")
     plans = open_plans(tmp_path, GRAPH, {224: 224})
     assert not plans.unfit
-    assert [plan.passport.batch_sizes for plan in plans.fit[224]] == [(1, 8)]
+    assert [plan.manifest.batch_sizes for plan in plans.fit[224]] == [(1, 8)]
     plans.close()
 
 
