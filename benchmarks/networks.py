@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from bundle.file_names import MANIFEST
 from model.crossvit import CrossViT
 from model.spec import RESOLUTIONS, variant_named
 
@@ -18,7 +19,7 @@ def main() -> None:
     print(" | " + " | ".join(f"worst difference at {side}" for side in RESOLUTIONS) + " |")
     print("|---" * (2 + 2 * len(RESOLUTIONS)) + "|")
     for folder in sys.argv[1:]:
-        manifest = json.loads((Path(folder) / "manifest.json").read_text())
+        manifest = json.loads((Path(folder) / MANIFEST).read_text())
         variant = variant_named(manifest["variant"])
         with torch.device("meta"):
             network = CrossViT(variant)

@@ -26,6 +26,7 @@ import httpx
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import resident_mb, running
+from bundle.file_names import MANIFEST
 
 HEAD = "POST /classify HTTP/1.1\r\nHost: service\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
 PROBE = b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n"
@@ -200,7 +201,7 @@ def main() -> None:
     accepted, refused = outcome.seconds[200], outcome.seconds.get(429, [0.0])
     served = len(accepted) / args.seconds
     bound = args.max_queue + 2 * batch
-    name = json.loads((args.bundle / "manifest.json").read_text())["variant"]
+    name = json.loads((args.bundle / MANIFEST).read_text())["variant"]
     print(f"{name}, {args.times:g} times its capacity of {rate:.1f}/s for {args.seconds:g} s; {machine()}\n")
     print("| | |\n|---|---|")
     print(f"| answers by status | {', '.join(f'{status}: {count}' for status, count in outcome.counts.items())} |")

@@ -26,6 +26,7 @@ from PIL import Image
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
 from benchmarks.server import running
+from bundle.file_names import MANIFEST
 
 Request = Callable[[httpx.AsyncClient], Awaitable[str]]
 
@@ -168,7 +169,7 @@ def main() -> None:
     photos = photographs(args.photos)
     options = ["--log-level", "error", "--grace-seconds", "0", "--bundle", str(args.bundle), "--port"]
     with running([sys.executable, "-m", "app", "serve", *options]) as server:
-        name = json.loads((args.bundle / "manifest.json").read_text())["variant"]
+        name = json.loads((args.bundle / MANIFEST).read_text())["variant"]
         print(f"{name}, {args.requests:,} requests, {args.clients} clients; {machine()}\n")
         print(
             "| requests | seconds | service, MB | with workers, MB | open files | threads |\n|---|---|---|---|---|---|"

@@ -17,6 +17,7 @@ from app.processes.channel import Values
 from app.processes.worker import Worker
 from benchmarks.gpu.player import PYTORCH, Player, say
 from benchmarks.gpu.results import Report, Round, Section, agreement
+from bundle.file_names import GOLDEN, MANIFEST
 from model.spec import RESOLUTIONS, Preprocessing, variant_named
 
 DEFAULT = {
@@ -90,10 +91,10 @@ class Setting:
 
 def setting(bundle: Path, resolution: int, files: list[Path], weights: tuple[str, str]) -> Setting:
     """Decode `files` as the service does with `bundle`."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((bundle / MANIFEST).read_text())
     steps = Preprocessing(**manifest["preprocessing"][str(resolution)])
     photos = np.stack([decode(file.read_bytes(), steps, 1 << 28) for file in files])
-    with np.load(bundle / "golden.npz") as golden:
+    with np.load(bundle / GOLDEN) as golden:
         images, logits = golden[f"images_{resolution}"], golden[f"logits_{resolution}"][0]
     return Setting(bundle, manifest["variant"], resolution, steps, photos, images, logits, *weights)
 
