@@ -22,6 +22,8 @@ BATCH = 8
 
 
 def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m benchmarks.ceiling VARIANT")
     variant = variant_named(sys.argv[1])
     dim = variant.dims[1]
     rows = BATCH * (1 + patch_grids(224)[1] ** 2)

@@ -18,6 +18,8 @@ def main() -> None:
     )
     print(" | " + " | ".join(f"worst difference at {side}" for side in RESOLUTIONS) + " |")
     print("|---" * (2 + 2 * len(RESOLUTIONS)) + "|")
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m benchmarks.networks BUNDLE...")
     for folder in sys.argv[1:]:
         manifest = json.loads((Path(folder) / MANIFEST).read_text())
         variant = variant_named(manifest["variant"])

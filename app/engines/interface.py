@@ -1,7 +1,7 @@
-"""The protocol of engines. `registry` names them, `selection` picks one, `process` has it in a process of its own.
+"""The protocol of engines. `registry` names them, `selection` picks one, `engine_process` holds it.
 
-A module of engines has a function `offers(files, side)`: it yields engines, not loaded yet, for each precision that it
-has here, the one that is likely the fastest first. It yields nothing where it cannot be expected to serve (a machine
+A module of engines has a function `offer_NAME(files, side)`. It yields engines, not loaded yet, for each precision that
+it has here, the one that is likely the fastest first. It yields nothing where it cannot be expected to serve (a machine
 without a GPU), and raises EngineRefused where one would expect it to serve.
 """
 

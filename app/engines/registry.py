@@ -4,8 +4,9 @@ import importlib
 from collections.abc import Callable, Iterable
 
 from app.engines.interface import Engine, EngineFiles
+from bundle.precisions import FP16
 
-ENGINES = {  # the function `offers` of each, see app.engines.interface
+ENGINES = {  # the function that offers each, see app.engines.interface
     "tensorrt": "app.engines.gpu.tensorrt_engine:offer_tensorrt",
     "onnxruntime-cuda": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_cuda",
     "onnxruntime-tensorrt": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_tensorrt",
@@ -14,12 +15,11 @@ ENGINES = {  # the function `offers` of each, see app.engines.interface
 }
 PLAN_ENGINE = "tensorrt"  # runs the bundle's plans
 ON_CPU = ("openvino", "onnxruntime")
-GPU_ONLY_PRECISIONS = ("fp16",)
+GPU_ONLY_PRECISIONS = (FP16,)
 # A GPU is faster than the CPU beside it, and what was compiled for it than what was not. onnxruntime-tensorrt is in no
 # tier: it compiles for minutes at each start, so it has to be asked for.
 TIERS: tuple[tuple[str, ...], ...] = ((PLAN_ENGINE,), ("onnxruntime-cuda",), ON_CPU)
 AUTO = "auto"
-INT8 = "int8"
 
 
 def offered_engines(name: str, files: EngineFiles, side: int) -> list[Engine]:

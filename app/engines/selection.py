@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from app.engines.compiled_cache import open_cache
 from app.engines.engine_process.launch import EngineProcess
 from app.engines.interface import EngineRefused
-from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, INT8, ON_CPU, PLAN_ENGINE, TIERS
+from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, ON_CPU, PLAN_ENGINE, TIERS
 from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.bundle_errors import ExplainedError
 from bundle.golden import mismatch
+from bundle.precisions import F32, INT8
 from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class EngineSearch:
 
     def _agrees(self, name: str, precision: str) -> bool:
         """Whether the precision answers as float32 does. A GPU's were compared when they were exported."""
-        if name not in ON_CPU or precision == "f32":
+        if name not in ON_CPU or precision == F32:
             return True
         share = self._bundle.agreement(self._resolution).get(precision)
         if share is not None and share >= LEAST_AGREEMENT:

@@ -1,5 +1,5 @@
-"""Served models: one decodes, queues, batches and answers for each bundle.
+"""Served models: each answers for one bundle, with a queue, batches and deadlines.
 
 Enters: image bytes or pixels with a deadline. Leaves: logits (outputs, classes) of each image.
-Runs in: the HTTP process; `decoding` and `engines` decode and run in processes of their own.
+Runs in: the HTTP process; decoding and inference run in processes of their own.
 """
