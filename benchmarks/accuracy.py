@@ -33,11 +33,11 @@ from PIL import Image
 
 from app.commands.evaluate.accuracy import PredictionTable
 from app.commands.evaluate.bundle_source import image_prediction
-from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
 from app.decoding.image_decoding import decode
 from benchmarks.cpu.readme import update
 from benchmarks.machine import line as machine
+from benchmarks.photographs import matched_classes
 from benchmarks.server import running
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
@@ -79,7 +79,7 @@ def main() -> None:
                 print(f"{row.name} …", file=sys.stderr, flush=True)
                 report = _by_hand(row.infer(), args, bundle) if row.infer else _by_command(row, args, large)
                 results.add(row.name, report)
-    truths = match_classes(Dataset(args.data).categories, bundle.labels)
+    truths = matched_classes(Dataset(args.data).categories, bundle.labels)
     measured = {row.name: results.rows[row.name] for row in rows(args, bundle)}
     text = f"{results.machines}\n\n{table(measured, truths)}"
     print(text)
@@ -138,7 +138,7 @@ def _by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) ->
 
 def _by_hand(infer: Infer, args: argparse.Namespace, bundle: Bundle) -> Report:
     data = Dataset(args.data)
-    truths = match_classes(data.categories, bundle.labels)
+    truths = matched_classes(data.categories, bundle.labels)
     steps = bundle.manifest.preprocessing[bundle.manifest.default_resolution]
     indices = sample(len(data), args.limit)
     table, best, started = PredictionTable(), {}, time.monotonic()

@@ -21,6 +21,7 @@ from app.decoding.image_decoding import decode
 from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder
 from app.engines.gpu_jpeg.jpeg_device import JpegDevice
 from benchmarks.machine import line as machine
+from benchmarks.photographs import photographs
 from model.spec import PREPROCESSING, Preprocessing
 
 MAX_PIXELS = 50_000_000
@@ -36,9 +37,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     steps = PREPROCESSING[options.resolution]
-    bodies = [path.read_bytes() for path in sorted(options.photos.glob("*.JPEG"))]
-    if not bodies:
-        sys.exit(f"no *.JPEG in {options.photos}")
+    bodies = photographs(options.photos)
     decoder = JpegDecoder(_gpu(options.device), steps, MAX_PIXELS)
     done, pixels = _by_gpu(decoder, bodies, options.batch, steps)
     expected = np.stack([decode(bodies[index], steps, MAX_PIXELS) for index in done])
@@ -54,8 +53,10 @@ def main() -> None:
 
 
 def _gpu(device: str) -> JpegDevice:
-    from app.engines.gpu_jpeg import nvimagecodec
-
+    try:
+        from app.engines.gpu_jpeg import nvimagecodec
+    except ImportError as err:
+        sys.exit(f"error: {err}; pip install -c constraints.txt -e '.[nvimgcodec]' brings the decoder")
     if device == "gpu":
         gpu = nvimagecodec.find_jpeg_device()
         return gpu if gpu is not None else sys.exit("no GPU is here; --device cpu does without")

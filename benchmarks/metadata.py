@@ -22,10 +22,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
 from app.decoding.image_decoding import decode
 from benchmarks.machine import line as machine
+from benchmarks.photographs import matched_classes
 from bundle.reader import open_bundle
 from model.dataset import Dataset
 from model.files.pixels import TRUSTED_MAX_PIXELS
@@ -57,7 +57,7 @@ def main() -> None:
     data, bundle = Dataset(options.data), open_bundle(options.bundle)
     indices = sample(len(data), options.limit)
     images = [rgb_image(data.read(index)) for index in indices]
-    truths = match_classes(data.categories, bundle.labels)
+    truths = matched_classes(data.categories, bundle.labels)
     expected = np.array([truths[data.items[index].category].index for index in indices])
     steps = bundle.manifest.preprocessing[224]
     session = onnxruntime.InferenceSession(bundle.path / "model.onnx", providers=["CPUExecutionProvider"])

@@ -1,7 +1,12 @@
-"""The photographs of a benchmark."""
+"""The photographs of a benchmark, and their classes."""
 
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+from app.commands.evaluate.class_mapping import match_classes
+from app.errors import BadParameter
+from bundle.class_labels import ClassLabel
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -18,3 +23,11 @@ def files_in(folder: Path) -> list[Path]:
 def photographs(folder: Path) -> list[bytes]:
     """Their content, as `files_in` has it."""
     return [file.read_bytes() for file in files_in(folder)]
+
+
+def matched_classes(categories: Collection[str], labels: Sequence[ClassLabel]) -> dict[str, ClassLabel]:
+    """The model's class of each category, as match_classes has it; ends the program with a sentence if one has none."""
+    try:
+        return match_classes(categories, labels)
+    except BadParameter as err:
+        sys.exit(f"error: {err}")
