@@ -36,12 +36,12 @@ from bundle.manifest import (
 from bundle.precisions import INT8
 from bundle.tensors import INPUT, OUTPUTS
 from bundle.writer import replacing_bundle
-from export import arguments
-from export.export_request import ExportInputs, ExportOptions, ExportRequest, find_inputs
 from export.graphs.half_precision import DTYPES
 from export.graphs.quantize import require_quantization
 from export.graphs.served_graph import Served, to_onnx
-from export.if_changed import built_with, bundle_stays
+from export.inputs import arguments
+from export.inputs.export_request import ExportInputs, ExportOptions, ExportRequest, find_inputs
+from export.inputs.if_changed import built_with, bundle_stays
 from export.measurement.int8 import add_int8
 from export.measurement.onnx_sessions import ONNX_RUNTIME
 from export.measurement.openvino_precisions import agreements

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import ExplainedError
-from export import arguments
+from export.inputs import arguments
 from export.plans.build_spec import PRECISION_OPTIONS
 from export.triton_repository.model_repository import CONFIG, Changes, changing, version_for
 from export.triton_repository.pbtxt import TRITON_LABELS, Config, config_text

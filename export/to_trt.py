@@ -24,7 +24,7 @@ from bundle.bundle_errors import ExplainedError, first_error
 from bundle.file_names import ENGINES, MANIFEST
 from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanProof, PlanRequest
 from bundle.precisions import FP16, PlanPrecision
-from export import arguments
+from export.inputs import arguments
 from export.measurement.agreement import Agreement, Disagreement, agreement
 from export.measurement.onnx_sessions import in_batches, onnxruntime_session
 from export.measurement.photos import NoPhotos, views

@@ -1,8 +1,8 @@
 """Engines: the bundle's graph on a CPU or GPU.
 
 Enters: pixels, uint8 RGB (batch, side, side, 3). Leaves: logits, float32 (outputs, batch, classes).
-Runs in: one engine process for each resolution; `selection`, `engine_process.supervisor` and
-`engine_process.launch` run in the HTTP process. `gpu_jpeg` has a process of its own, in which JPEGs become pixels.
+Runs in: one engine process for each resolution. In `engine_process`, `selection`, `launch` and `supervisor` run in the
+HTTP process. `gpu_jpeg` has a process of its own, in which JPEGs become pixels.
 """
 
 import os

@@ -10,10 +10,10 @@ from bundle.bundle_errors import BadBundle
 from bundle.file_names import MODEL
 from bundle.manifest import Manifest
 from bundle.precisions import F32
-from export.existing_bundle import read_existing_file, read_existing_manifest
 from export.graphs.fixed_side import fix_side
 from export.graphs.fused_attention import fuse_attention
 from export.graphs.half_precision import to_half
+from export.inputs.existing_bundle import read_existing_file, read_existing_manifest
 from export.plans.build_spec import Unable
 from model.spec import UNTRAINED, Preprocessing
 

@@ -9,7 +9,7 @@ from bundle.file_names import GRAPHS, LABELS, MODEL, PLAN
 from bundle.manifest import Manifest
 from bundle.plan_manifest import PlanManifest
 from bundle.plans import read_plan_manifests
-from export.existing_bundle import read_existing_file, read_existing_manifest
+from export.inputs.existing_bundle import read_existing_file, read_existing_manifest
 from export.plans.build_spec import PRECISION_OPTIONS
 from export.triton_repository.pbtxt import Config
 from model.spec import UNTRAINED, Preprocessing

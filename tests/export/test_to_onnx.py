@@ -15,9 +15,10 @@ from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import NotABundle
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS
-from export import if_changed, to_onnx
-from export.export_request import ExportOptions
+from export import to_onnx
 from export.graphs.served_graph import Served
+from export.inputs import if_changed
+from export.inputs.export_request import ExportOptions
 from export.measurement.agreement import Disagreement
 from export.measurement.pytorch_parity import references, worst_differences
 from model.checkpoint import BadCheckpoint

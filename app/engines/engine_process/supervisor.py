@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.engine_process.launch import EngineProcess
-from app.engines.selection import Candidate, EngineRequest, EngineSearch
+from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import WorkerDied, WorkerFailed, WorkerHung

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.engines import registry, selection
+from app.engines import registry
 from app.engines.cpu import onnxruntime_engine
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
+from app.engines.engine_process import selection
 from app.engines.interface import EngineFiles, EngineRefused
 from bundle.tensors import Images, Outputs
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.engines.engine_process.engine_host import EngineHost
 from app.engines.engine_process.launch import EngineProcess
-from app.engines.selection import EngineRequest, EngineSearch
+from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.errors import EngineFailed, NoEngine
 from app.processes.shared_buffer import SharedBuffer
 from bundle.bundle_errors import BadBundle

@@ -10,7 +10,7 @@ from bundle.class_labels import bundle_labels, parse_labels
 from bundle.file_names import LABELS, MANIFEST
 from bundle.manifest import Manifest, WeightsInfo, parse_manifest, read_manifest_head
 from bundle.precisions import INT8
-from export.export_request import ExportInputs
+from export.inputs.export_request import ExportInputs
 from model.checkpoint import BadCheckpoint
 from model.labels import labels_for
 from model.spec import UNTRAINED, branch_sides

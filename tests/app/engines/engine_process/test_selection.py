@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.engines import registry, selection
-from app.engines.engine_process import engine_host
+from app.engines import registry
+from app.engines.engine_process import engine_host, selection
 from app.engines.engine_process.engine_host import EngineHost
 from app.engines.engine_process.launch import EngineProcess
+from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
 from app.engines.interface import EngineFiles, EngineRefused
-from app.engines.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied
