@@ -60,7 +60,7 @@ def _gpu(device: str) -> JpegDevice:
     if device == "gpu":
         gpu = nvimagecodec.find_jpeg_device()
         return gpu if gpu is not None else sys.exit("no GPU is here; --device cpu does without")
-    from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, compiled
+    from tests.support.kernel_on_cpu import KernelOnCpu, compiled
 
     with tempfile.TemporaryDirectory() as folder:
         kernels = compiled(Path(folder))

@@ -33,7 +33,7 @@ from benchmarks.photographs import photographs
 from benchmarks.server import running
 from model.files.jpeg import jpeg_essentials
 from model.spec import PREPROCESSING
-from tests.app.workers import children
+from tests.support.processes import workers
 
 BOUNDARY = "0123456789abcdef"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
@@ -125,7 +125,7 @@ def medians(rows: list[dict[str, float]]) -> list[str]:
 
 def cpu(pid: int) -> list[float]:
     """Milliseconds of processor time of the HTTP process, and of its decoders."""
-    return [_cpu(pid), sum(map(_cpu, children(pid, "decoder")))]
+    return [_cpu(pid), sum(map(_cpu, workers(pid, "decoder")))]
 
 
 def _cpu(pid: int) -> float:

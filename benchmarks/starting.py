@@ -21,7 +21,7 @@ from benchmarks.photographs import photographs
 from benchmarks.server import Server, proportional_mb, resident_mb, running
 from bundle.bundle_errors import BadBundle
 from bundle.reader import open_bundle
-from tests.app.workers import children
+from tests.support.processes import workers
 
 CLIENTS = 16
 IMAGES = 64
@@ -58,7 +58,7 @@ def main() -> None:
                 pass  # compiles
             with service(args.bundle, precision, *preload) as server:
                 answer(server, photos, resolution)
-                engine = max(children(server.pid, "engine"))  # the last one to start
+                engine = max(workers(server.pid, "engine"))  # the last one to start
                 total, own, each = (f(pid) for f, pid in ((proportional_mb, server.pid), (proportional_mb, engine),
                                                           (resident_mb, server.pid)))  # fmt: skip
                 print(f"| {precision} | {resolution} | {total:.0f} | {own:.0f} | {each:.0f} |")

@@ -1,14 +1,9 @@
 """What several tests need: a bundle of a small network with known weights, and a server that serves it."""
 
 import os
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -18,10 +13,9 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from export.to_onnx import main as to_onnx
-from model.spec import VARIANTS
-from tests import rule
-
-TINY = VARIANTS["crossvit_tiny"]
+from tests.support import reference_network
+from tests.support.reference_network import TINY
+from tests.support.servers import Server, StartServer, crossvit_serve
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -93,7 +87,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 @pytest.fixture(scope="session")
 def tiny_weights(shared: Shared) -> Path:
     """A checkpoint of crossvit_tiny, whose logits are known."""
-    return shared("weights", lambda folder: rule.checkpoint(folder, TINY)) / f"{TINY.name}.safetensors"
+    return shared("weights", lambda folder: reference_network.checkpoint(folder, TINY)) / f"{TINY.name}.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -107,70 +101,18 @@ def bundle(tiny_weights: Path, shared: Shared) -> Path:
     return shared("artifacts", export) / TINY.name
 
 
-@dataclass
-class Server:
-    """A running `crossvit serve`."""
-
-    process: subprocess.Popen[str]
-    url: str
-    log: Path
-
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        self._wait_for("/readyz", seconds)
-
-    def wait_until_alive(self) -> None:
-        """Until it answers; it may go on loading."""
-        self._wait_for("/livez", 20)
-
-    def _wait_for(self, path: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if httpx.get(f"{self.url}{path}").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(0.05)
-        raise TimeoutError(self.log.read_text())
-
-
-StartServer = Callable[..., Server]
-
-
-@contextmanager
-def running(log: Path, *options: str, port: int | None = None) -> Iterator[Server]:
-    port = port or free_port()
-    command = [sys.executable, "-m", "app", "serve", "--port", str(port), "--grace-seconds", "0", *options]
-    environment = os.environ | {"CROSSVIT_DECODERS": "1"}  # which start sooner than several
-    with log.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield Server(process, f"http://127.0.0.1:{port}", log)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Starts `crossvit serve` with the given options; all that were started end with the test."""
     with ExitStack() as servers:
-        yield lambda *options: servers.enter_context(running(tmp_path / "server.log", *options))
+        yield lambda *options: servers.enter_context(crossvit_serve(tmp_path / "server.log", *options))
 
 
 @pytest.fixture(scope="session")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of `bundle` in float32 and batches of up to 4, ready."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with running(log, "--bundle", str(bundle), "--precision", "f32", "--max-batch", "4") as started:
+    with crossvit_serve(log, "--bundle", str(bundle), "--precision", "f32", "--max-batch", "4") as started:
         started.wait_until_ready()
         yield started
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import running
+from tests.support.servers import crossvit_serve
 
 CROSSVIT = str(Path(sys.executable).with_name("crossvit"))
 
@@ -35,7 +35,7 @@ def test_the_shipped_weights_learn_digits_and_serve_them(tmp_path: Path) -> None
     images = sorted((data / "validation").rglob("*.png"))
     assert len(images) == 12
     right = 0
-    with running(tmp_path / "log", "--bundle", str(bundle), "--engine", "onnxruntime") as server:
+    with crossvit_serve(tmp_path / "log", "--bundle", str(bundle), "--engine", "onnxruntime") as server:
         server.wait_until_ready()
         for image in images:
             predictions = httpx.post(f"{server.url}/classify", files={"file": image.read_bytes()}).json()["predictions"]

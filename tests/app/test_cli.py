@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import main
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 PHOTO = str(next((Path(__file__).parents[2] / "export" / "data" / "photos").glob("*.jpg")))
 
@@ -70,7 +70,7 @@ def test_files_that_are_named_are_tried_whatever_their_suffix(bundle: Path, fold
 def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path, server: object) -> None:
     import httpx
 
-    from tests.conftest import Server
+    from tests.support.servers import Server
 
     assert isinstance(server, Server)
     image = folder / "a.png"

@@ -3,8 +3,8 @@
 import signal
 from pathlib import Path
 
-from tests.conftest import StartServer
-from tests.end_to_end import (
+from tests.support.servers import StartServer
+from tests.support.service_checks import (
     GRACE_SECONDS,
     MAX_QUEUE,
     check_bad_images,

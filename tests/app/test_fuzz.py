@@ -29,13 +29,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from app.decoding.pool import DecoderPool
 from app.errors import BadImage, NotAnImage, TooLarge
-from benchmarks.server import resident_mb
 from model.files.formats import FORMATS
 from model.preprocess import Pixels
 from model.spec import Preprocessing
-from tests.app.pictures import encoded, scene
-from tests.app.workers import children
-from tests.conftest import Server, running
+from tests.support.pictures import encoded, scene
+from tests.support.processes import resident_mb, workers
+from tests.support.servers import Server, crossvit_serve
 
 STEPS = Preprocessing(36, 32)
 SECONDS = 3.0  # of decoding; otherwise the limits are the service's own
@@ -302,7 +301,7 @@ class Decoding:
     def resident(self) -> dict[int, int]:
         """Megabytes of each worker."""
         found = {}
-        for pid in children(os.getpid(), "decoder"):
+        for pid in workers(os.getpid(), "decoder"):
             status = Path(f"/proc/{pid}/status").read_text()
             found[pid] = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) // 1000
         return found
@@ -444,7 +443,7 @@ def target(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     limits = {"header-seconds": 2, "body-seconds": 2, "keep-alive-seconds": 2, "decoders": 2, "max-body-bytes": 1000000}
     options = [word for name, value in limits.items() for word in (f"--{name}", str(value))]
     log = tmp_path_factory.mktemp("target") / "log"
-    with running(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
+    with crossvit_serve(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
         server.wait_until_ready()
         yield server
 
@@ -467,7 +466,7 @@ def still_right(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     answer = httpx.post(f"{server.url}/classify", files={"file": JPEG}, timeout=30)
     assert answer.json()["predictions"] == right
-    log = server.log.read_text()
+    log = server.log_text()
     assert "Traceback" not in log
     assert '"status": 5' not in log
     assert resident_mb(server.process.pid) < before + 80

@@ -24,12 +24,12 @@ import pytest
 
 from app.errors import BadParameter
 from app.server.listener import listen
-from tests.app.pictures import encoded, scene
 from tests.app.test_limits import connect, head
-from tests.app.waiting import until
-from tests.app.workers import children
-from tests.conftest import Server, StartServer, free_port, running
-from tests.nginx import AVAILABLE, Nginx, nginx
+from tests.support.nginx import AVAILABLE, Nginx, nginx
+from tests.support.pictures import encoded, scene
+from tests.support.processes import workers
+from tests.support.servers import Server, StartServer, crossvit_serve, free_port
+from tests.support.waiting import until
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
@@ -81,13 +81,13 @@ def test_a_stop_is_seen_first_then_nothing_accepted_is_lost(bundle: Path, start_
         assert {request.result().status_code for request in accepted} == {200}
         assert server.process.wait(30) == 0
     assert time.monotonic() - started >= 3
-    assert children(server.process.pid) == []
+    assert workers(server.process.pid) == []
 
 
 def test_what_was_accepted_when_the_port_closes_is_finished(bundle: Path, start_server: StartServer) -> None:
     server = start_server("--bundle", str(bundle), *ENGINE)  # without a grace period
     server.wait_until_ready()
-    (engine,) = children(server.process.pid, "engine")
+    (engine,) = workers(server.process.pid, "engine")
     os.kill(engine, signal.SIGSTOP)
     with ThreadPoolExecutor(8) as pool:
         accepted = [
@@ -120,7 +120,7 @@ def test_it_ends_well_in_time_while_it_loads_and_while_clients_stall(
     server.process.send_signal(number)
     assert server.process.wait(20) == 0
     assert time.monotonic() - started < 10
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in server.log_text()
     if number == signal.SIGTERM:
         stalled.close()
         idle.close()
@@ -144,13 +144,13 @@ def signalled(bundle: Path, number: signal.Signals, after: float) -> tuple[int |
         while not takes(process.pid, signal.SIGHUP):
             time.sleep(0.01)
         time.sleep(after)
-        workers = children(process.pid)
+        left = workers(process.pid)
         process.send_signal(number)
-        return process.wait(1.5 if number == signal.SIGHUP else 20), process.stderr.read(), workers
+        return process.wait(1.5 if number == signal.SIGHUP else 20), process.stderr.read(), left
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-        return None, process.stderr.read(), workers
+        return None, process.stderr.read(), left
     finally:
         process.kill()
         process.communicate()
@@ -176,7 +176,7 @@ def test_a_service_whose_log_nobody_reads_answers_and_stops(bundle: Path) -> Non
     try:
         assert process.stderr is not None
         fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
-        server = Server(process, f"http://127.0.0.1:{port}", Path(os.devnull))  # type: ignore[arg-type]
+        server = Server(process, f"http://127.0.0.1:{port}", Path(os.devnull))
         server.wait_until_alive()
         with httpx.Client(base_url=server.url, timeout=10) as client:
             for _ in range(100):  # a line each
@@ -193,12 +193,12 @@ def test_all_addresses_of_a_host_are_listened_on(bundle: Path, start_server: Sta
     port = server.url.rpartition(":")[2]
     server.wait_until_alive()  # on 127.0.0.1
     assert httpx.get(f"http://[::1]:{port}/livez").status_code == 200
-    assert f"listening on http://[::]:{port}" in server.log.read_text()
+    assert f"listening on http://[::]:{port}" in server.log_text()
     httpx.get(f"{server.url}/models")
     httpx.get(f"http://[::1]:{port}/models")
 
     def clients_told() -> list[str]:
-        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        lines = [json.loads(line) for line in server.log_text().splitlines()]
         return [line["client"] for line in lines if line["event"] == "request"]
 
     asyncio.run(until(lambda: clients_told() == ["127.0.0.1", "::1"]))
@@ -243,7 +243,7 @@ def test_a_host_is_written_in_brackets_too_and_every_address_has_the_same_port(
 def test_a_worker_that_hangs_at_its_start_does_not_hold_up_the_end(bundle: Path, start_server: StartServer) -> None:
     server = start_server("--bundle", str(bundle), *ENGINE)
     server.wait_until_alive()
-    engines = children(server.process.pid, "engine")
+    engines = workers(server.process.pid, "engine")
     os.kill(engines[0], signal.SIGSTOP)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(10) == 0
@@ -253,12 +253,12 @@ def test_a_worker_that_hangs_at_its_start_does_not_hold_up_the_end(bundle: Path,
 def test_workers_end_with_a_service_that_is_killed(bundle: Path, start_server: StartServer) -> None:
     server = start_server("--bundle", str(bundle), *ENGINE)
     server.wait_until_ready()
-    workers = children(server.process.pid)
-    assert len(workers) >= 2
+    left = workers(server.process.pid)
+    assert len(left) >= 2
     server.process.kill()
     server.process.wait()
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+    while any(Path(f"/proc/{worker}").exists() for worker in left):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -279,7 +279,7 @@ def test_a_failed_engine_fails_its_batch_is_seen_and_comes_back(
     while classify("b").status_code != 200:
         assert time.monotonic() < deadline
     for fault, status in ((signal.SIGKILL, 503), (signal.SIGSTOP, 504)):
-        os.kill(children(server.process.pid, "engine a")[0], fault)
+        os.kill(workers(server.process.pid, "engine a")[0], fault)
         while fault == signal.SIGKILL and state(server) == 200:  # it is noticed without a request
             assert time.monotonic() < deadline
         failed = classify("a")
@@ -302,7 +302,7 @@ def test_deep_readiness_asks_the_engine_itself(bundle: Path, start_server: Start
     server.wait_until_ready()
     assert httpx.get(f"{server.url}/readyz?deep=1", timeout=30).json() == {"status": "ready"}
     time.sleep(1.1)  # a proof counts for a second
-    (engine,) = children(server.process.pid, "engine")
+    (engine,) = workers(server.process.pid, "engine")
     os.kill(engine, signal.SIGSTOP)
     assert state(server) == 200  # nobody has asked the engine
     assert httpx.get(f"{server.url}/readyz?deep=1", timeout=30).status_code == 504
@@ -345,7 +345,7 @@ def test_models_are_replaced_under_load_without_a_lost_request(
         assert answers.total() > 25
 
     asyncio.run(main())
-    assert len(children(server.process.pid, "engine")) == 1  # those of the old models have ended
+    assert len(workers(server.process.pid, "engine")) == 1  # those of the old models have ended
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="nginx or openssl is not installed")
@@ -354,7 +354,7 @@ def test_rolling_restarts_behind_nginx_lose_no_request(bundle: Path, tmp_path: P
 
     def start(number: int, port: int) -> Server:
         options = ["--bundle", str(bundle), *ENGINE, "--grace-seconds", "1"]
-        return stack.enter_context(running(tmp_path / f"{number}.log", *options, port=port))
+        return stack.enter_context(crossvit_serve(tmp_path / f"{number}.log", *options, port=port))
 
     async def main(proxy: Nginx) -> Counter[str]:
         async with clients(proxy.url, count=2, trust=proxy.trust) as answers:

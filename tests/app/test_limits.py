@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.overload import probing
-from benchmarks.server import resident_mb
-from tests.app.pictures import encoded, scene
-from tests.app.workers import children
-from tests.conftest import Server, running
+from tests.support.pictures import encoded, scene
+from tests.support.processes import resident_mb, workers
+from tests.support.servers import Server, crossvit_serve
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LIMITS = {
@@ -38,7 +37,7 @@ LIMITS = {
 def strict(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = [word for name, value in LIMITS.items() for word in (f"--{name}", str(value))]
     log = tmp_path_factory.mktemp("strict") / "log"
-    with running(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
+    with crossvit_serve(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
         server.wait_until_ready()
         yield server
 
@@ -49,7 +48,7 @@ def still_right(strict: Server) -> Iterator[None]:
     yield
     answer = httpx.post(f"{strict.url}/classify", files={"file": JPEG}, timeout=30)
     assert answer.status_code == 200, answer.text
-    log = strict.log.read_text()
+    log = strict.log_text()
     assert "Traceback" not in log
     assert '"status": 500' not in log
 
@@ -255,7 +254,7 @@ def test_idle_connections_make_room_for_new_ones_and_for_those_at_work_none_is_c
         assert b"200 OK" in until_closed(connections[-1])
     for connection in connections:
         connection.close()
-    assert strict.log.read_text().count("to make room") == 1
+    assert strict.log_text().count("to make room") == 1
 
 
 @pytest.mark.parametrize("fields", [9, 5000])
@@ -273,7 +272,7 @@ def test_an_image_that_hangs_or_crashes_its_decoder_costs_one_worker(strict: Ser
     huge = encoded(Image.new("RGB", (6000, 6000)))
     url = f"{strict.url}/classify"
     for fault, detail in ((signal.SIGSTOP, "takes longer than 3 s"), (signal.SIGSEGV, "cannot be decoded")):
-        before = children(strict.process.pid, "decoder")
+        before = workers(strict.process.pid, "decoder")
         with ThreadPoolExecutor(2) as pool:
             requests = [pool.submit(httpx.post, url, files={"file": huge}, timeout=30) for _ in range(2)]
             time.sleep(0.15)
@@ -283,7 +282,7 @@ def test_an_image_that_hangs_or_crashes_its_decoder_costs_one_worker(strict: Ser
         assert detail in answers[1].json()["detail"]
         assert httpx.post(url, files={"file": JPEG}).status_code == 200
         assert httpx.post(url, files={"file": JPEG}).status_code == 200
-        assert before[0] not in children(strict.process.pid, "decoder")
+        assert before[0] not in workers(strict.process.pid, "decoder")
 
 
 def test_an_image_that_takes_too_much_memory_is_422(strict: Server) -> None:

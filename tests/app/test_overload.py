@@ -13,10 +13,9 @@ import httpx
 import pytest
 
 from benchmarks.overload import capacity, centile, flood, probing, requests_of
-from benchmarks.server import resident_mb
-from tests.app.pictures import encoded, scene
-from tests.app.workers import children
-from tests.conftest import Server, StartServer, running
+from tests.support.pictures import encoded, scene
+from tests.support.processes import resident_mb, workers
+from tests.support.servers import Server, StartServer, crossvit_serve
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 QUEUE = 6
@@ -28,7 +27,7 @@ def small(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     """A server with a small queue, and an engine that has time to be stopped."""
     options = ["--max-queue", str(QUEUE), "--max-images", "4", "--max-batch", str(BATCH), "--engine-seconds", "30"]
     log = tmp_path_factory.mktemp("small") / "log"
-    with running(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
+    with crossvit_serve(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
         server.wait_until_ready()
         post(server)  # what an image takes is known now
         yield server
@@ -53,7 +52,7 @@ def wait_for_queue(server: Server, images: int) -> None:
 @contextmanager
 def stopped_engine(server: Server) -> Iterator[None]:
     """The engine stands still: what is sent waits."""
-    (engine,) = children(server.process.pid, "engine")
+    (engine,) = workers(server.process.pid, "engine")
     os.kill(engine, signal.SIGSTOP)
     try:
         yield
@@ -153,7 +152,7 @@ def test_a_request_that_cannot_be_in_time_takes_no_batch_slot(small: Server) -> 
 
 
 def test_what_waits_for_a_decoder_counts_as_well(small: Server, pool: ThreadPoolExecutor) -> None:
-    decoders = children(small.process.pid, "decoder")
+    decoders = workers(small.process.pid, "decoder")
     for decoder in decoders:
         os.kill(decoder, signal.SIGSTOP)
     try:

@@ -16,10 +16,10 @@ from fastapi.testclient import TestClient
 from app.configuration.settings import Settings
 from app.main import create_app
 from tests.app.engines import fakes
-from tests.app.pictures import encoded, scene
-from tests.app.planned import put_plan
-from tests.app.problems import assert_problem
-from tests.conftest import StartServer
+from tests.support.pictures import encoded, scene
+from tests.support.plans import put_plan
+from tests.support.problems import assert_problem
+from tests.support.servers import StartServer
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 
@@ -61,7 +61,7 @@ def test_it_lives_before_it_is_ready_and_shouts_untrained_weights(
     (model,) = httpx.get(f"{server.url}/models").json()["models"]
     assert model["weights"] == "untrained"
     assert "UNTRAINED WEIGHTS" in model["warning"]
-    assert "UNTRAINED WEIGHTS" in server.log.read_text()
+    assert "UNTRAINED WEIGHTS" in server.log_text()
 
 
 def test_a_resolution_is_preloaded_or_loads_at_its_first_request(bundle: Path, start_server: StartServer) -> None:
@@ -134,7 +134,7 @@ def test_what_was_refused_is_in_models_metrics_and_once_in_the_log(
     assert answer["model"]["engine"] == "onnxruntime-cuda"
     fallbacks = httpx.get(f"{server.url}/models").json()["models"][0]["fallbacks"]
     assert [(one["engine"], one["resolution"]) for one in fallbacks] == [("tensorrt", 224), ("tensorrt", 384)]
-    (line,) = [line for line in server.log.read_text().splitlines() if reason in line]
+    (line,) = [line for line in server.log_text().splitlines() if reason in line]
     assert "warning" in line
 
 

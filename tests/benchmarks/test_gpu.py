@@ -14,7 +14,7 @@ from benchmarks.gpu.pytorch import own_network
 from benchmarks.gpu.results import Entry, Round, Section, agreement, centile, fastest_compiled, header, ratios, row
 from model.bicubic import resize
 from model.checkpoint import load_network
-from tests.conftest import TINY
+from tests.support.reference_network import TINY
 
 
 def cells(line: str) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from bundle.plan_manifest import PlanManifest, write_plan_manifest
-from tests.app.planned import passport
+from tests.support.plans import passport
 
 
 def test_what_an_exporter_writes_is_read_as_it_was_written(tmp_path: Path) -> None:

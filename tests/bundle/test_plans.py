@@ -10,7 +10,7 @@ import pytest
 
 from bundle import plans
 from bundle.plans import Plans, open_plans
-from tests.app.planned import PLAN, put_plan
+from tests.support.plans import PLAN, put_plan
 
 GRAPH = b"graph"
 NAME = "224-fp16-gpu-trt10"

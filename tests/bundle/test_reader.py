@@ -12,7 +12,7 @@ import pytest
 from bundle.bundle_errors import BadBundle
 from bundle.class_labels import ClassLabel
 from bundle.reader import open_bundle
-from tests.app.planned import put_plan
+from tests.support.plans import put_plan
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY, free_port
 from tests.docker.containers import BASE, ROOT, Compose, available, build, engine
-from tests.end_to_end import GRACE_SECONDS, MAX_QUEUE, wait_until_ready
+from tests.support.reference_network import TINY
+from tests.support.servers import free_port
+from tests.support.service_checks import GRACE_SECONDS, MAX_QUEUE, wait_until_ready
 
 PROMETHEUS = "docker.io/prom/prometheus"
 SETTINGS = f"""

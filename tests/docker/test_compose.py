@@ -7,15 +7,15 @@ import httpx
 import pytest
 
 from tests.docker.containers import BASE, Compose, build, inspect_image, run, size_mb
-from tests.end_to_end import (
+from tests.support.service_checks import (
     PHOTOS,
     check_bad_images,
     check_overload,
     check_photographs,
     check_stop,
-    until,
     wait_until_ready,
 )
+from tests.support.waiting import wait_until
 
 MOST_MB = 450  # over the base image
 LIMIT = 1 << 30  # bytes, MEMORY in conftest.py
@@ -80,7 +80,7 @@ def test_overload_is_refused_within_the_limits_of_the_container(service: Compose
 def test_what_is_exported_meanwhile_is_read_again_on_request(service: Compose) -> None:
     assert "is up to date" in service("run", "--rm", "export")
     service.execute("api", "python", "-c", "import os, signal; os.kill(1, signal.SIGHUP)")
-    until(lambda: "reading the models on disk again" in service.logs("api"))
+    wait_until(lambda: "reading the models on disk again" in service.logs("api"))
     wait_until_ready(service.url)
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.docker.containers import ROOT, Compose
-from tests.end_to_end import PHOTOS, check_bad_images, check_overload
+from tests.support.service_checks import PHOTOS, check_bad_images, check_overload
 
 DASHBOARD = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "crossvit.json").read_text())
 VARIABLES = {"$model": ".*", "$instance": ".*", "$__rate_interval": "1m"}

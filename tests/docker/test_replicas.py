@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import free_port
 from tests.docker.containers import Compose
-from tests.end_to_end import asking, wait_until_ready
-from tests.nginx import AVAILABLE, nginx
+from tests.support.nginx import AVAILABLE, nginx
+from tests.support.servers import free_port
+from tests.support.service_checks import asking, wait_until_ready
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="nginx or openssl is not installed")

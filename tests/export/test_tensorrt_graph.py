@@ -9,7 +9,7 @@ import pytest
 from export.graphs.fused_attention import fuse_attention
 from export.graphs.half_precision import DTYPES
 from export.plans.plan_source import read_source
-from tests.conftest import TINY
+from tests.support.reference_network import TINY
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 FLOATS_AND_SIZES = FLOATS | {ir.DataType.INT64}

@@ -25,10 +25,10 @@ from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PREPROCESSING, Preprocessing
 from model.weights import WeightsUnavailable
-from tests import rule
-from tests.conftest import TINY
+from tests.support import reference_network
+from tests.support.reference_network import TINY
 
-GOLDEN = np.load(rule.GOLDEN / f"{TINY.name}.npz")
+GOLDEN = np.load(reference_network.GOLDEN / f"{TINY.name}.npz")
 
 
 def test_the_graph_is_valid_and_its_batch_and_side_are_symbolic(bundle: Path) -> None:
@@ -43,11 +43,11 @@ def test_the_graph_is_valid_and_its_batch_and_side_are_symbolic(bundle: Path) ->
     assert not [node.op_type for node in model.graph.node if node.op_type in ("Resize", "If", "Loop")]
 
 
-@pytest.mark.parametrize("side", rule.SIDES)
+@pytest.mark.parametrize("side", reference_network.SIDES)
 def test_onnx_runtime_gives_the_reference_logits(bundle: Path, side: int) -> None:
     session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
     for batch in (1, 3):
-        outputs = session.run(list(OUTPUTS), {"image": rule.images(side)[:batch]})
+        outputs = session.run(list(OUTPUTS), {"image": reference_network.images(side)[:batch]})
         for actual, key in zip(outputs, ("logits", "small", "large"), strict=True):
             np.testing.assert_allclose(actual, GOLDEN[f"{key}_{side}"][:batch], atol=1e-5, rtol=0)
 
@@ -289,7 +289,7 @@ def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = tmp_path / "one.safetensors", tmp_path / "one"
-    save_file(rule.tensors(TINY, classes=1, resolution=64), weights)
+    save_file(reference_network.tensors(TINY, classes=1, resolution=64), weights)
     (tmp_path / "one.labels.json").write_text('["cat"]')
     options = ["--weights", str(weights), "--normalize", "inception", "--resolutions", "64"]
     assert export(out, *options) == 1

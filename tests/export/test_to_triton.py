@@ -21,8 +21,8 @@ import pytest
 from google.protobuf import text_format
 
 from export import to_triton
-from tests.conftest import TINY
 from tests.export.model_config import definition
+from tests.support.reference_network import TINY
 
 triton = definition()
 

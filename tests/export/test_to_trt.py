@@ -22,8 +22,8 @@ from bundle.tensors import INPUT, OUTPUTS
 from export import to_trt
 from export.plans.build_spec import BuildSpec, BuiltPlan, Device, PlanBuilder, Progress, Unable
 from export.plans.plan_source import PlanSource
-from tests.conftest import TINY
 from tests.export.plans.test_plan_folder import tree
+from tests.support.reference_network import TINY
 
 VIEWS = 3
 DEVICE = Device("10.16.1.11", "NVIDIA H100 80GB HBM3", "9.0", "580.95.05", "13.0", 80 << 30)

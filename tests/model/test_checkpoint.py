@@ -18,14 +18,14 @@ from model.checkpoint import BadCheckpoint, Tensors, fit, load_network, read_ten
 from model.crossvit import CrossViT
 from model.spec import VARIANTS
 from model.stored import state_dicts
-from tests import rule
+from tests.support import reference_network
 
 TINY = VARIANTS["crossvit_tiny"]
 
 
 @pytest.fixture(scope="module")
 def tensors() -> Tensors:
-    return rule.tensors(TINY, classes=5)
+    return reference_network.tensors(TINY, classes=5)
 
 
 def saved(path: Path, content: object) -> Path:
@@ -92,7 +92,7 @@ def test_half_precision_becomes_float32(tmp_path: Path, tensors: Tensors) -> Non
 
 
 def test_a_grid_of_384_is_read_off_the_tensors(tmp_path: Path) -> None:
-    path = saved(tmp_path / "x.pth", rule.tensors(TINY, resolution=384))
+    path = saved(tmp_path / "x.pth", reference_network.tensors(TINY, resolution=384))
     assert load_network(path, TINY).pos_embed[0].shape == (1, 1157, 96)
 
 
@@ -356,7 +356,7 @@ def test_two_tensors_under_one_key_are_refused_unless_they_are_one(tmp_path: Pat
 
 
 def test_a_teacher_of_another_variant_is_passed_over(tmp_path: Path, tensors: Tensors) -> None:
-    teacher = rule.tensors(VARIANTS["crossvit_9"], classes=5)
+    teacher = reference_network.tensors(VARIANTS["crossvit_9"], classes=5)
     path = saved(tmp_path / "x.pt", behind("teacher.", teacher) | behind("student.", tensors))
     assert noted(path, tensors) == [f"x.pt: passed over teacher ({len(teacher)} tensors)"]
 
@@ -484,7 +484,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, tensors: Tensors) -> No
 
 
 def test_another_variants_checkpoint_is_refused_with_the_one_that_fits(tmp_path: Path) -> None:
-    path = rule.checkpoint(tmp_path, VARIANTS["crossvit_9"])
+    path = reference_network.checkpoint(tmp_path, VARIANTS["crossvit_9"])
     with pytest.raises(BadCheckpoint) as caught:
         load_network(path, VARIANTS["crossvit_18_dagger"])
     message = str(caught.value)

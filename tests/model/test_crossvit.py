@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD, RESOLUTIONS, VARIANTS, Variant, branch_sides, patch_grids
-from tests import rule
+from tests.support import reference_network
 
 REFERENCES = ("crossvit_tiny", "crossvit_9_dagger", "crossvit_18_dagger")
 
@@ -16,26 +16,26 @@ REFERENCES = ("crossvit_tiny", "crossvit_9_dagger", "crossvit_18_dagger")
 @cache
 def filled(name: str) -> CrossViT:
     network = CrossViT(VARIANTS[name])
-    network.load_state_dict(rule.tensors(VARIANTS[name]))
+    network.load_state_dict(reference_network.tensors(VARIANTS[name]))
     return network.eval()
 
 
 def normalised(side: int, dtype: torch.dtype) -> torch.Tensor:
-    images = torch.from_numpy(rule.images(side)).permute(0, 3, 1, 2).to(dtype) / 255
+    images = torch.from_numpy(reference_network.images(side)).permute(0, 3, 1, 2).to(dtype) / 255
     mean, std = (torch.tensor(values, dtype=dtype).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 
 
 @pytest.mark.parametrize(
     ("name", "side", "dtype", "tolerance"),
-    [(name, side, torch.float32, 1e-5) for name in REFERENCES[:2] for side in rule.SIDES]
-    + [(REFERENCES[0], side, torch.float64, 1e-9) for side in rule.SIDES]
+    [(name, side, torch.float32, 1e-5) for name in REFERENCES[:2] for side in reference_network.SIDES]
+    + [(REFERENCES[0], side, torch.float64, 1e-9) for side in reference_network.SIDES]
     # The larger they are, the longer it takes.
     + [(REFERENCES[1], 408, torch.float64, 1e-9), (REFERENCES[2], 224, torch.float64, 1e-9)]
     + [(REFERENCES[2], 480, torch.float32, 1e-5)],
 )
 def test_logits_are_the_public_implementations(name: str, side: int, dtype: torch.dtype, tolerance: float) -> None:
-    golden = np.load(rule.GOLDEN / f"{name}.npz")
+    golden = np.load(reference_network.GOLDEN / f"{name}.npz")
     network = filled(name).to(dtype)
     with torch.inference_mode():
         small, large = network.forward_branches(normalised(side, dtype))
@@ -86,7 +86,7 @@ def test_any_number_of_classes() -> None:
 
 def test_position_embeddings_of_384_are_interpolated_to_224_but_for_cls() -> None:
     variant = VARIANTS["crossvit_tiny"]
-    large = rule.tensors(variant, resolution=384)
+    large = reference_network.tensors(variant, resolution=384)
     assert [tuple(large[f"pos_embed.{branch}"].shape) for branch in (0, 1)] == [(1, 1157, 96), (1, 577, 192)]
     small = dict(large)
     for name, before, after in (("pos_embed.0", 34, 20), ("pos_embed.1", 24, 14)):

@@ -14,8 +14,8 @@ from model.dataset import Dataset
 from model.preprocess import preprocess, rgb_image
 from model.spec import PREPROCESSING, Preprocessing, preprocessing_at
 from model.training.images import Chunk, FromFiles
-from tests.app.pictures import encoded, scene
 from tests.model.files import odd
+from tests.support.pictures import encoded, scene
 
 SIZE = (83, 57)
 SIZES = [(1, 1), (1, 300), (300, 1), (2, 3), (31, 33), (223, 225), (224, 224), (255, 257), (1000, 37), (37, 1000)]

@@ -20,8 +20,8 @@ from model import weights
 from model.checkpoint import BadCheckpoint
 from model.spec import UNTRAINED, VARIANTS
 from model.weights import Weights, WeightsUnavailable, find_weights
-from tests import rule
-from tests.conftest import free_port
+from tests.support import reference_network
+from tests.support.servers import free_port
 
 TINY = VARIANTS["crossvit_tiny"]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -219,7 +219,7 @@ def test_untrained_weights_are_the_same_every_time() -> None:
 
 
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
-    path = rule.checkpoint(tmp_path, TINY, classes=7)
+    path = reference_network.checkpoint(tmp_path, TINY, classes=7)
     assert find_weights(str(path), TINY, print).network(TINY).classes == 7
 
 

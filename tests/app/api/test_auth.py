@@ -13,7 +13,7 @@ import pytest
 from app.api.auth import AccessControl, AccessLevel, Keys, RateLimit
 from app.errors import BadParameter, Forbidden, RateLimited, TooLarge, Unauthorized
 from bundle.bundle_errors import ExplainedError
-from tests.conftest import Server, free_port, running
+from tests.support.servers import Server, crossvit_serve, free_port
 
 ANN, BOB, CAT, DAN = "ann-0123456789", "bob-0123456789", "cat-0123456789", "dan-0123456789"
 ADMIN = "admin-0123456789"
@@ -281,12 +281,12 @@ def guarded(bundle: Path, key_file: Path, admin_url: str, tmp_path_factory: pyte
         patch.setenv("CROSSVIT_API_KEYS", f"ann:{ANN},{CAT},{DAN}")
         patch.setenv("CROSSVIT_ADMIN_KEYS", f"root:{ADMIN}")
         engine = ["--engine", "onnxruntime", "--precision", "f32"]
-        server = running(folder / "log", "--bundle", str(bundle), *engine, *options)
+        server = crossvit_serve(folder / "log", "--bundle", str(bundle), *engine, *options)
         started = server.__enter__()
     try:
         deadline = time.monotonic() + 60
         while not _ready(started.url):
-            assert time.monotonic() < deadline, started.log.read_text()
+            assert time.monotonic() < deadline, started.log_text()
             time.sleep(0.05)
         yield started
     finally:

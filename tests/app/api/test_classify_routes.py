@@ -19,12 +19,12 @@ from app.decoding.image_decoding import decode
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.serving.served_model import top
 from bundle.reader import open_bundle
-from tests import rule
-from tests.app.pictures import encoded, scene
-from tests.app.problems import assert_problem
-from tests.conftest import Server
+from tests.support import reference_network
+from tests.support.pictures import encoded, scene
+from tests.support.problems import assert_problem
+from tests.support.servers import Server
 
-GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 
 
@@ -60,7 +60,7 @@ def test_the_answer_has_the_documented_form(client: httpx.Client, bundle: Path) 
 
 def test_logits_through_http_are_the_reference_logits(client: httpx.Client) -> None:
     """At 480 an image of that side is served as it is; scores tell logits but for a constant."""
-    for image, reference in zip(rule.images(480), GOLDEN["logits_480"], strict=True):
+    for image, reference in zip(reference_network.images(480), GOLDEN["logits_480"], strict=True):
         answer = post(client, encoded(Image.fromarray(image)), resolution=480, top_k=50).json()
         indices = [prediction["index"] for prediction in answer["predictions"]]
         logits = np.log([prediction["score"] for prediction in answer["predictions"]])
@@ -179,7 +179,7 @@ def test_files_keep_their_names_whatever_they_are(client: httpx.Client, server: 
     answer = client.post("/classify/batch", files=[("files", (name, JPEG)) for name in NAMES if name])
     assert [result["filename"] for result in answer.json()["results"]] == [name for name in NAMES if name]
     assert "\x1b" not in answer.text
-    assert "\x1b" not in server.log.read_text()
+    assert "\x1b" not in server.log_text()
     for size in (len(JPEG), 2_000_000):
         quoted = "UTF-8''b%C3%BCcher.jpg"
         for field, path in (("file", "/classify"), ("files", "/classify/batch")):
@@ -364,4 +364,4 @@ def test_requests_of_clients_that_left_are_not_worked_on(client: httpx.Client, s
     asyncio.run(leave())
     timing = post(client, resolution=480).json()["timing_ms"]
     assert timing["queue"] < 20 * alone  # at most the batch under way, not the 40
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in server.log_text()

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from app.api.multipart import BadField, BadForm, MultipartForm, TooManyFiles, UploadedFile
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 KIND = "multipart/form-data; boundary=x"
 CONTENT = b"\r\n--\r\n--y\r\n-\r" + bytes(range(256)) + b"\r\n--"  # begins like the boundary again and again

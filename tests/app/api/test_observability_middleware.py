@@ -21,9 +21,9 @@ from PIL import Image, PngImagePlugin
 
 from app.configuration.settings import Settings
 from app.main import create_app
-from tests.app.pictures import encoded, scene
-from tests.app.workers import children
-from tests.conftest import Server, running
+from tests.support.pictures import encoded, scene
+from tests.support.processes import workers
+from tests.support.servers import Server, crossvit_serve
 
 KEY, ADMIN = "kei-0123456789-abcdef", "admin-0123456789-abcdef"
 MARK = "the-marked-bytes-of-an-image"
@@ -45,7 +45,7 @@ def watched(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     log = tmp_path_factory.mktemp("watched") / "log"
     options = ["--engine", "onnxruntime", "--precision", "f32", "--log-format", "json", "--log-level", "debug"]
     keys = ["--api-keys", f"ann:{KEY}", "--admin-keys", f"root:{ADMIN}"]
-    with running(log, "--bundle", str(bundle), *options, *keys, "--cors-origins", PAGE) as started:
+    with crossvit_serve(log, "--bundle", str(bundle), *options, *keys, "--cors-origins", PAGE) as started:
         started.wait_until_ready()
         yield started
 
@@ -57,7 +57,7 @@ def caller(watched: Server) -> Iterator[httpx.Client]:
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.log.read_text().splitlines()]
+    return [json.loads(line) for line in server.log_text().splitlines()]
 
 
 def line_of(server: Server, response: httpx.Response) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_every_response_has_a_request_id_and_the_security_headers(caller: httpx.
 
 
 def test_an_answer_to_a_failing_engine_has_them_too(watched: Server, caller: httpx.Client) -> None:
-    (engine,) = children(watched.process.pid, "engine")
+    (engine,) = workers(watched.process.pid, "engine")
     os.kill(engine, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while caller.get("/readyz").status_code == 200:
@@ -322,7 +322,7 @@ def test_neither_keys_nor_images_are_ever_logged(watched: Server, caller: httpx.
 
     last = caller.get("/models")
     line_of(watched, last)
-    log = watched.log.read_text()
+    log = watched.log_text()
     assert len(log.splitlines()) > 60
     for secret in (KEY, ADMIN, MARK, KEY[4:], ADMIN[6:], base64.b64encode(mark[:24]).decode(), mark.hex()):
         assert secret not in log

@@ -27,14 +27,15 @@ from tritonclient.utils import InferenceServerException
 from app.configuration.settings import Settings
 from app.main import create_app
 from bundle.reader import open_bundle
-from tests import rule
-from tests.app.pictures import encoded, scene
-from tests.conftest import TINY, Server, running
+from tests.support import reference_network
+from tests.support.pictures import encoded, scene
+from tests.support.reference_network import TINY
+from tests.support.servers import Server, crossvit_serve
 
 # Triton's asyncio client does not read the answers of its is_…_live and is_…_ready.
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed (connection|response):ResourceWarning")
 
-GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 FILES = [JPEG, encoded(scene(260, 300, 1), "PNG"), encoded(scene(300, 230, 2), "WEBP", lossless=True)]
 OUTPUTS = ["logits", "logits_small", "logits_large"]
@@ -66,7 +67,7 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     (folder / "broken").mkdir()
     (folder / "broken" / "manifest.json").write_text("{}")
     options = ["--bundle", str(folder), "--default-model", NAME, "--admin-keys", KEY, *OPTIONS]
-    with running(tmp_path_factory.mktemp("log") / "log", *options) as server:
+    with crossvit_serve(tmp_path_factory.mktemp("log") / "log", *options) as server:
         server.wait_until_ready()
         wait_for(server, OTHER)
         yield server
@@ -88,7 +89,7 @@ def raw(served: Server) -> Iterator[httpx.Client]:
 def wait_for(server: Server, name: str) -> None:
     deadline = time.monotonic() + 60
     while httpx.get(f"{server.url}/v2/models/{name}/ready").status_code != 200:
-        assert time.monotonic() < deadline, server.log.read_text()
+        assert time.monotonic() < deadline, server.log_text()
         time.sleep(0.05)
 
 
@@ -214,7 +215,7 @@ def test_the_configuration_is_what_the_service_was_started_with(
 def test_the_statistics_count_images_and_engine_calls(client: triton.InferenceServerClient) -> None:
     (before,) = client.get_inference_statistics(NAME)["model_stats"]
     started = time.time()
-    client.infer(NAME, [image(rule.images(224))])
+    client.infer(NAME, [image(reference_network.images(224))])
     with refused(415, "not a JPEG"):
         client.infer(NAME, [files([b"hello"])])
     (after,) = client.get_inference_statistics(NAME, "1")["model_stats"]
@@ -269,7 +270,7 @@ def test_a_model_is_unloaded_and_loaded(client: triton.InferenceServerClient) ->
     finally:
         client.load_model(OTHER, headers=ADMIN)
     assert client.is_model_ready(OTHER)
-    assert_logits(client.infer(OTHER, [image(rule.images(224)[:1])]), 1)
+    assert_logits(client.infer(OTHER, [image(reference_network.images(224)[:1])]), 1)
     client.load_model(OTHER, headers=ADMIN)
     assert client.is_model_ready(OTHER)
 
@@ -312,7 +313,7 @@ def test_pixels_give_the_reference_logits_however_they_travel(
     for binary_in, binary_out in [(True, True), (False, False)]:
         result = client.infer(
             NAME,
-            [image(rule.images(224)[:1], binary=binary_in)],
+            [image(reference_network.images(224)[:1], binary=binary_in)],
             outputs=[wanted(binary_data=binary_out)],
             request_compression_algorithm=request_compression,
             response_compression_algorithm=response_compression,
@@ -322,7 +323,7 @@ def test_pixels_give_the_reference_logits_however_they_travel(
 
 @pytest.mark.parametrize("model_version", ["", "1"])
 def test_a_batch_is_answered_in_its_order(client: triton.InferenceServerClient, model_version: str) -> None:
-    result = client.infer(NAME, [image(rule.images(224))], model_version=model_version)
+    result = client.infer(NAME, [image(reference_network.images(224))], model_version=model_version)
     assert_logits(result)
     response = result.get_response()
     assert (response["model_name"], response["model_version"]) == (NAME, "1")
@@ -332,11 +333,11 @@ def test_a_batch_is_answered_in_its_order(client: triton.InferenceServerClient, 
 
 
 def test_the_side_of_the_pixels_chooses_the_resolution(client: triton.InferenceServerClient) -> None:
-    assert_logits(client.infer(NAME, [image(rule.images(384)[:2])]), 2, side=384)
+    assert_logits(client.infer(NAME, [image(reference_network.images(384)[:2])]), 2, side=384)
 
 
 def test_the_logits_are_the_mean_of_the_branches(client: triton.InferenceServerClient) -> None:
-    result = client.infer(NAME, [image(rule.images(224))])
+    result = client.infer(NAME, [image(reference_network.images(224))])
     small, large = result.as_numpy("logits_small"), result.as_numpy("logits_large")
     np.testing.assert_allclose(result.as_numpy("logits"), (small + large) / 2, atol=1e-5)
 
@@ -361,14 +362,14 @@ def test_a_resolution_can_be_asked_for_files(client: triton.InferenceServerClien
 
 
 def test_the_request_id_comes_back(client: triton.InferenceServerClient) -> None:
-    pixels = [image(rule.images(224)[:1])]
+    pixels = [image(reference_network.images(224)[:1])]
     assert client.infer(NAME, pixels, request_id="trace/1 ü").get_response()["id"] == "trace/1 ü"
     assert "id" not in client.infer(NAME, pixels).get_response()
 
 
 def test_outputs_are_selected_each_in_its_form(client: triton.InferenceServerClient) -> None:
     outputs = [wanted("logits_large", binary_data=False), wanted("logits", binary_data=True)]
-    result = client.infer(NAME, [image(rule.images(224))], outputs=outputs)
+    result = client.infer(NAME, [image(reference_network.images(224))], outputs=outputs)
     large, logits = result.get_response()["outputs"]
     assert (large["name"], logits["name"]) == ("logits_large", "logits")
     assert "data" in large
@@ -384,7 +385,7 @@ def test_the_best_classes_come_with_their_labels(
 ) -> None:
     labels = open_bundle(bundle).labels
     outputs = [wanted(class_count=3, binary_data=binary), wanted("logits_small")]
-    result = client.infer(NAME, [image(rule.images(224))], outputs=outputs)
+    result = client.infer(NAME, [image(reference_network.images(224))], outputs=outputs)
     rows = result.as_numpy("logits")
     assert rows.shape == (3, 3)
     assert result.as_numpy("logits_small").shape == (3, 1000)
@@ -397,7 +398,8 @@ def test_the_best_classes_come_with_their_labels(
 
 def test_asynchronous_requests_get_their_own_answers(client: triton.InferenceServerClient) -> None:
     pending = [
-        client.async_infer(NAME, [image(rule.images(224)[n : n + 1])], request_id=str(n)) for n in (0, 1, 2, 0, 1, 2)
+        client.async_infer(NAME, [image(reference_network.images(224)[n : n + 1])], request_id=str(n))
+        for n in (0, 1, 2, 0, 1, 2)
     ]
     for n, request in enumerate(pending):
         result = request.get_result()
@@ -408,7 +410,7 @@ def test_asynchronous_requests_get_their_own_answers(client: triton.InferenceSer
 @pytest.mark.parametrize("encoding", [None, "gzip", "deflate"])
 def test_bodies_that_the_client_makes_and_reads_by_itself(raw: httpx.Client, encoding: str | None) -> None:
     body, json_bytes = triton.InferenceServerClient.generate_request_body(
-        [image(rule.images(224))], outputs=[wanted()], request_id="by hand"
+        [image(reference_network.images(224))], outputs=[wanted()], request_id="by hand"
     )
     headers = {"Inference-Header-Content-Length": str(json_bytes), "Accept-Encoding": encoding or "identity"}
     with raw.stream("POST", f"/v2/models/{NAME}/infer", content=body, headers=headers) as response:
@@ -462,7 +464,7 @@ def test_inputs_that_cannot_be_are_refused_with_the_reason(
 
 
 def test_other_requests_that_cannot_be_are_refused_with_the_reason(client: triton.InferenceServerClient) -> None:
-    pixels = image(rule.images(224)[:1])
+    pixels = image(reference_network.images(224)[:1])
     with refused(400, "a request has one input, 'image' or 'encoded', not 2"):
         client.infer(NAME, [pixels, files([JPEG])])
     with refused(400, "there is no output 'probabilities'; one of logits, logits_small, logits_large"):
@@ -544,7 +546,7 @@ def test_asyncio_loading_and_unloading(served: Server) -> None:
 
 
 def test_asyncio_inference(served: Server) -> None:
-    pixels = rule.images(224)
+    pixels = reference_network.images(224)
 
     async def work(client: triton_aio.InferenceServerClient) -> None:
         for binary in (True, False):
@@ -759,4 +761,4 @@ def test_inference_counts_towards_the_keys_rate(bundle: Path) -> None:
 
 def test_nothing_of_this_was_a_defect(served: Server, raw: httpx.Client) -> None:
     assert infer(raw).status_code == 200
-    assert "Traceback" not in served.log.read_text()
+    assert "Traceback" not in served.log_text()

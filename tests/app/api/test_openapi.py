@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from app.configuration.settings import Settings
 from app.main import create_app
-from tests.conftest import Server, running
+from tests.support.servers import Server, crossvit_serve
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = 24
@@ -23,7 +23,7 @@ ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 @pytest.fixture(scope="module")
 def open_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """As it comes: everybody may classify, nobody may change the models."""
-    with running(tmp_path_factory.mktemp("open") / "log", "--bundle", str(bundle), *ENGINE) as server:
+    with crossvit_serve(tmp_path_factory.mktemp("open") / "log", "--bundle", str(bundle), *ENGINE) as server:
         server.wait_until_ready()
         yield server
 
@@ -32,7 +32,9 @@ def open_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def closed_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """With keys."""
     options = ["--api-keys", "api-key-123", "--admin-keys", "admin-key-123"]
-    with running(tmp_path_factory.mktemp("closed") / "log", "--bundle", str(bundle), *ENGINE, *options) as server:
+    with crossvit_serve(
+        tmp_path_factory.mktemp("closed") / "log", "--bundle", str(bundle), *ENGINE, *options
+    ) as server:
         server.wait_until_ready()
         yield server
 
@@ -50,7 +52,7 @@ def assert_finds_nothing(server: Server, *options: str) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in server.log_text()
     assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 

@@ -1,6 +1,6 @@
 import httpx
 
-from tests.app.problems import assert_problem
+from tests.support.problems import assert_problem
 
 
 def test_other_paths_and_methods_are_problems_too(client: httpx.Client) -> None:

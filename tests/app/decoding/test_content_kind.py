@@ -3,7 +3,7 @@ import base64
 import pytest
 
 from app.decoding.content_kind import looks_like_image, mistaken
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 FILES = [encoded(scene(40, 30), kind) for kind in FORMATS]

@@ -9,7 +9,7 @@ from PIL import Image
 from app.decoding.image_decoding import decode
 from app.errors import BadImage, NotAnImage, TooLarge
 from model.spec import PREPROCESSING, Preprocessing
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 WHOLE = Preprocessing(64, 64)
 LIMIT = 50_000_000

@@ -22,9 +22,9 @@ from app.decoding.pool import DecoderPool
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
-from tests.app.pictures import encoded, scene
-from tests.app.waiting import until
-from tests.app.workers import children
+from tests.support.pictures import encoded, scene
+from tests.support.processes import workers
+from tests.support.waiting import until
 
 STEPS = Preprocessing(256, 224)
 LIMIT = 50_000_000
@@ -51,9 +51,9 @@ def test_pixels_are_those_of_decode() -> None:
     async def main() -> None:
         async with decoding(count=2) as (decoders, restarts):
             await asyncio.gather(*(assert_right(decoders) for _ in range(20)))
-            assert len(children(os.getpid(), "decoder")) == 2
+            assert len(workers(os.getpid(), "decoder")) == 2
         assert restarts == []
-        assert children(os.getpid(), "decoder") == []
+        assert workers(os.getpid(), "decoder") == []
 
     asyncio.run(main())
 
@@ -103,7 +103,7 @@ def test_an_image_that_takes_too_much_memory_is_refused() -> None:
 def test_a_decoder_that_crashes_costs_its_image_and_no_other() -> None:
     async def main() -> None:
         async with decoding(count=2) as (decoders, restarts):
-            doomed, _ = children(os.getpid(), "decoder")
+            doomed, _ = workers(os.getpid(), "decoder")
             work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(2)]
             await asyncio.sleep(0.05)
             os.kill(doomed, signal.SIGSEGV)
@@ -118,7 +118,7 @@ def test_a_decoder_that_crashes_costs_its_image_and_no_other() -> None:
 def test_a_decoder_that_ended_between_images_costs_none() -> None:
     async def main() -> None:
         async with decoding() as (decoders, restarts):
-            os.kill(children(os.getpid(), "decoder")[0], signal.SIGKILL)
+            os.kill(workers(os.getpid(), "decoder")[0], signal.SIGKILL)
             await asyncio.sleep(0.2)
             await assert_right(decoders)
             assert restarts == ["ended"]
@@ -217,10 +217,10 @@ def test_a_decoder_that_ends_while_it_has_nothing_to_do_is_replaced_before_an_im
         async with decoding(count=count) as (decoders, restarts):
             for number in range(1, 3):
                 await assert_right(decoders)
-                before = children(os.getpid(), "decoder")
+                before = workers(os.getpid(), "decoder")
                 os.kill(before[0], signal.SIGKILL)
                 await until(lambda number=number: restarts == ["ended"] * number)  # type: ignore[misc]
-                await until(lambda before=before: len({*children(os.getpid(), "decoder")} - {*before}) == 1)  # type: ignore[misc]
+                await until(lambda before=before: len({*workers(os.getpid(), "decoder")} - {*before}) == 1)  # type: ignore[misc]
             await asyncio.gather(*(assert_right(decoders) for _ in range(4)))
 
     asyncio.run(main())
@@ -261,7 +261,7 @@ def test_without_room_for_a_process_images_are_refused_until_there_is(
         async with decoding() as (decoders, restarts):
             with monkeypatch.context() as patch:
                 patch.setattr(*patched)
-                os.kill(children(os.getpid(), "decoder")[0], signal.SIGKILL)
+                os.kill(workers(os.getpid(), "decoder")[0], signal.SIGKILL)
                 await until(lambda: attempts)
                 with pytest.raises(NotReady, match="no decoder could be started; the log says why") as caught:
                     await decoders.decode(PNG, STEPS)
@@ -275,7 +275,7 @@ def test_without_room_for_a_process_images_are_refused_until_there_is(
 
     asyncio.run(main())
     assert "no decoder can be started, the next attempt is in" in caplog.text
-    assert len(children(os.getpid(), "decoder")) == 0
+    assert len(workers(os.getpid(), "decoder")) == 0
 
 
 def test_one_callers_slow_images_do_not_hold_up_anothers() -> None:

@@ -14,10 +14,10 @@ from app.engines.cpu import onnxruntime_engine, openvino_engine
 from app.engines.cpu.openvino_engine import OpenVinoEngine
 from app.engines.interface import Engine, EngineFiles
 from app.engines.registry import offered_engines
-from tests import rule
+from tests.support import reference_network
 
 ROOT = Path(__file__).parents[3]
-GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
 
 
 def loaded(module: ModuleType, bundle: Path, side: int) -> Engine:
@@ -41,7 +41,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: ModuleType, side: int) -> None:
     engine = loaded(module, bundle, side)
     for batch in (3, 1, 2) if side == 224 else (2,):
-        outputs = engine.run(rule.images(side)[:batch])
+        outputs = engine.run(reference_network.images(side)[:batch])
         assert outputs.dtype == np.float32
         for logits, name in zip(outputs, ("logits", "small", "large"), strict=True):
             np.testing.assert_allclose(logits, GOLDEN[f"{name}_{side}"][:batch], atol=1e-5, rtol=0)
@@ -50,9 +50,9 @@ def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: M
 @pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
 def test_answers_stay_when_the_next_call_comes(bundle: Path, module: ModuleType) -> None:
     engine = loaded(module, bundle, 224)
-    first = engine.run(rule.images(224)[:1])
+    first = engine.run(reference_network.images(224)[:1])
     kept = first.copy()
-    engine.run(rule.images(224)[1:2])
+    engine.run(reference_network.images(224)[1:2])
     assert np.array_equal(first, kept)
 
 
@@ -62,14 +62,14 @@ def test_a_closed_engine_runs_nothing_more(bundle: Path, module: ModuleType) -> 
     engine.close()
     engine.close()
     with pytest.raises(KeyError):
-        engine.run(rule.images(224)[:1])
+        engine.run(reference_network.images(224)[:1])
 
 
 @pytest.mark.skipif("bf16" not in openvino_engine.PRECISIONS, reason="this CPU has no bfloat16 instructions")
 def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
     engine = OpenVinoEngine((bundle / "model.onnx").read_bytes, "bf16")
     engine.load(224)
-    logits = engine.run(rule.images(224))[0]
+    logits = engine.run(reference_network.images(224))[0]
     assert 1e-5 < np.abs(logits - GOLDEN["logits_224"]).max() < 0.15  # not float32 in disguise, and not wrong
 
 

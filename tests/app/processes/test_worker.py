@@ -22,9 +22,9 @@ from app import errors
 from app.errors import BadImage
 from app.processes.channel import Arrays, Limits, Reply, Values
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung, start_spare
-from tests.app.workers import children
+from tests.support.processes import workers
 
-TARGET = "tests.app.workers:Target"
+TARGET = "tests.support.worker_targets:Target"
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +101,8 @@ def test_a_crash_is_raised_with_its_signal(worker: Worker) -> None:
 
 def test_an_object_that_cannot_be_made_raises_and_leaves_no_process() -> None:
     with pytest.raises(BadImage, match="cannot be made"):
-        Worker("target", "tests.app.workers:unmakeable", seconds=30)
-    assert children(os.getpid(), "target") == []
+        Worker("target", "tests.support.worker_targets:unmakeable", seconds=30)
+    assert workers(os.getpid(), "target") == []
 
 
 def test_memory_is_capped_and_freed() -> None:
@@ -127,7 +127,7 @@ def test_a_worker_reads_the_open_files_that_it_is_given(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
         files.append(os.open(tmp_path / name, os.O_RDONLY))
         (tmp_path / name).unlink()
-    worker = Worker("reader", "tests.app.workers:Reader", files=files, seconds=30)
+    worker = Worker("reader", "tests.support.worker_targets:Reader", files=files, seconds=30)
     for file in files:
         os.close(file)
     assert worker.call("read", [], [], seconds=5)[0] == ["a", "b"]
@@ -138,7 +138,7 @@ def spared(*more: str) -> int:
     """The process of a new spare for `TARGET`."""
     start_spare("target", TARGET.partition(":")[0], *more)
     deadline = time.monotonic() + 5
-    while not (found := children(os.getpid(), "target")):  # what it runs is not to be seen at once
+    while not (found := workers(os.getpid(), "target")):  # what it runs is not to be seen at once
         assert time.monotonic() < deadline
     return found[0]
 
@@ -180,7 +180,7 @@ def test_a_spare_process_whose_imports_crash_or_hang_is_not_used(
     worker = Worker("target", TARGET, ["it"], seconds=30, on_spawn=lambda worker: spawned.append(worker.pid))
     assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
     assert spawned == [pid, worker.pid]
-    assert children(os.getpid(), "target") == [worker.pid]
+    assert workers(os.getpid(), "target") == [worker.pid]
     worker.kill()
 
 
@@ -219,7 +219,7 @@ def test_an_unused_spare_process_ends_with_the_service_even_if_it_hangs() -> Non
 
 
 def test_log_records_of_a_worker_are_logged_by_the_service(bundle_log: pytest.LogCaptureFixture) -> None:
-    worker = Worker("target", "tests.app.workers:Talker", seconds=30)
+    worker = Worker("target", "tests.support.worker_targets:Talker", seconds=30)
     worker.call("say", ["hello"], [], seconds=5)
     worker.kill()
     assert "target: hello" in bundle_log.text
@@ -386,7 +386,7 @@ def test_control_characters_of_a_worker_are_escaped(bundle_log: pytest.LogCaptur
 
 
 def test_long_and_many_log_records_are_cut_in_the_worker() -> None:
-    worker = Worker("target", "tests.app.workers:Talker", seconds=30)
+    worker = Worker("target", "tests.support.worker_targets:Talker", seconds=30)
     worker.call("say", ["x" * 100_000 + "é\ud800" * 1000], [], seconds=5)
     for _ in range(2):
         worker.call("say_often", [1000], [], seconds=5)
@@ -407,7 +407,7 @@ def test_a_failed_start_leaves_no_open_file(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_sealed_worker_cannot_begin_a_log_line_or_log_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    sealed = Worker("target", "tests.app.workers:Talker", [], seconds=30, limits=Limits(sealed=True))
+    sealed = Worker("target", "tests.support.worker_targets:Talker", [], seconds=30, limits=Limits(sealed=True))
     sealed.call("say", ["a\r\n2026-01-01 ERROR forged\x85\u2028b"], [], seconds=5)
     sealed.call("shout", ["fire"], [], seconds=5)
     with pytest.raises(WorkerFailed, match=r"^Traceback.*\\n.*ArithmeticError: a\\nb\\n$"):

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.pictures import encoded, scene
-from tests.conftest import Server, StartServer
+from tests.support.pictures import encoded, scene
+from tests.support.servers import Server, StartServer
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LARGE = JPEG[:2] + 100 * (b"\xff\xfe\x04\x02" + 1024 * b"c") + JPEG[2:]  # with comments, as large as a photograph
@@ -331,7 +331,7 @@ def test_a_request_that_is_cut_short_is_told_so_at_once(server: Server, request_
 def request_line_of(server: Server, request_id: str, seconds: float = 20) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        for line in server.log.read_text().splitlines():
+        for line in server.log_text().splitlines():
             if f'"{request_id}"' in line:
                 found: dict[str, Any] = json.loads(line)
                 return found

@@ -9,7 +9,7 @@ import pytest
 from app.errors import QueueFull, TooLarge, TooLate
 from app.serving.batcher import Batcher, Place
 from app.timing import Interval
-from tests.app.waiting import until
+from tests.support.waiting import until
 
 
 class Engine:

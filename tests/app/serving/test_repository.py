@@ -19,10 +19,10 @@ from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
-from tests.app.pictures import encoded, scene
-from tests.app.planned import put_plan
-from tests.app.waiting import until
-from tests.app.workers import children
+from tests.support.pictures import encoded, scene
+from tests.support.plans import put_plan
+from tests.support.processes import workers
+from tests.support.waiting import until
 
 PNG = encoded(scene(300, 280))
 
@@ -91,7 +91,7 @@ def test_a_folder_of_bundles_has_a_default_and_others(folder: Path) -> None:
             await classify(repository, "a")
             with pytest.raises(UnknownModel, match="there is no model 'c'"):
                 repository.model("c")
-        assert children(os.getpid(), "engine") == []
+        assert workers(os.getpid(), "engine") == []
 
     asyncio.run(main())
 
@@ -114,14 +114,14 @@ def test_a_replaced_bundle_is_proven_then_swapped_in_and_the_old_one_finishes(fo
         async with serving(folder / "a") as repository:
             await repository.load_all()
             old = repository.model()
-            (engine,) = children(os.getpid(), "engine")
+            (engine,) = workers(os.getpid(), "engine")
             with old.in_use():
                 change(folder / "a", source="another")
                 await repository.load("a")
                 assert repository.model() is not old
-                assert len(children(os.getpid(), "engine")) == 2
+                assert len(workers(os.getpid(), "engine")) == 2
                 await old.classify(PNG)
-            await until(lambda: children(os.getpid(), "engine") != [] and engine not in children(os.getpid(), "engine"))
+            await until(lambda: workers(os.getpid(), "engine") != [] and engine not in workers(os.getpid(), "engine"))
             await classify(repository)
 
     asyncio.run(main())
@@ -187,7 +187,7 @@ def test_unloading_ends_the_engine_when_its_work_is_done(folder: Path) -> None:
                 with pytest.raises(NotReady, match="b is not served: it is unloaded"):
                     repository.model("b")
                 await model.classify(PNG)
-            await until(lambda: not children(os.getpid(), "engine b"))
+            await until(lambda: not workers(os.getpid(), "engine b"))
             assert states(repository) == {"a": "READY", "b": "UNAVAILABLE"}
             await repository.load("b")
             await classify(repository, "b")
@@ -298,9 +298,9 @@ def test_closing_while_a_model_loads_leaves_nothing(folder: Path) -> None:
     async def main() -> None:
         async with serving(folder, "a") as repository:
             loading = asyncio.create_task(repository.load_all())
-            await until(lambda: children(os.getpid(), "engine"))
+            await until(lambda: workers(os.getpid(), "engine"))
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
-        await until(lambda: not children(os.getpid(), "engine"))
+        await until(lambda: not workers(os.getpid(), "engine"))
 
     asyncio.run(main())

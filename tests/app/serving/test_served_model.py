@@ -20,10 +20,10 @@ from app.serving.served_model import ModelAnswer, ServedModel, top
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
 from tests.app.engines import fakes
-from tests.app.pictures import encoded, scene
-from tests.app.planned import put_plan
-from tests.app.waiting import until
-from tests.app.workers import children
+from tests.support.pictures import encoded, scene
+from tests.support.plans import put_plan
+from tests.support.processes import workers
+from tests.support.waiting import until
 
 PNG = encoded(scene(300, 280))
 
@@ -119,10 +119,10 @@ def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: P
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(model.load(384), 0.03)
             assert model.loaded == [224]
-            assert len(children(os.getpid(), "engine")) <= 2
+            assert len(workers(os.getpid(), "engine")) <= 2
             await model.load(384)
             assert model.loaded == [224, 384]
-            assert len(children(os.getpid(), "engine crossvit_tiny 384")) == 1
+            assert len(workers(os.getpid(), "engine crossvit_tiny 384")) == 1
             assert (await classify(model, resolution=384)).resolution == 384
             await model.self_test()
 
@@ -133,8 +133,8 @@ def test_a_load_that_failed_is_tried_again(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle) as model:
             loading = asyncio.create_task(model.load(384))
-            await until(lambda: children(os.getpid(), "engine crossvit_tiny 384"))
-            os.kill(children(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
+            await until(lambda: workers(os.getpid(), "engine crossvit_tiny 384"))
+            os.kill(workers(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
             with pytest.raises(EngineFailed):
                 await loading
             assert model.loaded == [224]
@@ -161,7 +161,7 @@ def test_a_deadline_ends_the_work_and_frees_the_place(bundle: Path) -> None:
 def test_while_its_engine_is_started_again_it_takes_nothing_and_loses_nothing(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle, max_batch=2) as model:
-            (engine,) = children(os.getpid(), "engine")
+            (engine,) = workers(os.getpid(), "engine")
             os.kill(engine, signal.SIGSTOP)
             work = [asyncio.create_task(classify(model)) for _ in range(6)]
             await until(lambda: model.waiting == 5)  # the first one decoded is with the engine
@@ -188,7 +188,7 @@ def test_closing_waits_for_those_who_use_it(bundle: Path) -> None:
                 assert not closing.done()
             await closing
             await model.close()  # again is a no-op
-            assert children(os.getpid(), "engine") == []
+            assert workers(os.getpid(), "engine") == []
 
     asyncio.run(main())
 
@@ -197,7 +197,7 @@ def test_a_resolution_whose_engine_is_started_again_does_not_hold_up_the_others(
     async def main() -> None:
         async with serving(bundle) as model:
             await model.load(384)
-            os.kill(children(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
+            os.kill(workers(os.getpid(), "engine crossvit_tiny 384")[0], signal.SIGKILL)
             await until(lambda: model.loaded == [224])
             with pytest.raises(NotReady, match="crossvit_tiny at 384: its engine is being started again"):
                 await classify(model, resolution=384)
@@ -240,7 +240,7 @@ def test_each_resolution_has_what_serves_it_best(bundle: Path, tmp_path: Path, m
             assert "there is no plan for 384" in reason
             assert (await classify(model, resolution=384)).resolution == 384
             gpu.does(cuda="works")
-            os.kill(children(os.getpid(), "engine b")[0], signal.SIGKILL)
+            os.kill(workers(os.getpid(), "engine b")[0], signal.SIGKILL)
             await until(lambda: model.fault)
             await until(lambda: model.fault is None)
             assert (model.engine(), model.capacity) == (("onnxruntime-cuda", "f32"), 128)

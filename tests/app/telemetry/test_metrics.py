@@ -17,9 +17,9 @@ from app.configuration.settings import Settings
 from app.telemetry.metrics import Metrics, ModelState
 from app.timing import Interval
 from bundle.reader import open_bundle
-from tests.app.pictures import encoded, scene
-from tests.app.workers import children
-from tests.conftest import Server, running
+from tests.support.pictures import encoded, scene
+from tests.support.processes import workers
+from tests.support.servers import Server, crossvit_serve
 
 JPEG = encoded(scene(800, 600), "JPEG")
 MODEL = "crossvit_tiny"
@@ -31,7 +31,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def counted(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("counted") / "log"
     options = ["--engine", "onnxruntime", "--precision", "f32", "--decoders", "1"]
-    with running(log, "--bundle", str(bundle), *options) as started:
+    with crossvit_serve(log, "--bundle", str(bundle), *options) as started:
         started.wait_until_ready()
         yield started
 
@@ -208,7 +208,7 @@ def test_restarts_are_counted_from_zero_on(counted: Server, caller: httpx.Client
         assert {"died", "hung", "failed"} < reasons
         assert all(value(before, name, reason=reason, **labels) == 0 for reason in reasons)
     for role in ("decoder", "engine"):
-        (worker,) = children(counted.process.pid, role)
+        (worker,) = workers(counted.process.pid, role)
         os.kill(worker, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while not rises(before, scrape(caller), "engine_restarts_total"):

@@ -18,8 +18,8 @@ from app.errors import BadParameter
 from app.telemetry import tracing
 from app.telemetry.tracing import Tracing
 from app.timing import Interval
-from tests.app.pictures import encoded, scene
-from tests.conftest import Server, free_port, running
+from tests.support.pictures import encoded, scene
+from tests.support.servers import Server, crossvit_serve, free_port
 
 service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
@@ -136,7 +136,7 @@ def traced(bundle: Path, collector: Collector, tmp_path_factory: pytest.TempPath
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # milliseconds, of the SDK
         patch.setenv("CROSSVIT_OTLP_ENDPOINT", f"http://user:{KEY}@127.0.0.1:{collector.port}/")
-        server = running(log, "--bundle", str(bundle), *options)
+        server = crossvit_serve(log, "--bundle", str(bundle), *options)
         started = server.__enter__()
     try:
         started.wait_until_ready()
@@ -221,7 +221,7 @@ def test_a_collector_that_is_down_costs_the_requests_nothing_and_the_log_a_line(
     caller: httpx.Client, traced: Server, collector: Collector
 ) -> None:
     def complaints() -> list[str]:
-        lines = traced.log.read_text().splitlines()
+        lines = traced.log_text().splitlines()
         return [line for line in lines if "opentelemetry" in line or "traces are sent" in line]
 
     before = len(complaints())
@@ -241,7 +241,7 @@ def test_a_collector_that_is_down_costs_the_requests_nothing_and_the_log_a_line(
         time.sleep(0.02)
     assert "traces are sent again" in complaints()[-1]
     assert len(complaints()) == before + 2
-    assert KEY not in traced.log.read_text()
+    assert KEY not in traced.log_text()
 
 
 def test_what_is_left_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

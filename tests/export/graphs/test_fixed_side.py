@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from export.graphs.fixed_side import fix_side
-from tests import rule
+from tests.support import reference_network
 
 SIDES = (224, 240, 480)
 
@@ -21,7 +21,7 @@ def static(bundle: Path, side: int) -> ir.Model:
 
 
 def answers(graph: bytes, side: int) -> np.ndarray:
-    return np.stack(onnxruntime.InferenceSession(graph).run(None, {"image": rule.images(side)}))
+    return np.stack(onnxruntime.InferenceSession(graph).run(None, {"image": reference_network.images(side)}))
 
 
 @pytest.mark.parametrize("side", SIDES)

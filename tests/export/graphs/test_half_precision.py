@@ -9,7 +9,7 @@ import pytest
 from export.graphs.fixed_side import fix_side
 from export.graphs.fused_attention import fuse_attention
 from export.graphs.half_precision import DTYPES, emulate_half, to_half
-from tests import rule
+from tests.support import reference_network
 
 FLOAT = ir.DataType.FLOAT
 PRECISIONS = ("fp16", "bf16")
@@ -32,7 +32,7 @@ def serialised(model: ir.Model) -> bytes:
 def distance(bundle: Path, model: ir.Model, side: int) -> float:
     """Between the answers of `model` and of float32."""
     actual, expected = (
-        np.stack(onnxruntime.InferenceSession(graph).run(None, {"image": rule.images(side)}))
+        np.stack(onnxruntime.InferenceSession(graph).run(None, {"image": reference_network.images(side)}))
         for graph in (serialised(model), (bundle / "model.onnx").read_bytes())
     )
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))

@@ -3,7 +3,7 @@ import torch
 from export.graphs.served_graph import Served
 from model.crossvit import CrossViT
 from model.spec import NORMALIZATIONS
-from tests.conftest import TINY
+from tests.support.reference_network import TINY
 
 
 def test_pixels_are_normalised_with_the_statistics_that_are_asked_for() -> None:

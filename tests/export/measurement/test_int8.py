@@ -8,8 +8,8 @@ import pytest
 from bundle.atomic_files import file_sha256
 from export import to_onnx
 from export.measurement import int8, reduced_precision
-from tests.app.pictures import scene
-from tests.conftest import TINY
+from tests.support.pictures import scene
+from tests.support.reference_network import TINY
 
 
 @pytest.fixture

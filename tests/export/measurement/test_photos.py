@@ -6,7 +6,7 @@ from PIL import Image
 
 from export.measurement.photos import SHIPPED, NoPhotos, crops, views
 from model.spec import Preprocessing
-from tests.app.pictures import scene
+from tests.support.pictures import scene
 
 STEPS = Preprocessing(256, 224)
 

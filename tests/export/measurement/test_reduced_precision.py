@@ -14,7 +14,7 @@ from export.measurement import reduced_precision
 from export.measurement.agreement import Disagreement
 from export.measurement.reduced_precision import add_precision, float32_answers
 from model.spec import Preprocessing
-from tests.conftest import TINY
+from tests.support.reference_network import TINY
 
 STEPS = {224: Preprocessing(256, 224), 240: Preprocessing(240, 240)}
 

@@ -14,7 +14,7 @@ import pytest
 from bundle.bundle_errors import BadBundle
 from export.plans.build_spec import Unable
 from export.plans.plan_source import read_source
-from tests.conftest import TINY
+from tests.support.reference_network import TINY
 
 
 @pytest.fixture

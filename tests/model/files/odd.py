@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 SIDE = 64
 PICTURE = scene(SIDE, SIDE)

@@ -4,7 +4,7 @@ import pytest
 
 from model.files.bad_files import UnknownFormat
 from model.files.formats import FORMATS, recognised
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -14,8 +14,8 @@ from model.files.bad_files import Damaged, TooManyPixels
 from model.files.pixels import opened
 from model.preprocess import rgb_image
 from model.spec import Preprocessing
-from tests.app.pictures import encoded, scene
 from tests.model.files import odd
+from tests.support.pictures import encoded, scene
 
 WHOLE = Preprocessing(odd.SIDE, odd.SIDE)
 

@@ -20,8 +20,8 @@ from app.commands.bench.sample_images import synthetic_images
 from app.decoding.image_decoding import decode
 from app.errors import BadParameter
 from model.spec import Preprocessing
-from tests.app.slow_service import ANSWER, KEY, SlowService, slow_service
-from tests.conftest import Server, free_port
+from tests.support.servers import Server, free_port
+from tests.support.slow_service import ANSWER, KEY, SlowService, slow_service
 
 QUICK = ("--seconds", "0.3", "--warmup", "0.1")
 

@@ -34,10 +34,10 @@ from app.errors import BadParameter, NotReady
 from bundle.class_labels import ClassLabel
 from bundle.reader import open_bundle
 from model.dataset import LabelledImage
-from tests.app import slow_service as slow
-from tests.app.pictures import encoded, scene
-from tests.app.slow_service import KEY, RETRY_AFTER, slow_service
-from tests.conftest import Server, free_port
+from tests.support import slow_service as slow
+from tests.support.pictures import encoded, scene
+from tests.support.servers import Server, free_port
+from tests.support.slow_service import KEY, RETRY_AFTER, slow_service
 
 LABELS = [
     ClassLabel(index=0, wnid="n01", label="crane"),

@@ -11,9 +11,9 @@ from app.engines.cpu import openvino_engine
 from app.engines.cpu.openvino_engine import OpenVinoEngine, offer_openvino
 from app.engines.cpu.openvino_graph import without_identities
 from app.engines.interface import EngineFiles
-from tests import rule
+from tests.support import reference_network
 
-GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
 
 
 def gone() -> bytes:
@@ -30,7 +30,7 @@ def test_a_later_start_compiles_nothing_and_answers_the_same(
     again.load(224)
     assert again.batch == first.batch
     for count in (1, 3):
-        outputs = again.run(rule.images(224)[:count])
+        outputs = again.run(reference_network.images(224)[:count])
         np.testing.assert_allclose(outputs[0], GOLDEN["logits_224"][:count], atol=1e-5, rtol=0)  # not bfloat16, say
 
 
@@ -43,7 +43,7 @@ def test_any_number_of_images_is_answered_in_order_whichever_way_is_quicker(
     engine = OpenVinoEngine((bundle / "model.onnx").read_bytes, "f32")
     engine.load(224)
     assert engine.batch == (1 if alone < 1 else 4)
-    images, logits = (np.concatenate([part] * 4)[:10] for part in (rule.images(224), GOLDEN["logits_224"]))
+    images, logits = (np.concatenate([part] * 4)[:10] for part in (reference_network.images(224), GOLDEN["logits_224"]))
     for count in (0, 1, 2, 3, 4, 5, 10):
         outputs = engine.run(images[:count])
         assert outputs.shape == (3, count, 1000)
@@ -60,7 +60,7 @@ def test_on_many_cpus_the_two_compiled_models_are_kept_apart(
     assert sorted(name.rpartition("-")[2] for name in kept) == ["LATENCY", "THROUGHPUT"]
     again = OpenVinoEngine(gone, "f32", CompiledCache({}))
     again.load(224)
-    np.testing.assert_allclose(again.run(rule.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(again.run(reference_network.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
 
 
 def test_on_one_cpu_there_is_one_compiled_model(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_on_one_cpu_there_is_one_compiled_model(bundle: Path, monkeypatch: pytes
     engine = OpenVinoEngine((bundle / "model.onnx").read_bytes, "f32")
     engine.load(224)
     assert engine._sides[224].bucket == 1
-    np.testing.assert_allclose(engine.run(rule.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(engine.run(reference_network.images(224))[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("side", "left_out"), [(224, 6), (240, 6), (384, 2)])  # of images, of position embeddings
@@ -78,9 +78,13 @@ def test_products_with_identities_are_left_out(bundle: Path, side: int, left_out
     before = products(model)
     without_identities(model)
     assert before - products(model) == left_out
-    found = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([rule.images(side)[:1]])
+    found = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+        [reference_network.images(side)[:1]]
+    )
     plain = openvino.Core().read_model(bundle / "model.onnx")
-    expected = openvino.compile_model(plain, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([rule.images(side)[:1]])
+    expected = openvino.compile_model(plain, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
+        [reference_network.images(side)[:1]]
+    )
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5, rtol=0)
 
 

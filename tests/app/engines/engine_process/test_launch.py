@@ -15,8 +15,8 @@ from app.processes.shared_buffer import SharedBuffer
 from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
 from tests.app.engines import fakes
-from tests.app.planned import put_plan
-from tests.app.workers import children
+from tests.support.plans import put_plan
+from tests.support.processes import workers
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def started(bundle: Bundle, request: EngineRequest, seconds: float = 60, resolut
         return Started(search.find(), search.refused)
     finally:
         buffer.close()
-        assert len(children(os.getpid(), "engine")) <= 1  # those that were not taken have ended
+        assert len(workers(os.getpid(), "engine")) <= 1  # those that were not taken have ended
         search.stop()
 
 

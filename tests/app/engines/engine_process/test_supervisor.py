@@ -17,13 +17,13 @@ from app.errors import EngineFailed, EngineHung, NoEngine, NotReady, WrongAnswer
 from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
 from bundle.reader import Bundle, open_bundle
-from tests import rule
 from tests.app.engines import fakes
-from tests.app.planned import put_plan
-from tests.app.waiting import until
-from tests.app.workers import children
+from tests.support import reference_network
+from tests.support.plans import put_plan
+from tests.support.processes import workers
+from tests.support.waiting import until
 
-GOLDEN = np.load(rule.GOLDEN / "crossvit_tiny.npz")
+GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
 
 
 @asynccontextmanager
@@ -44,12 +44,12 @@ async def running(bundle: Bundle, **options: Any) -> AsyncIterator[tuple[EngineS
 
 
 def pid() -> int:
-    (found,) = children(os.getpid(), "engine")
+    (found,) = workers(os.getpid(), "engine")
     return found
 
 
 async def assert_right(engine: EngineSupervisor) -> None:
-    outputs = await engine.run(rule.images(224))
+    outputs = await engine.run(reference_network.images(224))
     np.testing.assert_allclose(outputs[0], GOLDEN["logits_224"], atol=1e-5, rtol=0)
 
 
@@ -60,7 +60,7 @@ def test_it_gives_the_reference_logits_and_leaves_no_process(bundle: Path) -> No
             await assert_right(engine)
             await engine.self_test()
         assert restarts == []
-        assert children(os.getpid(), "engine") == []
+        assert workers(os.getpid(), "engine") == []
 
     asyncio.run(main())
 
@@ -85,7 +85,7 @@ def test_an_engine_that_dies_or_hangs_fails_its_call_and_is_started_again(bundle
                 signal.SIGSTOP: (EngineHung, "hung"),
             }[fault]
             with pytest.raises(expected, match="it is being started again"):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             assert "started again" in str(engine.fault)
             with pytest.raises(NotReady):
                 await engine.self_test()
@@ -124,7 +124,7 @@ def test_an_engine_that_keeps_ending_before_it_has_run_is_started_again_after_lo
             os.kill(pid(), signal.SIGKILL)
             await until(lambda: len(restarts) == 2)
             await asyncio.sleep(1)
-            assert children(os.getpid(), "engine") == []
+            assert workers(os.getpid(), "engine") == []
 
     asyncio.run(main())
 
@@ -134,7 +134,7 @@ def test_an_engine_that_is_closed_or_fails_a_call_has_not_ended_by_itself(bundle
         async with running(open_bundle(bundle)) as (engine, restarts):
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await assert_right(engine)
             await engine.close()
             await asyncio.sleep(0.1)
@@ -161,7 +161,7 @@ def test_the_graph_it_started_with_is_the_one_it_starts_again_with(bundle: Path,
             shutil.rmtree(copied)
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await assert_right(engine)
 
     asyncio.run(main())
@@ -178,7 +178,7 @@ def test_a_graph_that_is_overwritten_is_not_believed_and_keeps_it_from_starting_
                 file.write(b"?")
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await until(lambda: "was overwritten" in (engine.fault or ""))
             with (copied / "model.onnx").open("r+b") as file:
                 file.write(original)
@@ -201,7 +201,7 @@ def test_wrong_logits_keep_it_from_starting(bundle: Path) -> None:
         with pytest.raises(WrongAnswers, match="onnxruntime f32 gives wrong answers"):
             async with running(with_other_logits(bundle)):
                 pass
-        assert children(os.getpid(), "engine") == []
+        assert workers(os.getpid(), "engine") == []
 
     asyncio.run(main())
 
@@ -248,7 +248,7 @@ def test_closing_while_it_starts_leaves_no_process(bundle: Path) -> None:
         await asyncio.sleep(0.2)
         start.cancel()
         await engine.close()
-        await until(lambda: not children(os.getpid(), "engine"))
+        await until(lambda: not workers(os.getpid(), "engine"))
 
     asyncio.run(main())
 
@@ -278,7 +278,7 @@ def test_what_is_refused_is_shown_and_logged_once(
             assert engine.refused == {"onnxruntime-cuda": "the driver is too old; update it"}
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await assert_right(engine)
             assert engine.refused == {"onnxruntime-cuda": "the driver is too old; update it"}
 
@@ -294,7 +294,7 @@ def test_an_engine_that_fails_once_is_the_one_that_runs_again(planned: Bundle, g
             assert (engine.name, engine.precision, engine.batch) == ("tensorrt", "fp16", 32)
             gpu.does(tensorrt="fails", cuda="works")
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             gpu.does(tensorrt="works", cuda="works")
             await assert_right(engine)
             assert (engine.name, engine.refused, restarts) == ("tensorrt", {}, ["failed"])
@@ -311,14 +311,14 @@ def test_a_gpu_that_does_not_come_back_leaves_the_model_to_what_else_there_is(
             gpu.does(tensorrt=word)
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await assert_right(engine)
             assert (engine.name, engine.precision) == ("onnxruntime", "f32")
             assert engine.refused["tensorrt"].startswith("it could not be started again: ")
             gpu.does(tensorrt="works")  # now the one that runs is started again
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await assert_right(engine)
             assert (engine.name, *engine.refused) == ("onnxruntime", "tensorrt")
 
@@ -331,7 +331,7 @@ def test_one_that_was_asked_for_by_name_is_waited_for(planned: Bundle, gpu: fake
             gpu.does(cuda="works")
             os.kill(pid(), signal.SIGKILL)
             with pytest.raises(EngineFailed):
-                await engine.run(rule.images(224))
+                await engine.run(reference_network.images(224))
             await until(lambda: "cannot be started again: no engine here" in (engine.fault or ""))
             gpu.does(tensorrt="works")
             async with asyncio.timeout(20):

@@ -15,7 +15,7 @@ import pytest
 from app.engines.gpu.device import DeviceError
 from app.engines.gpu_jpeg import jpeg_decoder
 from app.engines.gpu_jpeg.jpeg_device import Bitmap
-from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, compiled
+from tests.support.kernel_on_cpu import KernelOnCpu, compiled
 
 FOLDER = "FAKE_JPEGS"
 _CUSTOMIZE = "from tests.app.engines.gpu_jpeg import fake_jpegs\nfake_jpegs.register()\n"

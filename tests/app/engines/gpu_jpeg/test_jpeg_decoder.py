@@ -1,4 +1,4 @@
-"""JPEGs on the GPU. Where there is none, the kernels run on the CPU: see tests.app.engines.gpu_jpeg.kernel_on_cpu."""
+"""JPEGs on the GPU. Where there is none, the kernels run on the CPU: see tests.support.kernel_on_cpu."""
 
 import ctypes
 import re
@@ -24,8 +24,8 @@ from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder, open_jpeg_decoder, se
 from app.engines.gpu_jpeg.jpeg_device import Bitmap
 from app.engines.interface import EngineRefused
 from model.spec import PREPROCESSING, Preprocessing
-from tests.app.engines.gpu_jpeg.kernel_on_cpu import KernelOnCpu, by_pillow, compiled
-from tests.app.pictures import encoded, scene
+from tests.support.kernel_on_cpu import KernelOnCpu, by_pillow, compiled
+from tests.support.pictures import encoded, scene
 
 STEPS = Preprocessing(36, 32)
 LIMIT = 50_000_000

@@ -26,9 +26,9 @@ from model.preprocess import Pixels
 from model.spec import PREPROCESSING, Preprocessing
 from tests.app.engines.gpu_jpeg import fake_jpegs
 from tests.app.engines.gpu_jpeg.fake_jpegs import Jpegs
-from tests.app.pictures import encoded, scene
-from tests.app.workers import children
-from tests.conftest import StartServer
+from tests.support.pictures import encoded, scene
+from tests.support.processes import workers
+from tests.support.servers import StartServer
 
 JPEGS = [encoded(scene(300 + seed, 280, seed), "JPEG") for seed in range(4)]
 PROGRESSIVE = encoded(scene(300, 280), "JPEG", progressive=True)
@@ -154,14 +154,14 @@ def test_a_gpu_that_fails_at_jpegs_costs_no_request_and_decodes_nothing_more(
 ) -> None:
     async def main() -> None:
         async with serving(bundle, seconds=2) as served:
-            (engine,) = children(os.getpid(), "engine")
+            (engine,) = workers(os.getpid(), "engine")
             jpegs.do(word)
             await served.assert_right([*JPEGS, PNG], [])
             jpegs.do("works")
             await served.assert_right([*JPEGS, PNG], [])
             assert served.model.refused == [(NAME, 224, "it failed while it decoded; the log says how")]
-            assert children(os.getpid(), "engine") == [engine]
-            assert children(os.getpid(), "jpeg-gpu") == []
+            assert workers(os.getpid(), "engine") == [engine]
+            assert workers(os.getpid(), "jpeg-gpu") == []
 
     asyncio.run(main())
 
@@ -251,8 +251,8 @@ def test_headers_are_read_off_the_event_loop_and_only_where_the_gpu_decodes(
 def test_leaving_ends_the_process_and_answers_what_waits(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle):
-            assert len(children(os.getpid(), "jpeg-gpu")) == 1
-        assert children(os.getpid(), "jpeg-gpu") == []
+            assert len(workers(os.getpid(), "jpeg-gpu")) == 1
+        assert workers(os.getpid(), "jpeg-gpu") == []
 
     asyncio.run(main())
 

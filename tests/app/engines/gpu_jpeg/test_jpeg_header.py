@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.engines.gpu_jpeg.jpeg_header import _SEARCHED_AT_A_TIME, PlainJpeg, plain
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
 
 LIMIT = 1_000_000
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port
+from tests.support.servers import free_port
 
 AVAILABLE = bool(shutil.which("nginx") and shutil.which("openssl"))
-_EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "nginx.conf"
+_EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Objects for worker processes to hold, and a list of the worker processes."""
+"""Objects for worker processes to hold."""
 
 import logging
 import os
@@ -85,17 +85,3 @@ class Talker:
 
 def unmakeable() -> Target:
     raise BadImage("cannot be made")
-
-
-def children(pid: int, role: str = "") -> list[int]:
-    """The worker processes of `pid` with a role that begins with `role`."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-            command = (status.parent / "cmdline").read_text().split("\0")
-        except (OSError, ValueError):
-            continue  # it has just ended
-        if parent == pid and "app.processes.worker_main" in command and command[5].startswith(role):
-            found.append(int(status.parent.name))
-    return sorted(found)

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.crossvit import CrossViT
-from model.spec import Variant
+from model.spec import VARIANTS, Variant
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
+TINY = VARIANTS["crossvit_tiny"]
 SIDES = (224, 240, 384, 408, 480)
 
 

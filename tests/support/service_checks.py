@@ -16,9 +16,10 @@ from app.decoding.image_decoding import decode
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from app.serving.served_model import top
 from bundle.reader import open_bundle
-from tests.app.pictures import encoded, scene
+from tests.support.pictures import encoded, scene
+from tests.support.waiting import wait_until
 
-PHOTOS = sorted((Path(__file__).parents[1] / "export" / "data" / "photos").glob("*.jpg"))
+PHOTOS = sorted((Path(__file__).parents[2] / "export" / "data" / "photos").glob("*.jpg"))
 MAX_QUEUE = 8  # what the service was started with
 GRACE_SECONDS = 5.0
 
@@ -115,9 +116,9 @@ def check_stop(url: str, stop: Callable[[], object]) -> None:
     """`stop`, which returns when the service has ended, loses no request that was made in its time of grace."""
     stopping = threading.Thread(target=stop)
     with asking(url) as answers:
-        until(lambda: answers.total() > 4)
+        wait_until(lambda: answers.total() > 4)
         stopping.start()
-        until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
         before = answers.total()
         time.sleep(GRACE_SECONDS / 2)
     assert answers.keys() == {"200"}, answers
@@ -137,12 +138,4 @@ def wait_until_ready(url: str, seconds: float = 120) -> None:
         except httpx.TransportError:
             return False
 
-    until(ready, seconds)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Return when `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(ready, seconds)

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: servers, processes, waiting, pictures, reference weights. It imports neither."""
