@@ -120,9 +120,7 @@ def export_command(context: typer.Context) -> None:
 @main.command("train", context_settings=_PASS_ARGUMENTS_ON)
 def train_command(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
-    _run_instead(
-        "model.train", context.args, extra="train", needs=(*_NETWORK_PACKAGES, "kornia", "matplotlib", "tensorboard")
-    )
+    _run_instead("model.train", context.args, extra="train", needs=(*_NETWORK_PACKAGES, "kornia", "tensorboard"))
 
 
 @main.command("models")

@@ -1,6 +1,8 @@
 """DeiT's augmentation of a batch, on the network's device: RandAugment, random erasing, mixup and cutmix.
 
-Random numbers are from PyTorch's global generator, which the caller seeds. Pixels are from 0 to 1.
+Random numbers are from PyTorch's global generator, which the caller seeds. Pixels are from 0 to 1. kornia.augmentation
+draws otherwise, so its operations alone are used: it has one RandAugment policy for a batch, uniform lambdas of mixup,
+cutmix's rectangles always inside the image, and rectangles erased to one colour, with ratios that are not log-uniform.
 """
 
 import math

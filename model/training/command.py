@@ -82,7 +82,7 @@ class Arguments(Recipe, BaseSettings):
     checkpoint_seconds: Annotated[
         float, Field(ge=0, description="time between checkpoints; a kill loses this much and a few steps")
     ] = 120
-    log_steps: Annotated[int, Field(ge=1, description="steps between rows of training.csv")] = 10
+    log_steps: Annotated[int, Field(ge=1, description="steps between rows of the log")] = 10
 
     @classmethod
     def settings_customise_sources(  # BATCH or SEED in the environment mean something else

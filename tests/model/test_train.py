@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,17 +12,22 @@ import torch
 from PIL import Image
 from pydantic_settings import CliApp
 from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from model.checkpoint import read_tensors
 from model.training.artifacts import replacing_file
 from model.training.command import Arguments, main
 from model.training.run_folder import exclusive_folder
-from model.training.run_log import TRAINING, VALIDATION, read_rows
 from tests.model.training import made
+from tests.support.training_log import read_rows
+from tests.support.training_targets import run_script, train_until_killed
 
 RECIPE = ["--variant", "crossvit_tiny", "--resolution", "64", "--batch", "6", "--epochs", "3", "--clip-grad", "1"]
 RECIPE += ["--warmup-epochs", "0.5", "--ema-decay", "0.5", "--lr", "0.0005", "--min-lr", "1e-5"]
 WAYS = ["--micro-batch", "3", "--workers", "0", "--log-steps", "1"]
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tests.support.training_targets"])
 
 
 @pytest.fixture(scope="module")
@@ -41,30 +44,39 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_that_is_killed_again_and_again_has_the_same_curve(data: Path, whole: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "model/train.py", str(data), "--validation", str(data), "--out", str(tmp_path)]
-    command += [*RECIPE, *WAYS, "--checkpoint-seconds", "0"]
-    for rows in (2, 5):
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            while len(read_rows(tmp_path / TRAINING)) < rows and process.poll() is None:
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL, process.stderr
-    assert 5 <= len(read_rows(tmp_path / TRAINING)) < 9
-    assert main(command[2:]) == 0
-    for name in (TRAINING, VALIDATION):
+    command = [
+        str(data),
+        "--validation",
+        str(data),
+        "--out",
+        str(tmp_path),
+        *RECIPE,
+        *WAYS,
+        "--checkpoint-seconds",
+        "0",
+    ]
+    for step in (2, 5):
+        process = FORKSERVER.Process(target=train_until_killed, args=(command, step))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert [row["step"] for row in read_rows(tmp_path, "training")] == list(range(1, step + 1))
+    assert main(command) == 0
+    for kind, count in (("training", 9), ("validation", 3)):
         curves = [
             [
                 {column: row[column] for column in row if column != "images_per_second"}
-                for row in read_rows(folder / name)
+                for row in read_rows(folder, kind)
             ]
             for folder in (whole, tmp_path)
         ]
+        assert len(curves[0]) == count
         assert curves[0] == curves[1]
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path))
     assert all(torch.equal(one[tensor], other[tensor]) for tensor in one)
 
 
-def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_learn_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of images whose views are all alike, two processes with half a step each see what one sees."""
     for number in range(6):
         folder = tmp_path / "plain" / made.CLASSES[number % 3]
@@ -75,25 +87,32 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     recipe += ["--validation", data, *WAYS, "--micro-batch", "2"]
     alone, shared = tmp_path / "1", tmp_path / "2"
     assert main([data, "--out", str(alone), *recipe]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launch, "model/train.py", data, "--out", str(shared), *recipe],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    torchruns = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="forkserver",
+        max_restarts=0,
     )
-    assert done.returncode == 0, done.stderr
-    assert len(read_rows(shared / VALIDATION)) == 3
-    losses = [[(row["loss"], row["grad_norm"]) for row in read_rows(out / TRAINING)] for out in (alone, shared)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    codes = elastic_launch(torchruns, run_script)(data, "--out", str(shared), *recipe)
+    for number, handler in handlers.items():  # the launcher leaves its own
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    assert codes == {0: 0, 1: 0}
+    assert len(read_rows(shared, "validation")) == 3
+    losses = [[(row["loss"], row["grad_norm"]) for row in read_rows(out, "training")] for out in (alone, shared)]
     for one, other in zip(*losses, strict=True):
         assert one == pytest.approx(other, rel=2e-3)
 
 
 def test_the_same_command_again_has_nothing_left_to_do(data: Path, whole: Path) -> None:
-    before = (whole / TRAINING).read_text()
+    before = read_rows(whole, "training")
     assert main([str(data), "--validation", str(data), "--out", str(whole), *RECIPE, *WAYS]) == 0
-    assert (whole / TRAINING).read_text() == before
+    assert read_rows(whole, "training") == before
 
 
 def test_what_a_run_goes_on_from_holds_the_weights_that_it_keeps(whole: Path) -> None:

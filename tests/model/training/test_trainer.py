@@ -12,9 +12,9 @@ from model.spec import VARIANTS
 from model.training.distributed import Group
 from model.training.images import FromFiles
 from model.training.recipe import Recipe
-from model.training.run_log import TRAINING, read_rows
 from model.training.trainer import CHECKPOINT, Trainer, TrainerOptions
 from tests.model.training import made
+from tests.support.training_log import read_rows
 
 TINY = VARIANTS["crossvit_tiny"]
 
@@ -49,7 +49,7 @@ def test_losses_are_those_of_all_processes_also_after_a_checkpoint(tmp_path: Pat
         torch.manual_seed(0)
         group, options = WithAnother(torch.device("cpu"), 0, 2), TrainerOptions(checkpoint_seconds=0, log_steps=4)
         kind(CrossViT(TINY, 3), recipe, images, out, group, options).run(None, lambda *_: None)
-        return [row["loss"] for row in read_rows(out / TRAINING)]
+        return [row["loss"] for row in read_rows(out, "training")]
 
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
