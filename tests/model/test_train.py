@@ -27,7 +27,7 @@ RECIPE += ["--warmup-epochs", "0.5", "--ema-decay", "0.5", "--lr", "0.0005", "--
 WAYS = ["--micro-batch", "3", "--workers", "0", "--log-steps", "1"]
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["tests.support.training_targets"])
+FORKSERVER.set_forkserver_preload(["tests.support.training_targets", "torch._dynamo", "torch.utils.tensorboard"])
 
 
 @pytest.fixture(scope="module")
