@@ -1,8 +1,8 @@
 """The cost of serving beside decoding and inference: `python -m benchmarks.serving_cost PHOTOS --bundle BUNDLE`.
 
 Interleaved rounds measure three things: only the engine in its process, with the way there and back, with one image a
-call and with as many as in the service; only decoding, on one core; the service with one client, and with many, under
-wrk. With one client, serving adds the time of an answer less decoding and an engine call. With many, the result is the
+call and with as many as in the service; only decoding, on one core; the service with one client, and with many.
+With one client, serving adds the time of an answer less decoding and an engine call. With many, the result is the
 share of the rate that the same cores could reach with only decoding and the engine. Prints Markdown, and reports only.
 """
 

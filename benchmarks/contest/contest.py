@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -116,7 +116,8 @@ def run(
     with ExitStack() as stack:
         for player in players:
             stack.callback(player.close)
-        _at_once([player.start for player in players])
+        with ThreadPoolExecutor(max(len(players), 1)) as pool:  # importing libraries
+            list(pool.map(Player.start, players))
         for player in sorted(players, key=lambda player: player.compiles):  # what may take all the time comes last
             _prepare(player, setting, rules, referee, expected)
             report.save(file)
@@ -203,22 +204,12 @@ def _round(number: int, players: list[Player], rules: Rules) -> None:
                 return
             if batch in player.entry.first_seconds:
                 limit = 60 + 10 * rules.seconds + 10 * calls * player.entry.first_seconds[batch]
-                _measure(player, batch, rules.seconds, calls, limit)
-
-
-def _measure(player: Player, batch: int, seconds: float, calls: int, limit: float) -> None:
-    measured = player.call("measure", [batch, seconds, calls], [], limit)
-    if measured is not None:
-        times, device = (np.round(array, 7).tolist() for array in measured[1])
-        player.entry.rounds.setdefault(batch, []).append(Round(times, device))
+                measured = player.call("measure", [batch, rules.seconds, calls], [], limit)
+                if measured is not None:
+                    times, device = (np.round(array, 7).tolist() for array in measured[1])
+                    player.entry.rounds.setdefault(batch, []).append(Round(times, device))
 
 
 def _used_mb(referee: Worker) -> float:
     (used,), _ = referee.call("used_mb", [], [], seconds=60)
     return float(used)
-
-
-def _at_once(calls: list[Callable[[], None]]) -> None:
-    with ThreadPoolExecutor(max(len(calls), 1)) as pool:
-        for done in [pool.submit(call) for call in calls]:
-            done.result()

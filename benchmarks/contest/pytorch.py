@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 from app.processes.channel import Arrays, Values
 from benchmarks.contest.contestant import Contestant, Images, Logits, Task
 from benchmarks.contest.profiles import torch_kernels
+from bundle.reader import open_bundle
 from model.bicubic import resize
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD, branch_sides, patch_grids, variant_named
 from model.weights import find_weights
 
+COMPILED = ("compile", "freeze", "max-autotune")  # modes of torch.compile
 DTYPES = {"f32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -56,13 +59,12 @@ class PyTorch(Contestant):
     def _start(self, task: Task, source: str, mode: str, precision: str) -> dict[str, Any]:
         self._device = torch.device(task.device)
         self._on_gpu = self._device.type == "cuda"
-        if mode in COMPILERS and not self._on_gpu and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        if mode in COMPILED and not self._on_gpu and not any(map(shutil.which, ("g++", "c++", "clang++"))):
             raise RuntimeError("torch.compile needs a C++ compiler, and there is none (apt install g++)")
         network = trained(task.variant, task.weights)
         there, facts = peer_network(network, task.variant, task.side, source)
-        self._pixels: Callable[[Tensor], Tensor] = Pixels(there, DTYPES[precision]).to(self._device)
-        if mode in COMPILERS:
-            self._pixels = COMPILERS[mode](self._pixels)
+        pixels = Pixels(there, DTYPES[precision]).to(self._device)
+        self._pixels: Callable[[Tensor], Tensor] = compiled(pixels, mode) if mode in COMPILED else pixels
         self._autocast = mode == "autocast"
         self._classes = network.classes
         self._staged = torch.empty(0, dtype=torch.uint8)
@@ -116,31 +118,16 @@ class PyTorch(Contestant):
         return {"kernels": torch_kernels(call, self._device.type)}
 
 
-Module = Callable[[Tensor], Tensor]
+def compiled(module: Pixels, mode: str) -> Callable[[Tensor], Tensor]:
+    """`module` through torch.compile.
 
+    "freeze" makes the weights constants, which inductor then packs for the CPU's matrix kernels.
+    """
+    import torch._inductor.config  # large: only those that compile have it in their memory
 
-def _compiled(module: Module) -> Module:
-    return torch.compile(module, dynamic=False)
-
-
-def _frozen(module: Module) -> Module:
-    """Compiled with the weights as constants, which inductor then packs for the CPU's matrix kernels."""
-    import torch._inductor.config
-
-    torch._inductor.config.freezing = True
-    return torch.compile(module, dynamic=False)
-
-
-def _max_autotuned(module: Module) -> Module:
     torch._dynamo.config.recompile_limit = 64  # every batch size has code of its own
-    return torch.compile(module, mode="max-autotune", dynamic=False)
-
-
-COMPILERS: dict[str, Callable[[Module], Module]] = {
-    "compile": _compiled,
-    "freeze": _frozen,
-    "max-autotune": _max_autotuned,
-}
+    torch._inductor.config.freezing = mode == "freeze"
+    return torch.compile(module, mode="max-autotune" if mode == "max-autotune" else None, dynamic=False)
 
 
 def peer_network(network: CrossViT, variant: str, side: int, source: str = "timm") -> tuple[nn.Module, dict[str, str]]:
@@ -233,3 +220,9 @@ def _interpolate(x: Tensor, side: int) -> Tensor:
 def trained(variant: str, weights: str) -> CrossViT:
     """The network with `weights`, a file or "untrained"."""
     return find_weights(weights, variant_named(variant), print).network(variant_named(variant))
+
+
+def bundle_network(bundle: Path, weights: str) -> Pixels:
+    """The peer's network of the bundle's variant with `weights` in float32, for pixels at 224."""
+    variant = open_bundle(bundle).manifest.variant
+    return Pixels(peer_network(trained(variant, weights), variant, 224)[0], torch.float32)

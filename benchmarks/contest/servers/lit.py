@@ -46,7 +46,7 @@ class Classify(litserve.LitAPI):
 
 class PyTorch(Classify):
     def setup(self, device: str) -> None:
-        from benchmarks.contest.servers.network import bundle_network
+        from benchmarks.contest.pytorch import bundle_network
 
         self.network = bundle_network(self.bundle, self.weights).to(device)
 

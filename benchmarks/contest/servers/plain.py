@@ -10,7 +10,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI, UploadFile
 
-from benchmarks.contest.servers.network import bundle_network
+from benchmarks.contest.pytorch import bundle_network
 from benchmarks.contest.servers.preprocess import pixels_of
 
 app = FastAPI()
