@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,7 +112,8 @@ def _weights(args: argparse.Namespace, referee: Worker, report: Report) -> dict[
     """The variant of each bundle and where its weights are; the report gets their identifiers."""
     found = {}
     for name in args.networks:
-        variant = open_bundle(args.bundles / name).manifest.variant
+        with closing(open_bundle(args.bundles / name)) as bundle:
+            variant = bundle.manifest.variant
         (path, report.facts["weights"][variant]), _ = referee.call("weights", [args.weights, variant], [], seconds=600)
         found[name] = variant, path
     say(weights_caption(report))
