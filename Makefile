@@ -59,7 +59,7 @@ bench-full: BENCH := --full --out docs/bench/full
 bench bench-full: $(INSTALLED)
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 	for name in crossvit_18_dagger crossvit_9_dagger; do $(BIN)/python export/to_onnx.py --variant $$name --weights "$(WEIGHTS)" --quantize int8 --out artifacts/$$name --if-changed || exit 1; done
-	$(BIN)/python -m benchmarks.cpu --photos "$(PHOTOS)" $(BENCH) --command "make $@$(if $(filter-out export/data/photos,$(PHOTOS)), PHOTOS=…)"
+	$(BIN)/python -m benchmarks.contest.cpu --photos "$(PHOTOS)" --weights "$(WEIGHTS)" $(BENCH) --command "make $@$(if $(filter-out export/data/photos,$(PHOTOS)), PHOTOS=…)"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format

@@ -35,7 +35,7 @@ from app.commands.evaluate.accuracy import PredictionTable
 from app.commands.evaluate.bundle_source import image_prediction
 from app.commands.evaluate.evaluation import sample
 from app.decoding.image_decoding import decode
-from benchmarks.cpu.readme import update
+from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.photographs import matched_classes
 from benchmarks.server import running
@@ -263,7 +263,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="so many images")
     parser.add_argument("--out", type=Path, default=Path("artifacts/accuracy"))
     parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="Markdown with the markers of benchmarks/cpu/readme.py"
+        "--write", type=Path, metavar="FILE", help="Markdown with the markers of benchmarks/contest/readme.py"
     )
     return parser.parse_args()
 

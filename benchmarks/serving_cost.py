@@ -1,8 +1,8 @@
 """The cost of serving beside decoding and inference: `python -m benchmarks.serving_cost PHOTOS --bundle BUNDLE`.
 
 Interleaved rounds measure three things: only the engine in its process, with the way there and back, with one image a
-call and with as many as in the service; only decoding, on one core; the service with one client, and with many, under
-wrk. With one client, serving adds the time of an answer less decoding and an engine call. With many, the result is the
+call and with as many as in the service; only decoding, on one core; the service with one client, and with many.
+With one client, serving adds the time of an answer less decoding and an engine call. With many, the result is the
 share of the rate that the same cores could reach with only decoding and the engine. Prints Markdown, and reports only.
 """
 
@@ -17,12 +17,13 @@ from statistics import median
 
 import numpy as np
 
+from app.commands.bench.load_generator import Load
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.machine.cpus import usable_cpus
-from benchmarks.cpu.load import Load, load_of, percentile
+from benchmarks.contest.load import put_on
 from benchmarks.machine import line as machine
-from benchmarks.photographs import photographs
+from benchmarks.photographs import files_in, photographs
 from benchmarks.server import Server, running
 from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
@@ -69,9 +70,9 @@ def main() -> None:
     except BadBundle as err:
         sys.exit(f"error: {err}")
     command = [sys.executable, "-m", "app", "serve", "--bundle", str(args.bundle), "--precision", args.precision]
-    with running([*command, "--log-level", "warning", "--port"]) as server, load_of(photos) as load:
+    with running([*command, "--log-level", "warning", "--port"]) as server:
         server.pause()
-        rounds, what = asyncio.run(_rounds(bundle, photos, server, load, args))
+        rounds, what = asyncio.run(_rounds(bundle, photos, server, args))
     print(f"{what}, {len(photos)} photographs; {machine()}\n")
     print(f"Medians of {args.rounds} rounds of {args.seconds:g} s each, and the least and the largest.\n")
     columns = {
@@ -89,20 +90,21 @@ def main() -> None:
 
 
 async def _rounds(
-    bundle: Bundle, photos: list[bytes], server: Server, load: Load, args: argparse.Namespace
+    bundle: Bundle, photos: list[bytes], server: Server, args: argparse.Namespace
 ) -> tuple[list[Round], str]:
     resolution = bundle.manifest.default_resolution
     steps = bundle.manifest.preprocessing[resolution]
     engine = EngineSupervisor(
         bundle, resolution, engine="auto", precision=args.precision, run_seconds=60, load_seconds=300
     )
+    files = files_in(args.photos)
     await engine.start()
     try:
         pixels = [decode(photo, steps, MOST_PIXELS) for photo in photos]
         batch = np.stack(list(itertools.islice(itertools.cycle(pixels), engine.batch)))
         with server.turn():  # warms up
-            load.closed(server.url, "file", args.clients, 2)
-        rounds = [await _round(engine, batch, photos, steps, server, load, args) for _ in range(args.rounds)]
+            put_on(server.url, "file", Load(clients=args.clients), 2, files)
+        rounds = [await _round(engine, batch, photos, steps, server, args) for _ in range(args.rounds)]
     finally:
         await engine.close()
     return rounds, f"{bundle.name} at {resolution} in {engine.precision}, batches of up to {engine.batch}"
@@ -114,9 +116,9 @@ async def _round(
     photos: list[bytes],
     steps: Preprocessing,
     server: Server,
-    load: Load,
     args: argparse.Namespace,
 ) -> Round:
+    files = files_in(args.photos)
     alone = await _calls(engine, batch[:1], args.seconds)
     batched = await _calls(engine, batch, args.seconds)
     decoding: list[float] = []
@@ -128,16 +130,16 @@ async def _round(
         decode(photo, steps, MOST_PIXELS)
         decoding.append(time.perf_counter() - started)
     with server.turn():
-        one = load.closed(server.url, "file", 1, args.seconds)
+        one = put_on(server.url, "file", Load(clients=1), args.seconds, files)
     with server.turn():
-        many = load.closed(server.url, "file", args.clients, args.seconds)
+        many = put_on(server.url, "file", Load(clients=args.clients), args.seconds, files)
     return Round(
         median(alone),
         sum(batched) / len(batched) / len(batch),
         median(decoding),
         sum(decoding) / len(decoding),
-        percentile(one.latencies, 50) / 1e6,
-        many.rate,
+        median(one.latencies) / 1000,
+        many.throughput(args.clients),
     )
 
 

@@ -128,9 +128,9 @@ class LoadClient:
         """A GET request for `path`, below the server's URL."""
         return self._head("GET", path).encode() + b"\r\n"
 
-    def post(self, path: str, body: bytes) -> bytes:
+    def post(self, path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
         """A POST request that sends `body` to `path`."""
-        content = f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
+        content = f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
         return (self._head("POST", path) + content).encode() + body
 
     async def ask(self, request: bytes) -> HttpAnswer:

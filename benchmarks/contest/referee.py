@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from app.processes.channel import Arrays, Values
-from benchmarks.gpu.contestant import Images
-from benchmarks.gpu.pytorch import Pixels, trained
+from benchmarks.contest.contestant import Images
+from benchmarks.contest.pytorch import Pixels, trained
 from model.spec import UNTRAINED, variant_named
 from model.weights import find_weights
 

@@ -1,4 +1,4 @@
-"""The measured side of a contestant: it runs in a process of its own, which `contest` calls.
+"""The measured side of a contestant: it runs in a process of its own, which `player` calls.
 
 Methods return what a worker process can send: JSON values and arrays.
 """
@@ -7,6 +7,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,21 @@ ROTATED_BATCHES = 2  # so that no call finds its pixels where the last one left 
 PROFILED_CALLS = 10
 
 
+@dataclass(frozen=True)
+class Task:
+    """What all contestants load: a bundle at a resolution, images of `side` pixels, and the weights of both.
+
+    `weights` is a file or "untrained"; `device` is PyTorch's.
+    """
+
+    bundle: str
+    variant: str
+    resolution: int
+    side: int
+    weights: str
+    device: str
+
+
 class Contestant(ABC):
     """Answers batches of photographs. `load`, then `prepare` each batch size, then anything else."""
 
@@ -31,8 +47,8 @@ class Contestant(ABC):
         self._pools: dict[int, list[Images]] = {}
 
     @abstractmethod
-    def _start(self, *values: Any) -> dict[str, Any]:
-        """Make what answers; what is to be known of it goes into the report."""
+    def _start(self, task: Task, *values: Any) -> dict[str, Any]:
+        """Make what answers; the facts about it go into the report, "note" beside its name."""
 
     @abstractmethod
     def _run(self, images: Images) -> Logits:
@@ -51,12 +67,11 @@ class Contestant(ABC):
         del images, seconds
         return []
 
-    def load(self, *values: Any) -> tuple[Values, Arrays]:
-        """The seconds it took, and what is to be known."""
-        *rest, photos = values
-        self._photos = photos
+    def load(self, task: dict[str, Any], *values: Any) -> tuple[Values, Arrays]:
+        """The seconds it took, and the facts; `values` are the kind's, and the photographs."""
+        *rest, self._photos = values
         started = time.perf_counter()
-        facts = self._start(*rest)
+        facts = self._start(Task(**task), *rest)
         return [time.perf_counter() - started, facts], []
 
     def prepare(self, batch: int) -> tuple[Values, Arrays]:

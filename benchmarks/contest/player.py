@@ -4,40 +4,46 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
 from app.processes.channel import Arrays, Values
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
-from benchmarks.gpu.results import Entry
+from benchmarks.contest.results import Entry
+from tests.support.processes import proportional_mb
 
-PYTORCH = {  # source, compiled
-    "timm-eager": ("timm", False),
-    "timm-compile": ("timm", True),
-    "module-eager": ("module", False),
-    "module-compile": ("module", True),
-}
-ENGINES = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime")
-PRECISIONS = ("f32", "fp16", "bf16")
-CONTESTANTS = tuple(f"{kind}-{precision}" for kind in (*PYTORCH, *ENGINES) for precision in PRECISIONS)
 START_SECONDS = 300  # importing libraries
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a contestant is called in tables, the class that makes it, and what that is told when it loads."""
+
+    title: str
+    factory: str
+    values: tuple[str, ...] = ()
 
 
 class Player:
     """A contestant's process, and what became of it. What fails is written down, and it plays no more."""
 
-    def __init__(self, contestant: str) -> None:
-        self.entry = Entry(contestant)
+    def __init__(self, contestant: str, kind: Kind) -> None:
+        self.entry = Entry(contestant, kind.title)
+        self.kind = kind
         self._worker: Worker | None = None
 
     @property
     def plays(self) -> bool:
         return self.entry.error is None
 
+    @property
+    def compiles(self) -> bool:
+        """Whether each batch size takes torch.compile minutes."""
+        return "compile" in self.entry.contestant
+
     def start(self) -> None:
         """Start the process, which imports its libraries."""
-        kind = self.entry.contestant.rpartition("-")[0]
-        factory = "benchmarks.gpu.pytorch:Torch" if kind in PYTORCH else "benchmarks.gpu.engines:Ours"
         with self._noting("start"):
+            factory = f"benchmarks.contest.{self.kind.factory}"
             self._worker = Worker(self.entry.contestant, factory, seconds=START_SECONDS, keep_environment=True)
 
     def call(self, method: str, values: Values, arrays: Arrays, seconds: float) -> tuple[Values, Arrays] | None:
@@ -58,14 +64,11 @@ class Player:
                 self.entry.first_seconds[batch] = first
             except WorkerFailed as err:
                 self.entry.failed[batch] = _last_line(err)
-                say(f"{self.entry.contestant} at batch {batch}: {err}")
+                say(f"{self.entry.title} at batch {batch}: {err}")
 
     def memory_mb(self) -> float:
-        """The most that its process has had resident."""
-        if self._worker is None or not self._worker.alive:
-            return 0.0
-        status = Path(f"/proc/{self._worker.pid}/status").read_text()
-        return float(status.partition("VmHWM:")[2].split()[0]) / 1000
+        """What its process has now, shared memory counted once: what loading took for a while is not in it."""
+        return proportional_mb(self._worker.pid) if self._worker is not None and self._worker.alive else 0.0
 
     def close(self) -> None:
         if self._worker is not None:
@@ -83,7 +86,7 @@ class Player:
         except Exception as err:  # the service's own errors, such as BadBundle
             self.entry.error = f"{what}: {err}"
         if self.entry.error:
-            say(f"{self.entry.contestant}: {self.entry.error}")
+            say(f"{self.entry.title}: {self.entry.error}")
             self.close()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.contestant import PROFILED_CALLS
+from benchmarks.contest.contestant import PROFILED_CALLS
 
 SHOWN_KERNELS = 10
 SHOWN_NODE_KINDS = 40  # all, so that casts and transposes are seen

@@ -1,8 +1,8 @@
 """PyTorch beside this project's engines on a GPU, from pixels in the host's memory to logits there.
 
-`python -m benchmarks.gpu PHOTOS --bundles artifacts --variants crossvit_18_dagger`. Contestants run in processes of
-their own, in interleaved rounds. Prints one Markdown table and writes everything as JSON; reports only. docs/gpu.md
-says how to cut a run into parts. `--device cpu` rehearses it without a GPU.
+`python -m benchmarks.contest.gpu PHOTOS --bundles artifacts --variants crossvit_18_dagger`. Contestants run in
+processes of their own, in interleaved rounds. Prints one Markdown table and writes everything as JSON; reports only.
+docs/gpu.md says how to cut a run into parts. `--device cpu` rehearses it without a GPU.
 """
 
 import argparse
@@ -13,48 +13,73 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
-from benchmarks.gpu.contest import DEFAULT, Rules, Setting, WrongWeights, profile, run, setting
-from benchmarks.gpu.machine import ROOT, machine
-from benchmarks.gpu.player import CONTESTANTS, say
-from benchmarks.gpu.profiles import profile_table
-from benchmarks.gpu.results import Report, header, row
-from benchmarks.photographs import files_in
+from benchmarks import machine
+from benchmarks.contest.contest import Rules, WrongWeights, judging, profile, run, setting
+from benchmarks.contest.player import Kind, say
+from benchmarks.contest.profiles import profile_table
+from benchmarks.contest.report import gpu_columns, header, row, table, table_line
+from benchmarks.contest.results import Report
+from benchmarks.photographs import photographs
 from model.spec import RESOLUTIONS, VARIANTS
+
+PYTORCH = {  # source, mode
+    "timm-eager": ("timm", "eager"),
+    "timm-compile": ("timm", "max-autotune"),
+    "module-eager": ("module", "eager"),
+    "module-compile": ("module", "max-autotune"),
+}
+ENGINES = ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime")
+PRECISIONS = ("f32", "fp16", "bf16")
+CONTESTANTS = {
+    f"{name}-{precision}": Kind(f"{name}-{precision}", factory, (*values, precision))
+    for name, factory, values in (
+        *((name, "pytorch:PyTorch", values) for name, values in PYTORCH.items()),
+        *((name, "engines:Ours", (name,)) for name in ENGINES),
+    )
+    for precision in PRECISIONS
+}
+DEFAULT = {
+    "cuda": [
+        f"{kind}-{precision}"
+        for kind in ("timm-eager", "timm-compile", "onnxruntime-cuda", "tensorrt")
+        for precision in ("fp16", "bf16")
+    ],
+    "cpu": ["timm-eager-f32", "timm-eager-bf16", "timm-compile-f32", "onnxruntime-f32", "openvino-f32"],
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     started = time.monotonic()
     # Workers import this package too, wherever they are started.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    files = files_in(args.photos)[: args.images]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(machine.ROOT), os.environ.get("PYTHONPATH")]))
+    photos = photographs(args.photos)[: args.images]
     rules = Rules(
-        device=args.device,
-        rounds=args.rounds,
-        seconds=args.seconds,
-        calls=args.calls,
-        compile_batches=args.compile_batches,
-        prepare_seconds=args.prepare_seconds,
+        args.batches,
+        args.compile_batches,
+        args.rounds,
+        args.seconds,
+        args.calls,
+        args.prepare_seconds,
         end=started + 60 * args.minutes,
         reserve=_planned(args, sections=1),
     )
     try:
-        with _referee(args.device) as referee:
+        with judging(args.device) as referee:
             (device,), _ = referee.call("machine", [], [], seconds=120)
             if "missing" in device:
                 print(f"error: {device['missing']}", file=sys.stderr)
                 return 1
-            report = Report(_facts(device, args, len(files)))
+            report = Report(_facts(device, args, len(photos)))
             if args.profile:
-                _profiles(args, rules, files, referee, report)
+                _profiles(args, rules, photos, referee, report)
             else:
-                _contests(args, rules, files, referee, report)
+                _contests(args, rules, photos, referee, report)
     except (WrongWeights, OSError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
@@ -67,49 +92,38 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _contests(args: argparse.Namespace, rules: Rules, files: list[Path], referee: Worker, report: Report) -> None:
+def _contests(args: argparse.Namespace, rules: Rules, photos: Sequence[bytes], referee: Worker, report: Report) -> None:
     parts = list(itertools.product(args.variants, args.resolutions))[args.part[0] - 1 :: args.part[1]]
     say(f"measuring alone takes about {_planned(args, len(parts)):.0f} s; loading and compiling come on top")
-    print(f"{_title(report)}\n{header(args.batches)}", flush=True)
+    columns = gpu_columns(args.batches)
+    titles = header(columns)
+    print(f"{_title(report)}\n{table(titles, [])}", flush=True)
     for index, (variant, resolution) in enumerate(parts):
         if index and time.monotonic() > rules.end:
             say(f"{variant} at {resolution} and what follows is left out: the run's time was up")
             break
         say(f"{variant} at {resolution}")
-        here = _setting(args, variant, resolution, files, referee)
+        here = setting(args.bundles / variant, resolution, photos, args.weights, args.device, referee)
         try:
-            run(here, args.contestants, args.batches, rules, referee, report, args.json)
+            kinds = {name: CONTESTANTS[name] for name in args.contestants}
+            run(here, kinds, rules, referee, report, args.json)
         finally:
             for entry in report.sections[-1].entries:
-                print(row(report.sections[-1], entry, args.batches), flush=True)
+                print(table_line(row(columns, report.sections[-1], entry), len(titles)), flush=True)
     print("\n" + _peaks(report))
 
 
-def _profiles(args: argparse.Namespace, rules: Rules, files: list[Path], referee: Worker, report: Report) -> None:
+def _profiles(args: argparse.Namespace, rules: Rules, photos: Sequence[bytes], referee: Worker, report: Report) -> None:
     print(_title(report))
     found = report.facts["profiles"] = []
     for variant, resolution in itertools.product(args.variants, args.resolutions):
-        here = _setting(args, variant, resolution, files, referee)
+        here = setting(args.bundles / variant, resolution, photos, args.weights, args.device, referee)
         for contestant in args.profile:
             what = f"{variant} at {resolution}, batch {max(args.batches)}, {contestant}"
-            profiled = profile(here, contestant, max(args.batches), rules)
+            profiled = profile(here, contestant, CONTESTANTS[contestant], max(args.batches), rules)
             found.append({"what": what, **profiled})
             print(profile_table(what, profiled), flush=True)
             report.save(args.json)
-
-
-def _setting(args: argparse.Namespace, variant: str, resolution: int, files: list[Path], referee: Worker) -> Setting:
-    (weights, weights_id), _ = referee.call("weights", [args.weights, variant], [], seconds=600)
-    return setting(args.bundles / variant, resolution, files, (weights, weights_id))
-
-
-@contextmanager
-def _referee(device: str) -> Iterator[Worker]:
-    worker = Worker("referee", "benchmarks.gpu.referee:Referee", [device], seconds=300, keep_environment=True)
-    try:
-        yield worker
-    finally:
-        worker.kill()
 
 
 def _planned(args: argparse.Namespace, sections: int) -> float:
@@ -124,10 +138,10 @@ def _planned(args: argparse.Namespace, sections: int) -> float:
 
 def _facts(device: dict[str, Any], args: argparse.Namespace, photos: int) -> dict[str, Any]:
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.gpu", *(args.argv)]),
+        "command": shlex.join(["python", "-m", "benchmarks.contest.gpu", *(args.argv)]),
         "device": args.device,
         **device,
-        **machine(),
+        **machine.facts(),
         "photographs": photos,
         "rounds": args.rounds,
         "seconds": args.seconds,
@@ -165,7 +179,9 @@ def _part(text: str) -> tuple[int, int]:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.contest.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("photos", type=Path, help="folder of JPEG files")
     parser.add_argument("--bundles", type=Path, default=Path("artifacts"), help="folder of bundles (artifacts)")

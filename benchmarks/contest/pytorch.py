@@ -1,11 +1,13 @@
-"""The contestants in PyTorch: timm's module or this project's."""
+"""The contestants in PyTorch: timm's module or this project's, with the bundle's weights."""
 
 import gc
 import importlib
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import model.crossvit
 from app.processes.channel import Arrays, Values
-from benchmarks.gpu.contestant import Contestant, Images, Logits
-from benchmarks.gpu.profiles import torch_kernels
+from benchmarks.contest.contestant import Contestant, Images, Logits, Task
+from benchmarks.contest.profiles import torch_kernels
+from bundle.reader import open_bundle
 from model.bicubic import resize
 from model.crossvit import CrossViT
 from model.spec import IMAGENET_MEAN, IMAGENET_STD, branch_sides, patch_grids, variant_named
 from model.weights import find_weights
 
+COMPILED = ("compile", "freeze", "max-autotune")  # modes of torch.compile
 DTYPES = {"f32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -46,31 +49,27 @@ class Pixels(nn.Module):
         return logits.float()
 
 
-class Torch(Contestant):
-    """timm's module or this project's, eager or compiled."""
+class PyTorch(Contestant):
+    """timm's module or this project's, eager, under autocast or compiled."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._timm, self._without = _import_timm()
+        import_timm()  # together with the others' imports
 
-    def _start(
-        self, source: str, compiled: bool, precision: str, device: str, variant: str, weights: str, side: int
-    ) -> dict[str, Any]:
-        network = trained(variant, weights)
-        if source == "timm" and self._timm:
-            there: nn.Module = timm_network(self._timm, network, variant, side)
-        else:
-            there = own_network(network, variant, side)
-        self._device = torch.device(device)
-        self._pixels: Callable[[Tensor], Tensor] = Pixels(there.eval(), DTYPES[precision]).to(self._device)
-        if compiled:
-            torch._dynamo.config.recompile_limit = 64  # every batch size has code of its own
-            self._pixels = torch.compile(self._pixels, mode="max-autotune", dynamic=False)
+    def _start(self, task: Task, source: str, mode: str, precision: str) -> dict[str, Any]:
+        self._device = torch.device(task.device)
         self._on_gpu = self._device.type == "cuda"
+        if mode in COMPILED and not self._on_gpu and not any(map(shutil.which, ("g++", "c++", "clang++"))):
+            raise RuntimeError("torch.compile needs a C++ compiler, and there is none (apt install g++)")
+        network = trained(task.variant, task.weights)
+        there, facts = peer_network(network, task.variant, task.side, source)
+        pixels = Pixels(there, DTYPES[precision]).to(self._device)
+        self._pixels: Callable[[Tensor], Tensor] = compiled(pixels, mode) if mode in COMPILED else pixels
+        self._autocast = mode == "autocast"
         self._classes = network.classes
         self._staged = torch.empty(0, dtype=torch.uint8)
         self._answers = torch.empty(0)
-        return {"note": f"this project's module, {self._without}"} if source == "timm" and not self._timm else {}
+        return facts
 
     def prepare(self, batch: int) -> tuple[Values, Arrays]:
         """As for any contestant; the host's buffers are made here, once for each batch size that is larger."""
@@ -92,7 +91,7 @@ class Torch(Contestant):
 
     def _forward(self, pixels: Tensor) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # the last call's logits have been copied
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             return self._pixels(pixels)
 
     def _device_seconds(self, images: Images, seconds: float) -> list[float]:
@@ -119,12 +118,44 @@ class Torch(Contestant):
         return {"kernels": torch_kernels(call, self._device.type)}
 
 
-def _import_timm() -> tuple[ModuleType | None, str]:
-    """timm, or None and why."""
+def compiled(module: Pixels, mode: str) -> Callable[[Tensor], Tensor]:
+    """`module` through torch.compile.
+
+    "freeze" makes the weights constants, which inductor then packs for the CPU's matrix kernels.
+    """
+    import torch._inductor.config  # large: only those that compile have it in their memory
+
+    torch._dynamo.config.recompile_limit = 64  # every batch size has code of its own
+    torch._inductor.config.freezing = mode == "freeze"
+    return torch.compile(module, mode="max-autotune" if mode == "max-autotune" else None, dynamic=False)
+
+
+def peer_network(network: CrossViT, variant: str, side: int, source: str = "timm") -> tuple[nn.Module, dict[str, str]]:
+    """timm's module or, if it does not import or `source` is another, this project's; and the facts about it."""
+    timm, problem = import_timm() if source == "timm" else (None, "")
+    if timm is not None:
+        return timm_network(timm, network, variant, side).eval(), {"source": "timm's module"}
+    note = {"note": f"this project's module, since timm does not import: {problem}"} if source == "timm" else {}
+    return own_network(network, variant, side).eval(), {"source": "this project's module", **note}
+
+
+def import_timm() -> tuple[ModuleType | None, str]:
+    """timm, or None and why.
+
+    A torchvision that was built for another torch, as PyPI's for CUDA beside PyTorch for the CPU, fails on operators
+    for object detection, which no classifier uses: they are declared before a second try.
+    """
     try:
         return importlib.import_module("timm"), ""
     except Exception as err:  # a torchvision for another torch is a RuntimeError
-        return None, f"since timm does not import: {err}"
+        problem = str(err)
+    try:
+        for operator in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", schema)
+        return importlib.import_module("timm"), ""
+    except Exception:  # the first error says more
+        return None, problem
 
 
 def timm_network(timm: ModuleType, network: CrossViT, variant: str, side: int) -> nn.Module:
@@ -142,11 +173,30 @@ def timm_network(timm: ModuleType, network: CrossViT, variant: str, side: int) -
     return there
 
 
+class ForOneSide(CrossViT):
+    """This project's network for one side, fit for half precision.
+
+    Images are resized by `interpolate`, since the product's own matrices of bicubic weights would be wrong if they were
+    made in half precision. Position embeddings fit the side and stay as they are.
+    """
+
+    def forward_branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        sides = self.branch_sides(images.shape[-1])
+        small, large = (self._tokens(branch, _interpolate(images, side)) for branch, side in enumerate(sides))
+        for encoder in self.blocks:
+            small, large = encoder(small, large)
+        return self._logits(0, small), self._logits(1, large)
+
+    def _tokens(self, branch: int, images: Tensor) -> Tensor:
+        patches = self.patch_embed[branch](images).flatten(2).transpose(1, 2)  # (B, N - 1, C)
+        cls = self.cls_token[branch].expand(len(patches), -1, -1)
+        tokens: Tensor = torch.cat((cls, patches), dim=1) + self.pos_embed[branch]
+        return tokens
+
+
 def own_network(network: CrossViT, variant: str, side: int) -> CrossViT:
-    """This project's module for images of `side` pixels, fit for half precision."""
-    # The module's own matrices of bicubic weights would be wrong if they were made in half precision.
-    model.crossvit.resize = _interpolate  # type: ignore[attr-defined]
-    there = CrossViT(variant_named(variant), network.classes, side)
+    """This project's module for images of `side` pixels with the weights of `network`."""
+    there = ForOneSide(variant_named(variant), network.classes, side)
     there.load_state_dict(tensors_at(network, side))
     return there
 
@@ -170,3 +220,9 @@ def _interpolate(x: Tensor, side: int) -> Tensor:
 def trained(variant: str, weights: str) -> CrossViT:
     """The network with `weights`, a file or "untrained"."""
     return find_weights(weights, variant_named(variant), print).network(variant_named(variant))
+
+
+def bundle_network(bundle: Path, weights: str) -> Pixels:
+    """The peer's network of the bundle's variant with `weights` in float32, for pixels at 224."""
+    variant = open_bundle(bundle).manifest.variant
+    return Pixels(peer_network(trained(variant, weights), variant, 224)[0], torch.float32)

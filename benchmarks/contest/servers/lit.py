@@ -1,4 +1,4 @@
-"""LitServe with batches of 8: `python -m benchmarks.cpu.servers.lit pytorch|onnxruntime BUNDLE PORT`.
+"""LitServe with batches of 8: `python -m benchmarks.contest.servers.lit pytorch|onnxruntime BUNDLE WEIGHTS PORT`.
 
 Set up as in its documentation: one worker, which also decodes, and requests collected for up to BATCH_SECONDS.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import UploadFile
 from numpy.typing import NDArray
 
-from benchmarks.cpu.servers.preprocess import pixels_of
+from benchmarks.contest.servers.preprocess import pixels_of
 
 BATCH = 8
 BATCH_SECONDS = 0.02  # a small part of what a batch takes
@@ -24,9 +24,9 @@ Scores = NDArray[np.float32]
 class Classify(litserve.LitAPI):
     """What both runtimes share; `setup` makes `self.logits` of a batch of pixels."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, weights: str) -> None:
         super().__init__(max_batch_size=BATCH, batch_timeout=BATCH_SECONDS, api_path="/classify")
-        self.bundle = bundle
+        self.bundle, self.weights = bundle, weights
 
     def decode_request(self, request: UploadFile) -> Pixels:
         return pixels_of(request.file.read())
@@ -46,12 +46,9 @@ class Classify(litserve.LitAPI):
 
 class PyTorch(Classify):
     def setup(self, device: str) -> None:
-        import torch
+        from benchmarks.contest.pytorch import bundle_network
 
-        from benchmarks.cpu.network import peer_network
-        from benchmarks.gpu.pytorch import Pixels as Network
-
-        self.network = Network(peer_network(self.bundle.name, 224)[0], torch.float32).to(device)
+        self.network = bundle_network(self.bundle, self.weights).to(device)
 
     def predict(self, pixels: Pixels) -> Scores:
         import torch
@@ -77,5 +74,5 @@ APIS: dict[str, Any] = {"pytorch": PyTorch, "onnxruntime": OnnxRuntime}
 
 if __name__ == "__main__":
     # At 64 clients the last in the queue waits for longer than the default of 30 s on a slow machine.
-    server = litserve.LitServer(APIS[sys.argv[1]](Path(sys.argv[2])), accelerator="cpu", timeout=120)
-    server.run(host="127.0.0.1", port=int(sys.argv[3]), log_level="warning", generate_client_file=False)
+    server = litserve.LitServer(APIS[sys.argv[1]](Path(sys.argv[2]), sys.argv[3]), accelerator="cpu", timeout=120)
+    server.run(host="127.0.0.1", port=int(sys.argv[4]), log_level="warning", generate_client_file=False)

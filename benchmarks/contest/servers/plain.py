@@ -1,6 +1,6 @@
 """The simplest service: FastAPI and the network in PyTorch eager mode, float32.
 
-`python -m benchmarks.cpu.servers.plain BUNDLE PORT`. The weights are random: they do not change the time.
+`python -m benchmarks.contest.servers.plain BUNDLE WEIGHTS PORT`.
 """
 
 import sys
@@ -10,12 +10,11 @@ import torch
 import uvicorn
 from fastapi import FastAPI, UploadFile
 
-from benchmarks.cpu.network import peer_network
-from benchmarks.cpu.servers.preprocess import pixels_of
-from benchmarks.gpu.pytorch import Pixels
+from benchmarks.contest.pytorch import bundle_network
+from benchmarks.contest.servers.preprocess import pixels_of
 
 app = FastAPI()
-network = Pixels(peer_network(Path(sys.argv[1]).name, 224)[0], torch.float32)
+network = bundle_network(Path(sys.argv[1]), sys.argv[2])
 
 
 @app.post("/classify")
@@ -32,4 +31,4 @@ async def health() -> str:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
+    uvicorn.run(app, port=int(sys.argv[3]), log_level="warning")

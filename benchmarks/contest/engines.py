@@ -1,4 +1,4 @@
-"""The contestants of this project: an engine of app.engines with a bundle's files, at one resolution."""
+"""Contestants that run a bundle's graph: the runtimes with their defaults, and this project's engines."""
 
 import os
 import tempfile
@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.engines.interface import Engine, EngineFiles, TensorRTPlan
 from app.engines.registry import AUTO, offered_engines
 from app.errors import NoEngine
-from benchmarks.gpu.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits
-from benchmarks.gpu.profiles import session_nodes, torch_kernels
+from app.processes.shared_buffer import SharedBuffer
+from benchmarks.contest.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits, Task
+from benchmarks.contest.profiles import session_nodes, torch_kernels
 from bundle.file_names import GRAPHS
 from bundle.golden import Golden, mismatch
 from bundle.reader import Bundle, open_bundle
@@ -22,17 +24,53 @@ PROVIDERS = {  # of the session that is profiled
     "onnxruntime-tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
     "onnxruntime": ["CPUExecutionProvider"],
 }
+SEARCH_SECONDS = 300  # for each step of an engine
+CHOSEN_PRECISIONS = {"bf16": "bf16, its own choice", "f16": "fp16, its own choice"}
+
+
+class OnnxRuntime(Contestant):
+    """An InferenceSession of the bundle's float32 graph, with default options."""
+
+    def _start(self, task: Task) -> dict[str, Any]:
+        import onnxruntime
+
+        graph = Path(task.bundle) / GRAPHS["f32"]
+        self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        return {}
+
+    def _run(self, images: Images) -> Logits:
+        logits: Logits = self._session.run(["logits"], {"image": images})[0]
+        return logits
+
+
+class OpenVino(Contestant):
+    """The bundle's float32 graph compiled for the CPU with default options, batch and side left dynamic."""
+
+    def _start(self, task: Task) -> dict[str, Any]:
+        import openvino
+
+        self._compiled = openvino.Core().compile_model(Path(task.bundle) / GRAPHS["f32"], "CPU")
+        precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        return {"note": CHOSEN_PRECISIONS[precision]} if precision in CHOSEN_PRECISIONS else {}
+
+    def _run(self, images: Images) -> Logits:
+        logits: Logits = self._compiled({"image": images})["logits"].copy()
+        return logits
 
 
 class Ours(Contestant):
     """The engine called `name` in `precision`, as the service would run it: it gives the bundle's golden logits."""
 
-    def _start(self, name: str, precision: str, path: str, resolution: int, side: int) -> dict[str, Any]:
-        bundle = open_bundle(Path(path))
-        self._files = files_of(bundle, resolution)
-        self._side = side
-        self._engine = _loaded(self._files, bundle.golden(resolution), name, precision)
-        return {"batch_limit": self._engine.batch}
+    def _start(self, task: Task, name: str, precision: str) -> dict[str, Any]:
+        bundle = open_bundle(Path(task.bundle))
+        self._files = files_of(bundle, task.resolution)
+        self._side = task.side
+        choice = (name, precision)
+        if name == AUTO:
+            choice = _chosen(bundle, task.resolution, precision)
+        self._engine = _loaded(self._files, bundle.golden(task.resolution), *choice)
+        chosen = {"note": f"{self._engine.name} {self._engine.precision}"} if name == AUTO else {}
+        return {"batch_limit": self._engine.batch, **chosen}
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._engine.run(images)[0]
@@ -78,11 +116,23 @@ def files_of(bundle: Bundle, resolution: int) -> EngineFiles:
     )
 
 
+def _chosen(bundle: Bundle, resolution: int, precision: str) -> tuple[str, str]:
+    """The engine and precision that the service takes by itself; `precision` may be "auto" too."""
+    buffer = SharedBuffer()
+    search = EngineSearch(bundle, resolution, EngineRequest(AUTO, precision), buffer, seconds=SEARCH_SECONDS)
+    try:
+        found = search.find()
+        return found.name, found.precision
+    finally:
+        search.stop()
+        buffer.close()
+
+
 def _loaded(files: EngineFiles, golden: Golden, name: str, precision: str) -> Engine:
-    """The first engine called `name` in `precision`, which gives the golden logits; ValueError if there is none."""
+    """The engine called `name` in `precision`, which gives the golden logits; ValueError if it does not."""
     side = golden.images.shape[1]
     for engine in offered_engines(name, files, side):
-        if precision in (AUTO, engine.precision):
+        if engine.precision == precision:
             engine.load(side)
             wrong = mismatch(golden, engine.run(golden.images), engine.precision)
             if wrong:

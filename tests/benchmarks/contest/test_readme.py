@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cpu.readme import BEGIN, END, replaced, update
+from benchmarks.contest.readme import BEGIN, END, replaced, update
 
 ROOT = Path(__file__).parents[3]
 

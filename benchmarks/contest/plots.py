@@ -9,10 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.cpu.engines import KINDS
-from benchmarks.cpu.load import percentile
-from benchmarks.cpu.services import PEERS, Service, ServiceSection
-from benchmarks.gpu.results import Section
+from benchmarks.contest.results import Section, Service, ServiceSection, centile
 
 OURS, OTHERS = "tab:red", ("tab:gray", "tab:blue", "tab:green", "tab:purple", "tab:brown")
 
@@ -28,7 +25,7 @@ def plot_engines(sections: Sequence[Section], path: Path) -> None:
             rates = [median(entry.rates(batch) or [0.0]) for entry in entries]
             bars = axes.barh(rows, rates, height, label=f"batch {batch}", color=colormaps["viridis"](number / 3))
             axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-        axes.set_yticks(range(len(entries)), [KINDS[entry.contestant].title for entry in entries])
+        axes.set_yticks(range(len(entries)), [entry.title for entry in entries])
         axes.set_xlabel("images/s, median of the rounds")
         axes.set_title(f"{section.variant} at {section.resolution}")
         axes.margins(x=0.12)
@@ -47,7 +44,7 @@ def plot_services(sections: Sequence[ServiceSection], path: Path) -> None:
                 continue
             ours = service.name.startswith("ours")
             colour = OURS if ours else next(colours)
-            title = PEERS[service.name].title
+            title = service.title
             axes.plot(
                 [rate for rate, _, _ in points],
                 [latency for _, latency, _ in points],
@@ -70,12 +67,8 @@ def plot_services(sections: Sequence[ServiceSection], path: Path) -> None:
 
 def _points(service: Service) -> list[tuple[float, float, int]]:
     """Requests a second, milliseconds and clients."""
-    points = []
-    for clients, rounds in service.closed.items():
-        pairs = [(microseconds / 1000, count) for round_ in rounds for microseconds, count in round_.latencies]
-        if pairs:
-            points.append((median(service.rates(clients)), percentile(pairs, 50), clients))
-    return points
+    found = {clients: service.latencies(clients) for clients in service.closed}
+    return [(median(service.rates(clients)), centile(ms, 50), clients) for clients, ms in found.items() if ms]
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:

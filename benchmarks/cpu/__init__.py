@@ -1,1 +1,0 @@
-"""This service beside the usual alternatives on a CPU: engines alone, and services over HTTP."""

@@ -1,1 +1,0 @@
-"""These networks on a GPU: PyTorch beside this project's engines; see docs/gpu.md."""
