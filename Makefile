@@ -18,15 +18,20 @@ INSTALLED := .venv/.installed-$(ENGINES)
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test check audit lock sbom bench bench-full format clean
+.PHONY: serve test test-all check audit lock sbom bench bench-full format clean
 
 serve: $(INSTALLED)
 	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(EXPORT) $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
 	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
+# Three processes on two cores, since many tests wait: for time to pass, or for a service to start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	$(PYTEST)
+
+test-all: $(INSTALLED)
+	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check

@@ -1,9 +1,13 @@
 """What several tests need: a bundle of a small network with known weights, and a server that serves it."""
 
+import hashlib
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.metadata import distributions
 from pathlib import Path
 
 import httpx
@@ -17,6 +21,8 @@ from tests.support import reference_network
 from tests.support.reference_network import TINY
 from tests.support.servers import Server, StartServer, crossvit_serve
 
+ROOT = Path(__file__).parents[1]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what engines compile for this session, and away from what the developer's own services keep."""
@@ -28,29 +34,48 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none, and say so."""
+    """Order the groups, and skip what needs a GPU where there is none, and say so."""
+    order = {group: number for number, group in enumerate(GROUPS)}
+    items.sort(key=lambda item: order.get(_group(item.nodeid) or "", len(order)))  # otherwise as collected
     if not _gpu():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
 
 
-class _Folders(LoadScopeScheduling):
-    """Of several processes, one has all that mostly waits, and one all that needs containers; else files stay whole."""
+# A group runs in one process, one test after the other; groups run side by side. They start in this order, the
+# longest first, before all other files, each of which is a group of its own.
+GROUPS = {
+    "containers": ["tests/docker/"],
+    "timed": [  # these wait more than they compute, and mind other tests that compute beside them
+        "tests/app/test_lifecycle.py",
+        "tests/app/test_limits.py",
+        "tests/app/test_overload.py",
+        "tests/app/server/",
+        "tests/app/processes/",
+    ],
+    "interface": ["tests/app/api/"],  # they share servers
+    "transfer": ["tests/test_transfer.py"],
+    "training": ["tests/model/test_train.py"],
+    "fuzz": ["tests/fuzz/"],
+}
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Gives a group of GROUPS, or a file, to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        folder = file.rpartition("/")[0]
-        if file == "tests/test_transfer.py":  # which is long, and would come last
-            return "tests/docker"
-        if folder.startswith("tests/app") and not folder.startswith("tests/app/engines"):
-            return "tests/app"
-        return folder if folder == "tests/docker" else file
+        return _group(nodeid) or nodeid.partition("::")[0]
+
+
+def _group(nodeid: str) -> str | None:
+    return next((group for group, paths in GROUPS.items() if nodeid.startswith(tuple(paths))), None)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return _Folders(config, log)
+    config.option.loadscopereorder = False  # as pytest_collection_modifyitems has ordered them
+    return GroupScheduling(config, log)
 
 
 def _gpu() -> bool:
@@ -91,14 +116,40 @@ def tiny_weights(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tiny_weights: Path, shared: Shared) -> Path:
-    """The bundle of `tiny_weights`."""
+def bundle(tiny_weights: Path, shared: Shared, pytestconfig: pytest.Config) -> Path:
+    """The bundle of `tiny_weights`; pytest's cache keeps it for later runs, until something that makes it changes."""
 
     def export(folder: Path) -> None:
         out = folder / TINY.name
         assert to_onnx(["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out)]) == 0
 
-    return shared("artifacts", export) / TINY.name
+    def copy_or_export(folder: Path) -> None:
+        if pytestconfig.cache is None:  # -p no:cacheprovider
+            export(folder)
+            return
+        cached = pytestconfig.cache.mkdir("bundle")
+        kept = cached / _exporter_hash()
+        with FileLock(f"{cached}.lock"):  # another run may want it too
+            if not kept.exists():
+                for old in cached.iterdir():
+                    shutil.rmtree(old)
+                partial = cached / "partial"
+                export(partial)
+                partial.rename(kept)
+            shutil.copytree(kept, folder, dirs_exist_ok=True)
+
+    return shared("artifacts", copy_or_export) / TINY.name
+
+
+def _exporter_hash() -> str:
+    """A hash of everything that makes a bundle: the project's sources, the reference weights, Python and packages."""
+    digest = hashlib.sha256(sys.version.encode())
+    sources = [path for folder in ("model", "bundle", "export") for path in (ROOT / folder).rglob("*.py")]
+    for path in (*sorted(sources), Path(reference_network.__file__), Path(__file__)):
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    for package in sorted(f"{found.name} {found.version}" for found in distributions()):
+        digest.update(package.encode())
+    return digest.hexdigest()
 
 
 @pytest.fixture

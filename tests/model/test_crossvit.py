@@ -28,11 +28,19 @@ def normalised(side: int, dtype: torch.dtype) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "side", "dtype", "tolerance"),
-    [(name, side, torch.float32, 1e-5) for name in REFERENCES[:2] for side in reference_network.SIDES]
-    + [(REFERENCES[0], side, torch.float64, 1e-9) for side in reference_network.SIDES]
-    # The larger they are, the longer it takes.
-    + [(REFERENCES[1], 408, torch.float64, 1e-9), (REFERENCES[2], 224, torch.float64, 1e-9)]
-    + [(REFERENCES[2], 480, torch.float32, 1e-5)],
+    [
+        *((name, side, torch.float32, 1e-5) for name in REFERENCES[:2] for side in reference_network.SIDES),
+        (REFERENCES[0], 224, torch.float64, 1e-9),
+        (REFERENCES[2], 224, torch.float64, 1e-9),
+        *(
+            pytest.param(*more, marks=pytest.mark.exhaustive)
+            for more in [
+                *((REFERENCES[0], side, torch.float64, 1e-9) for side in reference_network.SIDES[1:]),
+                (REFERENCES[1], 408, torch.float64, 1e-9),
+                (REFERENCES[2], 480, torch.float32, 1e-5),
+            ]
+        ),
+    ],
 )
 def test_logits_are_the_public_implementations(name: str, side: int, dtype: torch.dtype, tolerance: float) -> None:
     golden = np.load(reference_network.GOLDEN / f"{name}.npz")
@@ -61,7 +69,10 @@ def test_parameter_count_is_the_published_one(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda variant: variant.name)
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize(
+    "resolution",
+    [RESOLUTIONS[0], *(pytest.param(larger, marks=pytest.mark.exhaustive) for larger in RESOLUTIONS[1:])],
+)
 def test_multiplications_are_the_published_ones_less_the_exact_savings(variant: Variant, resolution: int) -> None:
     with torch.device("meta"), torch.no_grad():
         network = CrossViT(variant)
