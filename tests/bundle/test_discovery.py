@@ -60,7 +60,7 @@ def nobody(volume: Path) -> Iterator[Path]:
         os.seteuid(0)
 
 
-def test_bundles_are_found_beside_whatever_else_a_volume_has(volume: Path) -> None:
+def test_other_files_on_a_volume_are_ignored(volume: Path) -> None:
     found = find_bundles(volume)
     assert found.bundles == {name: volume / name for name in ("B.2-x", "a", "c")}
     assert found.passed_over == {
@@ -136,7 +136,7 @@ def test_a_path_without_the_requested_bundle_is_an_error_that_lists_what_exists(
         bundle_at(volume / path, default)
 
 
-def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_working_directory_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()

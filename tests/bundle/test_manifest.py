@@ -74,7 +74,7 @@ def test_the_manifest_on_disk_has_the_keys_of_the_documentation_in_the_usual_ord
     assert (tmp_path / "manifest.json").read_bytes().endswith(b"}\n")
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_manifest_is_read_unchanged(tmp_path: Path) -> None:
     write_manifest(tmp_path, MANIFEST)
     path = tmp_path / "manifest.json"
     assert parse_manifest(path.read_bytes(), path) == MANIFEST

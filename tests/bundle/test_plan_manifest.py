@@ -9,7 +9,7 @@ from bundle.plan_manifest import PlanManifest, write_plan_manifest
 from tests.support.plans import passport
 
 
-def test_what_an_exporter_writes_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_written_plan_manifest_is_read_unchanged(tmp_path: Path) -> None:
     read = PlanManifest.model_validate_json(json.dumps(passport(b"graph")))
     assert (read.resolution, read.side, read.precision, read.batch_sizes) == (224, 224, "fp16", (1, 8, 32))
     assert read.proof is not None

@@ -148,7 +148,7 @@ def test_a_link_out_of_the_bundle_is_not_followed(folder: Path, tmp_path: Path) 
     assert opened(folder) == Plans(unfit={224: reason, 384: reason})
 
 
-def test_what_an_exporter_is_writing_and_what_is_no_folder_is_left_alone(folder: Path) -> None:
+def test_partial_plans_and_files_beside_them_are_ignored(folder: Path) -> None:
     put_plan(folder, f".{NAME}.partial-x", graph_sha256="0" * 64)
     (folder / "engines" / "timing.cache").write_bytes(b"")
     assert opened(folder) == Plans()

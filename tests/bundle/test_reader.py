@@ -60,7 +60,7 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, nam
         ({"preprocessing": {"224": {"resize": 256}}}, r"preprocessing\.224\.crop: Field required"),
     ],
 )
-def test_what_the_manifest_says_is_checked(copied: Path, change: dict[str, Any], message: str) -> None:
+def test_values_of_the_manifest_are_checked(copied: Path, change: dict[str, Any], message: str) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(manifest | change))
     with pytest.raises(BadBundle, match=message):

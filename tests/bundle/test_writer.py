@@ -30,7 +30,7 @@ def test_a_bundle_is_put_in_place_and_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o755
 
 
-def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_bundle_and_no_partial_files(tmp_path: Path) -> None:
     make(tmp_path / "b", '{"n": 1}')
 
     def fail() -> None:
@@ -44,7 +44,7 @@ def test_an_error_leaves_the_old_bundle_and_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
-def test_something_else_at_the_place_of_a_bundle_is_not_touched(tmp_path: Path) -> None:
+def test_an_existing_folder_that_is_no_bundle_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("precious")

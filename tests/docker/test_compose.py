@@ -77,7 +77,7 @@ def test_overload_is_refused_within_the_limits_of_the_container(service: Compose
     assert service.inspect("api", ".State.OOMKilled") == "false"
 
 
-def test_what_is_exported_meanwhile_is_read_again_on_request(service: Compose) -> None:
+def test_a_bundle_exported_meanwhile_is_loaded_by_reload(service: Compose) -> None:
     assert "is up to date" in service("run", "--rm", "export")
     service.execute("api", "python", "-c", "import os, signal; os.kill(1, signal.SIGHUP)")
     wait_until(lambda: "reading the models on disk again" in service.logs("api"))

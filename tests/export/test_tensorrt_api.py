@@ -84,7 +84,7 @@ def findings(bindings: Bindings) -> dict[str, Findings]:
     return dict(zip(CALLERS, bindings.check(*CALLERS.items()), strict=True))
 
 
-def test_what_calls_tensorrt_or_cuda_is_checked() -> None:
+def test_every_file_that_calls_tensorrt_or_cuda_is_checked() -> None:
     assert {
         "export/plans/builder.py",
         "app/engines/gpu/cuda_device.py",
@@ -111,7 +111,7 @@ def test_all_calls_fit(findings: dict[str, Findings]) -> None:
         ("app/engines/gpu_jpeg/nvimagecodec.py", "cuda.bindings.nvrtc", "nvrtcCompileProgram"),
     ],
 )
-def test_mypy_knew_what_it_looked_at(findings: dict[str, Findings], path: str, owner: str, name: str) -> None:
+def test_mypy_knows_the_types_of_all_calls(findings: dict[str, Findings], path: str, owner: str, name: str) -> None:
     assert (owner, name) in {(access.owner, access.name) for access in findings[path].accesses}
 
 
@@ -138,7 +138,7 @@ _CALLED_BACK = re.compile(r"class \w+\(trt\.\w+\):  # type: ignore\[misc(, unuse
 
 
 @pytest.mark.parametrize("path", CALLERS)
-def test_nothing_is_looked_up_where_mypy_does_not_see_it(path: str) -> None:
+def test_no_attribute_is_looked_up_by_a_string(path: str) -> None:
     names = {node.id for node in ast.walk(ast.parse(CALLERS[path])) if isinstance(node, ast.Name)}
     assert not names & {"getattr", "setattr", "hasattr", "delattr", "cast", "vars", "import_module"}
     ignored = [line for line in CALLERS[path].splitlines() if "type: ignore" in line]

@@ -85,7 +85,7 @@ def test_the_parser_takes_every_operator_in_its_types(graphs: dict[int, ir.Model
         assert model.opset_imports[""] in OPSETS[precision]
 
 
-def test_what_the_parser_does_not_take_is_seen(bundle: Path) -> None:
+def test_an_operator_that_the_parser_lacks_is_reported(bundle: Path) -> None:
     dynamic = ir.load(bundle / "model.onnx")
     assert "Shape of UINT8" in not_supported(dynamic)  # "UINT8 is only supported as network input or output"
     fuse_attention(dynamic)

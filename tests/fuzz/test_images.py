@@ -96,7 +96,7 @@ def originals() -> list[bytes]:
     return seeds()
 
 
-def test_the_seeds_are_right_and_come_apart_and_together(decoding: Decoding, originals: list[bytes]) -> None:
+def test_the_seeds_decode_and_can_be_taken_apart_and_joined(decoding: Decoding, originals: list[bytes]) -> None:
     assert len(originals) > 40
     for body in originals:
         assert decoding.outcome(body) == "pixels"

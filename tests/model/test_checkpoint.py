@@ -217,7 +217,7 @@ def test_mmengine_and_lightning_have_the_average_where_others_have_the_weights(
         {"moments": {"avg": "list"}},
     ],
 )
-def test_what_lies_below_an_optimizer_or_gradients_is_no_network(
+def test_tensors_of_optimizers_and_gradients_are_not_read_as_weights(
     tmp_path: Path, tensors: Tensors, beside: dict[str, object]
 ) -> None:
     def filled(node: object) -> object:
@@ -232,7 +232,7 @@ def test_what_lies_below_an_optimizer_or_gradients_is_no_network(
     assert first.startswith(f"x.pt: passed over {next(iter(beside))}")
 
 
-def test_a_file_of_an_optimizer_alone_is_called_so(tmp_path: Path, tensors: Tensors) -> None:
+def test_a_file_of_an_optimizer_only_is_named_in_the_error(tmp_path: Path, tensors: Tensors) -> None:
     with pytest.raises(BadCheckpoint, match=r"belongs to an optimizer \(optimizer\): give the network's weights"):
         load_network(saved(tmp_path / "x.pt", {"optimizer": {"exp_avg": tensors}}), TINY)
 
@@ -293,7 +293,7 @@ def test_an_average_that_does_not_fit_is_refused_and_the_raw_weights_are_not_tak
         load_network(path, TINY)
 
 
-def test_an_average_without_tensors_of_the_network_is_none(tmp_path: Path, tensors: Tensors) -> None:
+def test_an_average_without_tensors_of_the_network_is_ignored(tmp_path: Path, tensors: Tensors) -> None:
     ema = {"decay": 0.9, "num_updates": torch.tensor(3), "shadow": {}, "loss": torch.zeros(7)}
     content = {"model": tensors, "ema": ema, "state_dict_ema": None}
     assert noted(saved(tmp_path / "x.pt", content), tensors) == ["x.pt: passed over ema (2 tensors)"]
@@ -309,7 +309,7 @@ def test_an_average_without_tensors_of_the_network_is_none(tmp_path: Path, tenso
     ],
 )
 @pytest.mark.parametrize("listed", [True, False])
-def test_the_raw_weights_that_an_average_keeps_are_no_average(
+def test_raw_weights_kept_inside_an_average_are_not_the_average(
     tmp_path: Path, tensors: Tensors, average: tuple[str, str], raw: tuple[str, str], *, listed: bool
 ) -> None:
     def form(state: Tensors) -> object:
@@ -346,7 +346,7 @@ def test_two_sets_of_weights_that_are_the_same_load(tmp_path: Path, tensors: Ten
     assert noted(saved(tmp_path / "x.pt", {"a": tensors, "b": dict(tensors)}), tensors) == []
 
 
-def test_two_tensors_under_one_key_are_refused_unless_they_are_one(tmp_path: Path, tensors: Tensors) -> None:
+def test_two_different_tensors_under_one_key_are_refused(tmp_path: Path, tensors: Tensors) -> None:
     bias = tensors["head.0.bias"]
     load_network(saved(tmp_path / "same.pt", {"model": tensors, "model.head.0.bias": bias}), TINY)
     with pytest.raises(
@@ -384,7 +384,7 @@ def test_numbers_that_are_no_weights_are_refused_by_name(tmp_path: Path, tensors
         load_network(path, TINY)
 
 
-def test_heads_that_are_missing_or_differ_are_said(tmp_path: Path, tensors: Tensors) -> None:
+def test_missing_and_different_heads_are_reported(tmp_path: Path, tensors: Tensors) -> None:
     headless = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     with pytest.raises(BadCheckpoint, match="has no head"):
         load_network(saved(tmp_path / "x.pth", headless), TINY)
@@ -419,7 +419,7 @@ def test_heads_that_are_missing_or_differ_are_said(tmp_path: Path, tensors: Tens
         (bytes(257) + b"ustar\0", "tar archive"),
     ],
 )
-def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_error_names_the_kind_of_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(BadCheckpoint, match=message):
         load_network(tmp_path / "x.pth", TINY)
@@ -435,7 +435,9 @@ def test_a_file_of_another_kind_is_called_what_it_is(tmp_path: Path, content: by
         (["best.pth"], "zip archive.*unpack it"),
     ],
 )
-def test_an_archive_of_another_kind_is_called_what_it_is(tmp_path: Path, names: list[str], message: str) -> None:
+def test_an_error_names_the_kind_of_an_archive_that_is_no_checkpoint(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         for name in names:
             archive.writestr(name, "x")
@@ -452,13 +454,13 @@ def test_an_archive_of_another_kind_is_called_what_it_is(tmp_path: Path, names: 
         ({"\x1b[2J": torch.zeros(2)}, r"called \\x1b\[2J"),
     ],
 )
-def test_tensors_of_something_else_are_called_what_they_are(tmp_path: Path, content: object, message: str) -> None:
+def test_an_error_names_what_other_tensors_are(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(BadCheckpoint, match=message):
         load_network(saved(tmp_path / "x.pth", content), TINY)
 
 
 @pytest.mark.parametrize("nest", [list, lambda pair: {"a": pair[0], "b": pair[1]}])
-def test_what_is_small_in_the_file_and_endless_to_walk_is_refused(
+def test_a_small_file_that_is_endless_to_walk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nest: Callable[[list[object]], object]
 ) -> None:
     monkeypatch.setattr(state_dicts, "_MAX_STEPS", 10_000)

@@ -91,7 +91,7 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert seen(Dataset([tmp_path / "data"])) == EXPECTED
 
 
-def test_a_link_back_leads_nowhere(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_folder_is_not_followed(tmp_path: Path) -> None:
     data = folder(tmp_path / "data")
     (data / "n01" / "all").symlink_to(data)
     (data / "n01" / "other").symlink_to(data / "n02")

@@ -229,7 +229,7 @@ def test_text_of_windows_editors_is_read(tmp_path: Path) -> None:
         ("data.yaml", "nc: 2\ntrain: images\n", "no labels under a key"),
     ],
 )
-def test_what_is_near_a_form_is_never_served_as_names(
+def test_a_damaged_label_file_is_never_read_as_plain_names(
     tmp_path: Path, name: str, content: object, message: str | None
 ) -> None:
     """Without a message: any refusal."""
@@ -249,14 +249,14 @@ def test_what_is_near_a_form_is_never_served_as_names(
         ("cat\ndog\n".encode("utf-16-le"), "UTF-16 without its mark"),
     ],
 )
-def test_files_of_other_kinds_are_called_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_error_names_the_kind_of_a_file_that_is_no_label_file(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "labels").write_bytes(content)
     with pytest.raises(BadLabels, match=message):
         labels_for(tmp_path / "labels", 2)
 
 
 @pytest.mark.parametrize("name", ["c\x1b[31mat", "c\nat", "c\x00at", "c\x85at", "c\u202eat", "c\u2028at", "c" * 501])
-def test_a_label_that_controls_how_text_is_shown_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_label_with_control_characters_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadLabels, match=r"the label of index 0 is not a name: 'c.*has control characters, or more"):
         labels_for(written(tmp_path / "a.json", [name, "dog"]), 2)
 
@@ -294,7 +294,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, name: str, content: 
         labels_for(written(tmp_path / name, content), 2)
 
 
-def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+def test_a_missing_or_binary_label_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadLabels, match="No such file"):
         labels_for(tmp_path / "nowhere", 2)
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
@@ -387,7 +387,7 @@ def test_a_file_that_would_cost_more_than_a_networks_labels_is_refused_in_second
         ("\u200f\n", "is empty"),
     ],
 )
-def test_lines_of_a_form_that_names_do_not_have_are_no_names(tmp_path: Path, content: str, message: str) -> None:
+def test_lines_that_cannot_be_names_are_refused(tmp_path: Path, content: str, message: str) -> None:
     """With as many classes as lines, so that the count does not tell."""
     with pytest.raises(BadLabels, match=message):
         labels_for(written(tmp_path / "a.txt", content), len(content.strip().splitlines()))
@@ -401,7 +401,7 @@ def test_lines_of_a_form_that_names_do_not_have_are_no_names(tmp_path: Path, con
         *("defaultdict(<class 'int'>, {'cat': 0})", "('cat')", "export default ['cat']"),
     ],
 )
-def test_code_and_lists_are_not_the_name_of_an_only_class(tmp_path: Path, content: str) -> None:
+def test_code_and_lists_are_not_read_as_the_name_of_one_class(tmp_path: Path, content: str) -> None:
     with pytest.raises(BadLabels, match="JSON list"):
         labels_for(written(tmp_path / "a.txt", content), 1)
 
@@ -409,7 +409,7 @@ def test_code_and_lists_are_not_the_name_of_an_only_class(tmp_path: Path, conten
 @pytest.mark.parametrize(
     "content", ["array(['cat'])", "dict_keys(['cat'])", "OrderedDict([('cat', 0)])", "('cat',)", "- cat", "* cat"]
 )
-def test_a_list_of_an_only_class_is_read_to_its_name(tmp_path: Path, content: str) -> None:
+def test_a_list_of_one_class_gives_its_name(tmp_path: Path, content: str) -> None:
     assert [label["label"] for label in labels_for(written(tmp_path / "a.txt", content), 1)] == ["cat"]
 
 

@@ -76,21 +76,27 @@ MODES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("make", MODES.values(), ids=MODES)
-def test_of_every_mode(tmp_path: Path, make: Callable[[], bytes]) -> None:
+def test_service_validation_and_calibration_see_the_same_pixels_in_every_mode(
+    tmp_path: Path, make: Callable[[], bytes]
+) -> None:
     for number, steps in enumerate(STEPS):
         assert_all_see_the_same(tmp_path / str(number), make(), steps)
 
 
 @pytest.mark.parametrize("orientation", [*range(10), 65535])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "AVIF"])
-def test_of_every_orientation(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_service_validation_and_calibration_see_the_same_pixels_in_every_orientation(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
     body = encoded(scene(83, 58), kind, exif=odd.oriented(orientation))
     for number, steps in enumerate(STEPS):
         assert_all_see_the_same(tmp_path / str(number), body, steps)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_of_every_size(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_service_validation_and_calibration_see_the_same_pixels_at_every_size(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
     for number, steps in enumerate(STEPS):
         for mode in ("RGB", "RGBA", "L"):
             body = encoded(scene(*size).convert(mode), exif=odd.oriented(6))

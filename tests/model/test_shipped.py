@@ -28,7 +28,7 @@ def labels() -> list[LabelEntry]:
     return found
 
 
-def test_they_are_small_and_in_half_precision() -> None:
+def test_shipped_weights_are_small_and_in_half_precision() -> None:
     assert WEIGHTS.stat().st_size < 20e6
     tensors = load_file(WEIGHTS)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
@@ -36,7 +36,7 @@ def test_they_are_small_and_in_half_precision() -> None:
     assert tuple(sides) == patch_grids(RESOLUTIONS[0])
 
 
-def test_their_classes_are_imagenets() -> None:
+def test_shipped_classes_are_imagenets() -> None:
     imagenet = json.loads(IMAGENET.read_text(encoding="utf-8"))
     assert sorted(label["wnid"] or "" for label in labels()) == [label["wnid"] for label in labels()]
     for label in labels():
@@ -44,7 +44,7 @@ def test_their_classes_are_imagenets() -> None:
         assert (label["wnid"], label["label"]) == (known["wnid"], known["label"])
 
 
-def test_the_card_and_the_recipe_are_theirs() -> None:
+def test_the_model_card_and_the_recipe_describe_the_shipped_weights() -> None:
     card = (SHIPPED_FOLDER / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() in card
     assert "@" not in card  # nothing left open
@@ -54,7 +54,7 @@ def test_the_card_and_the_recipe_are_theirs() -> None:
 
 
 @pytest.mark.parametrize(("photo", "name"), [("coffee", "espresso"), ("rocket", "projectile")])
-def test_they_know_what_is_on_a_photograph(photo: str, name: str) -> None:
+def test_shipped_weights_recognise_a_photograph(photo: str, name: str) -> None:
     served = Served(find_weights("shipped", VARIANT, print).network(VARIANT))
     pixels = decode((PHOTOS / f"{photo}.jpg").read_bytes(), Preprocessing(256, 224), 10**8)
     with torch.inference_mode():

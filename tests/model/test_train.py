@@ -115,7 +115,7 @@ def test_the_same_command_again_has_nothing_left_to_do(data: Path, whole: Path) 
     assert read_rows(whole, "training") == before
 
 
-def test_what_a_run_goes_on_from_holds_the_weights_that_it_keeps(whole: Path) -> None:
+def test_the_checkpoint_of_a_run_holds_the_weights_that_it_keeps(whole: Path) -> None:
     kept, held = (read_tensors(whole / name) for name in ("model.safetensors", "checkpoint.pt"))
     assert kept.keys() == held.keys()
     assert all(torch.equal(kept[name], held[name]) for name in kept)
@@ -156,7 +156,7 @@ def test_bad_input_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_images_that_memory_cannot_hold_are_a_sentence(
+def test_images_that_do_not_fit_into_memory_are_a_clear_error(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(data), "--out", str(tmp_path), *RECIPE, "--in-memory", "100000000"]) == 1
@@ -181,7 +181,7 @@ def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
 
-def test_the_environment_says_nothing_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_does_not_set_options_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEED", "BATCH", "WEIGHTS"):
         monkeypatch.setenv(name, "7")
     given = CliApp.run(Arguments, cli_args=["data", "--variant", "crossvit_tiny", "--out", "run"])
@@ -227,7 +227,7 @@ def test_a_killed_runs_readers_do_not_keep_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors", "model.labels.json"])
-def test_what_others_left_in_a_folder_stays(
+def test_files_of_others_in_a_run_folder_stay(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (tmp_path / name).write_bytes(b"mine")
@@ -244,9 +244,7 @@ def test_a_class_must_be_a_label(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "cannot be a label" in capsys.readouterr().err
 
 
-def test_what_came_to_nothing_is_begun_anew_and_any_name_will_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = made.folder(tmp_path / "data", each=2), tmp_path / "run"
     made.stripes(0, 8).save(data / "lying" / os.fsdecode(b"caf\xe9.png"))
     broken = data / "lying" / "broken.png"
@@ -258,7 +256,7 @@ def test_what_came_to_nothing_is_begun_anew_and_any_name_will_do(
     assert main([str(data), "--out", str(out), *recipe, *WAYS, "--lr", "0.001"]) == 0
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(tmp_path: Path) -> None:
     def full(path: Path) -> None:
         path.write_bytes(b"half of it")
         raise RuntimeError("unexpected pos 72955968 vs 72955856")  # torch.save's, of a real one

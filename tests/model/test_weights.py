@@ -181,7 +181,7 @@ def test_auto_without_a_hub_prefers_shipped_weights(dead_hub: str, find_with: Fi
     assert (found.weights.id, found.weights.source) == (f"sha256:{SHA256}", weights.SHIPPED_SOURCE)
 
 
-def test_what_ships_comes_with_its_labels_and_a_caution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_weights_come_with_their_labels_and_a_caution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path)
     (tmp_path / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
     found = weights.find_weights("shipped", VARIANTS["crossvit_tiny"], print)
@@ -223,7 +223,7 @@ def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     assert find_weights(str(path), TINY, print).network(TINY).classes == 7
 
 
-def test_a_look_up_that_hangs_is_given_up() -> None:
+def test_a_hub_that_hangs_is_given_up() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError):
         weights._within(0.2, lambda: time.sleep(3))
@@ -263,7 +263,7 @@ def test_a_folder_without_one_checkpoint_is_called_what_it_is(tmp_path: Path, na
         find_weights(str(tmp_path), TINY, print)
 
 
-def test_an_address_is_no_path() -> None:
+def test_a_url_is_refused_as_a_path() -> None:
     with pytest.raises(WeightsUnavailable, match="is an address: download it"):
         find_weights("https://example.org/model.safetensors", TINY, print)
 

@@ -42,7 +42,7 @@ def test_nothing_but_the_batch_stays_open(bundle: Path, side: int) -> None:
             assert value.dtype == (ir.DataType.FLOAT), value
 
 
-def test_where_the_image_has_the_branchs_side_it_is_not_resized(bundle: Path) -> None:
+def test_an_image_of_the_branchs_side_is_not_resized(bundle: Path) -> None:
     def products(side: int) -> int:
         return sum(node.op_type == "MatMul" for node in static(bundle, side).graph)
 

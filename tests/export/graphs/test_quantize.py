@@ -97,7 +97,9 @@ def test_nncf_sends_and_writes_nothing(int8: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["nncf", "openvino"])
-def test_what_is_not_installed_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(NotInstalled, match=rf"int8 needs {missing}, not installed here: .*pip install .*quantize"):
         require_quantization()

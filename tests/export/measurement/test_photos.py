@@ -30,12 +30,12 @@ def test_fewer_views_than_photographs_take_the_first() -> None:
     np.testing.assert_array_equal(views(STEPS, 3), views(STEPS, 8)[:3])
 
 
-def test_what_is_calibrated_on_is_not_what_is_measured_on() -> None:
+def test_calibration_and_measurement_use_different_photographs() -> None:
     calibrated, measured = crops(STEPS, 24), views(STEPS, 48)
     assert len({view.tobytes() for view in (*calibrated, *measured)}) == 24 + 48
 
 
-def test_ones_own_photographs_come_from_below_a_folder(tmp_path: Path) -> None:
+def test_photographs_of_a_user_are_found_below_a_folder(tmp_path: Path) -> None:
     (tmp_path / "n01440764").mkdir()
     scene(80, 60).save(tmp_path / "n01440764" / "a.JPEG")
     scene(60, 90).save(tmp_path / "b.png")

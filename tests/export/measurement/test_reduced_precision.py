@@ -45,7 +45,7 @@ def test_a_graph_in_half_precision_is_written_and_measured(
     assert f"{kind} at 240: the same best class for" in capsys.readouterr().out
 
 
-def test_the_float16_file_itself_is_what_was_measured(copy: Path) -> None:
+def test_the_written_float16_file_is_the_one_that_was_measured(copy: Path) -> None:
     answers = float32_answers(copy / "model.onnx", {224: STEPS[224]})
     told = add_precision(copy, "fp16", answers, print)
     session = onnxruntime.InferenceSession(copy / "model.fp16.onnx")

@@ -84,7 +84,7 @@ def test_the_rest_of_the_bundle_stays(tmp_path: Path) -> None:
     assert (tmp_path / "manifest.json").read_text() == "{}"
 
 
-def test_something_else_at_the_place_of_an_engine_is_not_touched(tmp_path: Path) -> None:
+def test_an_existing_folder_that_is_no_plan_is_not_touched(tmp_path: Path) -> None:
     place = tmp_path / "engines" / NAME
     place.mkdir(parents=True)
     (place / "notes.txt").write_text("mine")

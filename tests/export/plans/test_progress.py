@@ -46,7 +46,7 @@ def test_a_build_that_was_stopped_is_told_so_at_its_next_step() -> None:
         bars.finish("a phase that never started")
 
 
-def test_what_goes_wrong_in_drawing_does_not_reach_the_builder() -> None:
+def test_errors_in_drawing_do_not_reach_the_builder() -> None:
     class Closed(io.StringIO):
         def write(self, _: str) -> int:
             raise BrokenPipeError
@@ -59,7 +59,7 @@ def test_what_goes_wrong_in_drawing_does_not_reach_the_builder() -> None:
     bars.finish("Timing")
 
 
-def test_what_work_returns_or_raises_comes_back() -> None:
+def test_results_and_exceptions_of_the_work_are_passed_on() -> None:
     assert interruptibly(lambda: 3, lambda: None) == 3
     with pytest.raises(ZeroDivisionError):
         interruptibly(lambda: 1 // 0, lambda: None)

@@ -8,9 +8,7 @@ from export.plans.timing_cache import default_file, read_timings, write_timings
 DEVICE = Device("10.16.1.11", "NVIDIA L4", "8.9", "580.95.05", "13.0", 24 << 30)
 
 
-def test_it_lies_among_the_users_caches_one_for_each_gpu_and_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_there_is_one_timing_cache_for_each_gpu_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_file(DEVICE) == tmp_path / "crossvit" / "timings-nvidia-l4-trt10.16.1.11"
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -18,7 +16,7 @@ def test_it_lies_among_the_users_caches_one_for_each_gpu_and_version(
     assert default_file(DEVICE).parent == tmp_path / ".cache" / "crossvit"
 
 
-def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_error_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -28,7 +26,7 @@ def test_a_user_without_a_home_is_told_what_to_give(monkeypatch: pytest.MonkeyPa
         default_file(DEVICE)
 
 
-def test_it_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timing_cache_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a" / "timings"
     assert read_timings(file) == b""
     write_timings(file, b"first")

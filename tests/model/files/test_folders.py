@@ -31,7 +31,7 @@ def test_an_image_is_told_by_its_suffix(name: str) -> None:
         *("__MACOSX/n/a.jpg", "n/@eaDir/a.jpg", "lost+found/a.jpg", "$RECYCLE.BIN/a.png"),
     ],
 )
-def test_what_is_hidden_or_put_there_by_systems_is_no_image(name: str) -> None:
+def test_hidden_files_and_files_of_operating_systems_are_no_images(name: str) -> None:
     assert not is_image_file(name)
 
 
@@ -50,7 +50,7 @@ def test_names_that_are_not_utf8_are_read(tmp_path: Path) -> None:
     assert read_image_file(tmp_path / name) == b"x"
 
 
-def test_what_is_no_file_is_neither_found_nor_opened(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_neither_found_nor_opened(tmp_path: Path) -> None:
     folder(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")

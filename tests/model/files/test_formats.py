@@ -58,13 +58,13 @@ def test_an_avif_may_have_any_brand_first(brand: bytes) -> None:
         (b"\0\0\2\0\0\0\0\0\0\0\0\0\x10\0\x10\0", "not a JPEG"),  # TGA, which is not a cursor
     ],
 )
-def test_others_are_refused_by_their_name(head: bytes, message: str) -> None:
+def test_other_formats_are_refused_by_name(head: bytes, message: str) -> None:
     with pytest.raises(UnknownFormat, match=message):
         recognised(head)
 
 
 @pytest.mark.parametrize("piece", [b"<!---->", b"<svx", b"<?xml", b"[", b" ", b"<!--", b"<html", b"<", b"\0"])
-def test_no_bytes_make_it_slow(piece: bytes) -> None:
+def test_no_input_makes_recognition_slow(piece: bytes) -> None:
     started = time.process_time()
     for head in (piece * 3000, b"<" + piece * 3000, b"<?xml " + piece * 3000):
         with pytest.raises(UnknownFormat):

@@ -52,7 +52,7 @@ def test_a_class_that_is_not_installed_is_data_and_its_module_is_not_imported() 
         (P2 + b"ctorch.hub\nload\n)R.", "torch.hub.load"),
     ],
 )
-def test_what_plainly_runs_code_is_named(data: bytes, name: str) -> None:
+def test_pickles_that_run_code_are_refused_with_its_name(data: bytes, name: str) -> None:
     with pytest.raises(Harmful, match=name):
         load(data)
 
@@ -107,7 +107,7 @@ def test_depth_indices_and_keys_that_blow_up_other_unpicklers_cost_nothing() -> 
         ),
     ],
 )
-def test_what_is_once_in_the_file_and_copied_at_each_use_is_refused(data: bytes, message: str) -> None:
+def test_data_that_is_copied_at_each_use_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(Malformed, match=message):
         load(data)
 

@@ -84,7 +84,7 @@ def test_erasing_covers_a_share_of_the_images_with_noise() -> None:
     assert 0.12 < covered[touched].mean() < 0.22
 
 
-def test_rectangles_are_as_long_as_they_shall_be_and_lie_anywhere() -> None:
+def test_rectangles_have_the_requested_lengths_at_any_place() -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([[0.5, 0.25]]).expand(200, 2)
     inside = rectangles(torch.rand(200, 2) * (1 - lengths), lengths, 32, 64)
@@ -107,7 +107,7 @@ def test_the_loss_of_a_mixture_is_that_of_soft_targets(mixup: float, cutmix: flo
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0), (0, 1.0)])
-def test_a_mixture_shows_the_share_that_it_says(mixup: float, cutmix: float) -> None:
+def test_the_lambda_of_a_mixture_is_its_share_of_pixels(mixup: float, cutmix: float) -> None:
     torch.manual_seed(0)
     targets = torch.arange(4)
     for _ in range(20):
@@ -124,14 +124,14 @@ def test_cutmix_pastes_as_much_as_the_paper_does() -> None:
     assert mean == pytest.approx(0.679, abs=0.02)
 
 
-def test_repetitions_of_an_image_meet_different_others() -> None:
+def test_repeats_of_an_image_are_mixed_with_different_images() -> None:
     torch.manual_seed(0)
     targets = torch.arange(20).repeat_interleave(3)
     partners = mix(torch.zeros(60, 3, 8, 8), targets, 0.8, 0).targets[1].view(20, 3)
     assert sum(len(set(three)) > 1 for three in partners.tolist()) >= 17
 
 
-def test_without_mixup_and_cutmix_images_stay() -> None:
+def test_without_mixup_and_cutmix_images_are_unchanged() -> None:
     images, targets = torch.rand(2, 3, 8, 8), torch.arange(2)
     mixture = mix(images, targets, 0, 0)
     assert mixture == Mixture(images, (targets, targets), 1.0)

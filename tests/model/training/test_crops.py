@@ -36,7 +36,7 @@ def test_random_boxes_lie_inside_with_the_areas_and_ratios_of_inceptions() -> No
     assert area.max() > 0.95
 
 
-def test_of_a_very_long_image_the_centre_is_taken() -> None:
+def test_a_crop_of_a_very_long_image_is_its_centre() -> None:
     view = RandomView(64, 0.5)
     box = random_boxes(torch.tensor([[10.0, 1000.0]]), view.draw(1, 0))[0].tolist()
     assert box == pytest.approx([0, (1 - 4 / 300) / 2, 1, 4 / 300])

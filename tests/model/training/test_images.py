@@ -32,7 +32,7 @@ def test_crops_of_files_are_those_of_images_in_memory(data: Dataset) -> None:
             assert (kept.int() - read.int()).abs().max() <= 1
 
 
-def test_worker_processes_change_nothing(data: Dataset) -> None:
+def test_worker_processes_give_the_same_crops(data: Dataset) -> None:
     targets = data.indices(data.categories)
     chunks = [Chunk([index, (index + 5) % 12], index) for index in range(12)]
     here, there = (FromFiles(data, targets, CPU, workers).batches(chunks, RandomView(32, 0.25)) for workers in (0, 2))

@@ -59,7 +59,7 @@ def test_the_head_stays_if_its_classes_are_the_same(
     assert all(torch.equal(new[name], old[name]) for name in old if not name.startswith("head."))
 
 
-def test_a_head_whose_classes_nobody_knows_is_begun_anew(weights: Path) -> None:
+def test_a_head_of_unknown_classes_is_replaced_by_a_new_one(weights: Path) -> None:
     weights.with_suffix(".labels.json").unlink()
     assert not starting_network(Recipe(variant=TINY.name, resolution=64), labels_of(NAMES), weights)[1]
 

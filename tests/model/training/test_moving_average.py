@@ -6,7 +6,7 @@ from torch.optim.swa_utils import AveragedModel
 from model.training.moving_average import moving_average
 
 
-def test_a_short_run_forgets_its_start_and_a_long_one_keeps_what_it_shall() -> None:
+def test_the_average_decays_faster_at_the_start_of_a_run() -> None:
     network = nn.Linear(1, 1, bias=False)
     average = AveragedModel(network, multi_avg_fn=moving_average(0.99))
     assert isinstance(average.module, nn.Linear)

@@ -31,7 +31,7 @@ def test_without_gradients_only_matrices_and_filters_decay(optimizer: str) -> No
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-def test_a_run_that_is_taken_up_steps_as_if_it_had_not_been_left(optimizer: str) -> None:
+def test_a_resumed_optimizer_steps_like_an_uninterrupted_one(optimizer: str) -> None:
     left, taken_up = network(), network()
     first = Optimizers(left, recipe(optimizer))
     for _ in range(2):
@@ -53,7 +53,7 @@ def test_muon_takes_the_matrices_but_for_the_heads() -> None:
     assert len(muons) == len(matrices)
 
 
-def test_long_gradients_are_shortened_and_their_length_told() -> None:
+def test_gradients_are_clipped_and_their_norm_is_returned() -> None:
     trained = nn.Linear(2, 2, bias=False)
     before = trained.weight.detach().clone()
     trained.weight.grad = torch.full((2, 2), 5.0)

@@ -16,7 +16,7 @@ def test_the_learning_rate_rises_and_falls_as_half_a_cosine() -> None:
     assert all(before > after for before, after in pairwise(rates[10:]))
 
 
-def test_a_warm_up_that_takes_all_epochs_is_refused() -> None:
+def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(ValidationError, match="warmup_epochs 30 must be fewer than the 10 epochs"):
         Recipe(variant="crossvit_tiny", epochs=10)
 

@@ -15,12 +15,12 @@ def test_an_epoch_has_every_image_once_and_no_two_epochs_are_alike() -> None:
 
 
 @pytest.mark.parametrize("start", range(8))
-def test_what_comes_from_a_step_on_does_not_depend_on_where_one_began(start: int) -> None:
+def test_a_resumed_sampler_gives_the_same_images_from_its_step_on(start: int) -> None:
     order = Sampler(images=11, batch=4, repeats=1, seed=3, micro_batch=3)
     assert list(order.chunks(0, 8))[2 * start :] == list(order.chunks(start, 8))
 
 
-def test_processes_share_every_step_and_have_chances_of_their_own() -> None:
+def test_processes_share_a_step_and_draw_different_random_numbers() -> None:
     parts = [Sampler(24, 8, 1, 0, micro_batch=3, rank=rank, ranks=2) for rank in (0, 1)]
     whole = next(Sampler(24, 8, 1, 0, micro_batch=8).chunks(0, 1))
     for part in parts:
