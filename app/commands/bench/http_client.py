@@ -1,24 +1,35 @@
-"""An HTTP/1.1 client on asyncio and httptools; it takes little of the cores that it shares with the measured server.
+"""The HTTP client of `crossvit bench` and `crossvit evaluate --url`, on aiohttp.
 
-Source: RFC 9112.
+The server may share the cores: aiohttp takes a seventh of httpx's processor time or less (docs/operations.md).
 """
 
 import asyncio
-import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 from urllib.parse import SplitResult, quote, urlsplit
 
-import httptools
+import aiohttp
+from yarl import URL
 
 from app.errors import BadParameter
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEMES = ("http", "https")
+_LOST = "the connection was lost"
 
 
 class NoAnswer(Exception):
     """The server sent no HTTP answer; the message says what happened."""
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A request that can be sent any number of times."""
+
+    method: str
+    url: URL
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,70 +39,6 @@ class HttpAnswer:
     status: int
     body: bytes
     retry_after: int | None = None
-
-
-class HttpConnection(asyncio.Protocol):
-    """Sends one request at a time over one connection, which is `open` while it can take another one."""
-
-    def __init__(self) -> None:
-        self.open = False
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._body: list[bytes] = []
-        self._retry_after: int | None = None
-        self._answer: asyncio.Future[HttpAnswer] = asyncio.get_running_loop().create_future()
-
-    async def ask(self, request: bytes) -> HttpAnswer:
-        """The answer to `request`, the bytes of headers and body. Raises NoAnswer."""
-        assert self._transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
-        self._body, self._retry_after = [], None
-        self._transport.write(request)
-        try:
-            return await self._answer
-        except asyncio.CancelledError:
-            self.close()  # nobody waits for the rest of the answer
-            raise
-
-    def close(self) -> None:
-        self.open = False
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport, self.open = cast(asyncio.Transport, transport), True
-
-    def connection_lost(self, _: Exception | None) -> None:
-        self.open = False
-        self._fail("the connection was lost")
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._fail("the answer is not HTTP")
-            self.close()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"retry-after" and value.isdigit():
-            self._retry_after = int(value)
-
-    def on_body(self, part: bytes) -> None:
-        self._body.append(part)
-
-    def on_message_complete(self) -> None:
-        assert self._transport is not None
-        if not self._answer.done():
-            answer = HttpAnswer(self._parser.get_status_code(), b"".join(self._body), self._retry_after)
-            self._answer.set_result(answer)
-        # A server that answers before it has read everything may not read the rest either.
-        if not self._parser.should_keep_alive() or self._transport.get_write_buffer_size():
-            self.close()
-
-    def _fail(self, why: str) -> None:
-        if not self._answer.done():
-            self._answer.set_exception(NoAnswer(why))
-            self._answer.exception()  # so that asyncio does not complain if nobody waits
 
 
 class LoadClient:
@@ -105,67 +52,61 @@ class LoadClient:
     """
 
     def __init__(self, url: str, key: str | None = None, *, connections: int = 256, seconds: float = 120) -> None:
-        self._base = _split(url)
-        self.url = self._base.geturl()
-        self._headers = f"Host: {self._base.netloc}\r\nUser-Agent: crossvit\r\nAccept: application/json\r\n"
+        self.url = _split(url).geturl()
+        self._headers = {"User-Agent": "crossvit", "Accept": "application/json"}
         if key is not None:
             if not (key.isascii() and key.isprintable()):
                 raise BadParameter("the API key has characters that cannot be sent in a header")
-            self._headers += f"Authorization: Bearer {key}\r\n"
-        self._tls = ssl.create_default_context() if self._base.scheme == "https" else None
+            self._headers["Authorization"] = f"Bearer {key}"
         self._seconds = seconds
         self._free_connections = asyncio.Semaphore(connections)
-        self._idle: list[HttpConnection] = []
 
     async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # _free_connections limits: waiting is not part of the time limit
+            headers=self._headers,
+            skip_auto_headers=["Accept-Encoding"],
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
         return self
 
     async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for connection in self._idle:
-            connection.close()
+        await self._session.close()
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str) -> HttpRequest:
         """A GET request for `path`, below the server's URL."""
-        return self._head("GET", path).encode() + b"\r\n"
+        return HttpRequest("GET", URL(self.url + path, encoded=True))
 
-    def post(self, path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
+    def post(self, path: str, body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:
         """A POST request that sends `body` to `path`."""
-        content = f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-        return (self._head("POST", path) + content).encode() + body
+        return HttpRequest("POST", URL(self.url + path, encoded=True), body, {"Content-Type": content_type})
 
-    async def ask(self, request: bytes) -> HttpAnswer:
+    async def ask(self, request: HttpRequest) -> HttpAnswer:
         """The answer to a request that `get` or `post` made. Raises NoAnswer."""
         async with self._free_connections:
             try:
                 async with asyncio.timeout(self._seconds):
-                    connection = await self._connection()
-                    answer = await connection.ask(request)
+                    return await self._ask(request)
             except TimeoutError as err:
                 raise NoAnswer(f"no answer within {self._seconds:g} s") from err
-            except OSError as err:
+            except (aiohttp.ClientError, OSError) as err:
                 raise NoAnswer(_reason(err)) from err
-            if connection.open:
-                self._idle.append(connection)
-            return answer
 
-    async def _connection(self) -> HttpConnection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.open:
-                return connection
-        port = self._base.port or _DEFAULT_PORTS[self._base.scheme]
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(HttpConnection, self._base.hostname or "", port, ssl=self._tls)
-        return connection
-
-    def _head(self, method: str, path: str) -> str:
-        return f"{method} {self._base.path}{path} HTTP/1.1\r\n{self._headers}"
+    async def _ask(self, request: HttpRequest) -> HttpAnswer:
+        async with self._session.request(
+            request.method, request.url, data=request.body, headers=request.headers, allow_redirects=False
+        ) as response:
+            retry_after = response.headers.get("Retry-After", "")
+            return HttpAnswer(
+                response.status, await response.read(), int(retry_after) if retry_after.isdecimal() else None
+            )
 
 
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+        usable = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
     except ValueError:  # the port is not a number
         usable = False
     if not usable or parts.username or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
@@ -173,7 +114,14 @@ def _split(url: str) -> SplitResult:
     return parts._replace(path=quote(parts.path.rstrip("/"), safe="/%"))
 
 
-def _reason(err: OSError) -> str:
-    if isinstance(err, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {err.verify_message}"
-    return "the connection is refused" if isinstance(err, ConnectionRefusedError) else err.strerror or str(err)
+def _reason(err: Exception) -> str:
+    if isinstance(err, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted: {getattr(err.certificate_error, 'verify_message', err)}"
+    if isinstance(err, aiohttp.ClientConnectorError):
+        refused = isinstance(err.os_error, ConnectionRefusedError)
+        return "the connection is refused" if refused else err.os_error.strerror or str(err.os_error)
+    if isinstance(err, aiohttp.ClientResponseError):
+        return "the answer is not HTTP"
+    if isinstance(err, aiohttp.ServerConnectionError | aiohttp.ClientOSError | aiohttp.ClientPayloadError):
+        return _LOST
+    return str(err) or _LOST

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 
 from app.api.schemas import Classification, ModelInfo, ModelList
-from app.commands.bench.http_client import HttpAnswer, LoadClient, NoAnswer
+from app.commands.bench.http_client import HttpAnswer, HttpRequest, LoadClient, NoAnswer
 from app.commands.bench.load_generator import Load, LoadRun, drive
 from app.commands.bench.load_summary import LoadSummary, describe_problem, summarize, timing
 from app.errors import BadParameter
@@ -89,7 +89,7 @@ async def find_model(client: LoadClient, name: str | None) -> ModelInfo:
     raise BadParameter(f"unknown model {name!r}; one of {', '.join(model.name for model in models)}")
 
 
-async def _first_answer(client: LoadClient, requests: Sequence[bytes]) -> HttpAnswer:
+async def _first_answer(client: LoadClient, requests: Sequence[HttpRequest]) -> HttpAnswer:
     """The first answer that does not refuse its image; the request also loads a resolution that is not loaded yet."""
     for request in requests:
         answer = await client.ask(request)

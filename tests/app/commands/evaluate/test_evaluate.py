@@ -1,5 +1,6 @@
 import asyncio
 import csv
+import gc
 import hashlib
 import json
 import shutil
@@ -498,6 +499,7 @@ def test_a_second_bundle_has_the_same_classes(bundle: Path, labelled: Labelled, 
 
 
 def open_files() -> int:
+    gc.collect()  # what earlier tests left
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
