@@ -1,7 +1,8 @@
 """What all command lines have in common: options made from a pydantic model, error messages and exit codes."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -17,6 +18,12 @@ STOPPED = 130  # exit code after Ctrl-C
 notes = Console(stderr=True, soft_wrap=True, emoji=False)
 
 _METAVARS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
+
+
+class Misuse(typer.TyperException):
+    """Options that are valid each and not together; `run_command` prints the sentence."""
+
+    exit_code = MISUSED
 
 
 def error(message: object) -> None:
@@ -47,6 +54,19 @@ def run_command(
         error(err.format_message())
         return err.exit_code
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def failures(kinds: tuple[type[Exception], ...], interrupted: Callable[[], str]) -> Iterator[None]:
+    """Turn errors of these kinds into a sentence and exit code 1, and Ctrl-C into what it leaves and exit code 130."""
+    try:
+        yield
+    except kinds as err:
+        error(err)
+        raise typer.Exit(FAILED) from err
+    except KeyboardInterrupt:
+        error(f"interrupted; {interrupted()}")
+        raise typer.Exit(STOPPED) from None
 
 
 def command_of(

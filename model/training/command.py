@@ -7,12 +7,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model.checkpoint import BadCheckpoint, silent
-from model.command_line import FAILED, MISUSED, STOPPED, command_of, error, notes, option_name, run_command
+from model.command_line import Misuse, command_of, failures, notes, option_name, run_command
 from model.dataset import BadDataset, Dataset
 from model.labels import can_be_label, labels_of
 from model.spec import VARIANTS
@@ -26,6 +25,7 @@ from model.training.run_log import LogRow
 from model.training.trainer import CHECKPOINT, Diverged, Trainer, TrainerOptions
 from model.weights import Weights, WeightsUnavailable, find_weights
 
+_ERRORS = (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError)
 _NO_WEIGHTS = "none"
 _MOST_WORKERS = 16
 
@@ -110,18 +110,16 @@ def _run(**given: object) -> None:
         first = err.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         where = {"": "", "data": "DATA: "}.get(name, f"{option_name(name)}: ")
-        error(f"{where}{first['msg']}")
-        raise typer.Exit(MISUSED) from err
-    try:
-        train(args)
-    except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError) as err:
-        error(err)
-        raise typer.Exit(FAILED) from err
-    except KeyboardInterrupt:
+        raise Misuse(f"{where}{first['msg']}") from err
+
+    def what_follows() -> str:
         resumable = (args.out / CHECKPOINT).is_file()
-        what_follows = "resumes from the last checkpoint" if resumable else "starts again from the beginning"
-        error(f"interrupted; the same command {what_follows}")
-        raise typer.Exit(STOPPED) from None
+        return (
+            f"the same command {'resumes from the last checkpoint' if resumable else 'starts again from the beginning'}"
+        )
+
+    with failures(_ERRORS, interrupted=what_follows):
+        train(args)
 
 
 def train(args: Arguments) -> None:
