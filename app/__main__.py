@@ -9,9 +9,10 @@ def main() -> None:
     """Run the command line."""
     if sys.argv[1:2] == ["serve"]:
         outside.take()  # before the imports, which take time
-    from app.cli import main as command
+    from app.cli import main as commands
+    from model.command_line import run_command
 
-    command(prog_name="crossvit")
+    sys.exit(run_command(commands, program="crossvit"))
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ import typer
 from rich.table import Column, Table
 
 from app.commands.classify_output import ClassifyFormat, open_report
-from app.commands.terminal import clear_errors, error, notes, print_table
+from app.commands.terminal import clear_errors, print_table
 from app.machine.signals import outside
 from bundle.bundle_errors import BadBundle
+from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
 from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
     from app.configuration.settings import Settings
     from bundle.reader import Bundle
 
-main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+main = new_app()
 
 # These commands pass all their arguments, --help too, to the module that defines their options.
 _PASS_ARGUMENTS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -32,9 +33,12 @@ _PASS_ARGUMENTS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, 
 _NETWORK_PACKAGES = ("torch", "safetensors", "huggingface_hub")
 
 
-@main.callback()
-def crossvit() -> None:
+@main.callback(invoke_without_command=True)
+def crossvit(context: typer.Context) -> None:
     """CrossViT image classification: export a checkpoint, serve it, classify with it, measure it."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(MISUSED)
 
 
 @main.command("serve", context_settings=_PASS_ARGUMENTS_ON)
@@ -60,7 +64,7 @@ def serve_command(context: typer.Context) -> None:
 
         server = Server(create_app(settings, on_failure=stop), settings)
         server.run_until_stopped()
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(FAILED if failed else 0)
 
 
 @main.command("classify")
@@ -87,12 +91,12 @@ def classify_command(
         files = list(image_files(paths))
         if not files:
             error(f"no image files there{others_in(paths)}")
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
         if not any(path.exists() for path in files):  # if any does, it is classified
             error(f"{', '.join(map(str, files))}: no such file")
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
         failures = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
-    raise typer.Exit(1 if failures else 0)
+    raise typer.Exit(FAILED if failures else 0)
 
 
 @main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
@@ -100,7 +104,7 @@ def evaluate_command(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""
     from app.commands.evaluate.evaluate_command import main as measure
 
-    measure(context.args, prog_name=context.command_path)
+    raise typer.Exit(run_command(measure, context.args, context.command_path))
 
 
 @main.command("bench", context_settings=_PASS_ARGUMENTS_ON)
@@ -108,7 +112,7 @@ def bench_command(context: typer.Context) -> None:
     """Measure a running server, or a bundle's engine: throughput, percentiles, and where the time goes."""
     from app.commands.bench.bench_command import main as measure
 
-    measure(context.args, prog_name=context.command_path)
+    raise typer.Exit(run_command(measure, context.args, context.command_path))
 
 
 @main.command("export", context_settings=_PASS_ARGUMENTS_ON)
@@ -156,11 +160,14 @@ def models_command(
 
 
 def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[str]) -> None:
-    """Replace this process by another command; exit code 1 if a package that it needs is not installed."""
+    """Replace this process by another program; exit code 1 if a package that it needs is not installed.
+
+    It is no call: the service's package imports neither the exporter nor PyTorch, which those programs need.
+    """
     for package in needs:
         if find_spec(package) is None:
             error(f"{package} is not installed: pip install 'crossvit[{extra}]' installs what this command needs")
-            raise typer.Exit(1)
+            raise typer.Exit(FAILED)
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 

@@ -3,7 +3,6 @@
 The bundle is compared with PyTorch before it is put in place; docs/bundle.md describes its content.
 """
 
-import argparse
 import re
 import sys
 import time
@@ -12,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import onnx
 import onnx_ir
+import typer
 from pydantic import ValidationError
 
 from bundle.atomic_files import file_sha256
@@ -49,17 +50,18 @@ from export.measurement.photos import NoPhotos
 from export.measurement.pytorch_parity import BATCHES, references, worst_differences
 from export.measurement.reduced_precision import add_precision, float32_answers
 from model.checkpoint import BadCheckpoint
+from model.command_line import Misuse, failures, new_app, run_command, spread
 from model.config_beside import NAME as CONFIG
 from model.config_beside import BadConfig
 from model.crossvit import CrossViT
 from model.labels import BadLabels, labels_for
 from model.spec import (
-    ACTIVATIONS,
     IMAGENET,
     NORMALIZATIONS,
     SOFTMAX,
     UNTRAINED,
     VARIANTS,
+    Activation,
     Normalization,
     Preprocessing,
     branch_sides,
@@ -67,8 +69,17 @@ from model.spec import (
 )
 from model.weights import WeightsUnavailable
 
+Triple = tuple[float, float, float]
+
 TOLERANCE = 1e-5
 _ERRORS = (ExplainedError, WeightsUnavailable, BadCheckpoint, BadLabels, BadConfig, NoPhotos, OverflowError, OSError)
+
+
+class ResolutionSteps(NamedTuple):
+    """The preprocessing at a resolution, as --preprocess has it."""
+
+    resolution: int
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True)
@@ -90,35 +101,165 @@ class AddedGraphs:
         return [GRAPHS[precision] for precision in (*self.halves, *([INT8] if self.quantization else []))]
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = _arguments(argv)
+def _normalization(mean: Triple | None, std: Triple | None, name: str) -> Normalization | None:
+    """The normalization of the options, if any. Raises Misuse if they contradict each other."""
+    if name:
+        if mean or std:
+            raise Misuse("--normalize replaces --mean and --std: give either")
+        return NORMALIZATIONS[name]
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise Misuse("--mean and --std belong together: give both")
+    try:
+        return Normalization(mean, std)
+    except ValueError as err:
+        raise Misuse(str(err)) from err
+
+
+def _steps(text: str) -> ResolutionSteps:
+    match = re.fullmatch(r"(\d+):(\d+)/(\d+)", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not RESOLUTION:RESIZE/CROP, such as 224:274/240")
+    resolution, resize, crop = arguments.resolution(match[1]), int(match[2]), int(match[3])
+    if resize > MAX_RESIZE:
+        raise typer.BadParameter(f"{text!r}: the resized image may have at most {MAX_RESIZE} pixels a side")
+    if resize < crop or branch_sides(crop) != branch_sides(resolution):
+        sides = "/".join(map(str, branch_sides(resolution)))
+        raise typer.BadParameter(
+            f"{text!r}: the crop must fit into the resized image, and lead to the branch sides {sides} of {resolution}"
+        )
+    return ResolutionSteps(resolution, Preprocessing(resize, crop))
+
+
+_app = new_app()
+
+
+@_app.command(help=__doc__)
+def _from_options(
+    variant: arguments.VariantOption,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="auto (local cache, else hub, else shipped, else untrained), one of these, or a checkpoint",
+        ),
+    ] = "auto",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="class names, one a line or as other tools write them (those beside the weights, else ImageNet-1k's)",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", readable=False, help="the bundle's folder (artifacts/VARIANT)")
+    ] = None,
+    resolutions: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=arguments.resolution,
+            metavar="N ...",
+            help="resolutions that the service offers (224 384 480, and that of the checkpoint)",
+        ),
+    ] = None,
+    preprocess: Annotated[
+        list[ResolutionSteps] | None,
+        typer.Option(
+            parser=_steps,
+            metavar="RESOLUTION:RESIZE/CROP",
+            help="replaces the default at a resolution, such as 224:274/240, the protocol of the released code",
+        ),
+    ] = None,
+    mean: Annotated[
+        Triple | None,
+        typer.Option(
+            metavar="R G B",
+            help="mean that the network was trained with, of pixels from 0 to 1 (ImageNet's 0.485 0.456 0.406)",
+        ),
+    ] = None,
+    std: Annotated[
+        Triple | None,
+        typer.Option(metavar="R G B", help="standard deviation, likewise (ImageNet's 0.229 0.224 0.225)"),
+    ] = None,
+    normalize: Annotated[
+        str,
+        typer.Option(
+            parser=arguments.choice(("", *NORMALIZATIONS)),
+            metavar="NAME",
+            show_default=False,
+            help=f"mean and std by name: {', '.join(NORMALIZATIONS)}",
+        ),
+    ] = "",
+    activation: Annotated[
+        Activation,
+        typer.Option(help="of the scores: sigmoid for one class, or for classes that do not exclude each other"),
+    ] = SOFTMAX,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=arguments.choice(DTYPES),
+            metavar=f"{'|'.join(DTYPES)} ...",
+            help="adds graphs in half precision, for GPUs",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", readable=False, help="photographs to measure precisions on (those shipped)"),
+    ] = None,
+    quantize: Annotated[
+        str,
+        typer.Option(
+            parser=arguments.choice(("", INT8)),
+            metavar=INT8,
+            show_default=False,
+            help="adds a graph in 8 bits, which OpenVINO runs on CPUs; none if empty",
+        ),
+    ] = "",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            readable=False,
+            help="photographs to calibrate int8 on; your own are better than those shipped",
+        ),
+    ] = None,
+    if_changed: Annotated[
+        bool,
+        typer.Option("--if-changed", help="keep a bundle that was made from the same weights with the same options"),
+    ] = False,
+) -> None:
+    if calibration is not None and quantize != INT8:
+        raise Misuse("--calibration is for --quantize int8")
+    steps = dict(preprocess or [])
+    if other := next((resolution for resolution in steps if resolutions and resolution not in resolutions), None):
+        raise Misuse(f"--preprocess: {other} is not among --resolutions")
     options = ExportOptions(
-        resolutions=tuple(args.resolutions) if args.resolutions else None,
-        preprocessing=dict(args.preprocess),
-        normalization=args.normalization,
-        activation=args.activation,
+        resolutions=tuple(resolutions) if resolutions else None,
+        preprocessing=steps,
+        normalization=_normalization(mean, std, normalize),
+        activation=activation,
     )
     request = ExportRequest(
-        variant=VARIANTS[args.variant],
-        weights=args.weights,
-        labels=args.labels,
-        out=args.out or Path("artifacts") / args.variant,
+        variant=VARIANTS[variant],
+        weights=weights,
+        labels=Path(labels) if labels else None,
+        out=out or Path("artifacts") / variant,
         options=options,
-        precisions=tuple(args.precision),
-        photos=args.images,
-        int8=args.quantize == INT8,
-        calibration=args.calibration,
-        if_changed=args.if_changed,
+        precisions=tuple(precision or ()),
+        photos=images,
+        int8=quantize == INT8,
+        calibration=calibration,
+        if_changed=if_changed,
     )
-    try:
+    with failures(_ERRORS, interrupted=lambda: "nothing was changed"):
         export(request)
-    except _ERRORS as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return 130
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(_app, spread(given, "--resolutions", "--precision"))
 
 
 def export(request: ExportRequest) -> None:
@@ -262,135 +403,6 @@ def _manifest(
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
-    parser.add_argument(
-        "--weights",
-        default="auto",
-        help="auto (local cache, else hub, else shipped, else untrained), one of these, or a checkpoint",
-    )
-    parser.add_argument(
-        "--labels",
-        type=_file,
-        metavar="FILE",
-        help="class names, one a line or as other tools write them (those beside the weights, else ImageNet-1k's)",
-    )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="the bundle's folder (artifacts/VARIANT)")
-    parser.add_argument(
-        "--resolutions",
-        type=arguments.resolution,
-        nargs="+",
-        metavar="N",
-        help="resolutions that the service offers (224 384 480, and that of the checkpoint)",
-    )
-    parser.add_argument(
-        "--preprocess",
-        type=_steps,
-        action="append",
-        default=[],
-        metavar="RESOLUTION:RESIZE/CROP",
-        help="replaces the default at a resolution, such as 224:274/240, the protocol of the released code",
-    )
-    parser.add_argument(
-        "--mean",
-        type=float,
-        nargs=3,
-        metavar=("R", "G", "B"),
-        help="mean that the network was trained with, of pixels from 0 to 1 (ImageNet's 0.485 0.456 0.406)",
-    )
-    parser.add_argument(
-        "--std",
-        type=float,
-        nargs=3,
-        metavar=("R", "G", "B"),
-        help="standard deviation, likewise (ImageNet's 0.229 0.224 0.225)",
-    )
-    parser.add_argument(
-        "--normalize",
-        choices=[*NORMALIZATIONS, ""],
-        metavar="NAME",
-        help=f"mean and std by name: {', '.join(NORMALIZATIONS)}",
-    )
-    parser.add_argument(
-        "--activation",
-        choices=ACTIVATIONS,
-        default=SOFTMAX,
-        help="of the scores: sigmoid for one class, or for classes that do not exclude each other (%(default)s)",
-    )
-    parser.add_argument(
-        "--precision",
-        nargs="+",
-        choices=DTYPES,
-        default=[],
-        help="adds graphs in half precision, for GPUs",
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="photographs to measure precisions on (those shipped)"
-    )
-    parser.add_argument(
-        "--quantize",
-        choices=[INT8, ""],
-        metavar=INT8,
-        help="adds a graph in 8 bits, which OpenVINO runs on CPUs; none if empty",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FOLDER",
-        help="photographs to calibrate int8 on; your own are better than those shipped",
-    )
-    parser.add_argument(
-        "--if-changed",
-        action="store_true",
-        help="keep a bundle that was made from the same weights with the same options",
-    )
-    args = parser.parse_args(argv)
-    if args.calibration is not None and args.quantize != INT8:
-        parser.error("--calibration is for --quantize int8")
-    for resolution, _ in args.preprocess:
-        if args.resolutions and resolution not in args.resolutions:
-            parser.error(f"--preprocess: {resolution} is not among --resolutions")
-    try:
-        args.normalization = _normalization(args.mean, args.std, args.normalize)
-    except ValueError as err:
-        parser.error(str(err))
-    return args
-
-
-def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None, name: str | None) -> Normalization | None:
-    """The normalization of the options, if any. Raises ValueError if they contradict each other."""
-    if name:
-        if mean or std:
-            raise ValueError("--normalize replaces --mean and --std: give either")
-        return NORMALIZATIONS[name]
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None:
-        raise ValueError("--mean and --std belong together: give both")
-    (r, g, b), (x, y, z) = mean, std
-    return Normalization((r, g, b), (x, y, z))
-
-
-def _file(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
-def _steps(text: str) -> tuple[int, Preprocessing]:
-    match = re.fullmatch(r"(\d+):(\d+)/(\d+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not RESOLUTION:RESIZE/CROP, such as 224:274/240")
-    resolution, resize, crop = arguments.resolution(match[1]), int(match[2]), int(match[3])
-    if resize > MAX_RESIZE:
-        raise argparse.ArgumentTypeError(f"{text!r}: the resized image may have at most {MAX_RESIZE} pixels a side")
-    if resize < crop or branch_sides(crop) != branch_sides(resolution):
-        sides = "/".join(map(str, branch_sides(resolution)))
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: the crop must fit into the resized image, and lead to the branch sides {sides} of {resolution}"
-        )
-    return resolution, Preprocessing(resize, crop)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 One model for each resolution, called VARIANT_RESOLUTION; see docs/triton.md.
 """
 
-import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
 
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import ExplainedError
@@ -22,35 +24,79 @@ from export.triton_repository.triton_models import (
     model_files,
     read_triton_bundle,
 )
+from model.command_line import Misuse, failures, new_app, run_command, spread
+
+_app = new_app()
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = _arguments(argv)
+@_app.command(help=__doc__)
+def _from_options(
+    variant: arguments.VariantOption,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", readable=False, help="the bundle (artifacts/VARIANT)")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", readable=False, help="the repository")] = Path(
+        "artifacts/triton"
+    ),
+    backend: Annotated[Literal["onnxruntime", "tensorrt"], typer.Option(help="what runs the models")] = "onnxruntime",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            parser=arguments.choice(PRECISION_OPTIONS),
+            metavar="|".join(PRECISION_OPTIONS),
+            help="of the graph (fp32), or of the plans with tensorrt (fp16)",
+        ),
+    ] = None,
+    resolutions: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=arguments.offered_resolution, metavar="N ...", help="resolutions of the bundle (all that it offers)"
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="most images in a batch (the plan's largest; without a plan 64, on the CPU 8)"
+        ),
+    ] = None,
+    instances: Annotated[int, typer.Option(min=1, metavar="N", help="of each model, on each GPU")] = 1,
+    device: Annotated[Literal["gpu", "cpu"], typer.Option(help="where they run")] = "gpu",
+    queue_delay_us: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="how long a request may wait for others while an instance is free, microseconds"
+        ),
+    ] = 0,
+    model_version: Annotated[
+        str,
+        typer.Option(metavar="N|next|auto", help="auto is the newest if it has the very same model, else the next"),
+    ] = "auto",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT ...", help="take only plans with all of these texts in their names"),
+    ] = None,
+) -> None:
+    if backend == "tensorrt" and device == "cpu":
+        raise Misuse("--backend tensorrt needs --device gpu")
     options = TritonOptions(
-        variant=args.variant,
-        backend=args.backend,
-        precision=args.precision or {"onnxruntime": "fp32", "tensorrt": "fp16"}[args.backend],
-        device=args.device,
-        max_batch=args.max_batch,
-        instances=args.instances,
-        queue_delay_us=args.queue_delay_us,
-        only=tuple(args.only),
+        variant=variant,
+        backend=backend,
+        precision=precision or {"onnxruntime": "fp32", "tensorrt": "fp16"}[backend],
+        device=device,
+        max_batch=max_batch,
+        instances=instances,
+        queue_delay_us=queue_delay_us,
+        only=tuple(only or ()),
     )
-    try:
-        export_repository(
-            args.bundle or Path("artifacts") / args.variant,
-            options,
-            args.resolutions,
-            out=args.out,
-            version=args.model_version,
-        )
-    except (ExplainedError, OSError) as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; every model is whole, the old one or the new one", file=sys.stderr)
-        return 130
-    return 0
+    folder = bundle or Path("artifacts") / variant
+    with failures((ExplainedError, OSError), lambda: "every model is whole, the old one or the new one"):
+        export_repository(folder, options, resolutions, out=out, version=_version(model_version))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(_app, spread(given, "--resolutions", "--only"))
 
 
 def export_repository(
@@ -110,50 +156,12 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
-    add("--bundle", type=Path, metavar="FOLDER", help="the bundle (artifacts/VARIANT)")
-    add("--out", type=Path, metavar="FOLDER", default=Path("artifacts/triton"), help="the repository (%(default)s)")
-    add("--backend", choices=("onnxruntime", "tensorrt"), default="onnxruntime", help="(%(default)s)")
-    add("--precision", choices=PRECISION_OPTIONS, help="of the graph (fp32), or of the plans with tensorrt (fp16)")
-    add("--resolutions", type=arguments.offered_resolution, nargs="+", metavar="N", help="(all that the bundle offers)")
-    add("--max-batch", type=_number(1), metavar="N", help="(the plan's largest; without a plan 64, on the CPU 8)")
-    add("--instances", type=_number(1), default=1, metavar="N", help="of each model, on each GPU (%(default)s)")
-    add("--device", choices=("gpu", "cpu"), default="gpu", help="(%(default)s)")
-    add(
-        "--queue-delay-us",
-        type=_number(0),
-        default=0,
-        metavar="N",
-        help="how long a request may wait for others while an instance is free (%(default)s)",
-    )
-    add(
-        "--model-version",
-        type=_version,
-        default="auto",
-        metavar="N|next|auto",
-        help="auto is the newest if it has the very same model, else the next (%(default)s)",
-    )
-    add("--only", nargs="+", default=[], metavar="TEXT", help="take only plans with all of these texts in their names")
-    args = parser.parse_args(argv)
-    if args.backend == "tensorrt" and args.device == "cpu":
-        parser.error("--backend tensorrt needs --device gpu")
-    return args
-
-
-def _number(least: int) -> Callable[[str], int]:
-    def number(value: str) -> int:
-        if not (value.isascii() and value.isdigit() and int(value) >= least):
-            raise argparse.ArgumentTypeError(f"{value!r} is not a number of {least} or more")
-        return int(value)
-
-    return number
-
-
-def _version(value: str) -> int | str:
-    return value if value in ("next", "auto") else _number(1)(value)
+def _version(text: str) -> int | str:
+    if text in ("next", "auto"):
+        return text
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise Misuse(f"--model-version: {text!r} is not a number of 1 or more")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Builds a TensorRT engine for each resolution, compares it with the bundle's grap
 and only then puts it into the bundle, as docs/bundle.md describes. Where there is no bundle yet, it is exported first.
 """
 
-import argparse
 import errno
 import hashlib
 import os
@@ -12,12 +11,14 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import onnx_ir
+import typer
 from pydantic import ValidationError
 
 from bundle.bundle_errors import ExplainedError, first_error
@@ -33,6 +34,7 @@ from export.plans.build_spec import PRECISION_OPTIONS, BuildSpec, Device, PlanBu
 from export.plans.plan_folder import has_plan, plan_place, write_plan
 from export.plans.plan_source import OPERATOR, PRODUCTS, PlanSource, read_source
 from export.plans.progress import Bars, interruptibly
+from model.command_line import failures, new_app, run_command, spread
 from model.spec import branch_sides
 
 # Two of these may have another best class: in some the first two classes lie closer than 16 bits can tell.
@@ -104,38 +106,119 @@ def tensorrt() -> PlanBuilder:
     return TensorRTBuilder()
 
 
-def main(argv: list[str] | None = None, find: Callable[[], PlanBuilder] = tensorrt) -> int:
-    """`find` gives the GPU to build for, or raises Unable."""
-    args = _arguments(argv)
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?", text.strip().lower())
+    size = int(float(match[1]) * (1 << _UNIT_SHIFTS[match[2]])) if match else 0
+    if size == 0:
+        raise typer.BadParameter(f"{text!r} is not a size, such as 4 (GiB), 4GiB or 512MiB")
+    return size
+
+
+_app = new_app()
+
+
+@_app.command(help=__doc__)
+def _from_options(
+    context: typer.Context,
+    variant: arguments.VariantOption,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", readable=False, help="the bundle's folder (artifacts/VARIANT)")
+    ] = None,
+    resolutions: Annotated[
+        list[int] | None,
+        typer.Option(
+            parser=arguments.offered_resolution, metavar="N ...", help="resolutions of the bundle to build for (all)"
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            parser=arguments.choice(PRECISION_OPTIONS), metavar="|".join(PRECISION_OPTIONS), help="of the engines"
+        ),
+    ] = "fp16",
+    batch_sizes: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            max=MAX_BATCH,
+            metavar="N ...",
+            help="numbers of images, each with its own optimisation profile (1 8 32 64)",
+        ),
+    ] = None,
+    joined_profiles: Annotated[
+        bool,
+        typer.Option(
+            "--joined-profiles",
+            help="profiles also take the sizes between, for servers that do not pad, such as Triton",
+        ),
+    ] = False,
+    attention: Annotated[
+        str,
+        typer.Option(
+            parser=arguments.choice((PRODUCTS, OPERATOR)),
+            metavar=f"{PRODUCTS}|{OPERATOR}",
+            help="products around a softmax, or ONNX's operator, which TensorRT has from 10.14 on",
+        ),
+    ] = PRODUCTS,
+    workspace: Annotated[
+        int | None,
+        typer.Option(
+            parser=_size, metavar="GIB", help="most GPU memory for a kernel's scratch, such as 4 or 512MiB (all)"
+        ),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", readable=False, help="TensorRT's measurements of kernels (a file under ~/.cache/crossvit)"
+        ),
+    ] = None,
+    optimization_level: Annotated[
+        int, typer.Option(min=0, max=5, metavar="0..5", help="higher searches longer for fast kernels")
+    ] = 3,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="newer TensorRT of the same major version can read the plans"),
+    ] = False,
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", readable=False, help="photographs to compare on (those shipped)")
+    ] = None,
+    if_changed: Annotated[
+        bool,
+        typer.Option("--if-changed", help="keep engines that were built from the same graph with the same options"),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would be built; needs neither GPU nor TensorRT")
+    ] = False,
+) -> None:
     options = BuildOptions(
-        variant=args.variant,
-        bundle=args.bundle or Path("artifacts") / args.variant,
-        resolutions=args.resolutions and tuple(sorted(set(args.resolutions))),
-        precision=PRECISION_OPTIONS[args.precision],
-        batch_sizes=tuple(sorted(set(args.batch_sizes))),
-        joined_profiles=args.joined_profiles,
-        attention=args.attention,
-        workspace_bytes=args.workspace,
-        timing_cache=args.timing_cache,
-        optimization_level=args.optimization_level,
-        version_compatible=args.version_compatible,
-        images=args.images,
-        if_changed=args.if_changed,
+        variant=variant,
+        bundle=bundle or Path("artifacts") / variant,
+        resolutions=tuple(sorted(set(resolutions))) if resolutions else None,
+        precision=PRECISION_OPTIONS[precision],
+        batch_sizes=tuple(sorted(set(batch_sizes or DEFAULT_BATCH_SIZES))),
+        joined_profiles=joined_profiles,
+        attention=attention,
+        workspace_bytes=workspace,
+        timing_cache=timing_cache,
+        optimization_level=optimization_level,
+        version_compatible=version_compatible,
+        images=images,
+        if_changed=if_changed,
     )
-    try:
-        (preview if args.dry_run else build)(options, find)
-    except (ExplainedError, NoPhotos) as err:
-        print(f"error: {err}", file=sys.stderr)
-        return 1
-    except OSError as err:
-        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = f"; make room at {options.bundle}, and start again" if full else ""
-        print(f"error: {err}{advice}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the bundle keeps the engines that are complete, and nothing else changed", file=sys.stderr)
-        return 130
-    return 0
+    what_stays = "the bundle keeps the engines that are complete, and nothing else changed"
+    with failures((ExplainedError, NoPhotos, OSError), interrupted=lambda: what_stays):
+        try:
+            (preview if dry_run else build)(options, context.obj)
+        except OSError as err:
+            if err.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Unable(f"{err}; make room at {options.bundle}, and start again") from err
+            raise
+
+
+def main(argv: Sequence[str] | None = None, find: Callable[[], PlanBuilder] = tensorrt) -> int:
+    """Run the command; returns its exit code. `find` gives the GPU to build for, or raises Unable."""
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(_app, spread(given, "--resolutions", "--batch-sizes"), obj=find)
 
 
 def build(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
@@ -345,85 +428,6 @@ def _profiles(spec: BuildSpec) -> Iterator[str]:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", required=True, type=arguments.variant, metavar="NAME", help=arguments.VARIANT_HELP)
-    parser.add_argument("--bundle", type=Path, metavar="FOLDER", help="the bundle's folder (artifacts/VARIANT)")
-    parser.add_argument(
-        "--resolutions",
-        type=arguments.offered_resolution,
-        nargs="+",
-        metavar="N",
-        help="resolutions of the bundle to build for (all)",
-    )
-    parser.add_argument("--precision", choices=PRECISION_OPTIONS, default="fp16", help="of the engines (fp16)")
-    parser.add_argument(
-        "--batch-sizes",
-        type=_batch,
-        nargs="+",
-        default=DEFAULT_BATCH_SIZES,
-        metavar="N",
-        help="numbers of images, each with its own optimisation profile (1 8 32 64)",
-    )
-    parser.add_argument(
-        "--joined-profiles",
-        action="store_true",
-        help="profiles also take the sizes between, for servers that do not pad, such as Triton",
-    )
-    parser.add_argument(
-        "--attention",
-        choices=(PRODUCTS, OPERATOR),
-        default=PRODUCTS,
-        help="products around a softmax, or ONNX's operator, which TensorRT has from 10.14 on (products)",
-    )
-    parser.add_argument(
-        "--workspace",
-        type=_bytes,
-        metavar="GIB",
-        help="most GPU memory for a kernel's scratch, such as 4 or 512MiB (all)",
-    )
-    parser.add_argument(
-        "--timing-cache",
-        type=Path,
-        metavar="FILE",
-        help="TensorRT's measurements of kernels (a file under ~/.cache/crossvit)",
-    )
-    parser.add_argument(
-        "--optimization-level",
-        type=int,
-        choices=range(6),
-        default=3,
-        help="higher searches longer for fast kernels (3)",
-    )
-    parser.add_argument(
-        "--version-compatible", action="store_true", help="newer TensorRT of the same major version can read the plans"
-    )
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="photographs to compare on (those shipped)")
-    parser.add_argument(
-        "--if-changed",
-        action="store_true",
-        help="keep engines that were built from the same graph with the same options",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be built; needs neither GPU nor TensorRT"
-    )
-    return parser.parse_args(argv)
-
-
-def _batch(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images from 1 to {MAX_BATCH}")
-    return int(text)
-
-
-def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?", text.strip().lower())
-    size = int(float(match[1]) * (1 << _UNIT_SHIFTS[match[2]])) if match else 0
-    if size == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 4 (GiB), 4GiB or 512MiB")
-    return size
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Terminal output of all commands: tables on standard output, notes and errors on standard error."""
+"""Terminal output of the service's commands, and their errors as sentences."""
 
 import sys
 from collections.abc import Iterator
@@ -12,15 +12,7 @@ from rich.table import Table
 
 from app.errors import BadParameter
 from bundle.bundle_errors import ExplainedError
-
-notes = Console(stderr=True, soft_wrap=True)
-
-STOPPED = 130  # exit code after Ctrl-C
-
-
-def error(message: object) -> None:
-    """Print an error message on standard error."""
-    notes.print(f"error: {message}", style="red", markup=False, highlight=False)
+from model.command_line import MISUSED, error, option_name
 
 
 def print_table(table: Table) -> None:
@@ -38,7 +30,7 @@ def check_absent(needed: str, **options: object) -> None:
     """BadParameter if one of `options`, which need the option `needed`, has a value."""
     for name, value in options.items():
         if value is not None:
-            raise BadParameter(f"--{name.replace('_', '-')} goes with {needed}")
+            raise BadParameter(f"{option_name(name)} goes with {needed}")
 
 
 @contextmanager
@@ -48,10 +40,10 @@ def clear_errors() -> Iterator[None]:
         yield
     except ExplainedError as err:
         error(err)
-        raise typer.Exit(2) from err
+        raise typer.Exit(MISUSED) from err
     except ValidationError as err:
         from app.configuration.settings_errors import describe_errors  # here, since few commands need it
 
         for message in describe_errors(err):
             error(message)
-        raise typer.Exit(2) from err
+        raise typer.Exit(MISUSED) from err

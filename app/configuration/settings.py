@@ -1,4 +1,4 @@
-"""The settings; the only module that reads the environment and the command line of `crossvit serve`."""
+"""The settings; the only module that reads the environment, and that makes options of them for `crossvit serve`."""
 
 import json
 import logging
@@ -7,11 +7,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
+import typer
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
-    CliApp,
-    CliSettingsSource,
     EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -21,6 +20,7 @@ from pydantic_settings import (
 from app.configuration import environment, quantities
 from app.machine.cpus import usable_cpus
 from app.machine.memory import affordable_decoders, usable_memory
+from model.command_line import command_of
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=environment.PREFIX,
-        cli_prog_name="crossvit serve",
-        cli_kebab_case=True,
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
         hide_input_in_errors=True,  # inputs may be keys
     )
 
@@ -248,20 +244,11 @@ class Settings(BaseSettings):
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":
         """The settings from `arguments`, and the others from the environment; --help prints all of them and exits."""
-        return CliApp.run(cls, cli_args=arguments, cli_settings_source=_CommandLine(cls, cli_show_env_vars=True))
-
-
-_METAVARS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
-
-
-class _CommandLine(CliSettingsSource["Settings"]):
-    """The command line; its --help names the values of an option in words rather than by Python types."""
-
-    def _metavar_format(self, obj: object) -> str:
-        metavar = next((_METAVARS[kind] for kind in (obj, *get_args(obj)) if kind in _METAVARS), None)
-        if metavar is None:
-            return super()._metavar_format(obj)
-        return f"{metavar},..." if get_origin(obj) is list else metavar
+        command = command_of(cls, cls, variable=variable)
+        settings = command(arguments, prog_name="crossvit serve", standalone_mode=False)
+        if not isinstance(settings, Settings):  # --help was asked for
+            raise typer.Exit
+        return settings
 
 
 class _Environment(EnvSettingsSource):

@@ -1,6 +1,9 @@
-"""Types of arguments that several commands have."""
+"""Types of options that several commands have."""
 
-import argparse
+from collections.abc import Callable, Collection
+from typing import Annotated
+
+import typer
 
 from model.spec import (
     LARGEST_SIDE,
@@ -13,21 +16,19 @@ from model.spec import (
     variant_named,
 )
 
-VARIANT_HELP = f"{', '.join(VARIANTS)}, or the name of one of them in timm or of IBM's file"
-
 
 def variant(text: str) -> str:
     """The name of the variant that `text` names."""
     try:
         return variant_named(text).name
     except ValueError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err
+        raise typer.BadParameter(str(err)) from err
 
 
 def resolution(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and is_resolution(int(text))):
         usual = ", ".join(map(str, RESOLUTIONS))
-        raise argparse.ArgumentTypeError(
+        raise typer.BadParameter(
             f"invalid choice: {text} is not a resolution, which is {usual} or another multiple of {SIDE_STEP} from "
             f"{LEAST_SIDE} to {LARGEST_SIDE}"
         )
@@ -37,5 +38,26 @@ def resolution(text: str) -> int:
 def offered_resolution(text: str) -> int:
     """A resolution that a bundle may offer: the side of L, and so a multiple of its patch."""
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) and int(text) % PATCH_SIZES[1] == 0):
-        raise argparse.ArgumentTypeError(f"invalid choice: {text} is not a resolution that a bundle may offer")
+        raise typer.BadParameter(f"invalid choice: {text} is not a resolution that a bundle may offer")
     return int(text)
+
+
+def choice(names: Collection[str]) -> Callable[[str], str]:
+    """The parser of an option whose value is one of `names`."""
+
+    def chosen(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"invalid choice: {text!r} is not one of {', '.join(filter(None, names))}")
+        return text
+
+    return chosen
+
+
+VariantOption = Annotated[
+    str,
+    typer.Option(
+        parser=variant,
+        metavar="NAME",
+        help=f"{', '.join(VARIANTS)}, or the name of one of them in timm or of IBM's file",
+    ),
+]

@@ -2,18 +2,16 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, PydanticBaseSettingsSource, SettingsConfigDict
-from rich.console import Console
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model.checkpoint import BadCheckpoint, silent
+from model.command_line import Misuse, command_of, failures, notes, option_name, run_command
 from model.dataset import BadDataset, Dataset
 from model.labels import can_be_label, labels_of
 from model.spec import VARIANTS
@@ -27,6 +25,7 @@ from model.training.run_log import LogRow
 from model.training.trainer import CHECKPOINT, Diverged, Trainer, TrainerOptions
 from model.weights import Weights, WeightsUnavailable, find_weights
 
+_ERRORS = (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError)
 _NO_WEIGHTS = "none"
 _MOST_WORKERS = 16
 
@@ -40,19 +39,24 @@ def training_cpus(most: int) -> int:
     return max(1, min(most, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-class Arguments(Recipe, BaseSettings):
+def _split(value: object) -> object:
+    """The items of a list that is separated by commas."""
+    return [item for item in value.split(",") if item] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[Path], BeforeValidator(_split)]
+
+
+class Arguments(Recipe):
     """Train a CrossViT, or fine-tune one, on images in folders (or zip or tar files) named for their class."""
 
-    model_config = SettingsConfigDict(
-        cli_prog_name="crossvit train", cli_kebab_case=True, cli_implicit_flags=True, cli_avoid_json=True
-    )
-
     data: Annotated[
-        CliPositionalArg[list[Path]],
-        Field(description="folders, zip files or WebDataset's tar files, without commas in their names"),
+        Paths, Field(description="folders, zip files or WebDataset's tar files, without commas in their names")
     ]
     out: Annotated[Path, Field(description="folder of the run; a run that was stopped there is resumed")]
-    validation: Annotated[list[Path], Field(description="images to measure accuracy on after every epoch")] = []
+    validation: Annotated[
+        Paths, Field(default_factory=list, description="images to measure accuracy on after every epoch")
+    ]
     preset: Annotated[
         Literal[tuple(PRESETS)],  # type: ignore[valid-type]
         Field(description="defaults for the options of the recipe"),
@@ -84,16 +88,6 @@ class Arguments(Recipe, BaseSettings):
     ] = 120
     log_steps: Annotated[int, Field(ge=1, description="steps between rows of the log")] = 10
 
-    @classmethod
-    def settings_customise_sources(  # BATCH or SEED in the environment mean something else
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        *_: object,
-        **__: object,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
-
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -106,21 +100,26 @@ class Arguments(Recipe, BaseSettings):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    return run_command(command_of(Arguments, _run, positional="data"), arguments, "crossvit train")
+
+
+def _run(**given: object) -> None:
     try:
-        args = CliApp.run(Arguments, cli_args=sys.argv[1:] if arguments is None else arguments)
+        args = Arguments.model_validate(given)
     except ValidationError as err:
         first = err.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
-        return _failed(f"{option}{first['msg']}", 2)
-    try:
-        train(args)
-    except (BadDataset, BadCheckpoint, WeightsUnavailable, BadRun, NoGPU, Diverged, OSError) as err:
-        return _failed(str(err), 1)
-    except KeyboardInterrupt:
+        name = str(first["loc"][0]) if first["loc"] else ""
+        where = {"": "", "data": "DATA: "}.get(name, f"{option_name(name)}: ")
+        raise Misuse(f"{where}{first['msg']}") from err
+
+    def what_follows() -> str:
         resumable = (args.out / CHECKPOINT).is_file()
-        what_follows = "resumes from the last checkpoint" if resumable else "starts again from the beginning"
-        return _failed(f"interrupted; the same command {what_follows}", 130)
-    return 0
+        return (
+            f"the same command {'resumes from the last checkpoint' if resumable else 'starts again from the beginning'}"
+        )
+
+    with failures(_ERRORS, interrupted=what_follows):
+        train(args)
 
 
 def train(args: Arguments) -> None:
@@ -234,7 +233,7 @@ def _reporter(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str
 @contextmanager
 def _bar(activity: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn(activity), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
+    with Progress(*columns, console=notes, transient=True, disable=not (shown and notes.is_terminal)) as progress:
         task = progress.add_task(activity, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -245,12 +244,4 @@ def _export_command(args: Arguments) -> str:
 
 
 def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _failed(message: str, code: int) -> int:
-    console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return code
-
-
-console = Console(stderr=True)
+    notes.print(line, markup=False, highlight=False)

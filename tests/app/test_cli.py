@@ -93,6 +93,31 @@ def test_errors_are_a_sentence(bundle: Path, arguments: list[str], message: str)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (["-m", "app", "nope"], "No such command 'nope'."),
+        (["-m", "app", "classify", "--nope"], "No such option: --nope"),
+        (["-m", "app", "serve", "--port"], "Option '--port' requires an argument."),
+        (["-m", "app", "bench", "--seconds", "[red]"], "Invalid value for '--seconds'"),
+        (["export/to_trt.py", "--nope"], "No such option: --nope"),
+        (["export/to_triton.py"], "Missing option '--variant'."),
+    ],
+)
+def test_arguments_that_cannot_be_are_a_sentence_and_exit_code_2(program: list[str], message: str) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, *program], cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_command_the_commands_are_listed() -> None:
+    done = crossvit()
+    assert done.returncode == 2
+    assert "List the variants of CrossViT" in done.stdout
+
+
 def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> None:
     done = crossvit("classify", tmp_path, "--bundle", bundle)
     assert (done.returncode, done.stderr) == (1, "error: no image files there\n")

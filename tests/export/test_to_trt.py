@@ -464,19 +464,18 @@ def test_a_dry_run_needs_neither_gpu_nor_tensorrt_nor_a_bundle(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-sizes", "0"], "'0' is not a number of images from 1 to 1024"),
-        (["--batch-sizes", "many"], "'many' is not a number of images"),
-        (["--batch-sizes", "2000"], "'2000' is not a number of images"),
+        (["--batch-sizes", "0"], "'--batch-sizes': Input should be greater than or equal to 1"),
+        (["--batch-sizes", "1", "many"], "'--batch-sizes': Input should be a valid integer"),
+        (["--batch-sizes", "1", "2000"], "'--batch-sizes': Input should be less than or equal to 1024"),
         (["--workspace", "lots"], "'lots' is not a size, such as 4 (GiB), 4GiB or 512MiB"),
         (["--workspace", "0"], "'0' is not a size"),
         (["--precision", "int8"], "invalid choice: 'int8'"),
         (["--resolutions", "300"], "invalid choice: 300"),
-        (["--optimization-level", "6"], "invalid choice: 6"),
+        (["--optimization-level", "6"], "'--optimization-level': Input should be less than or equal to 5"),
     ],
 )
 def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
-    with pytest.raises(SystemExit):
-        to_trt.main(["--variant", TINY.name, *options])
+    assert to_trt.main(["--variant", TINY.name, *options]) == 2
     assert message in capsys.readouterr().err
 
 

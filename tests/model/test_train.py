@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from pydantic_settings import CliApp
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -184,8 +183,16 @@ def test_other_classes_at_another_resolution_in_memory_and_in_bfloat16(
 def test_the_environment_does_not_set_options_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEED", "BATCH", "WEIGHTS"):
         monkeypatch.setenv(name, "7")
-    given = CliApp.run(Arguments, cli_args=["data", "--variant", "crossvit_tiny", "--out", "run"])
-    assert (given.seed, given.batch, given.weights) == (0, 4096, "none")
+    runs: list[Arguments] = []
+    monkeypatch.setattr("model.training.command.train", runs.append)
+    assert (
+        main(["data,more", "yet", "--variant", "crossvit_tiny", "--out", "run", "--validation", "a,b", "--no-half"])
+        == 0
+    )
+    (given,) = runs
+    assert (given.seed, given.batch, given.weights, given.half) == (0, 4096, "none", False)
+    assert given.data == [Path("data"), Path("more"), Path("yet")]
+    assert given.validation == [Path("a"), Path("b")]
 
 
 @pytest.mark.parametrize("options", [[], ["--log-steps", "100", "--checkpoint-seconds", "0"]])

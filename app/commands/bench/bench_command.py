@@ -13,16 +13,17 @@ from app.commands.bench.engine_bench import EngineReport, measure_engine
 from app.commands.bench.http_client import LoadClient, NoAnswer
 from app.commands.bench.load_generator import Load
 from app.commands.bench.server_bench import ServerReport, measure_server
-from app.commands.terminal import STOPPED, check_absent, clear_errors, error, notes
+from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
 from bundle.discovery import bundle_at
 from bundle.reader import open_bundle
+from model.command_line import STOPPED, error, new_app, notes
 
 T = TypeVar("T", int, float)
 
-main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+main = new_app()
 
 _DEFAULT_CLIENTS = "1,4,16"
 _DEFAULT_BATCHES = "1,2,4,8"

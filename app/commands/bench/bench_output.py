@@ -11,7 +11,8 @@ from app.commands.bench.engine_bench import EngineReport
 from app.commands.bench.load_generator import Load
 from app.commands.bench.load_summary import STAGES, Latency, LoadSummary
 from app.commands.bench.server_bench import ServerReport
-from app.commands.terminal import notes, print_table
+from app.commands.terminal import print_table
+from model.command_line import notes
 
 BenchReport = ServerReport | EngineReport
 

@@ -10,7 +10,6 @@ from app.commands.classify import offline
 from app.commands.evaluate.accuracy import TOP, Compared, ImagePrediction
 from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import Answered, PredictionSource
-from app.commands.terminal import notes
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.serving.served_model import ServedModel, top
@@ -18,6 +17,7 @@ from bundle.class_labels import ClassLabel
 from bundle.discovery import bundle_at
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Outputs
+from model.command_line import notes
 from model.spec import SOFTMAX, Activation
 
 

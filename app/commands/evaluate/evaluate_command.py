@@ -17,15 +17,16 @@ from app.commands.evaluate.bundle_source import bundle_source
 from app.commands.evaluate.evaluate_output import EvaluationReport, make_report, print_evaluation
 from app.commands.evaluate.evaluation import ImageOutcome, PredictionSource, run, sample
 from app.commands.evaluate.http_source import http_source
-from app.commands.terminal import STOPPED, check_absent, clear_errors, error, notes
+from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
+from model.command_line import STOPPED, error, new_app, notes
 from model.dataset import BadDataset, Dataset
 
 OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[PredictionSource]]
 
-main = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+main = new_app()
 
 _DEFAULT_CLIENTS = 16
 

@@ -11,8 +11,9 @@ from rich.table import Column, Table
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures
 from app.commands.evaluate.evaluation import Answered, EvaluationRun, ImageError, PredictionSource
-from app.commands.terminal import allow_any_file_name, notes, print_table
+from app.commands.terminal import allow_any_file_name, print_table
 from bundle.class_labels import ClassLabel
+from model.command_line import notes
 
 _MAX_NAMED_ERRORS = 10  # images without an answer that the table names
 
