@@ -7,121 +7,90 @@ threads of the service and its workers. Reports only.
 import argparse
 import asyncio
 import base64
-import contextlib
 import itertools
 import json
 import random
 import re
-import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 from PIL import Image
 
+from app.commands.bench.http_client import HttpRequest, LoadClient, NoAnswer
 from benchmarks.machine import line as machine
 from benchmarks.photographs import photographs
-from benchmarks.server import running
-from bundle.file_names import MANIFEST
+from bundle.bundle_errors import BadBundle
+from bundle.reader import open_bundle
+from tests.support.processes import family
+from tests.support.servers import crossvit_serve
 
-Request = Callable[[httpx.AsyncClient], Awaitable[str]]
+Making = Callable[[], HttpRequest]
 
-
-@dataclass(frozen=True)
-class Usage:
-    """Of the service's process, and of all its processes together: resident memory in MB, open files, threads."""
-
-    service_mb: float
-    all_mb: float
-    files: int
-    threads: int
+LEAVES_WITHIN_SECONDS = (0.001, 0.03)
+LEAVES = "left"
+ODD_MODES = [("RGBA", "PNG"), ("L", "PNG"), ("P", "GIF"), ("RGB", "WEBP"), ("RGB", "BMP")]
+PATHS = ["/livez", "/readyz", "/metrics", "/models", "/v2", "/nowhere", "/{}"]
 
 
-def usage(pid: int) -> Usage:
-    service, everything, files, threads = 0.0, 0.0, 0, 0
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            status = (folder / "status").read_text()
-            parent, process = (int(re.findall(rf"\n{name}:\t(\d+)", status)[0]) for name in ("PPid", "Pid"))
-            if pid not in (parent, process):
-                continue
-            resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1000
-            files += len(list((folder / "fd").iterdir()))
-        except (OSError, IndexError):
-            continue  # it has just ended
-        threads += int(re.findall(r"Threads:\t(\d+)", status)[0])
-        everything += resident
-        if process == pid:
-            service = resident
-    return Usage(service, everything, files, threads)
+class Requests:
+    """The kinds of requests, each with its weight; the same ones in every run."""
 
+    def __init__(self, client: LoadClient, model: str, photos: list[bytes]) -> None:
+        self._client = client
+        self._model = model
+        self._rng = random.Random(0)  # noqa: S311, nothing secret
+        self._photos = itertools.cycle(photos)
+        modes = zip(photos, itertools.cycle(ODD_MODES))
+        odd = [_picture(Image.open(BytesIO(photo)).convert(mode), kind) for photo, (mode, kind) in modes]
+        large, text = _picture(Image.new("1", (20000, 20000))), b"no image at all"
+        self.kinds: list[tuple[int, Making]] = [
+            (30, lambda: self._classify(next(self._photos))),
+            (5, lambda: self._classify(self._rng.choice(odd))),
+            (3, lambda: self._form([next(self._photos), text, next(self._photos)])),
+            (4, self._infer),
+            (12, lambda: self._classify(self._cut())),
+            (12, lambda: self._classify(self._flipped())),
+            (8, lambda: self._classify(text)),
+            (3, lambda: self._classify(b"")),
+            (3, lambda: self._classify(large)),
+            (5, lambda: self._classify(next(self._photos), "?top_k=99")),
+            (3, lambda: self._classify(next(self._photos), "?model=nobody")),
+            (4, lambda: _with_header(self._classify(next(self._photos)), "X-Request-Timeout-Ms", "1")),
+            (5, lambda: client.get(self._rng.choice(PATHS).format(self._rng.random()))),
+            (3, lambda: _with_header(self._classify(next(self._photos)), LEAVES, "")),
+        ]
 
-def kinds(photos: list[bytes]) -> list[tuple[int, Request]]:
-    """What is sent, each with its weight."""
-    rng = random.Random(0)  # noqa: S311, nothing secret
-    cycle = itertools.cycle(photos)
-    bomb, text = _picture(Image.new("1", (20000, 20000))), b"no image at all"
-    odd = [_picture(Image.open(BytesIO(photo)).convert(mode), kind) for photo, mode, kind in zip(photos, *_ODD)]  # noqa: B905
+    def _classify(self, body: bytes, query: str = "") -> HttpRequest:
+        return self._client.post(f"/classify{query}", body, "image/jpeg")
 
-    def classify(body: Callable[[], bytes], query: str = "", **headers: str) -> Request:
-        async def send(client: httpx.AsyncClient) -> str:
-            headers_ = {"Content-Type": "image/jpeg"} | headers
-            return str((await client.post(f"/classify{query}", content=body(), headers=headers_)).status_code)
+    def _form(self, files: list[bytes]) -> HttpRequest:
+        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+        body = b"".join(head + file + b"\r\n" for file in files) + b"--x--\r\n"
+        return self._client.post("/classify/batch", body, "multipart/form-data; boundary=x")
 
-        return send
-
-    async def batch(client: httpx.AsyncClient) -> str:
-        files = [("files", ("a", next(cycle))), ("files", ("b", text)), ("files", ("c", next(cycle)))]
-        return str((await client.post("/classify/batch", files=files)).status_code)
-
-    async def infer(client: httpx.AsyncClient) -> str:
-        data = [base64.b64encode(next(cycle)).decode()]
+    def _infer(self) -> HttpRequest:
+        data = [base64.b64encode(next(self._photos)).decode()]
         tensor = {"name": "encoded", "shape": [1], "datatype": "BYTES", "data": data}
-        name = (await client.get("/v2/models/stats")).json()["model_stats"][0]["name"]
-        return str((await client.post(f"/v2/models/{name}/infer", json={"inputs": [tensor]})).status_code)
+        body = json.dumps({"inputs": [tensor]}).encode()
+        return self._client.post(f"/v2/models/{self._model}/infer", body, "application/json")
 
-    async def get(client: httpx.AsyncClient) -> str:
-        path = rng.choice(["/livez", "/readyz", "/metrics", "/models", "/v2", "/nowhere", f"/{rng.random()}"])
-        return str((await client.get(path)).status_code)
+    def _cut(self) -> bytes:
+        photo = next(self._photos)
+        return photo[: self._rng.randrange(len(photo))]
 
-    async def leave(client: httpx.AsyncClient) -> str:
-        with contextlib.suppress(httpx.TimeoutException):
-            await client.post("/classify", content=next(cycle), timeout=rng.uniform(0.001, 0.03))
-        return "left"
-
-    def cut() -> bytes:
-        photo = next(cycle)
-        return photo[: rng.randrange(len(photo))]
-
-    def flipped() -> bytes:
-        photo = bytearray(next(cycle))
+    def _flipped(self) -> bytes:
+        photo = bytearray(next(self._photos))
         for _ in range(20):
-            photo[rng.randrange(len(photo))] = rng.randrange(256)
+            photo[self._rng.randrange(len(photo))] = self._rng.randrange(256)
         return bytes(photo)
 
-    return [
-        (30, classify(lambda: next(cycle))),
-        (5, classify(lambda: rng.choice(odd))),
-        (3, batch),
-        (4, infer),
-        (12, classify(cut)),
-        (12, classify(flipped)),
-        (8, classify(lambda: text)),
-        (3, classify(lambda: b"")),
-        (3, classify(lambda: bomb)),
-        (5, classify(lambda: next(cycle), "?top_k=99")),
-        (3, classify(lambda: next(cycle), "?model=nobody")),
-        (4, classify(lambda: next(cycle), **{"X-Request-Timeout-Ms": "1"})),
-        (5, get),
-        (3, leave),
-    ]
 
-
-_ODD = (itertools.cycle(["RGBA", "L", "P", "RGB", "RGB"]), itertools.cycle(["PNG", "PNG", "GIF", "WEBP", "BMP"]))
+def _with_header(request: HttpRequest, name: str, value: str) -> HttpRequest:
+    return replace(request, headers=request.headers | {name: value})
 
 
 def _picture(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -130,33 +99,53 @@ def _picture(image: Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-async def soak(url: str, pid: int, photos: list[bytes], requests: int, clients: int) -> Counter[str]:
-    weighted = kinds(photos)
+async def ask(client: LoadClient, request: HttpRequest, rng: random.Random) -> str:
+    """The status of the answer, or what happened instead of one."""
+    try:
+        if LEAVES in request.headers:
+            async with asyncio.timeout(rng.uniform(*LEAVES_WITHIN_SECONDS)):
+                await client.ask(request)
+            return LEAVES
+        return str((await client.ask(request)).status)
+    except TimeoutError:
+        return LEAVES
+    except NoAnswer as err:
+        return str(err)
+
+
+async def soak(url: str, pid: int, model: str, photos: list[bytes], requests: int, clients: int) -> Counter[str]:
+    """The number of answers by status. Prints a row of the table after every tenth of the requests."""
     rng = random.Random(1)  # noqa: S311
-    order = rng.choices([request for _, request in weighted], [weight for weight, _ in weighted], k=requests)
     answers: Counter[str] = Counter()
-    supply = iter(order)
     started = time.perf_counter()
+    async with LoadClient(url, connections=clients) as client:
+        kinds = Requests(client, model, photos).kinds
+        order = iter(rng.choices([making for _, making in kinds], [weight for weight, _ in kinds], k=requests))
 
-    async def client(http: httpx.AsyncClient) -> None:
-        for request in supply:
-            try:
-                answers[await request(http)] += 1
-            except httpx.TransportError as err:
-                answers[type(err).__name__] += 1
-            done = answers.total()
-            if done % (requests // 10) == 0:
-                now = usage(pid)
-                print(
-                    f"| {done:,} | {time.perf_counter() - started:.0f} | {now.service_mb:.1f} | {now.all_mb:.0f} "
-                    f"| {now.files} | {now.threads} |",
-                    flush=True,
-                )
+        async def one() -> None:
+            for making in order:
+                answers[await ask(client, making(), rng)] += 1
+                if answers.total() % (requests // 10) == 0:
+                    print(usage_row(f"{answers.total():,}", f"{time.perf_counter() - started:.0f}", pid), flush=True)
 
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=120) as http:
-        await asyncio.gather(*(client(http) for _ in range(clients)))
+        await asyncio.gather(*(one() for _ in range(clients)))
     return answers
+
+
+def usage_row(requests: str, seconds: str, pid: int) -> str:
+    """Resident memory of the service's process and of all its processes, their open files and threads."""
+    megabytes, files, threads = {}, 0, 0
+    for process in family(pid):
+        folder = Path(f"/proc/{process}")
+        try:
+            status = (folder / "status").read_text()
+            files += len(list((folder / "fd").iterdir()))
+        except OSError:
+            continue  # it has just ended
+        megabytes[process] = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1000
+        threads += int(re.findall(r"Threads:\t(\d+)", status)[0])
+    service, everything = megabytes[pid], sum(megabytes.values())
+    return f"| {requests} | {seconds} | {service:.1f} | {everything:.0f} | {files} | {threads} |"
 
 
 def main() -> None:
@@ -167,19 +156,21 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=12)
     args = parser.parse_args()
     photos = photographs(args.photos)
-    options = ["--log-level", "error", "--grace-seconds", "0", "--bundle", str(args.bundle), "--port"]
-    with running([sys.executable, "-m", "app", "serve", *options]) as server:
-        name = json.loads((args.bundle / MANIFEST).read_text())["variant"]
+    try:
+        bundle = open_bundle(args.bundle)
+    except BadBundle as err:
+        parser.error(str(err))
+    with crossvit_serve(None, "--bundle", str(args.bundle), "--log-level", "error", "--decoders", "0") as server:
+        server.wait_until_ready()
+        name = bundle.manifest.variant
         print(f"{name}, {args.requests:,} requests, {args.clients} clients; {machine()}\n")
         print(
             "| requests | seconds | service, MB | with workers, MB | open files | threads |\n|---|---|---|---|---|---|"
         )
-        before = usage(server.pid)
-        print(f"| 0 | 0 | {before.service_mb:.1f} | {before.all_mb:.0f} | {before.files} | {before.threads} |")
-        answers = asyncio.run(soak(server.url, server.pid, photos, args.requests, args.clients))
+        print(usage_row("0", "0", server.pid))
+        answers = asyncio.run(soak(server.url, server.pid, bundle.name, photos, args.requests, args.clients))
         time.sleep(2)
-        after = usage(server.pid)
-        print(f"| at rest | | {after.service_mb:.1f} | {after.all_mb:.0f} | {after.files} | {after.threads} |")
+        print(usage_row("at rest", "", server.pid))
     print("\n" + ", ".join(f"{status}: {count:,}" for status, count in sorted(answers.items())))
 
 
