@@ -1,0 +1,175 @@
+"""What a network costs, and what the machine could reach at most. Prints Markdown, and reports only.
+
+python -m benchmarks.roofline products crossvit_18_dagger: times the network's largest matrix product at 224 and batch 8
+    alone, in each precision, and the images per second that this rate would give if the network were nothing else.
+python -m benchmarks.roofline layers BUNDLE --precision int8: the slowest layers of an OpenVINO engine, for one batch at
+    224 in one stream on all cores; those of the same kind and shapes are added up.
+python -m benchmarks.roofline networks BUNDLE...: parameters, multiplications and parity with PyTorch of bundles.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import openvino
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from app.engines.cpu.openvino_graph import without_identities
+from benchmarks.machine import line as machine
+from bundle.bundle_errors import BadBundle
+from bundle.file_names import GRAPHS
+from bundle.reader import open_bundle
+from bundle.tensors import INPUT
+from model.crossvit import CrossViT
+from model.spec import RESOLUTIONS, Variant, patch_grids, variant_named
+
+SIDE, BATCH = 224, 8
+WARM_UP_RUNS, RUNS = 10, 90
+PROFILED_WARM_UP_RUNS, PROFILED_RUNS = 2, 8
+
+Layer = tuple[str, str, str]  # its kind, the kernel, and the shapes of its first two inputs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    products = commands.add_parser("products")
+    products.add_argument("variant", type=variant_named)
+    products.set_defaults(run=lambda args: print_products(args.variant))
+    layers = commands.add_parser("layers")
+    layers.add_argument("bundle", type=Path)
+    layers.add_argument("--precision", choices=("f32", "int8"), default="int8")
+    layers.add_argument("--batch", type=int, default=BATCH)
+    layers.add_argument("--rows", type=int, default=16)
+    layers.set_defaults(run=lambda args: print_layers(args.bundle, args.precision, args.batch, args.rows))
+    networks = commands.add_parser("networks")
+    networks.add_argument("bundles", type=Path, nargs="+")
+    networks.set_defaults(run=lambda args: print_networks(args.bundles))
+    args = parser.parse_args()
+    try:
+        args.run(args)
+    except BadBundle as err:
+        parser.error(str(err))
+
+
+def print_products(variant: Variant) -> None:
+    dim = variant.dims[1]
+    rows = BATCH * (1 + patch_grids(SIDE)[1] ** 2)
+    image_gmacs = gmacs(empty_network(variant), SIDE)
+    print(f"{variant.name} at {SIDE}: {image_gmacs:.2f} GMAC an image; {machine()}\n")
+    print("| precision | GFLOP/s, median | GFLOP/s, best | images/s at best |\n|---|---|---|---|")
+    for name, product in matrix_products(rows, dim, 3 * dim).items():
+        rates = [2e-9 * rows * dim * 3 * dim / seconds for seconds in timings(product)]
+        print(f"| {name} | {statistics.median(rates):.0f} | {max(rates):.0f} | {max(rates) / 2 / image_gmacs:.1f} |")
+
+
+def matrix_products(rows: int, columns: int, out: int) -> dict[str, Callable[[], object]]:
+    """The product (rows, columns) by (columns, out) in each precision.
+
+    In int8 there are two, since which is faster depends on the CPU: oneDNN's with uint8 in and out, as engines use it,
+    and the one that gives sums in int32.
+    """
+    x, weight = torch.randn(rows, columns), torch.randn(out, columns)
+    x8, weight8 = (torch.randint(-127, 128, shape, dtype=torch.int8) for shape in (x.shape, weight.shape))
+    sums = torch.empty(rows, out, dtype=torch.int32)
+    packed = torch.ops.onednn.qlinear_prepack(weight8, [rows, columns])
+    scales, zeros = torch.full((out,), 0.01), torch.zeros(out, dtype=torch.int64)
+    unsigned = (x8.to(torch.int16) + 128).to(torch.uint8)
+
+    def int8_linear() -> object:
+        output = (30.0, 128, torch.uint8)  # scale, zero point, type
+        return torch.ops.onednn.qlinear_pointwise(
+            unsigned, 0.05, 128, packed, scales, zeros, None, output[0], output[1], output[2], "none", [], ""
+        )
+
+    return {
+        "f32": partial(F.linear, x, weight),
+        "bf16": partial(F.linear, x.bfloat16(), weight.bfloat16()),
+        "int8, uint8 out": int8_linear,
+        "int8, int32 out": partial(torch._int_mm, x8, weight8.T.contiguous(), out=sums),
+    }
+
+
+def timings(product: Callable[[], object]) -> list[float]:
+    seconds = []
+    for _ in range(WARM_UP_RUNS + RUNS):
+        started = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARM_UP_RUNS:]
+
+
+def print_layers(bundle: Path, precision: str, batch: int, rows: int) -> None:
+    core = openvino.Core()
+    model = core.read_model(bundle / GRAPHS[precision])
+    model.reshape({INPUT: [batch, SIDE, SIDE, 3]})
+    without_identities(model)
+    options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
+    layers = layer_times(core.compile_model(model, "CPU", options), batch)
+    total = sum(milliseconds for _, milliseconds in layers.values())
+    print(f"{bundle.name}, {precision}, batch {batch} at {SIDE}: {total:.1f} ms an image; {machine()}\n")
+    print("| share | ms an image | layers | kind, kernel | inputs |\n|---|---|---|---|---|")
+    slowest = sorted(layers.items(), key=lambda entry: -entry[1][1])[:rows]
+    for (kind, kernel, shapes), (count, milliseconds) in slowest:
+        print(f"| {milliseconds / total:.1%} | {milliseconds:.2f} | {count:.0f} | {kind}, {kernel} | {shapes} |")
+
+
+def layer_times(compiled: openvino.CompiledModel, batch: int) -> dict[Layer, tuple[float, float]]:
+    """How many layers of each sort there are, and the milliseconds that they take of an image."""
+    shapes = {
+        node.get_friendly_name(): " x ".join(str(value.get_partial_shape()) for value in node.inputs()[:2])
+        for node in compiled.get_runtime_model().get_ordered_ops()
+    }
+    request = compiled.create_infer_request()
+    layers: dict[Layer, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    for run in range(PROFILED_WARM_UP_RUNS + PROFILED_RUNS):
+        request.infer([np.zeros((batch, SIDE, SIDE, 3), np.uint8)])
+        for layer in request.profiling_info if run >= PROFILED_WARM_UP_RUNS else []:
+            seconds = layer.real_time.total_seconds()
+            if seconds:
+                key = (layer.node_type, layer.exec_type, shapes.get(layer.node_name, ""))
+                count, milliseconds = layers[key]
+                layers[key] = (count + 1 / PROFILED_RUNS, milliseconds + 1000 * seconds / PROFILED_RUNS / batch)
+    return layers
+
+
+def print_networks(bundles: Sequence[Path]) -> None:
+    columns = ["network", "parameters, M (paper)", *(f"GMAC at {side} (paper)" for side in RESOLUTIONS)]
+    columns += [f"worst difference at {side}" for side in RESOLUTIONS]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for path in bundles:
+        manifest = open_bundle(path).manifest
+        variant = variant_named(manifest.variant)
+        network = empty_network(variant)
+        parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+        cells = [variant.name, f"{parameters:.2f} ({variant.million_params:.2f})"]
+        cells += [
+            f"{gmacs(network, side):.2f} ({paper:.2f})" for side, paper in zip(RESOLUTIONS, variant.gmacs, strict=True)
+        ]
+        worst = manifest.parity.worst if manifest.parity else {}
+        cells += [f"{worst[side]:.1e}" if side in worst else "" for side in RESOLUTIONS]
+        print(f"| {' | '.join(cells)} |")
+
+
+def empty_network(variant: Variant) -> CrossViT:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return CrossViT(variant)
+
+
+def gmacs(network: CrossViT, side: int) -> float:
+    """Multiply-accumulates of one image in 1e9, all matrix products of the graph counted, those of resizing too."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, side, side))
+    return float(counter.get_total_flops()) / 2e9
+
+
+if __name__ == "__main__":
+    main()
