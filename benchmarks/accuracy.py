@@ -38,7 +38,6 @@ from app.decoding.image_decoding import decode
 from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.photographs import matched_classes
-from benchmarks.server import running
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
@@ -46,6 +45,7 @@ from export.graphs.served_graph import Served
 from model.checkpoint import load_network
 from model.dataset import Dataset
 from model.spec import VARIANTS
+from tests.support.servers import crossvit_serve
 
 REFERENCE = "PyTorch, float32"
 BATCH = 16
@@ -117,9 +117,10 @@ def _by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) ->
     with ExitStack() as stack:
         real = {"crossvit": str(Path(sys.executable).with_name("crossvit"))}
         if URL in command:
-            real[URL] = stack.enter_context(
-                running([real["crossvit"], "serve", "--log-level", "warning", "--bundle", str(args.bundle), "--port"])
-            ).url
+            options = ["--log-level", "warning", "--decoders", "0", "--bundle", str(args.bundle)]
+            server = stack.enter_context(crossvit_serve(None, *options))
+            server.wait_until_ready()
+            real[URL] = server.url
         real[PLOT] = str(args.out / PLOT)
         if LARGE in command:
             real[LARGE] = large()
