@@ -58,6 +58,7 @@ GROUPS = {
     "transfer": ["tests/test_transfer.py"],
     "training": ["tests/model/test_train.py"],
     "fuzz": ["tests/fuzz/"],
+    "plans": ["tests/export/to_trt/"],  # they share graphs
 }
 
 

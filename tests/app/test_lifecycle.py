@@ -24,10 +24,10 @@ import pytest
 
 from app.errors import BadParameter
 from app.server.listener import listen
-from tests.app.test_limits import connect, head
 from tests.support.nginx import AVAILABLE, Nginx, nginx
 from tests.support.pictures import encoded, scene
 from tests.support.processes import workers
+from tests.support.raw_http import connect, head
 from tests.support.servers import Server, StartServer, crossvit_serve, free_port
 from tests.support.waiting import until
 

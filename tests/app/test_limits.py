@@ -17,6 +17,7 @@ from PIL import Image
 from tests.support.load import probing
 from tests.support.pictures import encoded, scene
 from tests.support.processes import resident_mb, workers
+from tests.support.raw_http import connect, head
 from tests.support.servers import Server, crossvit_serve
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
@@ -51,16 +52,6 @@ def still_right(strict: Server) -> Iterator[None]:
     log = strict.log_text()
     assert "Traceback" not in log
     assert '"status": 500' not in log
-
-
-def connect(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20)
-
-
-def head(length: object = None, path: str = "/classify", *more: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: service", "Content-Type: image/jpeg", *more]
-    lines += [] if length is None else [f"Content-Length: {length}"]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def until_closed(connection: socket.socket) -> bytes:

@@ -12,9 +12,7 @@ import pytest
 from bundle.bundle_errors import BadBundle
 from bundle.discovery import bundle_at, find_bundles
 from bundle.reader import open_bundle
-
-NOBODY = 65534
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+from tests.support.folders import NOBODY, as_root
 
 
 def fill(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from app.api import key_files
 from app.api.key_files import KeyFile, key_digest
 from app.errors import BadParameter
-from tests.bundle.test_discovery import NOBODY, as_root
+from tests.support.folders import NOBODY, as_root
 
 ANN, BOB, CAT = "ann-0123456789", "bob-0123456789", "cat-0123456789"
 

@@ -6,19 +6,11 @@ from pathlib import Path
 import pytest
 
 from app.machine.cpus import allowed_cpus, cpu_quota, usable_cpus
-
-
-def tree(root: Path, **files: str) -> Path:
-    """A file system with a control group's files; in the names, "__" stands for "/" and "___" for "."."""
-    for name, text in files.items():
-        path = root / name.replace("___", ".").replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from tests.support.folders import control_group
 
 
 def test_a_quota_of_version_2_is_read_where_the_process_says_it_is(tmp_path: Path) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup="0::/pods/one\n",
         sys__fs__cgroup__pods__one__cpu___max="150000 100000\n",
@@ -27,7 +19,7 @@ def test_a_quota_of_version_2_is_read_where_the_process_says_it_is(tmp_path: Pat
 
 
 def test_a_parents_quota_binds_too(tmp_path: Path) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup="0::/pods/one\n",
         sys__fs__cgroup__pods__one__cpu___max="max 100000\n",
@@ -37,13 +29,13 @@ def test_a_parents_quota_binds_too(tmp_path: Path) -> None:
 
 
 def test_in_a_container_the_group_is_the_root_of_the_mount(tmp_path: Path) -> None:
-    root = tree(tmp_path, proc__self__cgroup="0::/../outer\n", sys__fs__cgroup__cpu___max="50000 100000\n")
+    root = control_group(tmp_path, proc__self__cgroup="0::/../outer\n", sys__fs__cgroup__cpu___max="50000 100000\n")
     assert cpu_quota(root) == 0.5
 
 
 @pytest.mark.parametrize("mount", ["cpu,cpuacct", "cpu"])
 def test_a_quota_of_version_1_is_read(tmp_path: Path, mount: str) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup="5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n",
         **{
@@ -56,13 +48,13 @@ def test_a_quota_of_version_1_is_read(tmp_path: Path, mount: str) -> None:
 
 @pytest.mark.parametrize("text", ["max 100000\n", "", "nonsense\n"])
 def test_without_a_quota_there_is_none(tmp_path: Path, text: str) -> None:
-    root = tree(tmp_path, proc__self__cgroup="0::/\n", sys__fs__cgroup__cpu___max=text)
+    root = control_group(tmp_path, proc__self__cgroup="0::/\n", sys__fs__cgroup__cpu___max=text)
     assert cpu_quota(root) is None
     assert cpu_quota(tmp_path / "nowhere") is None
 
 
 def test_unlimited_of_version_1_is_no_quota(tmp_path: Path) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup="4:cpu:/\n",
         sys__fs__cgroup__cpu__cpu___cfs_quota_us="-1\n",

@@ -6,13 +6,13 @@ import pytest
 from app.configuration.settings import Settings
 from app.machine.memory import affordable_decoders, memory_limit, needed_bytes, usable_memory
 from app.serving.assembly import make_decoders
-from tests.app.machine.test_cpus import tree
+from tests.support.folders import control_group
 
 GB = 10**9
 
 
 def test_a_limit_of_version_2_is_read_and_a_parents_binds_too(tmp_path: Path) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup="0::/pods/one\n",
         sys__fs__cgroup__pods__one__memory___max="max\n",
@@ -25,13 +25,13 @@ def test_a_limit_of_version_2_is_read_and_a_parents_binds_too(tmp_path: Path) ->
 
 
 def test_in_a_container_the_limit_is_at_the_root_of_the_mount(tmp_path: Path) -> None:
-    root = tree(tmp_path, proc__self__cgroup="0::/../outer\n", sys__fs__cgroup__memory___max="5000\n")
+    root = control_group(tmp_path, proc__self__cgroup="0::/../outer\n", sys__fs__cgroup__memory___max="5000\n")
     assert memory_limit(root) == 5000
 
 
 @pytest.mark.parametrize("path", ["/docker/abc", "/"])
 def test_a_limit_of_version_1_is_read(tmp_path: Path, path: str) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup=f"5:memory:{path}\n4:cpu,cpuacct:{path}\n0::/\n",
         sys__fs__cgroup__memory__memory___limit_in_bytes="6000\n",
@@ -41,7 +41,7 @@ def test_a_limit_of_version_1_is_read(tmp_path: Path, path: str) -> None:
 
 @pytest.mark.parametrize(("limit", "expected"), [("max", 8 << 20), ("9223372036854771712", 8 << 20), ("4096", 4096)])
 def test_the_machines_memory_is_the_most(tmp_path: Path, limit: str, expected: int) -> None:
-    root = tree(
+    root = control_group(
         tmp_path,
         proc__self__cgroup="0::/\n",
         proc__meminfo="MemTotal:           8192 kB\nMemFree:            1 kB\n",
@@ -52,7 +52,7 @@ def test_the_machines_memory_is_the_most(tmp_path: Path, limit: str, expected: i
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "-1\n", "MemTotal: many kB\n"])
 def test_what_the_system_does_not_say_is_not_known(tmp_path: Path, text: str) -> None:
-    root = tree(tmp_path, proc__self__cgroup="0::/\n", proc__meminfo=text, sys__fs__cgroup__memory___max=text)
+    root = control_group(tmp_path, proc__self__cgroup="0::/\n", proc__meminfo=text, sys__fs__cgroup__memory___max=text)
     assert usable_memory(root) is None
     assert affordable_decoders(None, 50_000_000, 1 << 30) is None
 

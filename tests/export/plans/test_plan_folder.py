@@ -14,6 +14,7 @@ from bundle.bundle_errors import NotABundle
 from bundle.plan_manifest import PlanManifest
 from bundle.plans import open_plans
 from export.plans.plan_folder import write_plan
+from tests.support.folders import tree
 
 GRAPH = "a" * 64
 PASSPORT: dict[str, Any] = {
@@ -37,11 +38,6 @@ def put_in_place(bundle: Path, changes: dict[str, Any], plan: bytes) -> Path:
     digest = hashlib.sha256(plan).hexdigest()
     manifest = PlanManifest(**PASSPORT | changes, plan_sha256=digest, plan_bytes=len(plan))
     return write_plan(bundle, manifest, plan)
-
-
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """All that is in `folder`, links and hidden files too."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_an_engine_is_a_folder_with_a_plan_and_its_passport(tmp_path: Path) -> None:
