@@ -198,7 +198,7 @@ def test_all_addresses_of_a_host_are_listened_on(bundle: Path, start_server: Sta
     httpx.get(f"http://[::1]:{port}/models")
 
     def clients_told() -> list[str]:
-        lines = [json.loads(line) for line in server.log_text().splitlines()]
+        lines = [json.loads(line) for line in server.log_lines()]
         return [line["client"] for line in lines if line["event"] == "request"]
 
     asyncio.run(until(lambda: clients_told() == ["127.0.0.1", "::1"]))

@@ -46,6 +46,10 @@ class Server:
         assert self.log is not None, "its output goes to this process's own"
         return self.log.read_text()
 
+    def log_lines(self) -> list[str]:
+        """The whole lines of it: the last one may be half written."""
+        return self.log_text().rpartition("\n")[0].splitlines()
+
     def wait_until_ready(self, seconds: float = START_SECONDS, path: str = "/readyz") -> None:
         """Return when `path` answers 200. Raises ServerEnded and TimeoutError."""
         deadline = time.monotonic() + seconds

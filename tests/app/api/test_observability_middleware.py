@@ -57,7 +57,7 @@ def caller(watched: Server) -> Iterator[httpx.Client]:
 
 
 def lines(server: Server) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.log_text().splitlines()]
+    return [json.loads(line) for line in server.log_lines()]
 
 
 def line_of(server: Server, response: httpx.Response) -> dict[str, Any]:
