@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from tests.support.pictures import encoded, scene
 from tests.support.plans import put_plan
 from tests.support.problems import assert_problem
 from tests.support.servers import StartServer
+from tests.support.waiting import wait_until
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 
@@ -36,7 +36,7 @@ def test_the_docs_need_no_other_site(client: httpx.Client) -> None:
     assert classify["responses"]["422"]["content"].keys() == {"application/problem+json"}
 
 
-def test_it_lives_before_it_is_ready_and_shouts_untrained_weights(
+def test_it_is_live_before_it_is_ready_and_warns_of_untrained_weights(
     bundle: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
     untrained = Path(shutil.copytree(bundle, tmp_path / "b"))
@@ -45,15 +45,18 @@ def test_it_lives_before_it_is_ready_and_shouts_untrained_weights(
     (untrained / "manifest.json").write_text(json.dumps(manifest))
     server = start_server("--bundle", str(untrained), "--engine", "onnxruntime")
     seen = set()
-    deadline = time.monotonic() + 60
-    while (200, 200) not in seen and time.monotonic() < deadline:
+
+    def ready() -> bool:
         try:
-            answers = [httpx.get(f"{server.url}/{path}") for path in ("livez", "readyz")]
+            live, ready = (httpx.get(f"{server.url}/{path}") for path in ("livez", "readyz"))
         except httpx.TransportError:
-            continue
-        seen.add(tuple(answer.status_code for answer in answers))
-        if answers[1].status_code == 503:
-            assert_problem(answers[1], 503, "b is loading")
+            return False  # not listening yet
+        seen.add((live.status_code, ready.status_code))
+        if ready.status_code == 503:
+            assert_problem(ready, 503, "b is loading")
+        return ready.status_code == 200
+
+    wait_until(ready, seconds=60)
     assert seen == {(200, 503), (200, 200)}
     answer = httpx.post(f"{server.url}/classify", files={"file": JPEG}).json()
     assert answer["model"]["weights"] == "untrained"
@@ -141,10 +144,9 @@ def test_what_was_refused_is_in_models_metrics_and_once_in_the_log(
 def test_an_engine_that_cannot_start_is_not_ready_under_any_asgi_server(bundle: Path) -> None:
     settings = Settings(bundle=bundle, engine="onnxruntime", precision="bf16")
     with TestClient(create_app(settings)) as client:
-        deadline = time.monotonic() + 30
-        while "is loading" in (answer := client.get("/readyz")).text and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: "is loading" not in client.get("/readyz").text)
         assert client.get("/livez").status_code == 200
+        answer = client.get("/readyz")
         assert answer.status_code == 503
         assert "crossvit_tiny is not served: it could not be loaded" in answer.json()["detail"]
         assert "precision=bf16" in client.get("/models").json()["models"][0]["reason"]

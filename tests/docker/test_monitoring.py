@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from tests.docker.containers import ROOT, Compose
 from tests.support.service_checks import PHOTOS, check_bad_images, check_overload
+from tests.support.waiting import wait_until
 
 DASHBOARD = json.loads((ROOT / "docker" / "grafana" / "dashboards" / "crossvit.json").read_text())
 VARIABLES = {"$model": ".*", "$instance": ".*", "$__rate_interval": "1m"}
@@ -28,25 +28,31 @@ def queries() -> Iterator[Any]:
 def prometheus(service: Compose) -> Iterator[httpx.Client]:
     """Prometheus, after the service was busy, overloaded and sent bad images between two scrapes at least."""
     with httpx.Client(base_url=f"http://127.0.0.1:{service.environment['PROMETHEUS_PORT']}", timeout=30) as client:
-        _until_scraped(client)
+        wait_until(lambda: _scraped(client), poll_seconds=0.5)
         check_overload(service.url)
         check_bad_images(service.url)
         for photo in PHOTOS:
             httpx.post(f"{service.url}/classify", files={"file": photo.read_bytes()}, timeout=30)
-        time.sleep(3)
+        _wait_for_scrapes(client, 2)  # a rate has two samples
         yield client
 
 
-def _until_scraped(client: httpx.Client) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            if ask(client, "crossvit_requests_total") and ask(client, 'up{job="crossvit"} == 1'):
-                return
-        except httpx.TransportError:
-            pass  # it is starting
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+def _scraped(client: httpx.Client) -> bool:
+    try:
+        return bool(ask(client, "crossvit_requests_total") and ask(client, 'up{job="crossvit"} == 1'))
+    except httpx.TransportError:
+        return False  # it is starting
+
+
+def _wait_for_scrapes(client: httpx.Client, count: int) -> None:
+    """Return when Prometheus has scraped the service `count` times more."""
+    scrapes: set[float] = set()  # by their time
+
+    def enough() -> bool:
+        scrapes.update(ask(client, 'max(timestamp(up{job="crossvit"}))'))
+        return len(scrapes) > count  # the first one was before
+
+    wait_until(enough, poll_seconds=0.2)
 
 
 def ask(client: httpx.Client, query: str) -> list[float]:

@@ -4,7 +4,6 @@ import os
 import shutil
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.servers import free_port
+from tests.support.waiting import wait_until
 
 AVAILABLE = bool(shutil.which("nginx") and shutil.which("openssl"))
 _EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf"
@@ -56,14 +56,17 @@ def nginx(folder: Path, ports: list[int]) -> Iterator[Nginx]:
         f"https://127.0.0.1:{tls}", f"http://127.0.0.1:{plain}", ssl.create_default_context(cafile=certificate)
     )
     try:
-        deadline = time.monotonic() + 10
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                httpx.get(started.plain)
-                break
-            except httpx.TransportError:
-                time.sleep(0.05)
+        wait_until(lambda: process.poll() is not None or _answers(started.plain), seconds=10)
+        assert process.poll() is None, (folder / "log").read_text()
         yield started
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(url)
+    except httpx.TransportError:
+        return False
+    return True

@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.processes import cpu_seconds, family, is_orphan
+from tests.support.waiting import wait_until
 
 START_SECONDS = 180
 STOP_SECONDS = 30
@@ -50,20 +52,24 @@ class Server:
         """The whole lines of it: the last one may be half written."""
         return self.log_text().rpartition("\n")[0].splitlines()
 
-    def wait_until_ready(self, seconds: float = START_SECONDS, path: str = "/readyz") -> None:
+    def wait_until_ready(
+        self, seconds: float = START_SECONDS, path: str = "/readyz", headers: Mapping[str, str] | None = None
+    ) -> None:
         """Return when `path` answers 200. Raises ServerEnded and TimeoutError."""
-        deadline = time.monotonic() + seconds
-        with httpx.Client() as client:
-            while time.monotonic() < deadline:
-                if self.process.poll() is not None:
-                    raise ServerEnded(f"ended with status {self.process.returncode} before it was ready{self._said()}")
-                try:
-                    if client.get(f"{self.url}{path}").status_code == 200:
-                        return
-                except httpx.TransportError:
-                    pass  # not listening yet
-                time.sleep(0.05)
-        raise TimeoutError(f"{self.url}{path} is not ready after {seconds:g} s{self._said()}")
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise ServerEnded(f"ended with status {self.process.returncode} before it was ready{self._said()}")
+            try:
+                return client.get(f"{self.url}{path}").status_code == 200
+            except httpx.TransportError:
+                return False  # not listening yet
+
+        with httpx.Client(headers=headers) as client:
+            try:
+                wait_until(ready, seconds, poll_seconds=0.05)
+            except TimeoutError:
+                raise TimeoutError(f"{self.url}{path} is not ready after {seconds:g} s{self._said()}") from None
 
     def wait_until_alive(self) -> None:
         """Return when it answers; it may go on loading."""
@@ -88,13 +94,18 @@ class Server:
 
     def wait_until_quiet(self, seconds: float = 60) -> bool:
         """Return when it no longer works on requests of clients that have left; whether that was within `seconds`."""
-        deadline = time.monotonic() + seconds
-        quiet = 0
-        while quiet < QUIET_READINGS and time.monotonic() < deadline:
+        readings: deque[bool] = deque(maxlen=QUIET_READINGS)
+
+        def quiet() -> bool:
             before = cpu_seconds(self.pid)
             time.sleep(0.2)
-            quiet = quiet + 1 if cpu_seconds(self.pid) - before < 0.2 * QUIET_CORES else 0
-        return quiet == QUIET_READINGS
+            readings.append(cpu_seconds(self.pid) - before < 0.2 * QUIET_CORES)
+            return readings.count(True) == QUIET_READINGS
+
+        try:
+            return wait_until(quiet, seconds, poll_seconds=0)
+        except TimeoutError:
+            return False
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in family(self.pid):
