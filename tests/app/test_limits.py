@@ -16,9 +16,10 @@ from PIL import Image
 
 from tests.support.load import probing
 from tests.support.pictures import encoded, scene
-from tests.support.processes import resident_mb, workers
-from tests.support.raw_http import connect, head
+from tests.support.processes import own_cpu_seconds, resident_mb, workers
+from tests.support.raw_http import connect, head, wait_until_read
 from tests.support.servers import Server, crossvit_serve
+from tests.support.waiting import wait_until
 
 JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LIMITS = {
@@ -65,38 +66,35 @@ def until_closed(connection: socket.socket) -> bytes:
     return received
 
 
-def test_headers_that_do_not_come_are_waited_for_no_longer_than_allowed(strict: Server) -> None:
+def test_headers_that_do_not_arrive_in_time_end_the_connection(strict: Server) -> None:
     for sent in (b"", b"POST /classify HTTP/1.1\r\nHost:"):
         with connect(strict) as connection:
             connection.sendall(sent)
             started = time.monotonic()
             assert until_closed(connection) == b""
-            assert 0.8 < time.monotonic() - started < 5
+            assert 0.8 < time.monotonic() - started < 9  # 10 s are the default
 
 
-def drip(connection: socket.socket) -> None:
-    """Send a byte of a header now and then, until the connection breaks."""
-    with contextlib.suppress(ConnectionError):
-        while True:
-            connection.sendall(b"a")
-            time.sleep(0.05)
-
-
-def flow(connection: socket.socket, chunk: bytes) -> int:
-    """Send chunks until the connection breaks; how many bytes that were."""
+def send_until_closed(connection: socket.socket, chunk: bytes, pause: float = 0) -> int:
+    """Send chunks until the server closes the connection; how many bytes that were. TimeoutError if it never does."""
     sent = 0
-    with contextlib.suppress(ConnectionError):
-        while True:
+
+    def closed() -> bool:
+        nonlocal sent
+        try:
             connection.sendall(chunk)
-            sent += len(chunk)
+        except ConnectionError:
+            return True
+        sent += len(chunk)
+        return False
+
+    wait_until(closed, poll_seconds=pause)
     return sent
 
 
-def test_headers_that_drip_are_no_way_around_it(strict: Server) -> None:
+def test_headers_that_arrive_byte_by_byte_get_no_more_time(strict: Server) -> None:
     with connect(strict) as connection:
-        started = time.monotonic()
-        drip(connection)
-        assert time.monotonic() - started < 5
+        send_until_closed(connection, b"a", pause=0.05)
 
 
 def test_headers_without_end_are_refused(strict: Server) -> None:
@@ -107,7 +105,7 @@ def test_headers_without_end_are_refused(strict: Server) -> None:
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 431
 
 
-def test_what_is_not_http_is_told_so(strict: Server) -> None:
+def test_what_is_not_http_is_answered_400_with_the_parsers_reason(strict: Server) -> None:
     with connect(strict) as connection:
         connection.sendall(b"@ hello\r\n\r\n")
         answer = until_closed(connection)
@@ -122,7 +120,7 @@ def test_a_body_that_stops_coming_is_408_and_the_connection_ends(strict: Server)
         connection.sendall(head(len(JPEG)) + JPEG[:1000])
         started = time.monotonic()
         answer = until_closed(connection)
-        assert 0.8 < time.monotonic() - started < 8
+        assert time.monotonic() - started > 0.8
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"the request body did not arrive within 1 s" in answer
 
@@ -132,9 +130,7 @@ def test_a_body_without_end_is_refused_and_then_cut_off(strict: Server) -> None:
     chunk = b"10000\r\n" + 0x10000 * b"x" + b"\r\n"
     with connect(strict) as connection:
         connection.sendall(head(None, "/classify", "Transfer-Encoding: chunked"))
-        started = time.monotonic()
-        sent = flow(connection, chunk)
-        assert time.monotonic() - started < 15
+        sent = send_until_closed(connection, chunk)
     assert sent > LIMITS["max-body-bytes"]
     assert resident_mb(strict.process.pid) < before + 40
 
@@ -165,7 +161,7 @@ def test_memory_for_bodies_is_bounded_and_no_stalled_one_keeps_it_from_others(st
     slow = [connect(strict) for _ in range(2)]
     for connection in slow:
         connection.sendall(head(len(part) + 1) + part)  # all but the last byte
-        time.sleep(0.2)
+        wait_until_read(connection)
     answer = httpx.post(f"{strict.url}/classify", files={"file": JPEG})
     assert answer.status_code == 200
     assert b"408 Request Timeout" in (told := until_closed(slow[0]))
@@ -175,24 +171,25 @@ def test_memory_for_bodies_is_bounded_and_no_stalled_one_keeps_it_from_others(st
 
 
 @pytest.mark.parametrize(
-    "framing",
+    ("framing", "refusal"),
     [
-        b"0\r\n" + 20_000 * b"a: b\r\n",  # trailers
-        200_000 * b"1\r\nx\r\n",  # a body of single bytes
-        b"1;" + 20_000_000 * b"x" + b"\r\nx\r\n",  # a chunk's extension
+        (b"0\r\n" + 20_000 * b"a: b\r\n", "more than 100 header fields"),  # trailers
+        (200_000 * b"1\r\nx\r\n", " of body: send larger chunks"),  # a body of single bytes
+        (b"1;" + 20_000_000 * b"x" + b"\r\nx\r\n", "bytes of framing around 0 of body"),  # a chunk's extension
     ],
+    ids=["trailers", "single bytes", "an extension"],
 )
-def test_framing_that_costs_more_than_its_body_is_cut_off_at_once(strict: Server, framing: bytes) -> None:
+def test_framing_that_costs_more_than_its_body_is_refused(strict: Server, framing: bytes, refusal: str) -> None:
     before = resident_mb(strict.process.pid)
     with connect(strict) as connection, probing(strict.url) as probes:
         connection.sendall(head(None, "/classify", "Transfer-Encoding: chunked"))
-        started = time.monotonic()
+        connection.sendall(framing)
+        answer = until_closed(connection)
         with contextlib.suppress(ConnectionError):
-            for _ in range(5):
+            for _ in range(4):
                 connection.sendall(framing)
-        until_closed(connection)
-        assert time.monotonic() - started < 2
-    assert max(probes) < 5
+    assert refusal in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
+    assert max(probes) < 30
     assert resident_mb(strict.process.pid) < before + 40
 
 
@@ -212,37 +209,44 @@ def test_a_client_that_does_not_read_is_cut_off_whatever_it_sends(strict: Server
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", int(strict.url.rpartition(":")[2])))
         connection.settimeout(0.5)
-        started = time.monotonic()
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() < started + 20:
-                with contextlib.suppress(TimeoutError):
+
+        def cut_off() -> bool:
+            with contextlib.suppress(TimeoutError):  # the server reads no more requests while answers wait
+                try:
                     connection.sendall(5 * get)
-                time.sleep(0.1)
-        assert time.monotonic() - started < 15
+                except ConnectionError:
+                    return True
+            return False
+
+        wait_until(cut_off, seconds=20, poll_seconds=0.1)  # 30 s are the default
 
 
-def test_a_scrapers_odd_wishes_are_no_defect(strict: Server) -> None:
+def test_an_unknown_format_of_metrics_is_answered_200(strict: Server) -> None:
     for wish in ("application/openmetrics-text; version=abc; escaping=foo", "text/plain; version=1.x.0; escaping=="):
         assert httpx.get(f"{strict.url}/metrics", headers={"Accept": wish}).status_code == 200
 
 
-def test_no_path_is_redirected_by_the_clients_host(strict: Server) -> None:
+def test_a_path_with_a_slash_too_many_is_404_and_not_redirected(strict: Server) -> None:
     answer = httpx.post(f"{strict.url}/classify/", headers={"Host": "elsewhere.example"})
     assert (answer.status_code, answer.headers.get("Location")) == (404, None)
 
 
 def test_idle_connections_make_room_for_new_ones_and_for_those_at_work_none_is_closed(strict: Server) -> None:
-    started = time.monotonic()
+    def idle_for_too_long() -> int:
+        return strict.log_text().count("it sends no request")
+
+    before = idle_for_too_long()
     with connect(strict) as stalled:
         stalled.sendall(head(len(JPEG)) + JPEG[:-1])
         connections = [connect(strict) for _ in range(100)]
+        connections[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert httpx.get(f"{strict.url}/livez").status_code == 200
         stalled.sendall(JPEG[-1:])
         assert b"200 OK" in stalled.recv(100)
-        assert until_closed(connections[0]) == b""
-        assert time.monotonic() - started < LIMITS["header-seconds"]  # or else they ended by themselves
-        connections[-1].sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert b"200 OK" in until_closed(connections[-1])
+        for connection in connections[: -LIMITS["max-connections"]]:
+            assert until_closed(connection) == b""
+        assert idle_for_too_long() - before < LIMITS["max-connections"]  # the others made room
     for connection in connections:
         connection.close()
     assert strict.log_text().count("to make room") == 1
@@ -264,9 +268,10 @@ def test_an_image_that_hangs_or_crashes_its_decoder_costs_one_worker(strict: Ser
     url = f"{strict.url}/classify"
     for fault, detail in ((signal.SIGSTOP, "takes longer than 3 s"), (signal.SIGSEGV, "cannot be decoded")):
         before = workers(strict.process.pid, "decoder")
+        used = {pid: own_cpu_seconds(pid) for pid in before}
         with ThreadPoolExecutor(2) as pool:
             requests = [pool.submit(httpx.post, url, files={"file": huge}, timeout=30) for _ in range(2)]
-            time.sleep(0.15)
+            wait_until(lambda: all(own_cpu_seconds(pid) > used[pid] + 0.02 for pid in before))  # noqa: B023
             os.kill(before[0], fault)
             answers = sorted((request.result() for request in requests), key=lambda answer: answer.status_code)
         assert [answer.status_code for answer in answers] == [200, 422]
@@ -282,15 +287,13 @@ def test_an_image_that_takes_too_much_memory_is_422(strict: Server) -> None:
     assert "takes more memory to decode than it may" in answer.json()["detail"]
 
 
-def test_a_bomb_of_pixels_is_413_before_it_is_decoded(strict: Server) -> None:
+def test_an_image_of_too_many_pixels_is_413_before_it_is_decoded(strict: Server) -> None:
     bomb = bytearray(encoded(Image.new("1", (100, 100))))
     bomb[16:24] = (100_000).to_bytes(4, "big") * 2  # the header says so, the checksum does not
     large = encoded(Image.new("1", (20000, 20000)))
-    started = time.monotonic()
     answer = httpx.post(f"{strict.url}/classify", files={"file": large})
-    assert answer.status_code == 413
+    assert answer.status_code == 413  # decoded, its 400 MB are more memory than it may take: 422
     assert "20000 x 20000 pixels, over the limit of 50,000,000" in answer.json()["detail"]
-    assert time.monotonic() - started < 2
     assert httpx.post(f"{strict.url}/classify", files={"file": bytes(bomb)}).status_code in (413, 422)
 
 
@@ -328,13 +331,13 @@ def test_each_file_of_a_batch_has_its_own_result_or_problem(strict: Server) -> N
         ([], 400, "cannot be read"),
     ],
 )
-def test_a_batch_that_is_none_is_a_problem(strict: Server, files: list[object], status: int, detail: str) -> None:
+def test_an_invalid_batch_is_refused_with_the_reason(strict: Server, files: list[object], status: int, detail: str) -> None:
     headers = {} if files else {"Content-Type": "multipart/form-data"}
     answer = httpx.post(f"{strict.url}/classify/batch", files=files or None, headers=headers)  # type: ignore[arg-type]
     assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
 
 
-def test_two_files_for_one_image_are_told_where_to_go(strict: Server) -> None:
+def test_two_files_for_one_image_are_refused_with_the_route_for_several(strict: Server) -> None:
     answer = httpx.post(f"{strict.url}/classify", files=[("file", JPEG)] * 2)
     assert answer.status_code == 400
     assert "or several to /classify/batch" in answer.json()["detail"]
