@@ -174,7 +174,7 @@ def test_memory_for_bodies_is_bounded_and_no_stalled_one_keeps_it_from_others(st
     ("framing", "refusal"),
     [
         (b"0\r\n" + 20_000 * b"a: b\r\n", "more than 100 header fields"),  # trailers
-        (200_000 * b"1\r\nx\r\n", " of body: send larger chunks"),  # a body of single bytes
+        (400_000 * b"1\r\nx\r\n", " of body: send larger chunks"),  # a body of single bytes
         (b"1;" + 20_000_000 * b"x" + b"\r\nx\r\n", "bytes of framing around 0 of body"),  # a chunk's extension
     ],
     ids=["trailers", "single bytes", "an extension"],
