@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Keys:
 class RateLimit:
     """Limits the images of each key in a moving window; `limit` is such as "100/minute", else BadParameter."""
 
-    def __init__(self, limit: str) -> None:
+    def __init__(self, limit: str, clock: Callable[[], float] = time.monotonic) -> None:
         match = _RATE.fullmatch(limit)
         if match is None:
             raise BadParameter(f"the rate limit {limit!r} is not of the form 100/minute (second, minute, hour or day)")
@@ -74,7 +74,8 @@ class RateLimit:
         if self._max_images < 1:
             raise BadParameter(f"the rate limit {limit} would refuse every request: set 1 or more images")
         self._usage: dict[str, _Usage] = {}  # by the key's name
-        self._last_cleanup = time.monotonic()
+        self._clock = clock
+        self._last_cleanup = clock()
 
     def take(self, name: str, images: int = 1, *, paid: int = 0) -> None:
         """Count `images` of a request for the key called `name`; `paid` of them were counted before.
@@ -82,7 +83,7 @@ class RateLimit:
         Raises RateLimited if the window has no room for them, TooLarge if no window ever has. Then `paid` images are
         uncounted again.
         """
-        now = time.monotonic()
+        now = self._clock()
         self._clean_up(now)
         usage = self._usage.setdefault(name, _Usage())
         usage.forget(now - self._window)

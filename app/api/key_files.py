@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from app.errors import BadParameter
@@ -66,15 +66,16 @@ class KeyFile:
     either is so. Thread-safe are only `keys` and `ok`: after `watch` only its thread polls.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._clock = clock
         self._keys: dict[bytes, str] = {}
         self._line_errors: list[str] = []
         self._read_error = ""
         self._failures = 0  # polls in a row that failed
         self._changes = 0  # polls since two in a row read the same
         self._used_digest = self._last_digest = b""  # of the content in use, and of the last poll's
-        self._last_poll = time.monotonic()
+        self._last_poll = self._clock()
         self._last_error = -float("inf")
         self._stop: threading.Event | None = None
         try:
@@ -129,7 +130,7 @@ class KeyFile:
                     self._use(content)
             self._failures = 0
             self._last_digest = digest
-        self._last_poll = time.monotonic()
+        self._last_poll = self._clock()
         if error := self._read_error or "; ".join(self._line_errors[:_MAX_LINES_SHOWN]):
             self._log_error(error)
 
@@ -159,11 +160,11 @@ class KeyFile:
             log.warning("%s has no keys: every request is refused", self._path)
 
     def _hung(self) -> bool:
-        return self._stop is not None and time.monotonic() - self._last_poll > _HUNG_SECONDS
+        return self._stop is not None and self._clock() - self._last_poll > _HUNG_SECONDS
 
     def _log_error(self, error: str) -> None:
-        if time.monotonic() - self._last_error >= _SECONDS_BETWEEN_ERRORS:
-            self._last_error = time.monotonic()
+        if self._clock() - self._last_error >= _SECONDS_BETWEEN_ERRORS:
+            self._last_error = self._clock()
             log.error("%s", error)
 
 

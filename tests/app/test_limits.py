@@ -331,7 +331,9 @@ def test_each_file_of_a_batch_has_its_own_result_or_problem(strict: Server) -> N
         ([], 400, "cannot be read"),
     ],
 )
-def test_an_invalid_batch_is_refused_with_the_reason(strict: Server, files: list[object], status: int, detail: str) -> None:
+def test_an_invalid_batch_is_refused_with_the_reason(
+    strict: Server, files: list[object], status: int, detail: str
+) -> None:
     headers = {} if files else {"Content-Type": "multipart/form-data"}
     answer = httpx.post(f"{strict.url}/classify/batch", files=files or None, headers=headers)  # type: ignore[arg-type]
     assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text

@@ -12,7 +12,7 @@ async def until(condition: Callable[[], T], seconds: float = 30, poll_seconds: f
     """What `condition` returns once that is true; TimeoutError after `seconds`. The event loop runs meanwhile."""
     try:
         async with asyncio.timeout(seconds):
-            while not (found := condition()):
+            while not (found := condition()):  # noqa: ASYNC110, another process or thread changes it
                 await asyncio.sleep(poll_seconds)
     except TimeoutError:
         raise TimeoutError(f"still not so after {seconds:g} s") from None

@@ -69,7 +69,7 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     options = ["--bundle", str(folder), "--default-model", NAME, "--admin-keys", KEY, *OPTIONS]
     with crossvit_serve(tmp_path_factory.mktemp("log") / "log", *options) as server:
         server.wait_until_ready()
-        wait_for(server, OTHER)
+        server.wait_until_ready(path=f"/v2/models/{OTHER}/ready")
         yield server
 
 
@@ -84,13 +84,6 @@ def raw(served: Server) -> Iterator[httpx.Client]:
     """HTTP by hand, without the compression that httpx asks for by itself."""
     with httpx.Client(base_url=served.url, timeout=60, headers={"Accept-Encoding": "identity"}) as client:
         yield client
-
-
-def wait_for(server: Server, name: str) -> None:
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{server.url}/v2/models/{name}/ready").status_code != 200:
-        assert time.monotonic() < deadline, server.log_text()
-        time.sleep(0.05)
 
 
 def image(pixels: NDArray[np.uint8], *, binary: bool = True) -> triton.InferInput:
@@ -276,7 +269,9 @@ def test_a_model_is_unloaded_and_loaded(client: triton.InferenceServerClient) ->
 
 
 @pytest.mark.parametrize("headers", [None, {"Authorization": "Bearer some-other-key"}, {"X-API-Key": "wrong-key"}])
-def test_nobody_else_loads_or_unloads(client: triton.InferenceServerClient, headers: dict[str, str] | None) -> None:
+def test_without_the_admin_key_no_model_is_loaded_or_unloaded(
+    client: triton.InferenceServerClient, headers: dict[str, str] | None
+) -> None:
     for change in (client.load_model, client.unload_model):
         with refused(401, "send an admin key"):
             change(OTHER, headers=headers)
@@ -297,7 +292,7 @@ def test_a_load_that_fails_says_why_and_harms_nobody(client: triton.InferenceSer
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"parameters": 1}'])
-def test_a_load_whose_body_is_none_is_refused(raw: httpx.Client, body: bytes) -> None:
+def test_a_load_with_an_invalid_body_is_refused(raw: httpx.Client, body: bytes) -> None:
     response = raw.post(f"/v2/repository/models/{OTHER}/load", content=body, headers=ADMIN)
     assert_failure(response, 400, "the body must be JSON with parameters")
 
@@ -638,7 +633,7 @@ def test_a_body_that_is_not_compressed_as_it_says_is_400(raw: httpx.Client, enco
     assert_failure(response, 400, f"the body is not {encoding} data")
 
 
-def test_a_bomb_is_413(raw: httpx.Client) -> None:
+def test_a_body_that_decompresses_to_more_than_the_limit_is_413(raw: httpx.Client) -> None:
     bomb = gzip.compress(bytes(100_000_000), 9)
     response = infer(raw, json=None, content=bomb, headers={"Content-Encoding": "gzip"})
     assert_failure(response, 413, "over the limit of 3,000,000 bytes after decompression")
@@ -655,7 +650,7 @@ def test_a_bomb_is_413(raw: httpx.Client) -> None:
         ("10", "the request is not JSON"),
     ],
 )
-def test_a_lying_header_length_is_400(raw: httpx.Client, length: str, message: str) -> None:
+def test_a_header_length_that_is_not_that_of_the_json_is_400(raw: httpx.Client, length: str, message: str) -> None:
     headers = {"Inference-Header-Content-Length": length.encode()}
     assert_failure(infer(raw, headers=headers), 400, message)
 
@@ -672,7 +667,7 @@ def test_a_lying_header_length_is_400(raw: httpx.Client, length: str, message: s
     ],
     ids=["empty", "text", "deep", "object", "number as id", "long id"],
 )
-def test_a_body_that_is_no_request_is_400(raw: httpx.Client, content: bytes, message: str) -> None:
+def test_a_body_that_is_not_an_inference_request_is_400(raw: httpx.Client, content: bytes, message: str) -> None:
     assert_failure(infer(raw, json=None, content=content), 400, message)
 
 
@@ -733,7 +728,7 @@ def test_errors_are_not_compressed(raw: httpx.Client) -> None:
     assert_failure(response, 404, "there is no model 'resnet'")
 
 
-def test_who_has_no_key_learns_nothing_but_health(bundle: Path) -> None:
+def test_without_a_key_every_route_but_health_is_refused(bundle: Path) -> None:
     app = create_app(Settings(bundle=bundle, api_keys=[SecretStr(CLIENT_KEY)], admin_keys=[SecretStr(KEY)]))
     routes = [
         (method, path.format(name="resnet", version="2"))
@@ -759,6 +754,6 @@ def test_inference_counts_towards_the_keys_rate(bundle: Path) -> None:
     assert 0 < int(limited.headers["Retry-After"]) <= 3600
 
 
-def test_nothing_of_this_was_a_defect(served: Server, raw: httpx.Client) -> None:
+def test_no_request_of_this_file_was_logged_as_a_defect(served: Server, raw: httpx.Client) -> None:
     assert infer(raw).status_code == 200
     assert "Traceback" not in served.log_text()

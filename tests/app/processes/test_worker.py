@@ -23,6 +23,7 @@ from app.errors import BadImage
 from app.processes.channel import Arrays, Limits, Reply, Values
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung, start_spare
 from tests.support.processes import workers
+from tests.support.waiting import wait_until
 
 TARGET = "tests.support.worker_targets:Target"
 
@@ -45,7 +46,7 @@ def test_values_and_arrays_come_back_as_they_went(worker: Worker) -> None:
         np.array([1.5, np.nan], np.float32),
         np.empty((0, 3)),
     ]
-    (name, value), back = worker.call("echo", [{"a": [1, None, "é"]}], arrays, seconds=5)
+    (name, value), back = worker.call("echo", [{"a": [1, None, "é"]}], arrays, seconds=30)
     assert (name, value) == ("it", {"a": [1, None, "é"]})
     for sent, received in zip(arrays, back, strict=True):
         assert sent.dtype == received.dtype
@@ -67,25 +68,25 @@ def test_many_arrays_go_through(worker: Worker) -> None:
 
 def test_a_service_error_is_raised_here_and_the_worker_goes_on(worker: Worker) -> None:
     with pytest.raises(BadImage, match="not this one"):
-        worker.call("refuse", [], [], seconds=5)
-    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+        worker.call("refuse", [], [], seconds=30)
+    assert worker.call("echo", [1], [], seconds=30)[0] == ["it", 1]
 
 
 def test_another_error_comes_with_its_traceback_and_the_worker_goes_on(worker: Worker) -> None:
     with pytest.raises(WorkerFailed, match=r"(?s)Traceback.*ArithmeticError: by zero"):
-        worker.call("fail", [], [], seconds=5)
+        worker.call("fail", [], [], seconds=30)
     assert worker.alive
 
 
-def test_a_worker_that_hangs_is_killed_in_time(worker: Worker) -> None:
+def test_a_worker_that_does_not_answer_in_time_is_killed(worker: Worker) -> None:
     started = time.monotonic()
     with pytest.raises(WorkerHung, match=r"no answer within 0\.2 s"):
         worker.call("hang", [60], [], seconds=0.2)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert not worker.alive
 
 
-def test_a_stopped_worker_is_killed_in_time(worker: Worker) -> None:
+def test_a_stopped_worker_is_killed(worker: Worker) -> None:
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(WorkerHung):
         worker.call("echo", [0], [], seconds=0.2)
@@ -94,9 +95,9 @@ def test_a_stopped_worker_is_killed_in_time(worker: Worker) -> None:
 
 def test_a_crash_is_raised_with_its_signal(worker: Worker) -> None:
     with pytest.raises(WorkerDied, match="ended by SIGSEGV"):
-        worker.call("crash", [], [], seconds=5)
+        worker.call("crash", [], [], seconds=30)
     with pytest.raises(WorkerDied):
-        worker.call("echo", [0], [], seconds=5)
+        worker.call("echo", [0], [], seconds=30)
 
 
 def test_an_object_that_cannot_be_made_raises_and_leaves_no_process() -> None:
@@ -108,16 +109,16 @@ def test_an_object_that_cannot_be_made_raises_and_leaves_no_process() -> None:
 def test_memory_is_capped_and_freed() -> None:
     worker = Worker("target", TARGET, ["it"], seconds=30, limits=Limits(memory_bytes=100 << 20))
     with pytest.raises(WorkerFailed, match="MemoryError"):
-        worker.call("take", [200 << 20], [], seconds=5)
+        worker.call("take", [200 << 20], [], seconds=30)
     for _ in range(3):
-        worker.call("take", [50 << 20], [], seconds=5)
+        worker.call("take", [50 << 20], [], seconds=30)
     worker.kill()
 
 
 def test_a_sealed_worker_opens_neither_files_nor_sockets(worker: Worker) -> None:
-    assert worker.call("reach_out", [], [], seconds=5)[0] == ["file", "socket"]
+    assert worker.call("reach_out", [], [], seconds=30)[0] == ["file", "socket"]
     sealed = Worker("target", TARGET, ["it"], seconds=30, limits=Limits(sealed=True))
-    assert sealed.call("reach_out", [], [], seconds=5)[0] == []
+    assert sealed.call("reach_out", [], [], seconds=30)[0] == []
     sealed.kill()
 
 
@@ -130,17 +131,15 @@ def test_a_worker_reads_the_open_files_that_it_is_given(tmp_path: Path) -> None:
     worker = Worker("reader", "tests.support.worker_targets:Reader", files=files, seconds=30)
     for file in files:
         os.close(file)
-    assert worker.call("read", [], [], seconds=5)[0] == ["a", "b"]
+    assert worker.call("read", [], [], seconds=30)[0] == ["a", "b"]
     worker.kill()
 
 
 def spared(*more: str) -> int:
     """The process of a new spare for `TARGET`."""
     start_spare("target", TARGET.partition(":")[0], *more)
-    deadline = time.monotonic() + 5
-    while not (found := workers(os.getpid(), "target")):  # what it runs is not to be seen at once
-        assert time.monotonic() < deadline
-    return found[0]
+    (pid,) = wait_until(lambda: workers(os.getpid(), "target"))  # once the process has its command line
+    return pid
 
 
 def test_a_spare_process_is_used_by_the_next_worker_of_its_module() -> None:
@@ -152,7 +151,7 @@ def test_a_spare_process_is_used_by_the_next_worker_of_its_module() -> None:
         Worker("target", TARGET, ["it"], seconds=30),
     ]
     assert [worker.pid == pid for worker in workers] == [False, False, True, False]
-    assert workers[2].call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    assert workers[2].call("echo", [1], [], seconds=30)[0] == ["it", 1]
     for worker in workers:
         worker.kill()
 
@@ -160,11 +159,9 @@ def test_a_spare_process_is_used_by_the_next_worker_of_its_module() -> None:
 def test_a_dead_spare_process_is_not_used() -> None:
     pid = spared()
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z" and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z")
     worker = Worker("target", TARGET, ["it"], seconds=30)
-    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    assert worker.call("echo", [1], [], seconds=30)[0] == ["it", 1]
     worker.kill()
 
 
@@ -178,7 +175,7 @@ def test_a_spare_process_whose_imports_crash_or_hang_is_not_used(
     pid = spared("bad_library")
     spawned: list[int] = []
     worker = Worker("target", TARGET, ["it"], seconds=30, on_spawn=lambda worker: spawned.append(worker.pid))
-    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    assert worker.call("echo", [1], [], seconds=30)[0] == ["it", 1]
     assert spawned == [pid, worker.pid]
     assert workers(os.getpid(), "target") == [worker.pid]
     worker.kill()
@@ -189,7 +186,7 @@ def test_workers_do_not_get_the_keys_in_the_environment(monkeypatch: pytest.Monk
     monkeypatch.setenv("OTHER", "1")
     for keep in (False, True):
         worker = Worker("target", TARGET, ["it"], seconds=30, keep_environment=keep)
-        names, _ = worker.call("environment", [], [], seconds=5)
+        names, _ = worker.call("environment", [], [], seconds=30)
         assert "CROSSVIT_API_KEYS" not in names
         assert ("OTHER" in names) == keep
         worker.kill()
@@ -198,15 +195,12 @@ def test_workers_do_not_get_the_keys_in_the_environment(monkeypatch: pytest.Monk
 def test_a_worker_ignores_the_signals_that_end_the_service(worker: Worker) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(worker.pid, number)
-    assert worker.call("echo", [1], [], seconds=5)[0] == ["it", 1]
+    assert worker.call("echo", [1], [], seconds=30)[0] == ["it", 1]
 
 
 def test_a_worker_ends_when_its_connection_ends(worker: Worker) -> None:
     worker._socket.close()
-    deadline = time.monotonic() + 5
-    while worker.alive and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not worker.alive
+    wait_until(lambda: not worker.alive)
 
 
 def test_an_unused_spare_process_ends_with_the_service_even_if_it_hangs() -> None:
@@ -220,7 +214,7 @@ def test_an_unused_spare_process_ends_with_the_service_even_if_it_hangs() -> Non
 
 def test_log_records_of_a_worker_are_logged_by_the_service(bundle_log: pytest.LogCaptureFixture) -> None:
     worker = Worker("target", "tests.support.worker_targets:Talker", seconds=30)
-    worker.call("say", ["hello"], [], seconds=5)
+    worker.call("say", ["hello"], [], seconds=30)
     worker.kill()
     assert "target: hello" in bundle_log.text
 
@@ -387,9 +381,9 @@ def test_control_characters_of_a_worker_are_escaped(bundle_log: pytest.LogCaptur
 
 def test_long_and_many_log_records_are_cut_in_the_worker() -> None:
     worker = Worker("target", "tests.support.worker_targets:Talker", seconds=30)
-    worker.call("say", ["x" * 100_000 + "é\ud800" * 1000], [], seconds=5)
+    worker.call("say", ["x" * 100_000 + "é\ud800" * 1000], [], seconds=30)
     for _ in range(2):
-        worker.call("say_often", [1000], [], seconds=5)
+        worker.call("say_often", [1000], [], seconds=30)
     worker.kill()
 
 
@@ -408,10 +402,10 @@ def test_a_failed_start_leaves_no_open_file(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_sealed_worker_cannot_begin_a_log_line_or_log_an_error(caplog: pytest.LogCaptureFixture) -> None:
     sealed = Worker("target", "tests.support.worker_targets:Talker", [], seconds=30, limits=Limits(sealed=True))
-    sealed.call("say", ["a\r\n2026-01-01 ERROR forged\x85\u2028b"], [], seconds=5)
-    sealed.call("shout", ["fire"], [], seconds=5)
+    sealed.call("say", ["a\r\n2026-01-01 ERROR forged\x85\u2028b"], [], seconds=30)
+    sealed.call("shout", ["fire"], [], seconds=30)
     with pytest.raises(WorkerFailed, match=r"^Traceback.*\\n.*ArithmeticError: a\\nb\\n$"):
-        sealed.call("fail", ["a\nb"], [], seconds=5)
+        sealed.call("fail", ["a\nb"], [], seconds=30)
     sealed.kill()
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", r"target: a\r\n2026-01-01 ERROR forged\x85\u2028b"),

@@ -231,9 +231,7 @@ def test_more_requests_than_may_wait_are_refused_after_those_that_may(server: Se
 @pytest.mark.parametrize("path", [b"/classify", b"/classify/batch", b"/v2/repository/index", b"/livez", b"/nowhere"])
 @pytest.mark.parametrize("end", [b"1.1\r\n", b"1.0\r\n", b"1.1\r\nConnection: close\r\n"])
 @pytest.mark.parametrize("body", [JPEG, b'{"inputs": []}'])
-def test_a_post_with_a_body_and_without_a_length_is_411(
-    server: Server, path: bytes, end: bytes, body: bytes
-) -> None:
+def test_a_post_with_a_body_and_without_a_length_is_411(server: Server, path: bytes, end: bytes, body: bytes) -> None:
     head = b"POST %s HTTP/%sHost: service\r\n\r\n" % (path, end)
     for packets in ([head + body], [head, body]) if path == b"/classify" else ([head + body],):
         (refused,) = exchanged(server, *packets)
@@ -284,7 +282,9 @@ def test_probes_come_in_between_requests_that_are_pipelined_on_many_connections(
     assert max(probes) < seconds / 3
 
 
-def test_probes_below_a_prefix_are_answered_where_all_connections_are_busy(bundle: Path, start_server: StartServer) -> None:
+def test_probes_below_a_prefix_are_answered_where_all_connections_are_busy(
+    bundle: Path, start_server: StartServer
+) -> None:
     server = start_server("--bundle", str(bundle), "--root-path", "/crossvit", "--max-connections", "2")
     server.wait_until_ready()
     with connected(server) as first, connected(server) as second:
