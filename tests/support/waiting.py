@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], T], seconds: float = 30, poll_seconds: float = 0.005) -> T:
+async def until(condition: Callable[[], T | None], seconds: float = 30, poll_seconds: float = 0.005) -> T:
     """What `condition` returns once that is true; TimeoutError after `seconds`. The event loop runs meanwhile."""
     try:
         async with asyncio.timeout(seconds):
@@ -19,7 +19,7 @@ async def until(condition: Callable[[], T], seconds: float = 30, poll_seconds: f
     return found
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30, poll_seconds: float = 0.01) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float = 30, poll_seconds: float = 0.01) -> T:
     """What `condition` returns once that is true; TimeoutError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

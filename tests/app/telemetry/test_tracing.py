@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -94,8 +95,11 @@ def _received(span: object, resource: dict[str, str | int]) -> Received:
     )
 
 
+CollectorT = TypeVar("CollectorT", bound=Collector)
+
+
 @contextmanager
-def collecting(collector: Collector) -> Iterator[Collector]:
+def collecting(collector: CollectorT) -> Iterator[CollectorT]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             collector.paths.add(self.path)
