@@ -8,7 +8,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from app.errors import QueueFull, TooLarge, TooLate
@@ -48,8 +48,8 @@ class _Entry(Generic[QueueItem, QueueResult]):
     key: int
     item: QueueItem
     deadline: float
+    since: float
     answer: asyncio.Future[BatchedAnswer[QueueResult]]
-    since: float = field(default_factory=time.perf_counter)
 
 
 async def _at_once() -> None:
@@ -69,6 +69,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         ready: no call begins before it returns.
         before: the seconds until the items that have a place, but are not submitted yet, will be.
         on_batch: is told the size of each finished call, and when it ran.
+        clock: of the deadlines and intervals.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         ready: Callable[[], Awaitable[None]] = _at_once,
         before: Callable[[], float] = lambda: 0.0,
         on_batch: Callable[[int, Interval], None] = lambda *_: None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._run = run
         self._limit = limit
@@ -87,6 +89,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._ready = ready
         self._before = before
         self._on_batch = on_batch
+        self._clock = clock
         self._taken: Counter[str] = Counter()  # places, by caller
         self._waiting: deque[_Entry[QueueItem, QueueResult]] = deque()
         self._running: list[_Entry[QueueItem, QueueResult]] = []
@@ -137,12 +140,13 @@ class Batcher(Generic[QueueItem, QueueResult]):
     ) -> BatchedAnswer[QueueResult]:
         """The answer for `item`, which shares its call with items of the same key; raises what `run` raised.
 
-        Raises TooLate instead of spending a batch slot on an answer that would come after `deadline` (on the clock of
-        time.perf_counter). Cancelling it, as when a client has gone, takes the item out of the queue.
+        Raises TooLate instead of spending a batch slot on an answer that would come after `deadline` (on `clock`).
+        Cancelling it, as when a client has gone, takes the item out of the queue.
         """
         if self._closing:
             raise RuntimeError("the batcher is closed")
-        entry = _Entry[QueueItem, QueueResult](place, key, item, deadline, asyncio.get_running_loop().create_future())
+        answer = asyncio.get_running_loop().create_future()
+        entry = _Entry[QueueItem, QueueResult](place, key, item, deadline, self._clock(), answer)
         self._waiting.append(entry)
         self._arrived.set()
         return await entry.answer
@@ -179,7 +183,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
             same = [entry for entry in alive if entry.key == alive[0].key]
             limit = self._limit(alive[0].key)
             size = min(len(same), limit)
-            end = time.perf_counter() + size * self._seconds.get(alive[0].key, 0.0)
+            end = self._clock() + size * self._seconds.get(alive[0].key, 0.0)
             late = [entry for entry in same if entry.deadline < end]
             for entry in late:
                 entry.answer.set_exception(TooLate("the answer would come after the request's deadline"))
@@ -192,7 +196,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
     async def _call(self, batch: list[_Entry[QueueItem, QueueResult]]) -> None:
         for entry in batch:
             entry.place.leave()
-        started = time.perf_counter()
+        started = self._clock()
         try:
             results = await self._run(batch[0].key, [entry.item for entry in batch])
             answered = list(zip(batch, results, strict=True))
@@ -201,7 +205,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
                 if not entry.answer.done():
                     entry.answer.set_exception(err)
             return
-        span = Interval(started, time.perf_counter())
+        span = Interval(started, self._clock())
         self._learn(batch[0].key, span.seconds / len(batch))
         self._on_batch(len(batch), span)
         for entry, result in answered:

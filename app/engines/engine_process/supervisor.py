@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
@@ -51,6 +51,7 @@ class EngineSupervisor:
         run_seconds: that a run may take, or ten times what its images took at the start where that is longer.
         load_seconds: that each step of a start may take.
         on_restart: is called with a reason before each rebuild.
+        sleep: pauses for so many seconds between the attempts to start a failed engine again.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class EngineSupervisor:
         run_seconds: float,
         load_seconds: float,
         on_restart: Callable[[str], None] = lambda _: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.name = engine
         self.precision = precision
@@ -76,6 +78,7 @@ class EngineSupervisor:
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
         self._on_restart = on_restart
+        self._sleep = sleep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{bundle.name}-{resolution}")
         self._search: EngineSearch | None = None  # the last one, which can end its processes
         self._process: EngineProcess | None = None
@@ -224,7 +227,7 @@ class EngineSupervisor:
                 log.error("%s at %d: the engine's process: %s", self._bundle.name, self._resolution, how)
             await self._in_thread(self._process.kill)
         if self._unused_ends > 1:
-            await asyncio.sleep(min(_FIRST_PAUSE * 2 ** (self._unused_ends - 2), _LONGEST_PAUSE))
+            await self._sleep(min(_FIRST_PAUSE * 2 ** (self._unused_ends - 2), _LONGEST_PAUSE))
         failed = self.name
         request = replace(self._request, restart=(self.name, self.precision))
         pause = _FIRST_PAUSE
@@ -234,7 +237,7 @@ class EngineSupervisor:
             except Exception as err:  # any: the next attempt may succeed
                 self.fault = f"its engine cannot be started again: {err}"
                 log.error("%s at %d: %s", self._bundle.name, self._resolution, self.fault)
-                await asyncio.sleep(pause)
+                await self._sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 if self.name != failed:

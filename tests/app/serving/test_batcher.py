@@ -9,6 +9,7 @@ import pytest
 from app.errors import QueueFull, TooLarge, TooLate
 from app.serving.batcher import Batcher, Place
 from app.timing import Interval
+from tests.support.clock import Clock
 from tests.support.waiting import until
 
 
@@ -24,6 +25,22 @@ class Engine:
         async with asyncio.timeout(5):
             await self.go.wait()
         return [2 * item for item in items]
+
+
+class TimedEngine:
+    """Gives its items back; only its calls advance `clock`, by the seconds of their key, once it is let go."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self.batches: list[list[int]] = []
+        self.clock = Clock()
+        self.go = asyncio.Event()
+        self._seconds = seconds
+
+    async def __call__(self, key: int, items: list[int]) -> Sequence[int]:
+        self.batches.append(items)
+        await self.go.wait()
+        self.clock.now += self._seconds[key]
+        return items
 
 
 async def at_once(_: int, items: list[int]) -> Sequence[int]:
@@ -150,7 +167,7 @@ def test_closing_finishes_what_was_submitted_and_takes_nothing_more() -> None:
         async with batcher:
             answers = [submit(batcher, item) for item in range(3)]
             await until(lambda: engine.batches == [[0]])
-            asyncio.get_running_loop().call_later(0.05, engine.go.set)
+            asyncio.get_running_loop().call_soon(engine.go.set)
         assert [(await answer).result for answer in answers] == [0, 2, 4]
         with pytest.raises(RuntimeError, match="closed"):
             await batcher.submit(Place(lambda: None), 224, 4)
@@ -160,13 +177,12 @@ def test_closing_finishes_what_was_submitted_and_takes_nothing_more() -> None:
 
 def test_waiting_and_running_are_measured() -> None:
     async def main() -> None:
-        engine = Engine()
-        async with batching(engine, limit=1) as batcher:
-            answers = [submit(batcher, item) for item in range(2)]
-            asyncio.get_running_loop().call_later(0.1, engine.go.set)
-            first, second = await asyncio.gather(*answers)
-        assert first.queue.seconds < 0.05 <= first.inference.seconds
-        assert second.queue.seconds >= 0.1 > second.inference.seconds
+        engine = TimedEngine({224: 1, 384: 3})
+        engine.go.set()
+        async with batching(engine, limit=1, clock=engine.clock) as batcher:
+            first, second = await asyncio.gather(*(submit(batcher, 0, key) for key in (224, 384)))
+        assert (first.queue.seconds, first.inference.seconds) == (0, 1)
+        assert (second.queue.seconds, second.inference.seconds) == (1, 3)
 
     asyncio.run(main())
 
@@ -186,12 +202,11 @@ def test_a_call_that_gives_too_few_results_fails_its_batch_and_no_other() -> Non
 
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     async def main() -> None:
-        async def slow(_: int, items: list[int]) -> Sequence[int]:
-            await asyncio.sleep(0.3)
-            return items
-
-        async with batching(slow, limit=1, room=5) as batcher:
+        engine = TimedEngine({224: 0.3})
+        engine.go.set()
+        async with batching(engine, limit=1, room=5, clock=engine.clock) as batcher:
             await submit(batcher, 0)  # an image takes 0.3 s, as is known now
+            engine.go.clear()
             answers = [submit(batcher, 0)]
             await until(lambda: batcher.waiting == 0)  # an engine call has it
             answers += [submit(batcher, item) for item in range(5)]
@@ -204,14 +219,13 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     asyncio.run(main())
 
 
-def test_when_to_come_back_is_told_by_what_waits_not_by_what_once_was_slow() -> None:
+def test_when_to_come_back_depends_on_what_waits_and_not_on_what_was_slow_before() -> None:
     async def main() -> None:
-        async def run(key: int, items: list[int]) -> Sequence[int]:
-            await asyncio.sleep(2 if key == 480 else 0.1)
-            return items
-
-        async with batching(run, limit=1, room=5) as batcher:
+        engine = TimedEngine({480: 2, 224: 0.1})
+        engine.go.set()
+        async with batching(engine, limit=1, room=5, clock=engine.clock) as batcher:
             await asyncio.gather(submit(batcher, 0, key=480), submit(batcher, 0))
+            engine.go.clear()
             answers = [submit(batcher, 0)]
             await until(lambda: batcher.waiting == 0)
             answers += [submit(batcher, item) for item in range(5)]
@@ -219,6 +233,7 @@ def test_when_to_come_back_is_told_by_what_waits_not_by_what_once_was_slow() -> 
             with pytest.raises(QueueFull) as refused:
                 batcher.enter()
             assert refused.value.retry_after == 1
+            engine.go.set()
             await asyncio.gather(*answers)
 
     asyncio.run(main())
@@ -257,20 +272,15 @@ def test_an_image_leaves_the_queue_when_an_engine_call_takes_it() -> None:
 
 def test_what_cannot_be_answered_before_its_deadline_takes_no_batch_slot() -> None:
     async def main() -> None:
-        batches = []
-
-        async def slow(_: int, items: list[int]) -> Sequence[int]:
-            batches.append(items)
-            await asyncio.sleep(0.2)
-            return items
-
-        async with batching(slow, limit=2) as batcher:
+        engine = TimedEngine({224: 0.2})
+        engine.go.set()
+        async with batching(engine, limit=2, clock=engine.clock) as batcher:
             await submit(batcher, 0)  # an image takes 0.2 s, as is known now
-            now = time.perf_counter()
+            now = engine.clock()
             submitted = {item: submit(batcher, item, deadline=now + seconds) for item, seconds in DEADLINES.items()}
             await asyncio.wait(submitted.values())
         assert [type(submitted[item].exception()) for item in (1, 2, 3)] == [type(None), TooLate, type(None)]
-        assert batches == [[0], [1, 3]]
+        assert engine.batches == [[0], [1, 3]]
 
     asyncio.run(main())
 
@@ -278,7 +288,7 @@ def test_what_cannot_be_answered_before_its_deadline_takes_no_batch_slot() -> No
 DEADLINES = {1: 5.0, 2: 0.1, 3: 5.0}
 
 
-def test_what_came_too_late_is_not_all_that_is_taken() -> None:
+def test_an_item_that_is_too_late_does_not_delay_the_next_one() -> None:
     async def main() -> None:
         async with batching(limit=1) as batcher:
             late = submit(batcher, 1, key=480, deadline=time.perf_counter() - 1)
@@ -291,16 +301,17 @@ def test_what_came_too_late_is_not_all_that_is_taken() -> None:
 
 def test_no_call_begins_before_the_engine_is_ready() -> None:
     async def main() -> None:
-        up = asyncio.Event()
+        asked, up = asyncio.Event(), asyncio.Event()
         engine = Engine()
         engine.go.set()
 
         async def ready() -> None:
+            asked.set()
             await up.wait()
 
         async with batching(engine, ready=ready) as batcher:
             answers = [submit(batcher, item) for item in (1, 2)]
-            await asyncio.sleep(0.05)
+            await asked.wait()
             answers[0].cancel()
             assert engine.batches == []
             up.set()

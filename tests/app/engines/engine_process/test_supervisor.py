@@ -103,7 +103,7 @@ def test_an_engine_that_ends_while_it_has_nothing_to_do_is_started_again_before_
             for ends in range(1, 3):
                 first = pid()
                 os.kill(first, signal.SIGKILL)
-                await until(lambda: "started again" in (engine.fault or ""), seconds=1)
+                await until(lambda: "started again" in (engine.fault or ""))
                 await until(lambda: engine.fault is None)
                 assert restarts == ["ended"] * ends
                 assert pid() != first
@@ -113,18 +113,19 @@ def test_an_engine_that_ends_while_it_has_nothing_to_do_is_started_again_before_
 
 
 def test_an_engine_that_keeps_ending_before_it_has_run_is_started_again_after_longer_and_longer_pauses(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Path,
 ) -> None:
-    monkeypatch.setattr("app.engines.engine_process.supervisor._FIRST_PAUSE", 5.0)
+    pauses: list[tuple[float, list[int]]] = []  # and the processes meanwhile
+
+    async def sleep(seconds: float) -> None:
+        pauses.append((seconds, workers(os.getpid(), "engine")))
 
     async def main() -> None:
-        async with running(open_bundle(bundle)) as (engine, restarts):
-            os.kill(pid(), signal.SIGKILL)
-            await until(lambda: restarts == ["ended"] and engine.fault is None)
-            os.kill(pid(), signal.SIGKILL)
-            await until(lambda: len(restarts) == 2)
-            await asyncio.sleep(1)
-            assert workers(os.getpid(), "engine") == []
+        async with running(open_bundle(bundle), sleep=sleep) as (engine, restarts):
+            for ends in range(1, 5):
+                os.kill(pid(), signal.SIGKILL)
+                await until(lambda ends=ends: restarts == ["ended"] * ends and engine.fault is None)  # type: ignore[misc]
+            assert pauses == [(0.5, []), (1.0, []), (2.0, [])]
 
     asyncio.run(main())
 
@@ -137,7 +138,8 @@ def test_an_engine_that_is_closed_or_fails_a_call_has_not_ended_by_itself(bundle
                 await engine.run(reference_network.images(224))
             await assert_right(engine)
             await engine.close()
-            await asyncio.sleep(0.1)
+            for _ in range(2):  # turns of the event loop, which would see the process's end
+                await asyncio.sleep(0)
             assert restarts == ["died"]
 
     asyncio.run(main())
@@ -167,9 +169,7 @@ def test_the_graph_it_started_with_is_the_one_it_starts_again_with(bundle: Path,
     asyncio.run(main())
 
 
-def test_a_graph_that_is_overwritten_is_not_believed_and_keeps_it_from_starting_again(
-    bundle: Path, tmp_path: Path
-) -> None:
+def test_an_engine_whose_graph_was_overwritten_is_not_started_again(bundle: Path, tmp_path: Path) -> None:
     async def main() -> None:
         copied = Path(shutil.copytree(bundle, tmp_path / "b"))
         async with running(open_bundle(copied)) as (engine, _):
@@ -222,7 +222,7 @@ def test_wrong_logits_later_are_found_by_a_self_test_and_it_is_started_again(bun
     asyncio.run(main())
 
 
-def test_what_cannot_start_says_why(bundle: Path) -> None:
+def test_an_engine_that_cannot_start_raises_the_reason(bundle: Path) -> None:
     async def main() -> None:
         with pytest.raises(NoEngine, match="precision=bf16"):
             async with running(open_bundle(bundle), precision="bf16"):
@@ -245,7 +245,7 @@ def test_closing_while_it_starts_leaves_no_process(bundle: Path) -> None:
             open_bundle(bundle), 224, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
         )
         start = asyncio.create_task(engine.start())
-        await asyncio.sleep(0.2)
+        await until(lambda: workers(os.getpid(), "engine"))
         start.cancel()
         await engine.close()
         await until(lambda: not workers(os.getpid(), "engine"))
@@ -325,7 +325,7 @@ def test_a_gpu_that_does_not_come_back_leaves_the_model_to_what_else_there_is(
     asyncio.run(main())
 
 
-def test_one_that_was_asked_for_by_name_is_waited_for(planned: Bundle, gpu: fakes.Gpu) -> None:
+def test_an_engine_that_was_requested_by_name_is_started_again_until_it_runs(planned: Bundle, gpu: fakes.Gpu) -> None:
     async def main() -> None:
         async with running(planned, engine="tensorrt", precision="auto") as (engine, _):
             gpu.does(cuda="works")
