@@ -50,7 +50,7 @@ def test_bytes_of_any_kind_are_answered_or_cut_off_in_time(target: Server) -> No
             request = raw_request(number)
             found = assert_well_formed(exchanged(target, request)) if b"HEAD" not in request else []
             assert all(status < 500 or status in (501, 505) for status in found), found
-            assert time.monotonic() - started < 15
+            assert time.monotonic() - started < 30
             return found
         except Exception as err:
             raise AssertionError(f"raw_request({number}) is not answered as it should be") from err

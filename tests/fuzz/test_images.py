@@ -120,7 +120,7 @@ def test_mutated_images_give_pixels_or_a_reason_and_cost_no_worker(decoding: Dec
     assert all(outcomes[kind] > case_count(100) for kind in ("pixels", "BadImage", "NotAnImage")), outcomes
     assert outcomes["TooLarge"] > case_count(20), outcomes
     assert set(decoding.restarts) <= {"hung"}
-    assert decoding.longest < SECONDS + 2
+    assert decoding.longest < SECONDS + 20
     assert len(after) == 2
     # What one image of the most pixels takes may stay with a worker, which uses it again; that is all.
     assert max(after.values()) < max(before.values()) + 250, (before, after)
@@ -188,4 +188,4 @@ def gifs(draw: st.DrawFn) -> bytes:
 def test_files_of_any_pieces_give_pixels_or_a_reason(decoding: Decoding, body: bytes) -> None:
     decoding.outcome(body)
     assert set(decoding.restarts) <= {"hung"}
-    assert decoding.longest < SECONDS + 2
+    assert decoding.longest < SECONDS + 20

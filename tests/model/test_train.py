@@ -224,7 +224,6 @@ def test_a_killed_runs_readers_do_not_keep_its_folder(tmp_path: Path) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which DataLoader does too
             reader.start()
     try:
-        time.sleep(0.2)
         assert reader.is_alive()
         with exclusive_folder(tmp_path):
             pass

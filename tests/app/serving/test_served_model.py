@@ -201,10 +201,8 @@ def test_a_resolution_whose_engine_is_started_again_does_not_hold_up_the_others(
             await until(lambda: model.loaded == [224])
             with pytest.raises(NotReady, match="crossvit_tiny at 384: its engine is being started again"):
                 await classify(model, resolution=384)
-            started = time.perf_counter()
             await classify(model)
-            assert model.loaded == [224]  # it is still being started
-            assert time.perf_counter() - started < 1
+            assert model.loaded == [224]  # the other one is still being started
             await until(lambda: model.loaded == [224, 384])
             await classify(model, resolution=384)
 

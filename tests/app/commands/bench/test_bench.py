@@ -22,6 +22,7 @@ from app.errors import BadParameter
 from model.spec import Preprocessing
 from tests.support.servers import Server, free_port
 from tests.support.slow_service import ANSWER, KEY, SlowService, slow_service
+from tests.support.waiting import wait_until
 
 QUICK = ("--seconds", "0.3", "--warmup", "0.1")
 
@@ -191,8 +192,7 @@ def test_ctrl_c_prints_what_was_measured() -> None:
         with subprocess.Popen(
             [*command, "--warmup", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
-            while service.requests < 10:
-                time.sleep(0.02)
+            wait_until(lambda: service.requests >= 10)
             process.send_signal(signal.SIGINT)
             output, said = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from tests.support import slow_service as slow
 from tests.support.pictures import encoded, scene
 from tests.support.servers import Server, free_port
 from tests.support.slow_service import KEY, RETRY_AFTER, slow_service
+from tests.support.waiting import wait_until
 
 LABELS = [
     ClassLabel(index=0, wnid="n01", label="crane"),
@@ -440,8 +440,7 @@ def test_ctrl_c_prints_what_was_measured(some: Path) -> None:
     with slow_service(0.2) as service:
         command = [sys.executable, "-c", code, "evaluate", str(some), "--url", service.url, "--clients", "1"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            while service.requests < 4:
-                time.sleep(0.02)
+            wait_until(lambda: service.requests >= 4)
             process.send_signal(signal.SIGINT)
             output, said = process.communicate(timeout=30)
     assert process.returncode == 130
