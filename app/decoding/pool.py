@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,6 +63,7 @@ class DecoderPool:
         seconds: the longest time for one job; then its process is killed.
         memory_bytes: the memory that a process may take for a job.
         on_restart: is called with a reason each time a process had to be replaced.
+        sleep: pauses for so many seconds between the attempts to start a process.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class DecoderPool:
         seconds: float,
         memory_bytes: int,
         on_restart: Callable[[str], None] = lambda _: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._decoder_values = [max_pixels, scaled_jpeg]
         self._seconds = seconds
         self._limits = Limits(memory_bytes=memory_bytes, sealed=True)
         self._on_restart = on_restart
+        self._sleep = sleep
         self._queue = FairQueue[_Job]()
         self._idle: deque[asyncio.Future[Turn[_Job] | None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
@@ -197,7 +200,7 @@ class DecoderPool:
                 thread.shutdown(wait=False)
                 if not self._closed:
                     self._threads.discard(thread)
-            await asyncio.sleep(pause)
+            await self._sleep(pause)
             pause = min(max(_FIRST_PAUSE, 2 * pause), _LONGEST_PAUSE)
 
     def _start(self) -> Worker:

@@ -16,10 +16,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from model.checkpoint import read_tensors
 from model.training.artifacts import replacing_file
 from model.training.command import Arguments, main
-from model.training.run_folder import exclusive_folder
+from model.training.run_folder import BadRun, exclusive_folder
 from tests.model.training import made
 from tests.support.training_log import read_rows
 from tests.support.training_targets import run_script, train_until_killed
+from tests.support.waiting import wait_until
 
 RECIPE = ["--variant", "crossvit_tiny", "--resolution", "64", "--batch", "6", "--epochs", "3", "--clip-grad", "1"]
 RECIPE += ["--warmup-epochs", "0.5", "--ema-decay", "0.5", "--lr", "0.0005", "--min-lr", "1e-5"]
@@ -218,15 +219,21 @@ def test_two_runs_do_not_share_a_folder(data: Path, tmp_path: Path, capsys: pyte
 
 
 def test_a_killed_runs_readers_do_not_keep_its_folder(tmp_path: Path) -> None:
+    def free() -> bool:
+        try:
+            with exclusive_folder(tmp_path):
+                return True
+        except BadRun:
+            return False
+
     with exclusive_folder(tmp_path):
         reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which DataLoader does too
             reader.start()
     try:
+        wait_until(free)  # once the new process has let go
         assert reader.is_alive()
-        with exclusive_folder(tmp_path):
-            pass
     finally:
         reader.kill()
         reader.join()

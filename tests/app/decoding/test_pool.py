@@ -23,7 +23,7 @@ from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, T
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
 from tests.support.pictures import encoded, scene
-from tests.support.processes import workers
+from tests.support.processes import own_cpu_seconds, workers
 from tests.support.waiting import until
 
 STEPS = Preprocessing(256, 224)
@@ -39,6 +39,12 @@ async def decoding(**options: Any) -> AsyncIterator[tuple[DecoderPool, list[str]
     async with DecoderPool(**given, on_restart=restarts.append) as decoders:
         await decoders.start()
         yield decoders, restarts
+
+
+async def until_busy(decoders: list[int]) -> None:
+    """Return when each of these processes works."""
+    used = {pid: own_cpu_seconds(pid) for pid in decoders}
+    await until(lambda: all(own_cpu_seconds(pid) > used[pid] for pid in decoders))
 
 
 async def assert_right(decoders: DecoderPool) -> None:
@@ -105,7 +111,7 @@ def test_a_decoder_that_crashes_costs_its_image_and_no_other() -> None:
         async with decoding(count=2) as (decoders, restarts):
             doomed, _ = workers(os.getpid(), "decoder")
             work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(2)]
-            await asyncio.sleep(0.05)
+            await until_busy([doomed])
             os.kill(doomed, signal.SIGSEGV)
             results = await asyncio.gather(*work, return_exceptions=True)
             assert sorted(type(result).__name__ for result in results) == ["BadImage", "tuple"]
@@ -119,7 +125,7 @@ def test_a_decoder_that_ended_between_images_costs_none() -> None:
     async def main() -> None:
         async with decoding() as (decoders, restarts):
             os.kill(workers(os.getpid(), "decoder")[0], signal.SIGKILL)
-            await asyncio.sleep(0.2)
+            await until(lambda: restarts)
             await assert_right(decoders)
             assert restarts == ["ended"]
 
@@ -129,14 +135,17 @@ def test_a_decoder_that_ended_between_images_costs_none() -> None:
 def test_images_whose_requests_have_gone_are_not_decoded() -> None:
     async def main() -> None:
         async with decoding() as (decoders, _):
+            (decoder,) = workers(os.getpid(), "decoder")
+            used = own_cpu_seconds(decoder)
+            await decoders.decode(HUGE, STEPS)
+            seconds = own_cpu_seconds(decoder) - used
             work = [asyncio.create_task(decoders.decode(HUGE, STEPS)) for _ in range(50)]
-            await asyncio.sleep(0.05)
+            await until_busy([decoder])
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-            started = time.monotonic()
             await assert_right(decoders)
-            assert time.monotonic() - started < 10  # 50 of them take longer
+            assert own_cpu_seconds(decoder) - used < 20 * seconds  # two were decoded, and not 51
 
     asyncio.run(main())
 
@@ -189,7 +198,7 @@ def test_json_in_every_charset_is_read_in_a_sealed_worker() -> None:
 @pytest.mark.parametrize(
     "body", [b"\xef\xbb\xbf\xff", b"\xff\xfe{", b"\x00{\xd8\x00", b"{\x00\x00\x00\xff", b"\xff\xfe\x00\x00{"]
 )
-def test_what_is_in_no_charset_is_refused_in_a_sealed_worker(body: bytes) -> None:
+def test_json_in_an_unknown_charset_is_refused_in_a_sealed_worker(body: bytes) -> None:
     async def main() -> None:
         async with decoding() as (decoders, restarts):
             with pytest.raises(BadInference, match="is not JSON"):
@@ -238,27 +247,33 @@ def test_a_decoder_that_speaks_unasked_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("what", ["process", "thread"])
-def test_without_room_for_a_process_images_are_refused_until_there_is(
+def test_while_no_process_can_be_started_images_are_refused(
     what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = threading.Thread.start
-    attempts: list[float] = []
+    attempts = 0
+    pauses: list[float] = []
 
     def no_process(*_: object, **__: object) -> None:
-        attempts.append(time.monotonic())
+        nonlocal attempts
+        attempts += 1
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     def no_thread(thread: threading.Thread) -> None:
         if not thread.name.startswith("decoder"):
             return real(thread)
-        attempts.append(time.monotonic())
+        nonlocal attempts
+        attempts += 1
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("app.decoding.pool._FIRST_PAUSE", 0.1)
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0.02)
+
     patched = {"process": (subprocess, "Popen", no_process), "thread": (threading.Thread, "start", no_thread)}[what]
 
     async def main() -> None:
-        async with decoding() as (decoders, restarts):
+        async with decoding(sleep=sleep) as (decoders, restarts):
             with monkeypatch.context() as patch:
                 patch.setattr(*patched)
                 os.kill(workers(os.getpid(), "decoder")[0], signal.SIGKILL)
@@ -266,9 +281,10 @@ def test_without_room_for_a_process_images_are_refused_until_there_is(
                 with pytest.raises(NotReady, match="no decoder could be started; the log says why") as caught:
                     await decoders.decode(PNG, STEPS)
                 assert caught.value.retry_after
-                await asyncio.sleep(0.5)
-                assert 2 <= len(attempts) <= 6
-            async with asyncio.timeout(10):
+                await until(lambda: len(pauses) > 3)
+            assert pauses[:4] == [0, 0.5, 1, 2]  # at once, then after longer and longer pauses
+            assert attempts <= len(pauses)
+            async with asyncio.timeout(30):
                 await until(lambda: decoders._serving)
                 await assert_right(decoders)
             assert restarts == ["ended"]
@@ -282,7 +298,7 @@ def test_one_callers_slow_images_do_not_hold_up_anothers() -> None:
     async def main() -> None:
         async with decoding() as (decoders, _):
             slow = [asyncio.create_task(decoders.decode(HUGE, STEPS, caller="slow")) for _ in range(20)]
-            await asyncio.sleep(0.05)
+            await until_busy(workers(os.getpid(), "decoder"))
             for _ in range(3):
                 await decoders.decode(PNG, STEPS, caller="other")
             assert sum(task.done() for task in slow) <= 4  # one at most was before each
