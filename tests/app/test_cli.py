@@ -136,7 +136,7 @@ def test_paths_that_are_not_there_are_an_error_before_an_engine_is_loaded(
     assert f"error: {paths[0]}, {paths[1]}: no such file" in done.output
 
 
-def test_what_is_no_file_is_an_error_of_its_own(bundle: Path, folder: Path) -> None:
+def test_a_pipe_or_device_is_an_error_and_the_other_files_are_classified(bundle: Path, folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     (folder / "zero.jpg").symlink_to("/dev/zero")
     named = [folder / "pipe.jpg", folder / "zero.jpg", folder / "more"]
@@ -163,7 +163,7 @@ def test_export_hands_its_arguments_on() -> None:
 
 
 @pytest.mark.parametrize("command", ["export", "train"])
-def test_what_is_not_installed_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_installed_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.cli.find_spec", lambda name: None if name == "torch" else name)
     done = CliRunner().invoke(main, [command, "--help"])
     assert done.exit_code == 1

@@ -114,7 +114,7 @@ def test_without_tensorrt_asking_for_it_ends_the_service_and_a_plan_changes_noth
     assert "crossvit_engine_refused{" not in httpx.get(f"{server.url}/metrics").text
 
 
-def test_what_was_refused_is_in_models_metrics_and_once_in_the_log(
+def test_a_refused_engine_is_in_models_metrics_and_once_in_the_log(
     bundle: Path, tmp_path: Path, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The GPU is a fake, since there is none here."""

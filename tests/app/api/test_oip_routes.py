@@ -598,7 +598,7 @@ def test_json_is_json_whatever_its_content_encoding_says(raw: httpx.Client, enco
     assert infer(raw, headers={"Content-Encoding": encoding}).status_code == 200
 
 
-def test_null_is_as_if_it_were_not_there(raw: httpx.Client) -> None:
+def test_null_counts_as_left_out(raw: httpx.Client) -> None:
     plain = infer(raw, json=infer_body(outputs=[]))
     answer = infer(raw, json=infer_body(id=None, parameters=None, outputs=None))
     assert answer.status_code == 200

@@ -25,7 +25,7 @@ def renamed(environ: dict[str, str], prefix: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "url", ["tcp://10.96.0.12:8000", "udp://10.96.0.12:53", "sctp://10.0.0.1:9", "tcp://[fd00::1]:80"]
 )
-def test_what_kubernetes_sets_for_a_service_is_no_setting(prefix: str, url: str) -> None:
+def test_the_variables_that_kubernetes_sets_for_a_service_are_not_settings(prefix: str, url: str) -> None:
     environ = renamed(SERVICE, prefix) | {f"{prefix}PORT": url}
     assert variables(environ) == {}
     (remark,) = remarks(environ, SETTINGS)
@@ -33,13 +33,13 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(prefix: str, url: str)
     assert "enableServiceLinks: false" in remark
 
 
-def test_what_is_set_for_a_service_that_is_called_otherwise_is_not_mentioned() -> None:
+def test_the_variables_of_a_service_with_another_name_are_ignored_without_a_remark() -> None:
     environ = renamed(SERVICE, "CROSSVIT_API_") | {"CROSSVIT_DB_NAME": "/web/db", "CROSSVIT_DB_ENV_LANG": "C"}
     assert (variables(environ), remarks(environ, SETTINGS)) == ({}, [])
 
 
 @pytest.mark.parametrize("value", ["x", "tcp://", "tcp://10.96.0.12", "http://10.96.0.12:80", "10.96.0.12:8000"])
-def test_what_no_service_link_looks_like_is_for_the_settings_to_refuse(value: str) -> None:
+def test_a_port_that_is_not_a_service_link_is_left_to_the_settings_to_refuse(value: str) -> None:
     assert variables({"CROSSVIT_PORT": value}) == {"CROSSVIT_PORT": value}
 
 

@@ -37,16 +37,16 @@ def test_times(text: str, number: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.5", "-1", "1e", "0x10", "1,000", "inf"])
-def test_what_is_no_whole_number_comes_back(text: str) -> None:
+def test_an_invalid_whole_number_is_returned_unchanged(text: str) -> None:
     assert whole(text) == text
     assert size(text) == text
 
 
 @pytest.mark.parametrize("text", ["256m", "1g", "1.5k2", "10 Megabytes", "MB", "1.00001k"])
-def test_what_is_no_size_comes_back(text: str) -> None:
+def test_an_invalid_size_is_returned_unchanged(text: str) -> None:
     assert size(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "30x", "s", "1h x", "-3s", "1:30", "30"])
-def test_what_is_no_time_with_a_unit_comes_back(text: str) -> None:
+def test_an_invalid_time_is_returned_unchanged(text: str) -> None:
     assert seconds(text) == text

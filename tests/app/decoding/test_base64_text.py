@@ -53,7 +53,7 @@ def test_base64_is_read_as_tools_print_it(text: str) -> None:
         ({"type": "Buffer", "data": [137]}, "an object"),
     ],
 )
-def test_what_is_no_base64_is_called_what_it_is(text: object, why: str) -> None:
+def test_invalid_base64_is_refused_with_what_it_is(text: object, why: str) -> None:
     with pytest.raises(BadBase64) as refused:
         decode_base64(text)
     assert why in str(refused.value)

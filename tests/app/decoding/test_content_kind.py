@@ -10,7 +10,7 @@ FILES = [encoded(scene(40, 30), kind) for kind in FORMATS]
 
 
 @pytest.mark.parametrize("body", FILES, ids=FORMATS)
-def test_an_image_is_not_mistaken_but_text_of_one_is(body: bytes) -> None:
+def test_an_image_is_accepted_and_its_text_in_hexadecimal_or_a_data_uri_is_named(body: bytes) -> None:
     assert looks_like_image(body)
     assert mistaken(body) is None
     assert "hexadecimal" in (mistaken(body.hex().encode()) or "")
@@ -38,7 +38,7 @@ def test_what_was_sent_instead_is_named(body: bytes, what: str) -> None:
     assert what in (mistaken(body) or "")
 
 
-def test_a_file_in_a_form_is_told_no_header_that_it_cannot_have() -> None:
+def test_content_encoding_is_advised_for_a_body_and_not_for_a_file_in_a_form() -> None:
     assert "Content-Encoding: gzip" in (mistaken(b"\x1f\x8b\x08\x00", body=True) or "")
     assert "Content-Encoding" not in (mistaken(b"\x1f\x8b\x08\x00") or "")
 
@@ -46,5 +46,5 @@ def test_a_file_in_a_form_is_told_no_header_that_it_cannot_have() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"hello", b"%PDF-1.7", b"<svg xmlns=''/>", b'{"image": 1}', b"<html>", b"/9j/4AAQSkZJRg", bytes(100)]
 )
-def test_what_a_file_may_be_too_is_left_to_the_decoder(body: bytes) -> None:
+def test_a_file_of_another_kind_is_left_to_the_decoder(body: bytes) -> None:
     assert mistaken(body) is None

@@ -174,7 +174,7 @@ def test_compression_is_what_the_standard_library_undoes() -> None:
     ],
     ids=lambda value: None if isinstance(value, str) else "",
 )
-def test_a_request_that_is_none_is_refused(body: bytes, message: str) -> None:
+def test_an_invalid_request_is_refused_with_the_reason(body: bytes, message: str) -> None:
     with pytest.raises(BadInference) as refused:
         opened(body)
     assert message in str(refused.value)
@@ -190,7 +190,7 @@ def test_a_request_that_is_none_is_refused(body: bytes, message: str) -> None:
         {"outputs": [{"name": "logits", "parameters": {"classification": None, "binary_data": None}}]},
     ],
 )
-def test_null_is_as_if_it_were_not_there(more: dict[str, Any]) -> None:
+def test_null_counts_as_left_out(more: dict[str, Any]) -> None:
     tensor = encoded_input(["b25l"], shape=[1]) | {"parameters": None}
     request, (file,) = opened(as_json(tensor, **more))
     assert file.tobytes() == b"one"
@@ -272,7 +272,7 @@ def test_a_long_key_does_not_make_a_long_message() -> None:
         (encoded_input({"b64": ""}), "as base64 strings"),
     ],
 )
-def test_data_in_json_that_is_no_tensor_is_refused(tensor: dict[str, Any], message: str) -> None:
+def test_an_invalid_tensor_in_json_is_refused(tensor: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInference) as refused:
         opened(as_json(tensor))
     assert message in str(refused.value)
@@ -292,7 +292,7 @@ def test_data_in_json_that_is_no_tensor_is_refused(tensor: dict[str, Any], messa
         (encoded_input(), elements([b"a"] * 4), "the data has 4"),
     ],
 )
-def test_binary_data_that_is_no_tensor_is_refused(tensor: dict[str, Any], raw: bytes, message: str) -> None:
+def test_an_invalid_tensor_in_binary_data_is_refused(tensor: dict[str, Any], raw: bytes, message: str) -> None:
     body, json_bytes = with_binary(tensor, raw)
     with pytest.raises(BadInference) as refused:
         opened(body, json_bytes=json_bytes)
@@ -300,7 +300,7 @@ def test_binary_data_that_is_no_tensor_is_refused(tensor: dict[str, Any], raw: b
 
 
 @pytest.mark.parametrize("size", [True, "24", 24.5])
-def test_a_binary_data_size_that_is_no_number_of_bytes_is_refused(size: Any) -> None:
+def test_an_invalid_binary_data_size_is_refused(size: Any) -> None:
     head = as_json(image_input(parameters={"binary_data_size": size}))
     with pytest.raises(BadInference, match=f"'binary_data_size' must be a number of bytes, not '{size}'"):
         opened(head + PIXELS.tobytes(), json_bytes=len(head))
@@ -322,7 +322,7 @@ def test_binary_data_that_no_input_has_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong_by", [-3, 3, 10_000])
-def test_a_lying_header_length_is_refused(wrong_by: int) -> None:
+def test_a_header_length_that_is_not_that_of_the_json_is_refused(wrong_by: int) -> None:
     body, json_bytes = with_binary(image_input(), PIXELS.tobytes())
     with pytest.raises(BadInference):
         opened(body, json_bytes=json_bytes + wrong_by)
@@ -495,13 +495,13 @@ def survives(body: bytes, **framing: Any) -> None:
 
 @many
 @given(st.binary(max_size=200), framings)
-def test_no_bytes_do_harm(body: bytes, framing: dict[str, Any]) -> None:
+def test_arbitrary_bytes_are_read_or_refused(body: bytes, framing: dict[str, Any]) -> None:
     survives(body, **framing)
 
 
 @many
 @given(anything | requests, st.binary(max_size=40), st.integers(-2, 2))
-def test_no_json_does_harm(content: Any, binary: bytes, wrong_by: int) -> None:
+def test_arbitrary_json_is_read_or_refused(content: Any, binary: bytes, wrong_by: int) -> None:
     head = json.dumps(content).encode()
     body = head + binary
     json_bytes = max(len(head) + wrong_by, 0) if binary else None
@@ -510,7 +510,7 @@ def test_no_json_does_harm(content: Any, binary: bytes, wrong_by: int) -> None:
 
 @some
 @given(st.data())
-def test_no_cut_or_flipped_byte_does_harm(data: st.DataObject) -> None:
+def test_a_damaged_request_is_read_or_refused(data: st.DataObject) -> None:
     tensor, raw = data.draw(st.sampled_from([(image_input(), PIXELS.tobytes()), (encoded_input(), elements(FILES))]))
     body, json_bytes = with_binary(tensor, raw, id="x", outputs=[{"name": "logits"}])
     damaged = bytearray(body)

@@ -30,7 +30,7 @@ def test_what_is_written_is_there_at_the_next_start_of_the_same_and_of_no_other(
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"code" + 32 * b"\0"])
-def test_a_damaged_file_counts_as_none(home: Path, damage: bytes) -> None:
+def test_a_damaged_file_counts_as_missing(home: Path, damage: bytes) -> None:
     cache = CompiledCache({})
     cache.write("model", b"code")
     (folder,) = home.iterdir()

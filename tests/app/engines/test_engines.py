@@ -48,7 +48,7 @@ def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: M
 
 
 @pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
-def test_answers_stay_when_the_next_call_comes(bundle: Path, module: ModuleType) -> None:
+def test_outputs_are_unchanged_by_the_next_run(bundle: Path, module: ModuleType) -> None:
     engine = loaded(module, bundle, 224)
     first = engine.run(reference_network.images(224)[:1])
     kept = first.copy()
@@ -86,7 +86,7 @@ def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
         ["export/to_onnx.py", "--help"],
     ],
 )
-def test_engines_tell_nobody_how_they_are_used(bundle: Path, tmp_path: Path, command: list[str]) -> None:
+def test_engines_send_no_telemetry(bundle: Path, tmp_path: Path, command: list[str]) -> None:
     """They keep who is using them, and what is going to be sent, in the home folder."""
     done = subprocess.run(
         [sys.executable, *(word.format(bundle=bundle) for word in command)],

@@ -51,7 +51,7 @@ def test_the_machines_memory_is_the_most(tmp_path: Path, limit: str, expected: i
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "-1\n", "MemTotal: many kB\n"])
-def test_what_the_system_does_not_say_is_not_known(tmp_path: Path, text: str) -> None:
+def test_invalid_memory_files_give_no_limit(tmp_path: Path, text: str) -> None:
     root = control_group(tmp_path, proc__self__cgroup="0::/\n", proc__meminfo=text, sys__fs__cgroup__memory___max=text)
     assert usable_memory(root) is None
     assert affordable_decoders(None, 50_000_000, 1 << 30) is None

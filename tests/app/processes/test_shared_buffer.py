@@ -42,7 +42,7 @@ def test_it_grows_and_arrays_that_were_handed_out_stay() -> None:
     assert (reader.array(100, 1000)[1:] == 8).all()
 
 
-def test_where_memory_files_are_forbidden_a_temporary_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_memory_files_are_forbidden_a_temporary_file_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> int:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 

@@ -56,7 +56,7 @@ def test_a_transfer_coding_that_is_not_known_is_named(coding: bytes, status: HTT
     assert refused.value.status == status
 
 
-def test_trailers_count_and_are_not_kept() -> None:
+def test_trailers_count_as_header_fields_and_are_not_kept() -> None:
     made = head(b"/", *50 * [(b"a", b"b")])
     for _ in range(50):
         made.add_field(b"c", b"d", trailer=True)
@@ -84,7 +84,7 @@ def test_a_host_is_a_name_or_an_address_or_empty(host: bytes) -> None:
         *(b"a?b", b"a#b", b"a, b", b"\xc3\xa4.example", b"a%2", b"a\\b", b'"a"', b"<a>"),
     ],
 )
-def test_a_host_that_is_none_is_named(host: bytes) -> None:
+def test_an_invalid_host_is_refused_and_named(host: bytes) -> None:
     for version in ("1.0", "1.1"):
         with pytest.raises(RequestRefused, match="is not a name or an address") as refused:
             head(b"http://there/x", (b"Host", host)).scope("GET", version)

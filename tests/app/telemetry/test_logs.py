@@ -85,7 +85,7 @@ def test_a_warning_of_python_is_an_event_too() -> None:
     assert "soon gone" in event["event"]
 
 
-def test_what_parses_forms_does_not_log_bytes_of_them() -> None:
+def test_the_parser_of_forms_does_not_log_their_bytes() -> None:
     script = """
 from python_multipart.multipart import MultipartParser
 try:
@@ -105,7 +105,7 @@ def test_auto_is_json_where_nobody_watches_and_console_is_for_reading() -> None:
     assert "\x1b" not in text  # no colours in a file
 
 
-def test_a_standard_error_that_nobody_reads_holds_nobody_up_and_what_was_dropped_is_told() -> None:
+def test_an_unread_standard_error_blocks_nothing_and_dropped_lines_are_counted() -> None:
     script = DROPPING + (
         "import time\n"
         "started = time.monotonic()\n"
@@ -133,13 +133,13 @@ def test_a_standard_error_that_nobody_reads_holds_nobody_up_and_what_was_dropped
     assert found[-1] == "the end"
 
 
-def test_what_is_logged_last_is_written_though_nobody_waits_for_it() -> None:
+def test_lines_that_wait_at_the_end_of_the_process_are_written() -> None:
     script = DROPPING + ("for number in range(5000): log.info('%d', number)\n")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == [str(number) for number in range(5000)]
 
 
-def test_a_standard_error_that_is_closed_is_no_trouble() -> None:
+def test_a_service_with_a_closed_standard_error_ends_with_status_0() -> None:
     script = DROPPING + "log.info('x')"
     command = f"exec {sys.executable} -c '{script.replace(chr(39), chr(34))}' 2>&-"
     assert subprocess.run(["/bin/sh", "-c", command], timeout=60, check=True).returncode == 0

@@ -96,7 +96,7 @@ def test_requests_are_counted_by_route_method_and_status(caller: httpx.Client) -
     )
 
 
-def test_what_clients_make_up_makes_no_labels(caller: httpx.Client) -> None:
+def test_values_that_clients_make_up_become_no_labels(caller: httpx.Client) -> None:
     def act() -> None:
         for number in range(5):
             caller.get(f"/made/up/{number}")
@@ -184,7 +184,7 @@ def test_refusals_are_counted_by_reason(
     assert rise_of(caller, "rejected_total", lambda: act(caller)) == labelled((1, {"reason": reason}))
 
 
-def test_what_is_served_is_shown(caller: httpx.Client, bundle: Path) -> None:
+def test_the_served_model_is_shown_by_gauges(caller: httpx.Client, bundle: Path) -> None:
     opened = open_bundle(bundle)
     samples = scrape(caller)
     info = {

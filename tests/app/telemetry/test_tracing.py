@@ -269,7 +269,7 @@ def test_requests_are_answered_while_a_collector_hangs(caller: httpx.Client, col
         hanging.wait_for(requests[-1])
 
 
-def test_what_is_left_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_that_wait_are_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
     with collecting(Collector(free_port())) as last:
         traces = Tracing(f"http://127.0.0.1:{last.port}")

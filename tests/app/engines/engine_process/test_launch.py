@@ -58,7 +58,7 @@ AUTO = EngineRequest("auto", "auto")
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_serves_is_told_with_the_batch_it_is_best_at(planned: Path) -> None:
+def test_a_started_engine_has_its_name_precision_and_best_batch_size(planned: Path) -> None:
     found = started(open_bundle(planned), AUTO)
     assert (found.name, found.precision, found.batch, found.refused) == ("tensorrt", "fp16", 32, {})
     assert found.image_seconds > 0
@@ -105,13 +105,13 @@ def test_an_engine_that_breaks_its_device_leaves_it_to_the_next_in_a_fresh_proce
     assert type(caught.value) is NoEngine
 
 
-def test_where_nothing_is_left_after_that_the_error_says_so(planned: Path, gpu: fakes.Gpu) -> None:
+def test_without_an_engine_that_can_start_the_error_has_the_reasons(planned: Path, gpu: fakes.Gpu) -> None:
     gpu.does(tensorrt="crashes")
     with pytest.raises(NoEngine, match=r"precision=fp16 \(tensorrt: its process failed .* SIGSEGV"):
         started(open_bundle(planned), EngineRequest("auto", "fp16"))
 
 
-def test_an_overwritten_plan_is_not_believed(planned: Path, gpu: fakes.Gpu) -> None:
+def test_an_overwritten_plan_is_refused(planned: Path, gpu: fakes.Gpu) -> None:
     gpu.does(tensorrt="reads")
     bundle = open_bundle(planned)
     assert started(bundle, AUTO).name == "tensorrt"

@@ -373,7 +373,7 @@ def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: Simple
         (None, "it finds no GPU, or was built without support for one"),
     ],
 )
-def test_one_that_was_asked_for_by_name_says_why_it_is_not_here(
+def test_an_engine_that_was_requested_by_name_and_is_not_here_is_refused_with_the_reason(
     gpu: SimpleNamespace, error: Exception | None, message: str
 ) -> None:
     gpu.plans = raising(error) if error else lambda *_: iter(())
@@ -401,7 +401,7 @@ def test_wrong_answers_and_failures_lead_to_the_next_engine_and_are_told(gpu: Si
     assert (chosen.name, chosen.precision) == ("onnxruntime", "f32")
 
 
-def test_one_that_fails_on_its_device_leaves_the_next_precision_alone(gpu: SimpleNamespace) -> None:
+def test_an_engine_that_fails_in_one_precision_is_tried_in_the_next(gpu: SimpleNamespace) -> None:
     gpu.plans = lambda *_: iter([Fake("lacking", "tensorrt"), Fake("bf16", "tensorrt")])
     chosen = choose(described())
     assert (chosen.name, chosen.precision, chosen.refused) == ("tensorrt", "bf16", {})
@@ -460,7 +460,7 @@ def test_an_engine_that_runs_in_one_precision_is_not_refused_for_another(gpu: Si
     assert (chosen.name, chosen.refused) == ("tensorrt", {})
 
 
-def test_one_that_fails_only_when_it_is_timed_is_passed_over_and_ended(gpu: SimpleNamespace) -> None:
+def test_an_engine_that_fails_only_when_it_is_timed_is_passed_over_and_closed(gpu: SimpleNamespace) -> None:
     class Weak(Fake):
         def run(self, images: NDArray[np.uint8]) -> Outputs:
             if len(images) > 1:
@@ -473,7 +473,7 @@ def test_one_that_fails_only_when_it_is_timed_is_passed_over_and_ended(gpu: Simp
     assert "out of memory" in chosen.refused["tensorrt"]
 
 
-def test_the_preferred_one_is_taken_untried_unless_a_higher_tier_serves(gpu: SimpleNamespace) -> None:
+def test_the_preferred_engine_is_taken_without_a_comparison_unless_a_higher_tier_serves(gpu: SimpleNamespace) -> None:
     assert choose(described(), prefer=("tensorrt", "fp16")).precision == "fp16"
     assert choose(described(), prefer=("onnxruntime", "f32")).name == "tensorrt"
     gpu.plans = gpu.cuda = lambda *_: iter(())
@@ -492,7 +492,7 @@ def test_a_restart_tries_the_engine_that_ran_before_all_others() -> None:
     assert chosen.refused == {"onnxruntime-cuda": "it has f32 here"}
 
 
-def test_what_is_wrong_with_the_bundle_is_raised_as_it_is(gpu: SimpleNamespace) -> None:
+def test_an_error_of_the_bundle_is_raised_unchanged(gpu: SimpleNamespace) -> None:
     class Overwritten(Fake):
         def load(self, side: int) -> None:
             raise BadBundle(f"not the plan for {side}")

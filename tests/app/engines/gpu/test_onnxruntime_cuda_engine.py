@@ -79,7 +79,7 @@ def test_images_need_not_be_contiguous(bundle: Path, engine: OnnxRuntimeCudaEngi
     np.testing.assert_allclose(engine.run(images), expected(bundle, images), atol=1e-5)
 
 
-def test_answers_stay_when_the_next_call_comes(engine: OnnxRuntimeCudaEngine) -> None:
+def test_outputs_are_unchanged_by_the_next_run(engine: OnnxRuntimeCudaEngine) -> None:
     images = pictures(4)
     first = engine.run(images)
     kept = first.copy()
@@ -132,7 +132,7 @@ def short_of_memory(at: int) -> Callable[[bytes, BatchShape, bool], Providers]:
     return providers
 
 
-def test_a_batch_for_which_there_is_no_memory_is_done_without(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_size_for_which_there_is_no_memory_is_not_used(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = on_cpu(bundle, (1, 2, 4), short_of_memory(4))
     engine.load(SIDE)
     assert engine.batch == 2

@@ -177,7 +177,7 @@ def test_every_image_gets_its_own_logits_in_order(
     assert held(gpu) == 0
 
 
-def test_what_was_returned_stays_as_it_is() -> None:
+def test_outputs_are_unchanged_by_the_next_run() -> None:
     engine = loaded(fake())
     first = engine.run(pictures(9, seed=1))
     engine.run(pictures(9, seed=2))
@@ -190,7 +190,7 @@ def test_images_need_not_lie_in_one_piece_of_memory() -> None:
     np.testing.assert_array_equal(loaded(fake()).run(images), network(images))
 
 
-def test_nothing_is_taken_of_the_gpu_and_no_graph_made_once_it_is_loaded() -> None:
+def test_a_loaded_engine_allocates_nothing_on_the_gpu_and_captures_no_graph() -> None:
     gpu = fake((1, 4, 8))
     engine = loaded(gpu)
     taken = dict(gpu.takes)
@@ -385,7 +385,7 @@ def test_loading_and_closing_twice_are_no_ops() -> None:
     assert held(gpu) == 0
 
 
-def test_it_is_closed_while_work_is_on_its_way() -> None:
+def test_an_engine_is_closed_while_the_gpu_still_works() -> None:
     """As when a run was given up: nothing may be taken from under the GPU, which the fake would notice."""
     gpu = fake((8,), eager=0.0)
     engine = loaded(gpu)

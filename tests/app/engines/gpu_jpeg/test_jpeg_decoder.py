@@ -90,7 +90,7 @@ def test_the_kernels_resize_as_pillow_to_the_bit(
 
 
 @pytest.mark.parametrize("steps", [*PREPROCESSING.values(), Preprocessing(274, 240)], ids=str)
-def test_a_batch_of_all_kinds_and_sizes_is_as_app_image_has_it(kernels: ctypes.CDLL, steps: Preprocessing) -> None:
+def test_a_batch_of_all_kinds_and_sizes_has_the_pixels_of_the_cpu(kernels: ctypes.CDLL, steps: Preprocessing) -> None:
     sizes = [(500, 375), (333, 500), (1, 1), (2, 900), (1600, 3), (17, 15), (1201, 800), (224, 224)]
     bodies = [photograph(*size, kind) for size, kind in zip(sizes, SUBSAMPLINGS * 2, strict=True)]
     with decoding(KernelOnCpu(kernels), steps) as decoder:
@@ -210,7 +210,7 @@ def test_a_decoder_that_shifts_colours_or_loses_images_is_found(kernels: ctypes.
             assert re.fullmatch(words, found)
 
 
-def test_it_is_opened_only_with_a_gpu_that_does_it_well(kernels: ctypes.CDLL) -> None:
+def test_a_decoder_is_refused_without_a_gpu_or_with_wrong_pixels(kernels: ctypes.CDLL) -> None:
     def no_driver() -> KernelOnCpu:
         raise DeviceError("cudaErrorInsufficientDriver while opening the GPU")
 
@@ -226,7 +226,7 @@ def test_it_is_opened_only_with_a_gpu_that_does_it_well(kernels: ctypes.CDLL) ->
     assert wrong.memory == {}
 
 
-def test_one_that_fails_when_it_is_tried_is_closed(kernels: ctypes.CDLL) -> None:
+def test_a_decoder_that_fails_its_trial_is_closed(kernels: ctypes.CDLL) -> None:
     class Broken(KernelOnCpu):
         def wait(self) -> None:
             raise DeviceError("cudaErrorIllegalAddress while decoding JPEGs")

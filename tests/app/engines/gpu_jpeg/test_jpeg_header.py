@@ -76,13 +76,13 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("body", PLAIN.values(), ids=PLAIN)
-def test_plain_ones_are_told_with_their_size(body: bytes) -> None:
+def test_a_plain_jpeg_is_recognised_with_its_size(body: bytes) -> None:
     assert plain(body, LIMIT) == PlainJpeg(60, 40, len(body))
     assert plain(body + b"\xff\xd8 and what follows it", LIMIT) == PlainJpeg(60, 40, len(body))
 
 
 @pytest.mark.parametrize("body", SPECIAL.values(), ids=SPECIAL)
-def test_all_others_are_not_plain(body: bytes) -> None:
+def test_other_files_are_not_plain_jpegs(body: bytes) -> None:
     assert body != BODY
     assert plain(body, LIMIT) is None
 
@@ -124,7 +124,7 @@ def mutate(data: st.DataObject, body: bytes) -> bytes:
 )
 @pytest.mark.filterwarnings("ignore")
 @given(data=st.data())
-def test_what_passes_for_plain_is_so_for_pillow_too(data: st.DataObject) -> None:
+def test_a_jpeg_that_counts_as_plain_is_plain_for_pillow_too(data: st.DataObject) -> None:
     body = mutate(data, data.draw(st.sampled_from([*PLAIN.values(), SPECIAL["turned"], SPECIAL["progressive"]])))
     found = plain(body, LIMIT)
     if found is None:
@@ -138,11 +138,11 @@ def test_what_passes_for_plain_is_so_for_pillow_too(data: st.DataObject) -> None
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.binary(max_size=200).map(lambda tail: b"\xff\xd8" + tail))
-def test_no_bytes_are_too_odd(body: bytes) -> None:
+def test_arbitrary_bytes_are_not_a_plain_jpeg(body: bytes) -> None:
     assert plain(body, LIMIT) is None
 
 
-def test_every_length_of_a_plain_one_is_taken_care_of() -> None:
+def test_a_plain_jpeg_that_is_cut_anywhere_is_not_plain() -> None:
     for body in PLAIN.values():
         if len(body) < 5000:
             assert all(plain(body[:length], LIMIT) is None for length in range(len(body)))
@@ -154,7 +154,7 @@ def test_only_so_many_segments_are_read(count: int) -> None:
     assert (plain(body, LIMIT) is not None) == (count == 800)
 
 
-def test_the_end_is_found_wherever_it_is() -> None:
+def test_the_end_is_found_at_every_position_around_a_search_boundary() -> None:
     scan = BODY.index(b"\xff\xda") + 14
     for more in range(_SEARCHED_AT_A_TIME - len(BODY) + scan - 4, _SEARCHED_AT_A_TIME - len(BODY) + scan + 8):
         body = BODY[:-2] + bytes(more) + BODY[-2:]
@@ -163,7 +163,7 @@ def test_the_end_is_found_wherever_it_is() -> None:
         assert plain(body[:-2] + b"\xff\xc4" + BODY[-2:], LIMIT) is None
 
 
-def test_a_large_one_is_told_in_little_time() -> None:
+def test_a_large_plain_jpeg_is_recognised() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8))
     body = encoded(noise, "JPEG", quality=95)
     assert plain(body, 4_000_000) == PlainJpeg(2000, 2000, len(body))
