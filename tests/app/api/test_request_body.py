@@ -7,6 +7,7 @@ from starlette.types import Message
 
 from app.api.request_body import BodyLimits
 from app.errors import Overloaded, SlowClient
+from tests.support.waiting import until
 
 
 async def sent(limits: BodyLimits, pieces: Sequence[bytes], *, whole: bool = True) -> bytes:
@@ -28,13 +29,12 @@ def test_one_stalled_body_is_ended_where_one_is_enough() -> None:
     async def main() -> None:
         limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
         stalled = [asyncio.create_task(sent(limits, [bytes(48)], whole=False)) for _ in range(2)]
-        await asyncio.sleep(0.01)
+        await until(lambda: limits.held_bytes == 96)
         assert await sent(limits, 5 * [b"12345"]) == 5 * b"12345"
         with pytest.raises(SlowClient, match="make room for others"):
             await stalled[0]
-        await asyncio.sleep(0.01)
+        await until(lambda: limits.held_bytes == 48)
         assert not stalled[1].done()
-        assert limits.held_bytes == 48
         stalled[1].cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
         assert limits.held_bytes == 0
@@ -47,14 +47,14 @@ def test_the_body_that_holds_most_makes_room_and_no_small_one() -> None:
         limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
         sizes = (1, 30, 50, 5)  # the oldest holds the least
         stalled = [asyncio.create_task(sent(limits, [bytes(size)], whole=False)) for size in sizes]
-        await asyncio.sleep(0.01)
+        await until(lambda: limits.held_bytes == 86)
         assert await sent(limits, 3 * [bytes(20)]) == bytes(60)
         with pytest.raises(SlowClient, match="make room for others"):
             await stalled[2]
-        await asyncio.sleep(0.01)
+        await until(lambda: limits.held_bytes == 36)
         assert [task.done() for task in stalled] == [False, False, True, False]
         assert await sent(limits, 4 * [bytes(20)]) == bytes(80)
-        await asyncio.sleep(0.01)
+        await until(lambda: stalled[1].done())
         assert [task.done() for task in stalled] == [False, True, True, False]
         for task in stalled:
             task.cancel()
@@ -69,10 +69,10 @@ def test_no_body_is_ended_where_that_would_not_make_room() -> None:
         limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=5)
         limits.held_bytes = 80  # by those that have arrived
         paused = asyncio.create_task(sent(limits, [bytes(5)], whole=False))
-        await asyncio.sleep(0.01)
+        await until(lambda: limits.held_bytes == 85)
         with pytest.raises(Overloaded):
             await sent(limits, [bytes(30)])
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # some turns of the event loop, in which it would end
         assert not paused.done()
         assert limits.held_bytes == 85
         paused.cancel()
@@ -87,7 +87,7 @@ def test_a_body_that_has_timed_out_is_not_evicted() -> None:
     async def main() -> None:
         limits = BodyLimits(max_bytes=100, max_total_bytes=100, seconds=0.05)
         stalled = asyncio.create_task(sent(limits, [bytes(90)], whole=False))
-        await asyncio.sleep(0.01)
+        await until(lambda: limits.held_bytes == 90)
         timeout = limits.arriving[0].timeout
         while not timeout.expired():  # noqa: ASYNC110, it stays so for one round of the loop
             await asyncio.sleep(0)
