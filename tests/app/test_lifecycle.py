@@ -25,13 +25,12 @@ import pytest
 from app.errors import BadParameter
 from app.server.listener import listen
 from tests.support.nginx import AVAILABLE, Nginx, nginx
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG
 from tests.support.processes import workers
 from tests.support.raw_http import connect, head
 from tests.support.servers import Server, StartServer, crossvit_serve, free_port
 from tests.support.waiting import until
 
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 
 

@@ -15,12 +15,11 @@ import pytest
 from PIL import Image
 
 from tests.support.load import probing
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG, encoded, scene
 from tests.support.processes import resident_mb, workers
 from tests.support.raw_http import connect, head
 from tests.support.servers import Server, crossvit_serve
 
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LIMITS = {
     "header-seconds": 1,
     "body-seconds": 1,

@@ -16,12 +16,10 @@ from fastapi.testclient import TestClient
 from app.configuration.settings import Settings
 from app.main import create_app
 from tests.app.engines import fakes
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG
 from tests.support.plans import put_plan
 from tests.support.problems import assert_problem
 from tests.support.servers import StartServer
-
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 
 
 def test_the_docs_need_no_other_site(client: httpx.Client) -> None:

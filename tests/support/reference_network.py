@@ -4,6 +4,7 @@ Every constant here is part of those references: changing one makes them worthle
 """
 
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,12 @@ def checkpoint(folder: Path, variant: Variant, classes: int = 1000) -> Path:
     return path
 
 
+@cache
 def images(side: int) -> NDArray[np.uint8]:
-    """The three smooth pictures of the references, (3, side, side, 3)."""
-    return np.stack([_image(side, seed) for seed in range(3)])
+    """The three smooth pictures of the references, (3, side, side, 3), which all who ask share: read-only."""
+    pictures = np.stack([_image(side, seed) for seed in range(3)])
+    pictures.flags.writeable = False
+    return pictures
 
 
 def _image(side: int, seed: int) -> NDArray[np.uint8]:
