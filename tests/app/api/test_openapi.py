@@ -64,9 +64,9 @@ def test_schemathesis_finds_nothing_with_keys_and_admin_routes(closed_server: Se
 
 
 def test_the_document_asks_for_keys_only_where_one_is_needed(bundle: Path) -> None:
-    keys = {"api_keys": [SecretStr("api-key-123")], "admin_keys": [SecretStr("admin-key-123")]}
+    api_keys, admin_keys = [SecretStr("api-key-123")], [SecretStr("admin-key-123")]
     secured = []
-    for settings in (Settings(bundle=bundle), Settings(bundle=bundle, **keys)):
+    for settings in (Settings(bundle=bundle), Settings(bundle=bundle, api_keys=api_keys, admin_keys=admin_keys)):
         paths = TestClient(create_app(settings)).get("/openapi.json").json()["paths"]
         secured.append(
             {path for path, operations in paths.items() if any("security" in o for o in operations.values())}
