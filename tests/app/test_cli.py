@@ -7,9 +7,8 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from fastapi.testclient import TestClient
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from app.cli import main
 from app.configuration.settings import Settings
