@@ -21,7 +21,7 @@ def filled(name: str) -> CrossViT:
 
 
 def normalised(side: int, dtype: torch.dtype) -> torch.Tensor:
-    images = torch.tensor(reference_network.images(side)).permute(0, 3, 1, 2).to(dtype) / 255
+    images = torch.from_numpy(reference_network.images(side)).permute(0, 3, 1, 2).to(dtype) / 255
     mean, std = (torch.tensor(values, dtype=dtype).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std
 

@@ -48,12 +48,14 @@ def checkpoint(folder: Path, variant: Variant, classes: int = 1000) -> Path:
     return path
 
 
-@cache
 def images(side: int) -> NDArray[np.uint8]:
-    """The three smooth pictures of the references, (3, side, side, 3), which all who ask share: read-only."""
-    pictures = np.stack([_image(side, seed) for seed in range(3)])
-    pictures.flags.writeable = False
-    return pictures
+    """The three smooth pictures of the references, (3, side, side, 3)."""
+    return _images(side).copy()
+
+
+@cache
+def _images(side: int) -> NDArray[np.uint8]:
+    return np.stack([_image(side, seed) for seed in range(3)])
 
 
 def _image(side: int, seed: int) -> NDArray[np.uint8]:
