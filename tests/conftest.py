@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -25,7 +26,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what engines compile for this session, and away from what the developer's own services keep."""
+    """Keep what engines compile for this session, and away from what the developer's own services keep.
+
+    httpx reads all certificate authorities for every client, which takes longer than most requests here; now once.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))
+    config.add_cleanup(patch.undo)
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # it has the session's folder
     folder = tempfile.TemporaryDirectory(prefix="crossvit-tests-")
@@ -162,9 +169,10 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture(scope="session")
 def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of `bundle` in float32 and batches of up to 4, ready."""
+    """A server of `bundle` in float32, with ONNX Runtime and batches of up to 4, ready."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with crossvit_serve(log, "--bundle", str(bundle), "--precision", "f32", "--max-batch", "4") as started:
+    engine = ["--engine", "onnxruntime", "--precision", "f32", "--max-batch", "4"]
+    with crossvit_serve(log, "--bundle", str(bundle), *engine) as started:
         started.wait_until_ready()
         yield started
 

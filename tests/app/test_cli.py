@@ -7,10 +7,14 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner, Result
 
 from app.cli import main
+from app.configuration.settings import Settings
+from app.main import create_app
 from tests.support.pictures import encoded, scene
+from tests.support.waiting import wait_until
 
 PHOTO = str(next((Path(__file__).parents[2] / "export" / "data" / "photos").glob("*.jpg")))
 
@@ -18,6 +22,10 @@ PHOTO = str(next((Path(__file__).parents[2] / "export" / "data" / "photos").glob
 def crossvit(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def in_process(*arguments: object) -> Result:
+    return CliRunner(env={"CROSSVIT_ENGINE": "onnxruntime"}).invoke(main, [*map(str, arguments)])
 
 
 @pytest.fixture
@@ -42,7 +50,7 @@ def test_json_lines_of_a_folder_with_a_broken_file(bundle: Path, folder: Path) -
 
 
 def test_csv(bundle: Path, folder: Path) -> None:
-    done = crossvit("classify", folder, "--bundle", bundle, "--top-k", 1, "--format", "csv")
+    done = in_process("classify", folder, "--bundle", bundle, "--top-k", 1, "--format", "csv")
     rows = list(csv.DictReader(StringIO(done.stdout)))
     assert [(Path(row["path"]).name, row["rank"], bool(row["error"])) for row in rows] == [
         ("a.png", "1", False),
@@ -53,29 +61,26 @@ def test_csv(bundle: Path, folder: Path) -> None:
 
 
 def test_the_table_and_good_files_alone_end_well(bundle: Path, folder: Path) -> None:
-    done = crossvit("classify", folder / "a.png", folder / "more", "--bundle", bundle, "--top-k", 1)
-    assert done.returncode == 0
+    done = in_process("classify", folder / "a.png", folder / "more", "--bundle", bundle, "--top-k", 1)
+    assert done.exit_code == 0
     assert "a.png" in done.stdout
     assert "c.JPEG" in done.stdout
 
 
 def test_files_that_are_named_are_tried_whatever_their_suffix(bundle: Path, folder: Path) -> None:
-    done = crossvit("classify", folder / "notes.txt", folder / "nowhere.png", "--bundle", bundle, "--format", "jsonl")
+    done = in_process("classify", folder / "notes.txt", folder / "nowhere.png", "--bundle", bundle, "--format", "jsonl")
     assert [json.loads(line)["error"] for line in done.stdout.splitlines()] == [
         "the bytes are not a JPEG, PNG, WebP, GIF, BMP, AVIF or ICO image",
         "No such file or directory",
     ]
 
 
-def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path, server: object) -> None:
-    import httpx
-
-    from tests.support.servers import Server
-
-    assert isinstance(server, Server)
+def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path) -> None:
     image = folder / "a.png"
-    answer = httpx.post(f"{server.url}/classify", files={"file": image.read_bytes()}).json()["predictions"]
-    (line,) = crossvit("classify", image, "--bundle", bundle, "--format", "jsonl").stdout.splitlines()
+    with TestClient(create_app(Settings(bundle=bundle, engine="onnxruntime", decoders=1))) as server:
+        wait_until(lambda: server.get("/readyz").status_code == 200)
+        answer = server.post("/classify", files={"file": image.read_bytes()}).json()["predictions"]
+    (line,) = in_process("classify", image, "--bundle", bundle, "--format", "jsonl").stdout.splitlines()
     assert [row["index"] for row in json.loads(line)["predictions"]] == [row["index"] for row in answer]
 
 
@@ -87,8 +92,8 @@ def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path, serve
     ],
 )
 def test_errors_are_a_sentence(bundle: Path, arguments: list[str], message: str) -> None:
-    done = crossvit(*arguments, *([] if "--bundle" in arguments else ["--bundle", bundle]))
-    assert done.returncode == 2
+    done = in_process(*arguments, *([] if "--bundle" in arguments else ["--bundle", bundle]))
+    assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -119,10 +124,10 @@ def test_without_a_command_the_commands_are_listed() -> None:
 
 
 def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> None:
-    done = crossvit("classify", tmp_path, "--bundle", bundle)
-    assert (done.returncode, done.stderr) == (1, "error: no image files there\n")
+    done = in_process("classify", tmp_path, "--bundle", bundle)
+    assert (done.exit_code, done.stderr) == (1, "error: no image files there\n")
     (tmp_path / "a.HEIC").write_bytes(b"")
-    done = crossvit("classify", tmp_path, "--bundle", bundle)
+    done = in_process("classify", tmp_path, "--bundle", bundle)
     assert done.stderr == "error: no image files there: 1 of .heic cannot be read, convert them to JPEG or PNG\n"
 
 
@@ -140,7 +145,7 @@ def test_a_pipe_or_device_is_an_error_and_the_other_files_are_classified(bundle:
     os.mkfifo(folder / "pipe.jpg")
     (folder / "zero.jpg").symlink_to("/dev/zero")
     named = [folder / "pipe.jpg", folder / "zero.jpg", folder / "more"]
-    done = crossvit("classify", *named, folder, "--bundle", bundle, "--format", "jsonl")
+    done = in_process("classify", *named, folder, "--bundle", bundle, "--format", "jsonl")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line.get("error") for line in lines[:3]] == [
         "it is a pipe, not a file",
@@ -151,7 +156,7 @@ def test_a_pipe_or_device_is_an_error_and_the_other_files_are_classified(bundle:
 
 
 def test_models_lists_variants_and_bundles(bundle: Path) -> None:
-    done = crossvit("models", "--folder", bundle.parent)
+    done = in_process("models", "--folder", bundle.parent)
     assert "crossvit_18_dagger_384" in done.stdout
     (row,) = (line for line in done.stdout.splitlines() if "crossvit_tiny" in line)
     assert "7.01 M" in row
@@ -184,8 +189,8 @@ def test_odd_file_names_are_shown_as_they_are(bundle: Path, tmp_path: Path) -> N
     for name in (b"a[bold]b.png", b"x[/foo].png", b"caf\xe9.png"):
         (tmp_path / os.fsdecode(name)).write_bytes(encoded(scene(64, 64)))
     for output in ("table", "csv"):
-        done = crossvit("classify", tmp_path, "--bundle", bundle, "--top-k", 1, "--format", output)
-        assert done.returncode == 0, done.stderr
+        done = in_process("classify", tmp_path, "--bundle", bundle, "--top-k", 1, "--format", output)
+        assert done.exit_code == 0, done.stderr
         assert "a[bold]b.png" in done.stdout
         assert "x[/foo].png" in done.stdout
         assert "caf\\udce9.png" in done.stdout

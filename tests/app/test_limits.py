@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 
 from tests.support.load import probing
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG, encoded, scene
 from tests.support.processes import own_cpu_seconds, resident_mb, workers
 from tests.support.raw_http import connect, head, wait_until_read
 from tests.support.servers import Server, crossvit_serve
 from tests.support.waiting import wait_until
 
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LIMITS = {
     "header-seconds": 1,
     "body-seconds": 1,

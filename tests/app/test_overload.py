@@ -13,12 +13,11 @@ import httpx
 import pytest
 
 from tests.support.load import capacity, centile, flood, probing
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG, encoded, scene
 from tests.support.processes import resident_mb, workers
 from tests.support.servers import Server, StartServer, crossvit_serve
 from tests.support.waiting import wait_until
 
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 QUEUE = 6
 BATCH = 2
 

@@ -15,16 +15,17 @@ from fastapi.testclient import TestClient
 from app.configuration.settings import Settings
 from app.main import create_app
 from tests.app.engines import fakes
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG
 from tests.support.plans import put_plan
 from tests.support.problems import assert_problem
 from tests.support.servers import StartServer
 from tests.support.waiting import wait_until
 
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
+FEW_PROCESSES = ("--engine", "onnxruntime", "--decoders", "1")
 
 
-def test_the_docs_need_no_other_site(client: httpx.Client) -> None:
+def test_the_docs_need_no_other_site(bundle: Path) -> None:
+    client = TestClient(create_app(Settings(bundle=bundle)))
     page = client.get("/docs")
     assert page.status_code == 200
     assert "https://" not in page.text
@@ -91,7 +92,8 @@ def test_a_resolution_is_preloaded_or_loads_at_its_first_request(bundle: Path, s
     ],
 )
 def test_a_service_that_cannot_start_says_why_and_ends(bundle: Path, options: list[str], message: str) -> None:
-    command = [sys.executable, "-m", "app", "serve", "--port", "0", "--bundle", str(bundle), *options]
+    serve = [sys.executable, "-m", "app", "serve", "--port", "0", "--bundle", str(bundle)]
+    command = [*serve, *FEW_PROCESSES, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (1, 2)
     assert message in done.stderr.replace("\n", " ")
@@ -104,7 +106,7 @@ def test_without_tensorrt_asking_for_it_ends_the_service_and_a_plan_changes_noth
     copied = Path(shutil.copytree(bundle, tmp_path / "b"))
     put_plan(copied)
     serve = [sys.executable, "-m", "app", "serve", "--port", "0", "--bundle", str(copied), "--engine", "tensorrt"]
-    done = subprocess.run(serve, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*serve, "--decoders", "1"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "no engine here for engine=tensorrt, precision=auto: " in done.stderr
     server = start_server("--bundle", str(copied), "--precision", "f32")
@@ -156,7 +158,8 @@ def test_a_port_in_use_ends_the_service_before_its_engine_loads(bundle: Path) ->
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), "--port", str(taken.getsockname()[1])]
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "app", "serve", "--bundle", str(bundle), "--port", port, *FEW_PROCESSES]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "address already in use" in done.stderr.lower()

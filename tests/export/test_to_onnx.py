@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from export.measurement.agreement import Disagreement
 from export.measurement.pytorch_parity import references, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
-from model.spec import PREPROCESSING, Preprocessing
+from model.spec import PREPROCESSING, VARIANTS, Preprocessing
 from model.weights import WeightsUnavailable
 from tests.support import reference_network
 from tests.support.reference_network import TINY
@@ -285,10 +286,13 @@ def test_a_network_of_sides_of_its_own_is_offered_at_them_alone() -> None:
 
 
 def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    small = replace(TINY, dims=(24, 48), depth=1)  # with one encoder: a graph of few nodes takes half the time
+    monkeypatch.setitem(VARIANTS, TINY.name, small)
+    monkeypatch.setattr("model.crossvit.ENCODERS", 1)
     weights, out = tmp_path / "one.safetensors", tmp_path / "one"
-    save_file(reference_network.tensors(TINY, classes=1, resolution=64), weights)
+    save_file(reference_network.tensors(small, classes=1, resolution=64), weights)
     (tmp_path / "one.labels.json").write_text('["cat"]')
     options = ["--weights", str(weights), "--normalize", "inception", "--resolutions", "64"]
     assert export(out, *options) == 1

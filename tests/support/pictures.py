@@ -20,3 +20,6 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+JPEG = encoded(scene(500, 375), "JPEG", quality=90)  # as a photograph that a client sends

@@ -4,6 +4,7 @@ Every constant here is part of those references: changing one makes them worthle
 """
 
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def checkpoint(folder: Path, variant: Variant, classes: int = 1000) -> Path:
 
 def images(side: int) -> NDArray[np.uint8]:
     """The three smooth pictures of the references, (3, side, side, 3)."""
+    return _images(side).copy()
+
+
+@cache
+def _images(side: int) -> NDArray[np.uint8]:
     return np.stack([_image(side, seed) for seed in range(3)])
 
 

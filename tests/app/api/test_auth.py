@@ -1,24 +1,29 @@
-"""Keys, admin keys and rates: alone, and at a real server that has all of them."""
+"""Keys, admin keys and rates: alone, and at a service that has all of them."""
 
 import asyncio
 import hmac
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from app.api.auth import AccessControl, AccessLevel, Keys, RateLimit
+from app.configuration.settings import Settings
 from app.errors import BadParameter, Forbidden, RateLimited, TooLarge, Unauthorized
+from app.main import create_app
 from bundle.bundle_errors import ExplainedError
 from tests.support.clock import Clock
-from tests.support.servers import Server, crossvit_serve, free_port
+from tests.support.servers import StartServer, free_port
 from tests.support.waiting import wait_until
 
 ANN, BOB, CAT, DAN = "ann-0123456789", "bob-0123456789", "cat-0123456789", "dan-0123456789"
 ADMIN = "admin-0123456789"
 MAIN, SIDE = 8000, 9000  # ports
+ADMIN_URL = f"http://127.0.0.1:{SIDE}"
 NONE = Keys([], None)
 
 
@@ -247,7 +252,7 @@ def test_an_invalid_rate_is_refused(limit: str) -> None:
         RateLimit(limit)
 
 
-# A server with everything
+# A service with everything
 
 
 @pytest.fixture(scope="module")
@@ -258,45 +263,43 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def admin_url() -> str:
-    return f"http://127.0.0.1:{free_port()}"
-
-
-@pytest.fixture(scope="module")
-def guarded(bundle: Path, key_file: Path, admin_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("guarded")
-    options = ["--api-keys-file", str(key_file), "--admin-port", admin_url.rpartition(":")[2]]
-    options += ["--rate-limit", "3/hour", "--health-access", "key", "--metrics-access", "admin"]
+def guarded(bundle: Path, key_file: Path) -> Iterator[TestClient]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CROSSVIT_API_KEYS", f"ann:{ANN},{CAT},{DAN}")
         patch.setenv("CROSSVIT_ADMIN_KEYS", f"root:{ADMIN}")
-        engine = ["--engine", "onnxruntime", "--precision", "f32"]
-        server = crossvit_serve(folder / "log", "--bundle", str(bundle), *engine, *options)
-        started = server.__enter__()
-    try:
-        started.wait_until_ready(headers=bearer(ANN))
-        yield started
-    finally:
-        server.__exit__(None, None, None)
+        settings = Settings(
+            bundle=bundle,
+            engine="onnxruntime",
+            precision="f32",
+            decoders=1,
+            api_keys_file=key_file,
+            admin_port=SIDE,
+            rate_limit="3/hour",
+            health_access="key",
+            metrics_access="admin",
+        )
+    with TestClient(create_app(settings), base_url=f"http://127.0.0.1:{MAIN}") as client:
+        wait_until(lambda: client.get("/readyz", headers=bearer(ANN)).status_code == 200)
+        yield client
 
 
-def test_keys_of_the_environment_and_of_the_file_open_what_is_for_keys(guarded: Server) -> None:
+def test_keys_of_the_environment_and_of_the_file_open_what_is_for_keys(guarded: TestClient) -> None:
     for headers in (bearer(ANN), {"X-API-Key": CAT}, bearer(BOB)):
-        assert httpx.get(f"{guarded.url}/models", headers=headers).status_code == 200
+        assert guarded.get("/models", headers=headers).status_code == 200
 
 
-def test_without_a_key_that_is_known_it_is_401(guarded: Server) -> None:
+def test_without_a_key_that_is_known_it_is_401(guarded: TestClient) -> None:
     for headers in ({}, bearer("wrong-0123456789"), {"X-API-Key": ANN[:-1]}):
         for path in ("models", "v2", "livez", "readyz", "v2/health/live", "v2/health/ready"):
-            response = httpx.get(f"{guarded.url}/{path}", headers=headers)
+            response = guarded.get(f"/{path}", headers=headers)
             assert response.status_code == 401
             assert response.headers["WWW-Authenticate"] == "Bearer"
-    assert httpx.post(f"{guarded.url}/classify?key={ANN}", content=b"x").status_code == 401
+    assert guarded.post(f"/classify?key={ANN}", content=b"x").status_code == 401
 
 
-def test_a_key_file_that_is_rewritten_counts_without_a_restart(guarded: Server, key_file: Path) -> None:
+def test_a_key_file_that_is_rewritten_counts_without_a_restart(guarded: TestClient, key_file: Path) -> None:
     def status(key: str) -> int:
-        return httpx.get(f"{guarded.url}/models", headers=bearer(key)).status_code
+        return guarded.get("/models", headers=bearer(key)).status_code
 
     new = "new-0123456789"
     assert (status(BOB), status(new)) == (200, 401)
@@ -308,46 +311,55 @@ def test_a_key_file_that_is_rewritten_counts_without_a_restart(guarded: Server, 
     assert (status(BOB), status(new)) == (200, 401)
 
 
-def test_admin_routes_open_to_an_admin_key_on_the_admin_port_alone(guarded: Server, admin_url: str) -> None:
+def test_admin_routes_open_to_an_admin_key_on_the_admin_port_alone(guarded: TestClient) -> None:
     def status(url: str, headers: dict[str, str]) -> int:
-        return httpx.post(f"{url}/admin/reload", headers=headers, timeout=30).status_code
+        return guarded.post(f"{url}/admin/reload", headers=headers).status_code
 
-    assert [status(admin_url, headers) for headers in ({}, bearer(ANN), bearer(ADMIN))] == [401, 403, 200]
+    assert [status(ADMIN_URL, headers) for headers in ({}, bearer(ANN), bearer(ADMIN))] == [401, 403, 200]
     for headers in ({}, bearer(ANN), bearer(ADMIN)):
-        assert status(guarded.url, headers) == 403
-    pretended = bearer(ADMIN) | {"Host": admin_url.removeprefix("http://"), "X-Forwarded-Port": "9000"}
-    assert status(guarded.url, pretended) == 403
+        assert status("", headers) == 403
+    pretended = bearer(ADMIN) | {"Host": ADMIN_URL.removeprefix("http://"), "X-Forwarded-Port": "9000"}
+    assert status("", pretended) == 403
 
 
-def test_metrics_for_admins_are_for_admins(guarded: Server, admin_url: str) -> None:
-    assert httpx.get(f"{guarded.url}/metrics", headers=bearer(ADMIN)).status_code == 403
-    assert httpx.get(f"{admin_url}/metrics", headers=bearer(ANN)).status_code == 403
-    assert httpx.get(f"{admin_url}/metrics", headers=bearer(ADMIN)).status_code == 200
+def test_a_request_is_of_the_admin_port_only_if_its_socket_is(bundle: Path, start_server: StartServer) -> None:
+    port = free_port()
+    server = start_server("--bundle", str(bundle), "--engine", "onnxruntime", "--admin-port", str(port))
+    server.wait_until_alive()
+    headers = {"Host": f"127.0.0.1:{port}", "X-Forwarded-Port": str(port)}
+    for url, status in ((f"http://127.0.0.1:{port}", 404), (server.url, 403)):
+        assert httpx.post(f"{url}/v2/repository/models/x/load", headers=headers).status_code == status
 
 
-def test_a_key_over_its_rate_is_429_and_other_keys_are_not(guarded: Server) -> None:
-    def classify(key: str) -> httpx.Response:
-        return httpx.post(f"{guarded.url}/classify", content=b"no image", headers=bearer(key))
+def test_metrics_for_admins_are_for_admins(guarded: TestClient) -> None:
+    assert guarded.get("/metrics", headers=bearer(ADMIN)).status_code == 403
+    assert guarded.get(f"{ADMIN_URL}/metrics", headers=bearer(ANN)).status_code == 403
+    assert guarded.get(f"{ADMIN_URL}/metrics", headers=bearer(ADMIN)).status_code == 200
+
+
+def test_a_key_over_its_rate_is_429_and_other_keys_are_not(guarded: TestClient) -> None:
+    def classify(key: str) -> Any:
+        return guarded.post("/classify", content=b"no image", headers=bearer(key))
 
     assert [classify(CAT).status_code for _ in range(3)] == [415] * 3
     refused = classify(CAT)
     assert refused.status_code == 429
     assert 3000 <= int(refused.headers["Retry-After"]) <= 3600
     assert CAT not in refused.text
-    assert httpx.get(f"{guarded.url}/models", headers=bearer(CAT)).status_code == 200  # costs nothing
+    assert guarded.get("/models", headers=bearer(CAT)).status_code == 200  # costs nothing
     assert classify(ANN).status_code == 415
     assert [classify(ADMIN).status_code for _ in range(4)] == [415] * 4  # admins have no rate
 
 
-def test_every_image_of_a_batch_counts_on_every_route(guarded: Server) -> None:
-    def batch(images: int) -> httpx.Response:
+def test_every_image_of_a_batch_counts_on_every_route(guarded: TestClient) -> None:
+    def batch(images: int) -> Any:
         files = [("files", b"no image")] * images
-        return httpx.post(f"{guarded.url}/classify/batch", files=files, headers=bearer(DAN))
+        return guarded.post("/classify/batch", files=files, headers=bearer(DAN))
 
-    def infer(images: int) -> httpx.Response:
+    def infer(images: int) -> Any:
         tensor = {"name": "encoded", "shape": [images], "datatype": "BYTES", "data": ["bm8gaW1hZ2U="] * images}
-        url = f"{guarded.url}/v2/models/crossvit_tiny/infer"
-        return httpx.post(url, json={"inputs": [tensor]}, headers=bearer(DAN))
+        url = "/v2/models/crossvit_tiny/infer"
+        return guarded.post(url, json={"inputs": [tensor]}, headers=bearer(DAN))
 
     assert (batch(4).status_code, infer(4).status_code) == (413, 413)
     assert "4 images in one request are more than the limit of 3 images per hour" in batch(4).text

@@ -28,7 +28,7 @@ from app.configuration.settings import Settings
 from app.main import create_app
 from bundle.reader import open_bundle
 from tests.support import reference_network
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG, encoded, scene
 from tests.support.reference_network import TINY
 from tests.support.servers import Server, crossvit_serve
 
@@ -36,7 +36,6 @@ from tests.support.servers import Server, crossvit_serve
 pytestmark = pytest.mark.filterwarnings("ignore:Unclosed (connection|response):ResourceWarning")
 
 GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 FILES = [JPEG, encoded(scene(260, 300, 1), "PNG"), encoded(scene(300, 230, 2), "WEBP", lossless=True)]
 OUTPUTS = ["logits", "logits_small", "logits_large"]
 NAME = TINY.name

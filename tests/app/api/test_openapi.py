@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from app.configuration.settings import Settings
 from app.main import create_app
@@ -18,14 +19,6 @@ from tests.support.servers import Server, crossvit_serve
 ROOT = Path(__file__).parents[3]
 OPERATIONS = 24
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
-
-
-@pytest.fixture(scope="module")
-def open_server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """As it comes: everybody may classify, nobody may change the models."""
-    with crossvit_serve(tmp_path_factory.mktemp("open") / "log", "--bundle", str(bundle), *ENGINE) as server:
-        server.wait_until_ready()
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +49,25 @@ def assert_finds_nothing(server: Server, *options: str) -> None:
     assert httpx.get(f"{server.url}/readyz").status_code == 200
 
 
-def test_schemathesis_finds_nothing_as_it_comes(open_server: Server) -> None:
+@pytest.mark.parametrize("phases", ["examples", pytest.param("coverage", marks=pytest.mark.exhaustive)])
+def test_schemathesis_finds_nothing_as_it_comes(server: Server, phases: str) -> None:
+    """Everybody may classify, nobody may change the models."""
     closed = "^/admin/|/repository/models/"  # see the next test, which also asks at random
-    assert_finds_nothing(open_server, "--exclude-path-regex", closed, "--phases", "examples,coverage")
+    assert_finds_nothing(server, "--exclude-path-regex", closed, "--phases", phases)
 
 
-def test_schemathesis_finds_nothing_with_keys_and_admin_routes(closed_server: Server) -> None:
+@pytest.mark.parametrize("phases", ["examples,coverage", pytest.param("fuzzing", marks=pytest.mark.exhaustive)])
+def test_schemathesis_finds_nothing_with_keys_and_admin_routes(closed_server: Server, phases: str) -> None:
     # Unloading the only model would leave nothing to ask; tests/app/api/test_oip_routes.py unloads.
     header = "Authorization: Bearer admin-key-123"
-    phases = ["--phases", "examples,coverage,fuzzing"]
-    assert_finds_nothing(closed_server, "--header", header, "--exclude-path-regex", "unload$", *phases)
+    assert_finds_nothing(closed_server, "--header", header, "--exclude-path-regex", "unload$", "--phases", phases)
 
 
-def test_the_document_asks_for_keys_only_where_one_is_needed(open_server: Server, closed_server: Server) -> None:
+def test_the_document_asks_for_keys_only_where_one_is_needed(bundle: Path) -> None:
+    api_keys, admin_keys = [SecretStr("api-key-123")], [SecretStr("admin-key-123")]
     secured = []
-    for server in (open_server, closed_server):
-        paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    for settings in (Settings(bundle=bundle), Settings(bundle=bundle, api_keys=api_keys, admin_keys=admin_keys)):
+        paths = TestClient(create_app(settings)).get("/openapi.json").json()["paths"]
         secured.append(
             {path for path, operations in paths.items() if any("security" in o for o in operations.values())}
         )

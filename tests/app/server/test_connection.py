@@ -15,12 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.pictures import encoded, scene
+from tests.support.pictures import JPEG, encoded, scene
 from tests.support.raw_http import wait_until_read
 from tests.support.servers import Server, StartServer
 from tests.support.waiting import wait_until
 
-JPEG = encoded(scene(500, 375), "JPEG", quality=90)
 LARGE = JPEG[:2] + 100 * (b"\xff\xfe\x04\x02" + 1024 * b"c") + JPEG[2:]  # with comments, as large as a photograph
 POST = b"POST /classify HTTP/1.1\r\nHost: service\r\nContent-Type: image/jpeg\r\n"
 LENGTH = b"Content-Length: %d\r\n\r\n" % len(JPEG)
