@@ -5,15 +5,16 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+import onnxruntime
+import pandas as pd
 
 from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.engines.interface import Engine, EngineFiles, TensorRTPlan
 from app.engines.registry import AUTO, offered_engines
 from app.errors import NoEngine
 from app.processes.shared_buffer import SharedBuffer
-from benchmarks.contest.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits, Task
-from benchmarks.contest.profiles import session_nodes, torch_kernels
+from benchmarks.contest.contestant import PROFILED_CALLS, Contestant, Images, Logits, Task
 from bundle.file_names import GRAPHS
 from bundle.golden import Golden, mismatch
 from bundle.reader import Bundle, open_bundle
@@ -31,12 +32,10 @@ CHOSEN_PRECISIONS = {"bf16": "bf16, its own choice", "f16": "fp16, its own choic
 class OnnxRuntime(Contestant):
     """An InferenceSession of the bundle's float32 graph, with default options."""
 
-    def _start(self, task: Task) -> dict[str, Any]:
-        import onnxruntime
-
+    def _start(self, task: Task) -> str:
         graph = Path(task.bundle) / GRAPHS["f32"]
         self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        return {}
+        return ""
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._session.run(["logits"], {"image": images})[0]
@@ -46,12 +45,12 @@ class OnnxRuntime(Contestant):
 class OpenVino(Contestant):
     """The bundle's float32 graph compiled for the CPU with default options, batch and side left dynamic."""
 
-    def _start(self, task: Task) -> dict[str, Any]:
+    def _start(self, task: Task) -> str:
         import openvino
 
         self._compiled = openvino.Core().compile_model(Path(task.bundle) / GRAPHS["f32"], "CPU")
         precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        return {"note": CHOSEN_PRECISIONS[precision]} if precision in CHOSEN_PRECISIONS else {}
+        return CHOSEN_PRECISIONS.get(precision, "")
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._compiled({"image": images})["logits"].copy()
@@ -61,7 +60,7 @@ class OpenVino(Contestant):
 class Ours(Contestant):
     """The engine called `name` in `precision`, as the service would run it: it gives the bundle's golden logits."""
 
-    def _start(self, task: Task, name: str, precision: str) -> dict[str, Any]:
+    def _start(self, task: Task, name: str, precision: str) -> str:
         bundle = open_bundle(Path(task.bundle))
         self._files = files_of(bundle, task.resolution)
         self._side = task.side
@@ -69,29 +68,24 @@ class Ours(Contestant):
         if name == AUTO:
             choice = _chosen(bundle, task.resolution, precision)
         self._engine = _loaded(self._files, bundle.golden(task.resolution), *choice)
-        chosen = {"note": f"{self._engine.name} {self._engine.precision}"} if name == AUTO else {}
-        return {"batch_limit": self._engine.batch, **chosen}
+        return f"{self._engine.name} {self._engine.precision}" if name == AUTO else ""
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._engine.run(images)[0]
         return logits
 
-    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if self._engine.name not in ("openvino", "onnxruntime"):
-            found["kernels"] = torch_kernels(call, "cuda")
+    def _profile(self, call: Callable[[], object]) -> str:
+        from benchmarks.contest.pytorch import kernels
+
+        parts = [] if self._engine.name in ("openvino", "onnxruntime") else [kernels(call, "cuda")]
         if self._engine.name in PROVIDERS:
-            found |= self._nodes(PROVIDERS[self._engine.name])
-        if not found:
-            found["note"] = f"{self._engine.name} has no profile here"
-        return found
+            parts.append(self._nodes(PROVIDERS[self._engine.name]))
+        return "\n\n".join(parts) or super()._profile(call)
 
-    def _nodes(self, providers: list[str]) -> dict[str, Any]:
+    def _nodes(self, providers: list[str]) -> str:
         """What a session of its own, with profiling and without CUDA graphs, says of its nodes."""
-        import onnxruntime
-
         graph = self._files.graphs.get(self._engine.precision, self._files.graphs["f32"])
-        images = next(iter(self._pools.values()))[0][: self._engine.batch]
+        images = self._batch(self._engine.batch, 0)
         with tempfile.TemporaryDirectory() as folder:
             options = onnxruntime.SessionOptions()
             options.add_free_dimension_override_by_name("side", self._side)
@@ -102,9 +96,23 @@ class Ours(Contestant):
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = onnxruntime.InferenceSession(graph(), options, providers=providers, disabled_optimizers=without)
-            for _ in range(WARM_UP_CALLS + PROFILED_CALLS):
+            for _ in range(PROFILED_CALLS):
                 session.run(list(OUTPUTS), {"image": images})
-            return session_nodes(Path(session.end_profiling()), skipped=WARM_UP_CALLS)
+            return node_table(Path(session.end_profiling()))
+
+
+def node_table(profile: Path) -> str:
+    """Of ONNX Runtime's profile all kinds of nodes by their median time, so that those on the CPU are seen too.
+
+    With the CUDA provider a node's time is that of its launch, unless it waits for the device.
+    """
+    events = pd.json_normalize(pd.read_json(profile, orient="records").to_dict("records"))
+    runs = events[(events["cat"] == "Node") & events["name"].str.endswith("_kernel_time")]
+    found = runs.groupby(["args.provider", "args.op_name"]).agg(
+        nodes=("name", "nunique"), microseconds=("dur", "median"), example=("name", "first")
+    )
+    table: str = found.sort_values("microseconds", ascending=False).to_markdown()
+    return table
 
 
 def files_of(bundle: Bundle, resolution: int) -> EngineFiles:

@@ -1,23 +1,27 @@
 """Services against each other over HTTP: all run at once, one at a time under load while the others are stopped."""
 
+import asyncio
 import importlib.util
+import itertools
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from app.commands.bench.load_generator import Load
-from benchmarks.contest.load import put_on
-from benchmarks.contest.player import say
-from benchmarks.contest.results import LoadRound, Service, ServiceSection
+import httpx
+
+from app.commands.bench.http_client import LoadClient
+from app.commands.bench.load_generator import Load, LoadRun, drive
+from benchmarks.contest.engine_contest import rotated, say
+from benchmarks.contest.results import LoadRound, Results, Service
 from benchmarks.machine import ROOT
 from tests.support.processes import proportional_mb, resident_mb
 from tests.support.servers import Server, ServerEnded, running
 
-WARM_UP = Load(clients=8)
-WARM_UP_SECONDS = 2
+WARM_UP, WARM_UP_SECONDS = Load(clients=8), 2
+ANSWER_SECONDS = 120  # the longest that an answer may take
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,11 @@ PEERS = {
 }
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The clients of each closed round, and the shares of this service's rate of each round at a fixed rate."""
-
-    seconds: float
-    closed: Sequence[Sequence[int]]
-    fixed: Sequence[Sequence[float]]
-
-
 class ServicePlayer:
     """A service, its running server if it has one, and what became of it. What fails is written down."""
 
-    def __init__(self, name: str, photos: Sequence[Path]) -> None:
-        self.service = Service(name, PEERS[name].title)
-        self._peer = PEERS[name]
-        self._photos = photos
+    def __init__(self, service: Service, photos: Sequence[bytes]) -> None:
+        self.service, self._peer, self._photos = service, PEERS[service.service], photos
         self._server: Server | None = None
 
     def start(self, stack: ExitStack, bundle: Path, weights: str) -> None:
@@ -81,21 +74,20 @@ class ServicePlayer:
         server.pause()
         self._server = server
 
-    def play(self, load: Load, seconds: float, keep: Callable[[LoadRound], None]) -> None:
+    def play(self, load: Load, seconds: float, number: int, keep: Callable[[LoadRound], None]) -> None:
         """A round of `load`, unless the service has failed before."""
-        if self._server is None or self.service.error is not None:
+        if self._server is None or self.service.error:
             return
         with self._server.turn():
             try:
-                keep(put_on(self._server.url, self._peer.field, load, seconds, self._photos))
-            except Exception as err:  # of the load's process, say: the other services go on
+                run, elapsed = asyncio.run(put_on(self._server.url, self._peer.field, load, seconds, self._photos))
+            except Exception as err:  # the other services go on
                 self._fail(f"{type(err).__name__}: {err}")
-
-    def closed(self, clients: int, seconds: float) -> None:
-        self.play(Load(clients=clients), seconds, self.service.closed.setdefault(clients, []).append)
-
-    def fixed(self, share: float, rate: float, seconds: float) -> None:
-        self.play(Load(rate=share * rate), seconds, self.service.fixed.setdefault(str(share), []).append)
+                return
+        milliseconds = [round(1000 * (sample.done - sample.due), 3) for sample in run.samples if sample.good]
+        errors, cores = len(run.samples) - len(milliseconds), run.client_seconds / seconds
+        of = self.service.network, self.service.service
+        keep(LoadRound(*of, load.clients, load.rate, number, elapsed, milliseconds, errors, cores))
 
     def weigh(self) -> None:
         if self._server is not None:
@@ -107,39 +99,57 @@ class ServicePlayer:
         say(f"{self._peer.title}: {why}")
 
 
-def contest(
-    bundle: Path, variant: str, weights: str, names: Sequence[str], photos: Sequence[Path], schedule: Schedule
-) -> ServiceSection:
-    """All that was measured of the services called `names` with one bundle at 224; PyTorch loads `weights`."""
-    clients = sorted({count for round_ in schedule.closed for count in round_})
-    section = ServiceSection(variant, clients, sorted({share for round_ in schedule.fixed for share in round_}))
-    players = [ServicePlayer(name, photos) for name in names]
-    section.services += [player.service for player in players]
+async def put_on(url: str, field: str, load: Load, seconds: float, photos: Sequence[bytes]) -> tuple[LoadRun, float]:
+    """Requests are sent for `seconds` as forms with one file, and the last answers awaited; how long that took."""
+    async with LoadClient(url, seconds=ANSWER_SECONDS) as client:
+        forms = [httpx.Request("POST", url, files={field: ("photo.jpg", photo, "image/jpeg")}) for photo in photos]
+        posts = [client.post("/classify", form.read(), form.headers["content-type"]) for form in forms]
+        requests = itertools.cycle(posts)
+        start = time.perf_counter()
+        run = LoadRun(load, start, start + seconds)
+        await drive(run, lambda: client.ask(next(requests)))
+        return run, time.perf_counter() - start
+
+
+def run(
+    bundle: Path,
+    variant: str,
+    weights: str,
+    names: Sequence[str],
+    photos: Sequence[bytes],
+    clients: Sequence[int],
+    shares: Sequence[float],
+    rounds: int,
+    seconds: float,
+    results: Results,
+) -> None:
+    """Measure services with one bundle at 224. PyTorch loads `weights`.
+
+    Each round has all numbers of clients, then requests at fixed rates: `shares` of the most that this service has
+    answered in the first round.
+    """
+    services = [Service(variant, name, PEERS[name].title) for name in names]
+    results.services += services
+    players = [ServicePlayer(service, photos) for service in services]
+    rates: list[float] = []  # of this service
+
+    def keep(found: LoadRound) -> None:
+        results.loads.append(found)
+        if found.service.startswith("ours") and found.round == 0 and found.clients:
+            rates.append(len(found.milliseconds) / found.seconds)
+
     with ExitStack() as stack:
         for player in players:
             player.start(stack, bundle, weights)
         for player in players:
-            player.play(WARM_UP, WARM_UP_SECONDS, lambda _: None)
-        for number, round_ in enumerate(schedule.closed):
-            for count in round_:
-                for player in _rotated(players, number):
-                    player.closed(count, schedule.seconds)
-        capacity = _capacity(section)
-        for number, shares in enumerate(schedule.fixed if capacity else []):
-            for share in shares:
-                for player in _rotated(players, number):
-                    player.fixed(share, capacity, schedule.seconds)
+            player.play(WARM_UP, WARM_UP_SECONDS, 0, lambda _: None)
+        for number in range(rounds):
+            loads = [Load(clients=count) for count in clients]
+            for load in loads:
+                for player in rotated(players, number):
+                    player.play(load, seconds, number, keep)
+            for rate in [share * max(rates) for share in shares if rates]:
+                for player in rotated(players, number):
+                    player.play(Load(rate=rate), seconds, number, keep)
         for player in players:
             player.weigh()
-    return section
-
-
-def _capacity(section: ServiceSection) -> float:
-    """What this service answers a second, at the number of clients where that is most; 0 if it did not run."""
-    ours = [service for service in section.services if service.name.startswith("ours")]
-    return max((median(rates) for service in ours for c in section.clients if (rates := service.rates(c))), default=0.0)
-
-
-def _rotated(players: list[ServicePlayer], number: int) -> list[ServicePlayer]:
-    first = number % max(len(players), 1)
-    return players[first:] + players[:first]

@@ -46,9 +46,9 @@ class Classify(litserve.LitAPI):
 
 class PyTorch(Classify):
     def setup(self, device: str) -> None:
-        from benchmarks.contest.pytorch import bundle_network
+        from benchmarks.contest.pytorch import served_network
 
-        self.network = bundle_network(self.bundle, self.weights).to(device)
+        self.network = served_network(self.bundle, self.weights).to(device)
 
     def predict(self, pixels: Pixels) -> Scores:
         import torch

@@ -10,11 +10,11 @@ import torch
 import uvicorn
 from fastapi import FastAPI, UploadFile
 
-from benchmarks.contest.pytorch import bundle_network
+from benchmarks.contest.pytorch import served_network
 from benchmarks.contest.servers.preprocess import pixels_of
 
 app = FastAPI()
-network = bundle_network(Path(sys.argv[1]), sys.argv[2])
+network = served_network(Path(sys.argv[1]), sys.argv[2])
 
 
 @app.post("/classify")
