@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 from numpy.typing import NDArray
 
 from app.decoding.image_decoding import decode
 from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder
 from app.engines.gpu_jpeg.jpeg_device import JpegDevice
 from benchmarks.machine import line as machine
+from benchmarks.markdown import print_table
 from benchmarks.photographs import photographs
 from model.spec import PREPROCESSING, Preprocessing
 
@@ -42,13 +44,19 @@ def main() -> None:
     done, pixels = _by_gpu(decoder, bodies, options.batch, steps)
     expected = np.stack([decode(bodies[index], steps, MAX_PIXELS) for index in done])
 
-    print(f"{options.bundle.name} at {options.resolution}, {len(bodies)} photographs; {machine()}\n")
-    print(f"| way of the {options.device} | |\n|---|---|")
-    print(f"| decoded by it | {len(done)} of {len(bodies)} |")
     difference = np.abs(pixels - expected.astype(np.int16))
-    print(f"| pixels, mean and largest difference in levels | {difference.mean():.4f}, {difference.max()} |")
-    _compare_answers(options.bundle / "model.onnx", pixels, expected)
-    _compare_times(decoder, [bodies[index] for index in done], options.batch, steps)
+    ours, theirs = (_logits(options.bundle / "model.onnx", images) for images in (pixels, expected))
+    rates = _rates(decoder, [bodies[index] for index in done], options.batch, steps)
+    rows = {
+        "decoded by it": f"{len(done)} of {len(bodies)}",
+        "pixels, mean and largest difference in levels": f"{difference.mean():.4f}, {difference.max()}",
+        "same best class as with app.decoding.image_decoding": f"{(ours.argmax(1) == theirs.argmax(1)).mean():.1%}",
+        f"logits, largest difference, of a scale of {theirs.std():.2f}": f"{np.abs(ours - theirs).max():.2g}",
+        f"images/s, batches of {options.batch}": f"{rates[0]:.0f}",
+        "images/s, app.decoding.image_decoding on one core": f"{rates[1]:.0f}",
+    }
+    print(f"{options.bundle.name} at {options.resolution}, {len(bodies)} photographs; {machine()}\n")
+    print_table(pd.DataFrame(rows.items(), columns=["", f"by the {options.device}"]))
     decoder.close()
 
 
@@ -84,23 +92,16 @@ def _by_gpu(
     return done, np.concatenate(pixels)
 
 
-def _compare_answers(graph: Path, pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
+def _logits(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-
-    def logits(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batches = [images[start : start + 8] for start in range(0, len(images), 8)]
-        return np.concatenate([session.run(["logits"], {"image": batch})[0] for batch in batches])
-
-    ours, theirs = logits(pixels), logits(expected)
-    agreement = (ours.argmax(1) == theirs.argmax(1)).mean()
-    print(f"| top-1 agreement with app.decoding.image_decoding | {agreement:.1%} |")
-    print(f"| logits, largest difference, of a scale of {theirs.std():.2f} | {np.abs(ours - theirs).max():.2g} |")
+    batches = [images[start : start + 8] for start in range(0, len(images), 8)]
+    return np.concatenate([session.run(["logits"], {"image": batch})[0] for batch in batches])
 
 
-def _compare_times(decoder: JpegDecoder, bodies: Sequence[bytes], batch: int, steps: Preprocessing) -> None:
-    """The best of a few rounds each, taken in turns."""
+def _rates(decoder: JpegDecoder, bodies: Sequence[bytes], batch: int, steps: Preprocessing) -> tuple[float, float]:
+    """Images a second of `decoder` and of one core: the best of a few rounds each, taken in turns."""
     batches = [bodies[start : start + batch] for start in range(0, len(bodies), batch)]
-    best = {"gpu": np.inf, "cpu": np.inf}
+    seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
         for images in batches:
@@ -108,10 +109,9 @@ def _compare_times(decoder: JpegDecoder, bodies: Sequence[bytes], batch: int, st
         between = time.perf_counter()
         for body in bodies:
             decode(body, steps, MAX_PIXELS)
-        best["cpu"] = min(best["cpu"], time.perf_counter() - between)
-        best["gpu"] = min(best["gpu"], between - started)
-    print(f"| images/s, batches of {batch} | {len(bodies) / best['gpu']:.0f} |")
-    print(f"| images/s, app.decoding.image_decoding on one core | {len(bodies) / best['cpu']:.0f} |")
+        seconds.append((between - started, time.perf_counter() - between))
+    gpu, cpu = len(bodies) / np.min(seconds, axis=0)
+    return float(gpu), float(cpu)
 
 
 if __name__ == "__main__":

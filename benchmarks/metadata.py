@@ -8,8 +8,6 @@ Markdown, and reports only.
 """
 
 import argparse
-import statistics
-import struct
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from app.commands.evaluate.evaluation import sample
 from app.decoding.image_decoding import decode
 from benchmarks.machine import line as machine
+from benchmarks.markdown import print_table
 from benchmarks.photographs import matched_classes
 from bundle.reader import open_bundle
 from model.dataset import Dataset
@@ -33,18 +33,20 @@ from model.preprocess import rgb_image
 
 See = Callable[[Image.Image], Image.Image]
 
-# Red, green and blue in CIE XYZ, adapted to D50, and the exponent of the tone curve; None for sRGB's curve.
-SPACES: dict[str, tuple[list[tuple[float, float, float]], float | None]] = {
-    "Display P3": ([(0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407)], None),
-    "Adobe RGB": ([(0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)], 2.19921875),
-    "ProPhoto RGB": ([(0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491)], 1.8),
+# Columns: red, green and blue in CIE XYZ, adapted to D50.
+SRGB = [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.7141]]
+# The same of other spaces, and the exponent of their tone curve; None for sRGB's curve.
+SPACES: dict[str, tuple[list[list[float]], float | None]] = {
+    "Display P3": ([[0.51512, 0.29198, 0.1571], [0.2412, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]], None),
+    "Adobe RGB": ([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]], 2.19921875),
+    "ProPhoto RGB": ([[0.79767, 0.13519, 0.03134], [0.28804, 0.71188, 0.00009], [0.0, 0.0, 0.82491]], 1.8),
 }
-WHITE = (0.9642, 1.0, 0.8249)
 TURNS = {
     "turned by 90 degrees": Image.Transpose.ROTATE_90,
     "turned by 180 degrees": Image.Transpose.ROTATE_180,
     "mirrored": Image.Transpose.FLIP_LEFT_RIGHT,
 }
+TIMED_IMAGES = 50
 
 
 def main() -> None:
@@ -66,58 +68,61 @@ def main() -> None:
         seen = (decode(as_png(see(image).convert("RGB")), steps, TRUSTED_MAX_PIXELS) for image in images)
         return np.concatenate([session.run(["logits"], {"image": pixels[None]})[0] for pixels in seen])
 
-    print(f"{len(images)} images; {machine()}\n")
-    print("| images | top-1 | same best class | logits' distance by their spread, median |\n|---|---|---|---|")
     exact = answers(lambda image: image)
-    print(f"| as they are | {(exact.argmax(1) == expected).mean():.1%} | | |")
-    for name, see in views(options.profile).items():
-        print(row(name, answers(see), exact, expected), flush=True)
-    print("\n| converting a profile to sRGB | ms an image |\n|---|---|")
-    for name, profile in profiles(options.profile).items():
-        print(f"| {name} | {cost(images[:50], profile):.2f} |")
-
-
-def views(more: Sequence[Path]) -> dict[str, See]:
-    """Each way of seeing the images, by its name."""
-    found: dict[str, See] = {}
-    for name, profile in profiles(more).items():
-        there, back = transforms(profile)
-        found[f"{name}, profile ignored"] = partial(to, there)
-        found[f"{name}, converted back"] = partial(there_and_back, there, back)
-    for name, turn in TURNS.items():
-        found[name] = methodcaller("transpose", turn)
-    return found
-
-
-def row(name: str, given: NDArray[np.float32], exact: NDArray[np.float32], expected: NDArray[np.int64]) -> str:
-    same = (given.argmax(1) == exact.argmax(1)).mean()
     spread = np.linalg.norm(exact - exact.mean(1, keepdims=True), axis=1)
-    distance = np.median(np.linalg.norm(given - exact, axis=1) / spread)
-    return f"| {name} | {(given.argmax(1) == expected).mean():.1%} | {same:.1%} | {distance:.1%} |"
+    rows = []
+    for name, see in {"as they are": lambda image: image, **views(options.profile)}.items():
+        given = answers(see)
+        rows.append({
+            "images": name,
+            "top-1": f"{(given.argmax(1) == expected).mean():.1%}",
+            "same best class": f"{(given.argmax(1) == exact.argmax(1)).mean():.1%}",
+            "logits' distance by their spread, median": f"{np.median(np.linalg.norm(given - exact, axis=1) / spread):.1%}",
+        })  # fmt: skip
+    print(f"{len(images)} images; {machine()}\n")
+    print_table(pd.DataFrame(rows))
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    profiles = {"sRGB": srgb.tobytes(), **{path.stem: path.read_bytes() for path in options.profile}}
+    costs = [[name, f"{cost(images[:TIMED_IMAGES], profile):.2f}"] for name, profile in profiles.items()]
+    print_table(pd.DataFrame(costs, columns=["converting a profile to sRGB", "ms an image"]))
 
 
-def to(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
-    """`image` in another colour space, in which a loader sees it that ignores its profile."""
+def views(profiles: Sequence[Path]) -> dict[str, See]:
+    """Each way of seeing the images, by its name."""
+    spaces = {name: (partial(to_space, space), partial(from_space, space)) for name, space in SPACES.items()}
+    for path in profiles:
+        spaces[path.stem] = tuple(partial(applied, transform) for transform in transforms(path.read_bytes()))
+    found: dict[str, See] = {}
+    for name, (there, back) in spaces.items():
+        found[f"{name}, profile ignored"] = there
+        found[f"{name}, converted back"] = lambda image, there=there, back=back: back(there(image))
+    return found | {name: methodcaller("transpose", turn) for name, turn in TURNS.items()}
+
+
+def to_space(space: tuple[list[list[float]], float | None], image: Image.Image) -> Image.Image:
+    """An image in sRGB as a loader sees it in another colour space, whose profile it ignores."""
+    matrix, gamma = space
+    return converted(image, np.linalg.inv(matrix) @ SRGB, None, gamma)
+
+
+def from_space(space: tuple[list[list[float]], float | None], image: Image.Image) -> Image.Image:
+    matrix, gamma = space
+    return converted(image, np.linalg.inv(SRGB) @ matrix, gamma, None)
+
+
+def converted(image: Image.Image, matrix: NDArray[np.float64], gamma: float | None, to: float | None) -> Image.Image:
+    """The image through a tone curve, a matrix and another curve; None is sRGB's curve (IEC 61966-2-1)."""
+    x = np.asarray(image) / 255
+    linear = x**gamma if gamma else np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    y = np.clip(linear @ matrix.T, 0, 1)
+    curved = y ** (1 / to) if to else np.where(y <= 0.0031308, 12.92 * y, 1.055 * y ** (1 / 2.4) - 0.055)
+    return Image.fromarray(np.round(255 * curved).astype(np.uint8))
+
+
+def applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
     found = ImageCms.applyTransform(image, transform)
     assert found is not None  # it is no conversion in place
     return found
-
-
-def there_and_back(
-    there: ImageCms.ImageCmsTransform, back: ImageCms.ImageCmsTransform, image: Image.Image
-) -> Image.Image:
-    return to(back, to(there, image))
-
-
-def as_png(image: Image.Image) -> bytes:
-    file = BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def profiles(more: Sequence[Path]) -> dict[str, bytes]:
-    made = {name: matrix_profile(*values) for name, values in SPACES.items()}
-    return made | {path.stem: path.read_bytes() for path in more}
 
 
 def transforms(profile: bytes) -> tuple[ImageCms.ImageCmsTransform, ImageCms.ImageCmsTransform]:
@@ -128,49 +133,20 @@ def transforms(profile: bytes) -> tuple[ImageCms.ImageCmsTransform, ImageCms.Ima
     return ImageCms.buildTransform(srgb, space, "RGB", mode), ImageCms.buildTransform(space, srgb, mode, "RGB")
 
 
+def as_png(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def cost(images: Sequence[Image.Image], profile: bytes) -> float:
     """Milliseconds for an image, the profile's tables included, as each request would need them."""
-    there, _ = transforms(profile)
-    converted = [to(there, image) for image in images]
     seconds = []
-    for image in converted:
+    for image in [applied(transforms(profile)[0], image) for image in images]:
         started = time.perf_counter()
-        to(transforms(profile)[1], image)
+        applied(transforms(profile)[1], image)
         seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds)
-
-
-def matrix_profile(primaries: Sequence[Sequence[float]], gamma: float | None) -> bytes:
-    """A display profile of three primaries and one tone curve. Source: ICC.1:2001-04, sections 6.1 to 6.5."""
-
-    def fixed(values: Sequence[float]) -> bytes:
-        return struct.pack(f">{len(values)}i", *(round(65536 * value) for value in values))
-
-    if gamma is None:
-        x = np.linspace(0, 1, 4096)
-        values = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-        curve = b"curv\0\0\0\0" + struct.pack(">I", len(x)) + np.round(65535 * values).astype(">u2").tobytes()
-    else:
-        curve = b"curv\0\0\0\0\0\0\0\1" + struct.pack(">Hxx", round(256 * gamma))
-    points = {
-        name: b"XYZ \0\0\0\0" + fixed(xyz) for name, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)
-    }
-    tags = {
-        b"desc": b"desc\0\0\0\0\0\0\0\2x\0" + bytes(78 + 12),
-        b"cprt": b"text\0\0\0\0\0\0\0\0",
-        b"wtpt": b"XYZ \0\0\0\0" + fixed(WHITE),
-        **points,
-        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
-    }
-    table, content = b"", b""
-    start = 128 + 4 + 12 * len(tags)
-    for name, value in tags.items():
-        value += bytes(-len(value) % 4)
-        table += name + struct.pack(">II", start + len(content), len(value))
-        content += value
-    size = start + len(content)
-    head = struct.pack(">I4xI", size, 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acsp" + bytes(28) + fixed(WHITE)
-    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + content
+    return 1000 * float(np.median(seconds))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import httpx
+import pandas as pd
 
 from benchmarks.machine import line as machine
+from benchmarks.markdown import print_table
 from benchmarks.photographs import photographs
 from bundle.bundle_errors import BadBundle
 from bundle.reader import open_bundle
@@ -65,7 +67,7 @@ def main() -> None:
         "memory of all processes before, after": f"{before:.0f} MB, {after:.0f} MB",
     }
     print(f"{name}, {args.times:g} times its capacity of {rate:.1f}/s for {args.seconds:g} s; {machine()}\n")
-    print("| | |\n|---|---|\n" + "\n".join(f"| {what} | {value} |" for what, value in rows.items()))
+    print_table(pd.DataFrame(rows.items(), columns=["", "measured"]))
 
 
 def largest_batch(url: str) -> int:

@@ -8,21 +8,21 @@ python -m benchmarks.roofline networks BUNDLE...: parameters, multiplications an
 """
 
 import argparse
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import openvino
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.engines.cpu.openvino_graph import without_identities
 from benchmarks.machine import line as machine
+from benchmarks.markdown import print_table
 from bundle.bundle_errors import BadBundle
 from bundle.file_names import GRAPHS
 from bundle.reader import open_bundle
@@ -33,8 +33,6 @@ from model.spec import RESOLUTIONS, Variant, patch_grids, variant_named
 SIDE, BATCH = 224, 8
 WARM_UP_RUNS, RUNS = 10, 90
 PROFILED_WARM_UP_RUNS, PROFILED_RUNS = 2, 8
-
-Layer = tuple[str, str, str]  # its kind, the kernel, and the shapes of its first two inputs
 
 
 def main() -> None:
@@ -64,10 +62,12 @@ def print_products(variant: Variant) -> None:
     rows = BATCH * (1 + patch_grids(SIDE)[1] ** 2)
     image_gmacs = gmacs(empty_network(variant), SIDE)
     print(f"{variant.name} at {SIDE}: {image_gmacs:.2f} GMAC an image; {machine()}\n")
-    print("| precision | GFLOP/s, median | GFLOP/s, best | images/s at best |\n|---|---|---|---|")
+    found = []
     for name, product in matrix_products(rows, dim, 3 * dim).items():
-        rates = [2e-9 * rows * dim * 3 * dim / seconds for seconds in timings(product)]
-        print(f"| {name} | {statistics.median(rates):.0f} | {max(rates):.0f} | {max(rates) / 2 / image_gmacs:.1f} |")
+        rates = 2e-9 * rows * dim * 3 * dim / np.array(timings(product))
+        best = rates.max()
+        found.append([name, f"{np.median(rates):.0f}", f"{best:.0f}", f"{best / 2 / image_gmacs:.1f}"])
+    print_table(pd.DataFrame(found, columns=["precision", "GFLOP/s, median", "GFLOP/s, best", "images/s at best"]))
 
 
 def matrix_products(rows: int, columns: int, out: int) -> dict[str, Callable[[], object]]:
@@ -113,49 +113,45 @@ def print_layers(bundle: Path, precision: str, batch: int, rows: int) -> None:
     without_identities(model)
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
     layers = layer_times(core.compile_model(model, "CPU", options), batch)
-    total = sum(milliseconds for _, milliseconds in layers.values())
+    total = layers["ms an image"].sum()
     print(f"{bundle.name}, {precision}, batch {batch} at {SIDE}: {total:.1f} ms an image; {machine()}\n")
-    print("| share | ms an image | layers | kind, kernel | inputs |\n|---|---|---|---|---|")
-    slowest = sorted(layers.items(), key=lambda entry: -entry[1][1])[:rows]
-    for (kind, kernel, shapes), (count, milliseconds) in slowest:
-        print(f"| {milliseconds / total:.1%} | {milliseconds:.2f} | {count:.0f} | {kind}, {kernel} | {shapes} |")
+    found = layers.groupby(["kind", "kernel", "inputs"])["ms an image"].agg(["size", "sum"]).nlargest(rows, "sum")
+    found["layers"], found["ms an image"] = found["size"] // PROFILED_RUNS, found["sum"].map("{:.2f}".format)
+    found["share"] = (found["sum"] / total).map("{:.1%}".format)
+    print_table(found.reset_index()[["share", "ms an image", "layers", "kind", "kernel", "inputs"]])
 
 
-def layer_times(compiled: openvino.CompiledModel, batch: int) -> dict[Layer, tuple[float, float]]:
-    """How many layers of each sort there are, and the milliseconds that they take of an image."""
+def layer_times(compiled: openvino.CompiledModel, batch: int) -> pd.DataFrame:
+    """A row for each layer and run, with the milliseconds that it takes of an image, averaged over the runs."""
     shapes = {
         node.get_friendly_name(): " x ".join(str(value.get_partial_shape()) for value in node.inputs()[:2])
         for node in compiled.get_runtime_model().get_ordered_ops()
     }
     request = compiled.create_infer_request()
-    layers: dict[Layer, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    found = []
     for run in range(PROFILED_WARM_UP_RUNS + PROFILED_RUNS):
         request.infer([np.zeros((batch, SIDE, SIDE, 3), np.uint8)])
         for layer in request.profiling_info if run >= PROFILED_WARM_UP_RUNS else []:
-            seconds = layer.real_time.total_seconds()
-            if seconds:
-                key = (layer.node_type, layer.exec_type, shapes.get(layer.node_name, ""))
-                count, milliseconds = layers[key]
-                layers[key] = (count + 1 / PROFILED_RUNS, milliseconds + 1000 * seconds / PROFILED_RUNS / batch)
-    return layers
+            milliseconds = 1000 * layer.real_time.total_seconds() / PROFILED_RUNS / batch
+            if milliseconds:
+                found.append([layer.node_type, layer.exec_type, shapes.get(layer.node_name, ""), milliseconds])
+    return pd.DataFrame(found, columns=["kind", "kernel", "inputs", "ms an image"])
 
 
 def print_networks(bundles: Sequence[Path]) -> None:
-    columns = ["network", "parameters, M (paper)", *(f"GMAC at {side} (paper)" for side in RESOLUTIONS)]
-    columns += [f"worst difference at {side}" for side in RESOLUTIONS]
-    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    rows = []
     for path in bundles:
         manifest = open_bundle(path).manifest
         variant = variant_named(manifest.variant)
         network = empty_network(variant)
         parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        cells = [variant.name, f"{parameters:.2f} ({variant.million_params:.2f})"]
-        cells += [
-            f"{gmacs(network, side):.2f} ({paper:.2f})" for side, paper in zip(RESOLUTIONS, variant.gmacs, strict=True)
-        ]
-        worst = manifest.parity.worst if manifest.parity else {}
-        cells += [f"{worst[side]:.1e}" if side in worst else "" for side in RESOLUTIONS]
-        print(f"| {' | '.join(cells)} |")
+        row = {"network": variant.name, "parameters, M (paper)": f"{parameters:.2f} ({variant.million_params:.2f})"}
+        for side, paper in zip(RESOLUTIONS, variant.gmacs, strict=True):
+            row[f"GMAC at {side} (paper)"] = f"{gmacs(network, side):.2f} ({paper:.2f})"
+        for side, worst in (manifest.parity.worst if manifest.parity else {}).items():
+            row[f"worst difference at {side}"] = f"{worst:.1e}"
+        rows.append(row)
+    print_table(pd.DataFrame(rows).fillna(""))
 
 
 def empty_network(variant: Variant) -> CrossViT:

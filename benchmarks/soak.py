@@ -10,14 +10,16 @@ import base64
 import itertools
 import json
 import random
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import httpx
+import psutil
 from PIL import Image
 
 from app.commands.bench.http_client import HttpRequest, LoadClient, NoAnswer
@@ -68,9 +70,8 @@ class Requests:
         return self._client.post(f"/classify{query}", body, "image/jpeg")
 
     def _form(self, files: list[bytes]) -> HttpRequest:
-        head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
-        body = b"".join(head + file + b"\r\n" for file in files) + b"--x--\r\n"
-        return self._client.post("/classify/batch", body, "multipart/form-data; boundary=x")
+        form = httpx.Request("POST", self._client.url, files=[("files", ("a", file)) for file in files])
+        return self._client.post("/classify/batch", form.read(), form.headers["content-type"])
 
     def _infer(self) -> HttpRequest:
         data = [base64.b64encode(next(self._photos)).decode()]
@@ -135,17 +136,14 @@ async def soak(url: str, pid: int, model: str, photos: list[bytes], requests: in
 def usage_row(requests: str, seconds: str, pid: int) -> str:
     """Resident memory of the service's process and of all its processes, their open files and threads."""
     megabytes, files, threads = {}, 0, 0
-    for process in family(pid):
-        folder = Path(f"/proc/{process}")
-        try:
-            status = (folder / "status").read_text()
-            files += len(list((folder / "fd").iterdir()))
-        except OSError:
-            continue  # it has just ended
-        megabytes[process] = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1000
-        threads += int(re.findall(r"Threads:\t(\d+)", status)[0])
-    service, everything = megabytes[pid], sum(megabytes.values())
-    return f"| {requests} | {seconds} | {service:.1f} | {everything:.0f} | {files} | {threads} |"
+    for member in family(pid):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            process = psutil.Process(member)
+            with process.oneshot():
+                megabytes[member] = process.memory_info().rss / 1e6
+                files, threads = files + process.num_fds(), threads + process.num_threads()
+    everything = sum(megabytes.values())
+    return f"| {requests} | {seconds} | {megabytes[pid]:.1f} | {everything:.0f} | {files} | {threads} |"
 
 
 def main() -> None:

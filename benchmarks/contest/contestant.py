@@ -56,11 +56,6 @@ class Contestant(ABC):
     def _settle(self) -> None:  # noqa: B027, most have nothing to do
         """Give back memory that only preparing took."""
 
-    def _device_seconds(self, images: Images, seconds: float) -> list[float]:
-        """Seconds of calls on the device alone, with the pixels there already; none where that cannot be had."""
-        del images, seconds
-        return []
-
     def _profile(self, call: Callable[[], object]) -> str:
         """Where the time of PROFILED_CALLS calls goes, as a table."""
         raise NotImplementedError(f"{type(self).__name__} has no profile here")
@@ -90,7 +85,7 @@ class Contestant(ABC):
         return [], [np.concatenate(logits)[: len(self._photos)]]
 
     def measure(self, batch: int, seconds: float, calls: int) -> tuple[Values, Arrays]:
-        """The seconds of each call, at least `calls` of them; and those on the device alone, if they can be had."""
+        """The seconds of each call, at least `calls` of them."""
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < calls or time.perf_counter() < end:
@@ -98,7 +93,7 @@ class Contestant(ABC):
             started = time.perf_counter()
             self._run(images)
             times.append(time.perf_counter() - started)
-        return [], [np.array(times), np.array(self._device_seconds(self._batch(batch, 0), seconds / 2))]
+        return [], [np.array(times)]
 
     def profile(self, batch: int) -> tuple[Values, Arrays]:
         """Where the time goes at `batch`."""

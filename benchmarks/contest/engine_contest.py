@@ -60,7 +60,9 @@ KINDS = {
     for name, title, factory, value in (
         ("gpu-eager", "PyTorch eager", TIMM, "eager"),
         ("gpu-compile", "torch.compile max-autotune", TIMM, "max-autotune"),
-        *((engine, f"ours, {engine}", OURS, engine) for engine in ("tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt")),
+        ("tensorrt", "ours, TensorRT", OURS, "tensorrt"),
+        ("onnxruntime-cuda", "ours, ONNX Runtime", OURS, "onnxruntime-cuda"),
+        ("onnxruntime-tensorrt", "ours, ONNX Runtime with TensorRT", OURS, "onnxruntime-tensorrt"),
     )
     for precision in ("f32", "fp16", "bf16")
 }  # fmt: skip
@@ -145,7 +147,7 @@ class Player:
         say(f"{entry.title}: loaded in {entry.load_seconds:.1f} s, first calls {entry.first_seconds:.1f} s")
 
     def measure(self, batch: int, rules: Rules) -> tuple[Values, Arrays] | None:
-        """A round at `batch`: the seconds of its calls, and of those on the device alone."""
+        """A round at `batch`: the seconds of its calls."""
         if batch not in self.prepared:
             return None
         calls = max(math.ceil(rules.calls / rules.rounds) if batch == 1 else 0, MIN_CALLS)
@@ -218,9 +220,8 @@ def run(
             for batch in rules.batches:
                 for player in rotated(players, number):
                     if (number == 0 or time.monotonic() < rules.end) and (found := player.measure(batch, rules)):
-                        times, device = (np.round(array, 7).tolist() for array in found[1])
-                        name = player.entry.contestant
-                        results.calls.append(Calls(task.variant, task.resolution, name, batch, number, times, device))
+                        name, times = player.entry.contestant, np.round(found[1][0], 7).tolist()
+                        results.calls.append(Calls(task.variant, task.resolution, name, batch, number, times))
             save()
     peaks.append(reference.matrix_peak(task.device))
     for entry in entries:

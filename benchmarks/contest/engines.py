@@ -1,30 +1,22 @@
 """Contestants that run a bundle's graph: the runtimes with their defaults, and this project's engines."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import onnxruntime
-import pandas as pd
 
 from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.engines.interface import Engine, EngineFiles, TensorRTPlan
 from app.engines.registry import AUTO, offered_engines
 from app.errors import NoEngine
 from app.processes.shared_buffer import SharedBuffer
-from benchmarks.contest.contestant import PROFILED_CALLS, Contestant, Images, Logits, Task
+from benchmarks.contest.contestant import Contestant, Images, Logits, Task
 from bundle.file_names import GRAPHS
 from bundle.golden import Golden, mismatch
 from bundle.reader import Bundle, open_bundle
-from bundle.tensors import OUTPUTS
 
-PROVIDERS = {  # of the session that is profiled
-    "onnxruntime-cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "onnxruntime-tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-    "onnxruntime": ["CPUExecutionProvider"],
-}
 SEARCH_SECONDS = 300  # for each step of an engine
 CHOSEN_PRECISIONS = {"bf16": "bf16, its own choice", "f16": "fp16, its own choice"}
 
@@ -62,12 +54,8 @@ class Ours(Contestant):
 
     def _start(self, task: Task, name: str, precision: str) -> str:
         bundle = open_bundle(Path(task.bundle))
-        self._files = files_of(bundle, task.resolution)
-        self._side = task.side
-        choice = (name, precision)
-        if name == AUTO:
-            choice = _chosen(bundle, task.resolution, precision)
-        self._engine = _loaded(self._files, bundle.golden(task.resolution), *choice)
+        choice = _chosen(bundle, task.resolution, precision) if name == AUTO else (name, precision)
+        self._engine = _loaded(files_of(bundle, task.resolution), bundle.golden(task.resolution), *choice)
         return f"{self._engine.name} {self._engine.precision}" if name == AUTO else ""
 
     def _run(self, images: Images) -> Logits:
@@ -75,44 +63,11 @@ class Ours(Contestant):
         return logits
 
     def _profile(self, call: Callable[[], object]) -> str:
+        if self._engine.name in ("openvino", "onnxruntime"):
+            return super()._profile(call)
         from benchmarks.contest.pytorch import kernels
 
-        parts = [] if self._engine.name in ("openvino", "onnxruntime") else [kernels(call, "cuda")]
-        if self._engine.name in PROVIDERS:
-            parts.append(self._nodes(PROVIDERS[self._engine.name]))
-        return "\n\n".join(parts) or super()._profile(call)
-
-    def _nodes(self, providers: list[str]) -> str:
-        """What a session of its own, with profiling and without CUDA graphs, says of its nodes."""
-        graph = self._files.graphs.get(self._engine.precision, self._files.graphs["f32"])
-        images = self._batch(self._engine.batch, 0)
-        with tempfile.TemporaryDirectory() as folder:
-            options = onnxruntime.SessionOptions()
-            options.add_free_dimension_override_by_name("side", self._side)
-            without = []
-            if len(providers) > 1:  # on a GPU, as app.engines.gpu.bound_session has it
-                options.add_free_dimension_override_by_name("batch", len(images))
-                without = ["MatMulAddFusion"]
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = onnxruntime.InferenceSession(graph(), options, providers=providers, disabled_optimizers=without)
-            for _ in range(PROFILED_CALLS):
-                session.run(list(OUTPUTS), {"image": images})
-            return node_table(Path(session.end_profiling()))
-
-
-def node_table(profile: Path) -> str:
-    """Of ONNX Runtime's profile all kinds of nodes by their median time, so that those on the CPU are seen too.
-
-    With the CUDA provider a node's time is that of its launch, unless it waits for the device.
-    """
-    events = pd.json_normalize(pd.read_json(profile, orient="records").to_dict("records"))
-    runs = events[(events["cat"] == "Node") & events["name"].str.endswith("_kernel_time")]
-    found = runs.groupby(["args.provider", "args.op_name"]).agg(
-        nodes=("name", "nunique"), microseconds=("dur", "median"), example=("name", "first")
-    )
-    table: str = found.sort_values("microseconds", ascending=False).to_markdown()
-    return table
+        return kernels(call, "cuda")
 
 
 def files_of(bundle: Bundle, resolution: int) -> EngineFiles:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
 
 from app.processes.channel import Arrays, Values
 from benchmarks.contest.contestant import PROFILED_CALLS, Contestant, Images, Logits, Task
@@ -80,23 +79,13 @@ class PyTorch(Contestant):
         count = len(images)
         staged, answers = self._staged[:count], self._answers[:count]
         np.copyto(staged.numpy(), images)
-        answers.copy_(self._forward(staged.to(self._device, non_blocking=True)), non_blocking=True)
+        torch.compiler.cudagraph_mark_step_begin()  # the last call's logits have been copied
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            answers.copy_(self._pixels(staged.to(self._device, non_blocking=True)), non_blocking=True)
         if self._on_gpu:
             torch.cuda.synchronize()
         logits: Logits = answers.numpy().copy()
         return logits
-
-    def _forward(self, pixels: Tensor) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # the last call's logits have been copied
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            return self._pixels(pixels)
-
-    def _device_seconds(self, images: Images, seconds: float) -> list[float]:
-        if not self._on_gpu:
-            return []
-        pixels = torch.from_numpy(images).to(self._device)
-        timer = Timer("forward(pixels)", globals={"forward": self._forward, "pixels": pixels})
-        return [float(each) for each in timer.blocked_autorange(min_run_time=seconds).times]
 
     def _settle(self) -> None:
         gc.collect()
@@ -114,7 +103,8 @@ def kernels(call: Callable[[], object], device: str) -> str:
         for _ in range(PROFILED_CALLS):
             call()
     sort_by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    return profiler.key_averages().table(sort_by=sort_by, row_limit=PROFILED_ROWS)
+    table: str = profiler.key_averages().table(sort_by=sort_by, row_limit=PROFILED_ROWS)
+    return table
 
 
 def compiled(module: Pixels, mode: str) -> Callable[[Tensor], Tensor]:

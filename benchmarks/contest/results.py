@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass
 class Calls:
-    """A round of calls of `batch` images: seconds from pixels to logits; and on the device alone, where known."""
+    """A round of calls of `batch` images: seconds from the host's pixels to the host's logits."""
 
     network: str
     side: int
@@ -39,7 +39,6 @@ class Calls:
     batch: int
     round: int
     seconds: list[float]
-    device_seconds: list[float]
 
 
 @dataclass

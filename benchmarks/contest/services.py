@@ -1,7 +1,6 @@
 """Services against each other over HTTP: all run at once, one at a time under load while the others are stopped."""
 
 import asyncio
-import importlib.util
 import itertools
 import sys
 import time
@@ -33,7 +32,6 @@ class Peer:
     arguments: tuple[str, ...] = ()
     field: str = "file"  # of the form
     ready: str = "/health"
-    needs: str | None = None  # a package
 
     def command(self, bundle: Path, weights: str) -> list[str]:
         """Without the port, which comes last."""
@@ -45,8 +43,8 @@ LIT = "benchmarks.contest.servers.lit"
 SERVE = ("serve", "--log-level", "warning")
 PEERS = {
     "plain": Peer("FastAPI + PyTorch eager f32", "benchmarks.contest.servers.plain"),
-    "litserve-pytorch": Peer("LitServe + PyTorch eager f32", LIT, ("pytorch",), "request", needs="litserve"),
-    "litserve-onnxruntime": Peer("LitServe + ONNX Runtime f32", LIT, ("onnxruntime",), "request", needs="litserve"),
+    "litserve-pytorch": Peer("LitServe + PyTorch eager f32", LIT, ("pytorch",), "request"),
+    "litserve-onnxruntime": Peer("LitServe + ONNX Runtime f32", LIT, ("onnxruntime",), "request"),
     "ours": Peer("this service", "app", SERVE, ready="/readyz"),
     "ours-int8": Peer("this service, --precision int8", "app", (*SERVE, "--precision", "int8"), ready="/readyz"),
 }
@@ -61,9 +59,6 @@ class ServicePlayer:
 
     def start(self, stack: ExitStack, bundle: Path, weights: str) -> None:
         """Start its server, which `stack` ends, and stop it until its turn."""
-        if self._peer.needs and importlib.util.find_spec(self._peer.needs) is None:
-            self._fail(f"{self._peer.needs} is not installed (pip install -c constraints.txt -e '.[bench]')")
-            return
         try:
             server = stack.enter_context(running(self._peer.command(bundle, weights), cwd=ROOT))
             server.wait_until_ready(path=self._peer.ready)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from benchmarks import machine
 from benchmarks.contest.results import Results
+from benchmarks.markdown import spread, table
 from model.spec import RESOLUTIONS, UNTRAINED, variant_named
 
 OURS = "ours"
@@ -86,11 +87,6 @@ def engine_table(results: Results) -> str:
         calls = pd.DataFrame(results.calls).set_index(keys)
         milliseconds = 1000 * calls["seconds"][calls["batch"] == 1].explode().astype(float)
         found["p50, p99 ms at batch 1"] = milliseconds.groupby(level=keys).agg(centiles)
-        if calls["device_seconds"].str.len().any():
-            alone = calls["batch"] / calls["device_seconds"].map(
-                lambda seconds: pd.Series(seconds, dtype=float).median()
-            )
-            found["most images/s on the device alone"] = cells(alone.groupby(level=keys).max(), "{:.0f}")
         if any("gpu" in run for run in results.runs):
             found["share of the bf16 peak"] = cells(peak_shares(entries, rates), "{:.1%}")
     found["best class as in f32"] = cells(entries["agreement"], "{:.1%}")
@@ -184,10 +180,6 @@ def one(values: pd.Series) -> str:
     return f"{values.median():.1f}"
 
 
-def spread(values: pd.Series) -> str:
-    return f"{values.median():.2f} ({values.min():.2f} to {values.max():.2f})"
-
-
 def centiles(values: pd.Series) -> str:
     """The smallest values that half of them and 99 % do not exceed."""
     return ", ".join(f"{values.quantile(share, 'higher'):.1f}" for share in (0.5, 0.99))
@@ -208,10 +200,3 @@ def titled(title: str, name: str, note: str = "") -> str:
     line = " ".join(note.split()).replace("|", "\\|")
     shown = f"{title} ({line[:200]})" if note else title
     return f"**{shown}**" if name == OURS else shown
-
-
-def table(found: pd.DataFrame) -> str:
-    """Markdown without the columns in which nothing is; the pipes of cells are escaped already."""
-    found = found.fillna("").astype(str)
-    written: str = found.loc[:, (found != "").any()].to_markdown(index=False, disable_numparse=True)
-    return written
