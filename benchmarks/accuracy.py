@@ -2,11 +2,11 @@
 
 A row is a run of `crossvit evaluate` on all images of DATA, with its command. PyTorch (with `--weights`, those of the
 bundle) and the graph in fp16, which serves on GPUs, run in this process on the same pixels.
-`--other` is a bundle of the same weights with the released code's preprocessing. OUT/results.json gets each row
+`--other` is a bundle of the same weights with the released code's preprocessing. With `--views` the rows are ways
+to see the images (benchmarks/views.py), all answered by ONNX Runtime in float32. OUT/results.json gets each row
 at once, and a stopped run continues from it. With `--write` a Markdown file gets the table; reports only.
 """
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -21,34 +21,34 @@ from functools import cache, partial
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime
 import pandas as pd
 import torch
+import typer
 from numpy.typing import NDArray
 from PIL import Image
 
 from app.commands.evaluate.accuracy import PredictionTable
 from app.commands.evaluate.bundle_source import image_prediction
 from app.commands.evaluate.evaluation import sample
-from app.decoding.image_decoding import decode
+from benchmarks.command_line import BundlePath, run
 from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.markdown import table
 from benchmarks.photographs import matched_classes
+from benchmarks.views import Decode, by_gpu, plain, views
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
 from export.graphs.served_graph import Served
 from model.checkpoint import load_network
 from model.dataset import Dataset
-from model.files.pixels import TRUSTED_MAX_PIXELS
 from model.spec import VARIANTS
 from tests.support.servers import crossvit_serve
 
-REFERENCE = "PyTorch, float32"
 BATCH = 16
 ENLARGED_SIDE = 1024  # shorter side in pixels: twice 512, from where on a JPEG is decoded smaller
 # As a row's command names what there is under another name.
@@ -60,56 +60,73 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: the command that gives it, or what runs here at the bundle's own resolution."""
+    """A line of the table: the command that gives it, or what runs here at the bundle's own resolution, and on what."""
 
     name: str
     command: list[str]
     infer: Callable[[], Infer] | None = None
+    decode: Decode = plain
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, nargs="+", help="folders, zip files or WebDataset's tar files")
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="what the bundle was made from")
-    parser.add_argument("--other", type=Path, help="a bundle of the same, exported with --preprocess 224:274/240")
-    parser.add_argument("--limit", type=int, help="so many images")
-    parser.add_argument("--out", type=Path, default=Path("artifacts/accuracy"))
-    parser.add_argument("--write", type=Path, metavar="FILE", help="Markdown with the markers that README.md has")
-    args = parser.parse_args()
-    bundle = open_bundle(args.bundle)
-    args.out.mkdir(parents=True, exist_ok=True)
-    file, of = args.out / "results.json", f"{bundle.hash}, {args.data}, {args.other}, {args.limit}"
+@dataclass(frozen=True)
+class Options:
+    """What is compared, as the options of `accuracy` say."""
+
+    data: list[Path]
+    bundle: Path
+    weights: Path
+    other: Path | None
+    limit: int | None
+    out: Path
+
+
+def accuracy(
+    data: Annotated[list[Path], typer.Argument(help="folders, zip files or WebDataset's tar files")],
+    bundle: BundlePath,
+    weights: Annotated[Path, typer.Option(help="what the bundle was made from")],
+    other: Annotated[Path | None, typer.Option(help="a bundle of them exported with --preprocess 224:274/240")] = None,
+    seen: Annotated[bool, typer.Option("--views", help="the rows are ways to see the images")] = False,
+    profile: Annotated[list[Path] | None, typer.Option(help="views: an ICC profile of one more colour space")] = None,
+    jpeg: Annotated[str, typer.Option(help="views: cpu or gpu, where JPEGs are decoded as with --jpeg gpu")] = "",
+    limit: Annotated[int | None, typer.Option(help="so many images")] = None,
+    out: Path = Path("artifacts/accuracy"),
+    write: Annotated[Path | None, typer.Option(help="a Markdown file with the markers that README.md has")] = None,
+) -> None:
+    """Compare precisions, resolutions and preprocessing on labelled images."""
+    args = Options(data, bundle, weights, other, limit, out)
+    opened = open_bundle(bundle)
+    planned = list(view_rows(args, profile or [], jpeg) if seen else rows(args, opened))
+    out.mkdir(parents=True, exist_ok=True)
+    file, of = out / "results.json", f"{opened.hash}, {seen}, {data}, {other}, {limit}"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     reports: dict[str, Report] = kept["rows"] if kept.get("of") == of else {}  # those of other data are let go
-    planned = list(rows(args, bundle))
     with ExitStack() as stack:
         large = cache(lambda: stack.enter_context(enlarged(args)))
         for row in planned:
             if row.name not in reports:
                 print(f"{row.name} …", file=sys.stderr, flush=True)
-                report = by_hand(row.infer(), args, bundle) if row.infer else by_command(row, args, large)
+                report = by_hand(row.infer(), row.decode, args, opened) if row.infer else by_command(row, args, large)
                 reports[row.name] = report | {"machine": machine()}
                 file.write_text(json.dumps({"of": of, "rows": reports}) + "\n", encoding="utf-8")
     text = written({row.name: reports[row.name] for row in planned})
     print(text)
-    if args.write:
-        update(args.write, text)
+    if write:
+        update(write, text)
 
 
-def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
+def rows(args: Options, bundle: Bundle) -> Iterator[Row]:
     data = ["crossvit", "evaluate", *map(str, args.data)]
     own = [*data, "--bundle", str(args.bundle)]
     large = ["crossvit", "evaluate", LARGE, "--bundle", str(args.bundle)]
     f32 = ["--engine", "openvino", "--precision", "f32"]
-    yield Row(REFERENCE, [], lambda: pytorch(args.weights, bundle))
+    yield Row("PyTorch, float32", [], lambda: pytorch(args.weights, bundle))
     yield Row("ONNX Runtime, float32", [*own, "--engine", "onnxruntime", "--precision", "f32"])
     yield Row("OpenVINO, float32", [*own, *f32, "--plot", PLOT])
     for precision in ("bf16", "int8", "int8-bf16"):
         if precision == "bf16" or "int8" in bundle.graphs:
             yield Row(f"OpenVINO, {precision}", [*own, "--engine", "openvino", "--precision", precision])
     if "fp16" in bundle.graphs:  # no CPU provider runs the one in bf16
-        yield Row("the graph in fp16", [], partial(fp16_graph, args.bundle))
+        yield Row("the graph in fp16", [], partial(graph, args.bundle / "model.fp16.onnx"))
     yield Row("over HTTP, as `crossvit serve` chooses", [*data, "--url", URL])
     if args.other:
         yield Row("resize 274, crop 240", [*data, "--bundle", str(args.other), *f32])
@@ -120,7 +137,16 @@ def rows(args: argparse.Namespace, bundle: Bundle) -> Iterator[Row]:
             yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
 
 
-def by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) -> Report:
+def view_rows(args: Options, profiles: list[Path], jpeg: str) -> Iterator[Row]:
+    infer = partial(graph, args.bundle / "model.onnx")
+    yield Row("as they are", [], infer)
+    for name, way in views(profiles):
+        yield Row(name, [], infer, way)
+    if jpeg:
+        yield Row(f"JPEGs as with --jpeg gpu, on the {jpeg}", [], infer, by_gpu(jpeg))
+
+
+def by_command(row: Row, args: Options, large: Callable[[], str]) -> Report:
     """The report of the row's command, and each image's best class and truth; `large` has the data enlarged."""
     command = [*row.command, *(["--limit", str(args.limit)] if args.limit else [])]
     with ExitStack() as stack:
@@ -141,7 +167,7 @@ def by_command(row: Row, args: argparse.Namespace, large: Callable[[], str]) -> 
     return report | {"best": dict(zip(keys, found["index"].tolist(), strict=True)), "command": shlex.join(command)}
 
 
-def by_hand(infer: Infer, args: argparse.Namespace, bundle: Bundle) -> Report:
+def by_hand(infer: Infer, decode: Decode, args: Options, bundle: Bundle) -> Report:
     """The same of `infer`, and the true class of each image."""
     data = Dataset(args.data)
     truths = matched_classes(data.categories, bundle.labels)
@@ -151,7 +177,7 @@ def by_hand(infer: Infer, args: argparse.Namespace, bundle: Bundle) -> Report:
     for place in range(0, len(indices), BATCH):
         part = [data.items[index] for index in indices[place : place + BATCH]]
         bodies = map(data.read, indices[place : place + BATCH])
-        logits = infer(np.stack([decode(body, steps, TRUSTED_MAX_PIXELS) for body in bodies]))
+        logits = infer(np.stack([decode(body, steps) for body in bodies]))
         for number, item in enumerate(part):
             found = image_prediction(logits[:, number], truths[item.category], bundle.labels)
             predictions.add(item.category, found)
@@ -174,13 +200,13 @@ def pytorch(weights: Path, bundle: Bundle) -> Infer:
     return infer
 
 
-def fp16_graph(bundle: Path) -> Infer:
-    session = onnxruntime.InferenceSession(bundle / "model.fp16.onnx", providers=["CPUExecutionProvider"])
+def graph(path: Path) -> Infer:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: np.stack(session.run(list(OUTPUTS), {INPUT: images}))
 
 
 @contextmanager
-def enlarged(args: argparse.Namespace) -> Iterator[str]:
+def enlarged(args: Options) -> Iterator[str]:
     """The data as JPEGs that are large enough to be decoded smaller."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / LARGE
@@ -208,9 +234,10 @@ def key(category: str, name: str) -> str:
 
 
 def written(reports: dict[str, Report]) -> str:
-    """Markdown: each row's accuracy, of the branches too, how it differs from PyTorch's answers, and its command."""
+    """Markdown: each row's accuracy, of the branches too, how its answers differ from the first one's, its command."""
     best = pd.DataFrame({name: report["best"] for name, report in reports.items()})
-    expected, truth = best[REFERENCE], pd.Series(reports[REFERENCE]["truth"])
+    first = next(iter(reports))
+    expected, truth = best[first], pd.Series(reports[first]["truth"])
     lines = []
     for name, report in reports.items():
         figures, other = report["figures"], best[name] != expected
@@ -224,13 +251,14 @@ def written(reports: dict[str, Report]) -> str:
             "ECE": f"{figures['ece']:.4f}",
             "NLL": "" if figures["nll"] is None else f"{figures['nll']:.4f}",
             **{f"{letter} alone": f"{figures['branches'][branch]['top1']:.2%}" for letter, branch in branches},
-            "PyTorch's best class": "" if name == REFERENCE else f"{1 - other.mean():.2%}",
-            "where not, right": f"PyTorch {rights[0]}, this {rights[1]}, of {other.sum()}" if other.any() else "",
+            "best class as in the first row": "" if name == first else f"{1 - other.mean():.2%}",
+            "where not, right": f"first {rights[0]}, this {rights[1]}, of {other.sum()}" if other.any() else "",
         })  # fmt: skip
     machines = dict.fromkeys(report["machine"] for report in reports.values())
     commands = [f"{report['command']}  # {name}" for name, report in reports.items() if "command" in report]
-    return "\n\n".join([*machines, table(pd.DataFrame(lines)), "\n".join(["```", *commands, "```\n"])])
+    code = ["\n".join(["```", *commands, "```"])] if commands else []
+    return "\n\n".join([*machines, table(pd.DataFrame(lines)), *code]) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    run(accuracy, program="benchmarks.accuracy")

@@ -1,15 +1,10 @@
-"""What a network costs, and what the machine could reach at most. Prints Markdown, and reports only.
+"""What a network costs, and what the machine could reach at most: `python -m benchmarks.roofline --help`.
 
-python -m benchmarks.roofline products crossvit_18_dagger: times the network's largest matrix product at 224 and batch 8
-    alone, in each precision, and the images per second that this rate would give if the network were nothing else.
-python -m benchmarks.roofline layers BUNDLE --precision int8: the slowest layers of an OpenVINO engine, for one batch at
-    224 in one stream on all cores; those of the same kind and shapes are added up.
-python -m benchmarks.roofline networks BUNDLE...: parameters, multiplications and parity with PyTorch of bundles.
+Prints Markdown, and reports only.
 """
 
-import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +16,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.engines.cpu.openvino_graph import without_identities
+from benchmarks.command_line import run
 from benchmarks.machine import line as machine
 from benchmarks.markdown import print_table
-from bundle.bundle_errors import BadBundle
 from bundle.file_names import GRAPHS
 from bundle.reader import open_bundle
 from bundle.tensors import INPUT
@@ -35,33 +30,16 @@ WARM_UP_RUNS, RUNS = 10, 90
 PROFILED_WARM_UP_RUNS, PROFILED_RUNS = 2, 8
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    products = commands.add_parser("products")
-    products.add_argument("variant", type=variant_named)
-    products.set_defaults(run=lambda args: print_products(args.variant))
-    layers = commands.add_parser("layers")
-    layers.add_argument("bundle", type=Path)
-    layers.add_argument("--precision", choices=("f32", "int8"), default="int8")
-    layers.add_argument("--batch", type=int, default=BATCH)
-    layers.add_argument("--rows", type=int, default=16)
-    layers.set_defaults(run=lambda args: print_layers(args.bundle, args.precision, args.batch, args.rows))
-    networks = commands.add_parser("networks")
-    networks.add_argument("bundles", type=Path, nargs="+")
-    networks.set_defaults(run=lambda args: print_networks(args.bundles))
-    args = parser.parse_args()
-    try:
-        args.run(args)
-    except BadBundle as err:
-        parser.error(str(err))
+def products(variant: str) -> None:
+    """Time the network's largest matrix product at 224 and batch 8 alone, in each precision.
 
-
-def print_products(variant: Variant) -> None:
-    dim = variant.dims[1]
+    It also prints the images per second that this rate would give if the network were nothing else.
+    """
+    network = variant_named(variant)
+    dim = network.dims[1]
     rows = BATCH * (1 + patch_grids(SIDE)[1] ** 2)
-    image_gmacs = gmacs(empty_network(variant), SIDE)
-    print(f"{variant.name} at {SIDE}: {image_gmacs:.2f} GMAC an image; {machine()}\n")
+    image_gmacs = gmacs(empty_network(network), SIDE)
+    print(f"{variant} at {SIDE}: {image_gmacs:.2f} GMAC an image; {machine()}\n")
     found = []
     for name, product in matrix_products(rows, dim, 3 * dim).items():
         rates = 2e-9 * rows * dim * 3 * dim / np.array(timings(product))
@@ -106,16 +84,20 @@ def timings(product: Callable[[], object]) -> list[float]:
     return seconds[WARM_UP_RUNS:]
 
 
-def print_layers(bundle: Path, precision: str, batch: int, rows: int) -> None:
+def layers(bundle: Path, precision: str = "int8", batch: int = BATCH, rows: int = 16) -> None:
+    """Print the slowest layers of an OpenVINO engine, f32 or int8, for one batch at 224 in one stream on all cores.
+
+    Layers of the same kind and shapes are added up.
+    """
     core = openvino.Core()
     model = core.read_model(bundle / GRAPHS[precision])
     model.reshape({INPUT: [batch, SIDE, SIDE, 3]})
     without_identities(model)
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    layers = layer_times(core.compile_model(model, "CPU", options), batch)
-    total = layers["ms an image"].sum()
+    times = layer_times(core.compile_model(model, "CPU", options), batch)
+    total = times["ms an image"].sum()
     print(f"{bundle.name}, {precision}, batch {batch} at {SIDE}: {total:.1f} ms an image; {machine()}\n")
-    found = layers.groupby(["kind", "kernel", "inputs"])["ms an image"].agg(["size", "sum"]).nlargest(rows, "sum")
+    found = times.groupby(["kind", "kernel", "inputs"])["ms an image"].agg(["size", "sum"]).nlargest(rows, "sum")
     found["layers"], found["ms an image"] = found["size"] // PROFILED_RUNS, found["sum"].map("{:.2f}".format)
     found["share"] = (found["sum"] / total).map("{:.1%}".format)
     print_table(found.reset_index()[["share", "ms an image", "layers", "kind", "kernel", "inputs"]])
@@ -129,16 +111,17 @@ def layer_times(compiled: openvino.CompiledModel, batch: int) -> pd.DataFrame:
     }
     request = compiled.create_infer_request()
     found = []
-    for run in range(PROFILED_WARM_UP_RUNS + PROFILED_RUNS):
+    for number in range(PROFILED_WARM_UP_RUNS + PROFILED_RUNS):
         request.infer([np.zeros((batch, SIDE, SIDE, 3), np.uint8)])
-        for layer in request.profiling_info if run >= PROFILED_WARM_UP_RUNS else []:
+        for layer in request.profiling_info if number >= PROFILED_WARM_UP_RUNS else []:
             milliseconds = 1000 * layer.real_time.total_seconds() / PROFILED_RUNS / batch
             if milliseconds:
                 found.append([layer.node_type, layer.exec_type, shapes.get(layer.node_name, ""), milliseconds])
     return pd.DataFrame(found, columns=["kind", "kernel", "inputs", "ms an image"])
 
 
-def print_networks(bundles: Sequence[Path]) -> None:
+def networks(bundles: list[Path]) -> None:
+    """Print parameters, multiplications and parity with PyTorch of bundles."""
     rows = []
     for path in bundles:
         manifest = open_bundle(path).manifest
@@ -168,4 +151,4 @@ def gmacs(network: CrossViT, side: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(products, layers, networks, program="benchmarks.roofline")

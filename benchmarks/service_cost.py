@@ -10,27 +10,27 @@ Prints three tables as Markdown, and reports only:
   /readyz, and their memory after they have answered.
 """
 
-import argparse
 import asyncio
 import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import typer
 
 from app.commands.bench.http_client import HttpAnswer, LoadClient
 from app.commands.bench.load_generator import Load, LoadRun, drive
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.machine.cpus import usable_cpus
+from benchmarks.command_line import BundlePath, PhotosFolder, run
 from benchmarks.machine import line as machine
 from benchmarks.markdown import print_table, spread
 from benchmarks.photographs import photographs
-from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Images
 from model.files.pixels import TRUSTED_MAX_PIXELS
@@ -41,26 +41,22 @@ STAGES = ["decode", "queue", "inference"]
 ANSWERING_SECONDS = 3  # before memory is read
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder of JPEGs")
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--precision", nargs="+", default=["auto"], help="the rounds take the first one")
-    parser.add_argument("--clients", type=int, default=16, help="the many")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5, help="of each part of a round")
-    parser.add_argument("--starts", type=int, default=0, help="of each precision")
-    args = parser.parse_args()
-    photos = photographs(args.photos)
-    try:
-        bundle = open_bundle(args.bundle)
-    except BadBundle as err:
-        parser.error(str(err))
-    print(f"{bundle.name}, {len(photos)} photographs; {machine()}\n")
-    if args.rounds:
-        print_costs(bundle, photos, args)
-    if args.starts:
-        print_starts(bundle, photos, args.precision, args.starts, args.clients)
+def service_cost(
+    photos: PhotosFolder,
+    bundle: BundlePath,
+    precision: str = "auto",
+    clients: Annotated[int, typer.Option(help="the many")] = 16,
+    rounds: int = 5,
+    seconds: Annotated[float, typer.Option(help="of each part of a round")] = 5,
+    starts: Annotated[int, typer.Option(help="of each precision")] = 0,
+) -> None:
+    """Compare the service with its own engine and with decoding; several precisions (a,b) are started in turns."""
+    bodies, opened, precisions = photographs(photos), open_bundle(bundle), precision.split(",")
+    print(f"{opened.name}, {len(bodies)} photographs; {machine()}\n")
+    if rounds:
+        print_costs(opened, bodies, precisions[0], clients, rounds, seconds)
+    if starts:
+        print_starts(opened, bodies, precisions, starts, clients)
 
 
 def service(bundle: Bundle, precision: str, *options: str) -> AbstractContextManager[Server]:
@@ -69,12 +65,14 @@ def service(bundle: Bundle, precision: str, *options: str) -> AbstractContextMan
     return crossvit_serve(None, *all_options, *options)
 
 
-def print_costs(bundle: Bundle, photos: Sequence[bytes], args: argparse.Namespace) -> None:
-    with service(bundle, args.precision[0]) as server:
+def print_costs(
+    bundle: Bundle, photos: Sequence[bytes], precision: str, clients: int, count: int, seconds: float
+) -> None:
+    with service(bundle, precision) as server:
         server.wait_until_ready()
         server.pause()
-        rounds, answers, engine = asyncio.run(measure_costs(bundle, photos, server, args))
-    print(f"{engine}: medians of {len(rounds)} rounds of {args.seconds:g} s for each part, least and largest.\n")
+        rounds, answers, engine = asyncio.run(measure_costs(bundle, photos, server, precision, clients, count, seconds))
+    print(f"{engine}: medians of {len(rounds)} rounds of {seconds:g} s for each part, least and largest.\n")
     print_table(pd.DataFrame(rounds).agg(lambda values: spread(values, ".1f")).to_frame().T)
     print("Medians in ms; processor time is the mean for a request.\n")
     answers["rest in the service"] = answers["total"] - answers[STAGES].sum(axis=1)
@@ -84,12 +82,11 @@ def print_costs(bundle: Bundle, photos: Sequence[bytes], args: argparse.Namespac
 
 
 async def measure_costs(
-    bundle: Bundle, photos: Sequence[bytes], server: Server, args: argparse.Namespace
+    bundle: Bundle, photos: Sequence[bytes], server: Server, precision: str, many: int, count: int, seconds: float
 ) -> tuple[list[dict[str, float]], pd.DataFrame, str]:
     """A row for each round, a row for each answer, and a description of the engine."""
     resolution = bundle.manifest.default_resolution
     steps = bundle.manifest.preprocessing[resolution]
-    precision, seconds, many = args.precision[0], args.seconds, args.clients
     engine = EngineSupervisor(bundle, resolution, engine="auto", precision=precision, run_seconds=60, load_seconds=300)
     await engine.start()
     rounds, answers = [], []
@@ -98,7 +95,7 @@ async def measure_costs(
         batch = np.stack(list(itertools.islice(itertools.cycle(pixels), engine.batch)))
         with server.turn():
             await put_on(server, photos, many, 2)  # warms up
-        for _ in range(args.rounds):
+        for _ in range(count):
             alone = np.median(await engine_calls(engine, batch[:1], seconds))
             batched = np.mean(await engine_calls(engine, batch, seconds)) / len(batch)
             decoding = repeated(lambda photo: decode(photo, steps, TRUSTED_MAX_PIXELS), photos, seconds / 2)
@@ -188,4 +185,4 @@ def print_starts(bundle: Bundle, photos: Sequence[bytes], precisions: Sequence[s
 
 
 if __name__ == "__main__":
-    main()
+    run(service_cost, program="benchmarks.service_cost")

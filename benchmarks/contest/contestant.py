@@ -20,6 +20,7 @@ Logits = NDArray[np.float32]  # (batch, classes)
 
 WARM_UP_CALLS = 5  # after the one that compiles or allocates
 PROFILED_CALLS = 10
+MIN_CALLS = 2  # of a round
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Contestant(ABC):
         logits = [self._run(self._batch(self._largest, call)) for call in range(calls)]
         return [], [np.concatenate(logits)[: len(self._photos)]]
 
-    def measure(self, batch: int, seconds: float, calls: int) -> tuple[Values, Arrays]:
-        """The seconds of each call, at least `calls` of them."""
+    def measure(self, batch: int, seconds: float) -> tuple[Values, Arrays]:
+        """The seconds of each call, at least MIN_CALLS of them."""
         times: list[float] = []
         end = time.perf_counter() + seconds
-        while len(times) < calls or time.perf_counter() < end:
+        while len(times) < MIN_CALLS or time.perf_counter() < end:
             images = self._batch(batch, len(times))
             started = time.perf_counter()
             self._run(images)

@@ -165,7 +165,14 @@ def trained(variant: str, weights: str) -> CrossViT:
     return find_weights(weights, variant_named(variant), print).network(variant_named(variant))
 
 
-def served_network(bundle: Path, weights: str) -> Pixels:
-    """timm's module of the bundle's variant with `weights` in float32, for pixels at 224."""
+def served_network(bundle: Path, weights: str) -> Callable[[Images], Logits]:
+    """timm's module of the bundle's variant with `weights` in float32, from pixels at 224 to logits."""
     variant = open_bundle(bundle).manifest.variant
-    return Pixels(timm_network(trained(variant, weights), variant, 224))
+    network = Pixels(timm_network(trained(variant, weights), variant, 224), torch.float32)
+
+    def logits(images: Images) -> Logits:
+        with torch.inference_mode():
+            found: Logits = network(torch.from_numpy(images)).numpy()
+        return found
+
+    return logits

@@ -51,18 +51,19 @@ def matrix_peak(device: str) -> float:
     return float(2e-12 * side**3 / seconds)
 
 
-def device_facts(device: str) -> dict[str, str]:
-    """What PyTorch knows of a GPU; a RuntimeError if there is none."""
+def gpu_name(device: str) -> str:
+    """The GPU; nothing for the CPU. A RuntimeError if there is none."""
     if device == "cpu":
-        return {}
+        return ""
     if not torch.cuda.is_available():
         raise RuntimeError(f"PyTorch {torch.__version__} finds no GPU; --device cpu rehearses without one")
-    properties = torch.cuda.get_device_properties(device)
-    return {"gpu": f"{properties.name} (compute capability {properties.major}.{properties.minor})"}
+    return torch.cuda.get_device_name(device)
 
 
-def gpu_used_mb() -> float:
+def gpu_used_mb(device: str) -> float:
     """Memory of the GPU that is taken, whoever took it."""
+    if device == "cpu":
+        return 0.0
     free, total = torch.cuda.mem_get_info()
     return float(total - free) / 1e6
 

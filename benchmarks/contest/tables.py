@@ -50,7 +50,7 @@ def summary(results: Results) -> str:
 
 def caption(run: dict[str, Any]) -> str:
     """On what a run was made, and how."""
-    gpu = f"{run['gpu']}; " if "gpu" in run else ""
+    gpu = f"{run['gpu']}; " if run.get("gpu") else ""
     return (
         f"`{run['command']}`: {run['rounds']} interleaved rounds of {run['seconds']:g} s, {run['photographs']} "
         f"photographs. {gpu}{machine.described(run)}; {run['began']}; load at the start {run['load']:.1f}."
@@ -87,7 +87,7 @@ def engine_table(results: Results) -> str:
         calls = pd.DataFrame(results.calls).set_index(keys)
         milliseconds = 1000 * calls["seconds"][calls["batch"] == 1].explode().astype(float)
         found["p50, p99 ms at batch 1"] = milliseconds.groupby(level=keys).agg(centiles)
-        if any("gpu" in run for run in results.runs):
+        if any(run.get("gpu") for run in results.runs):
             found["share of the bf16 peak"] = cells(peak_shares(entries, rates), "{:.1%}")
     found["best class as in f32"] = cells(entries["agreement"], "{:.1%}")
     found["worst difference, of the largest logit"] = cells(entries["worst_difference"], "{:.1%}")

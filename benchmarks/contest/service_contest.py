@@ -50,6 +50,19 @@ PEERS = {
 }
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Each round has all numbers of clients, then requests at fixed rates.
+
+    `shares` are of the most that this service has answered in the first round.
+    """
+
+    clients: Sequence[int]
+    shares: Sequence[float]
+    rounds: int
+    seconds: float
+
+
 class ServicePlayer:
     """A service, its running server if it has one, and what became of it. What fails is written down."""
 
@@ -112,21 +125,14 @@ def run(
     weights: str,
     names: Sequence[str],
     photos: Sequence[bytes],
-    clients: Sequence[int],
-    shares: Sequence[float],
-    rounds: int,
-    seconds: float,
+    plan: Plan,
     results: Results,
 ) -> None:
-    """Measure services with one bundle at 224. PyTorch loads `weights`.
-
-    Each round has all numbers of clients, then requests at fixed rates: `shares` of the most that this service has
-    answered in the first round.
-    """
+    """Measure services with one bundle at 224. PyTorch loads `weights`."""
     services = [Service(variant, name, PEERS[name].title) for name in names]
     results.services += services
     players = [ServicePlayer(service, photos) for service in services]
-    rates: list[float] = []  # of this service
+    rates = [0.0]  # of this service
 
     def keep(found: LoadRound) -> None:
         results.loads.append(found)
@@ -138,13 +144,12 @@ def run(
             player.start(stack, bundle, weights)
         for player in players:
             player.play(WARM_UP, WARM_UP_SECONDS, 0, lambda _: None)
-        for number in range(rounds):
-            loads = [Load(clients=count) for count in clients]
-            for load in loads:
+        for number in range(plan.rounds):
+            for load in [Load(clients=count) for count in plan.clients]:
                 for player in rotated(players, number):
-                    player.play(load, seconds, number, keep)
-            for rate in [share * max(rates) for share in shares if rates]:
+                    player.play(load, plan.seconds, number, keep)
+            for load in [Load(rate=share * max(rates)) for share in plan.shares if max(rates)]:
                 for player in rotated(players, number):
-                    player.play(Load(rate=rate), seconds, number, keep)
+                    player.play(load, plan.seconds, number, keep)
         for player in players:
             player.weigh()

@@ -1,41 +1,106 @@
-"""Many requests, good and bad: `python -m benchmarks.soak PHOTOS --bundle BUNDLE --requests 100000`.
+"""The service under hostile and under too much load: `python -m benchmarks.reliability soak|overload --help`.
 
-Prints, as Markdown, the number of answers by status, and after every tenth of the requests the memory, open files and
-threads of the service and its workers. Reports only.
+Prints Markdown, and reports only.
 """
 
-import argparse
 import asyncio
 import base64
 import itertools
 import json
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 
 import httpx
+import pandas as pd
 import psutil
 from PIL import Image
 
 from app.commands.bench.http_client import HttpRequest, LoadClient, NoAnswer
+from benchmarks.command_line import BundlePath, PhotosFolder, run
 from benchmarks.machine import line as machine
+from benchmarks.markdown import print_table
 from benchmarks.photographs import photographs
-from bundle.bundle_errors import BadBundle
 from bundle.reader import open_bundle
-from tests.support.processes import family
+from tests.support.load import capacity, centile, flood, probing
+from tests.support.processes import family, resident_mb
 from tests.support.servers import crossvit_serve
 
 Making = Callable[[], HttpRequest]
 
+CLIENTS = 16  # that measure the capacity
 LEAVES_WITHIN_SECONDS = (0.001, 0.03)
 LEAVES = "left"
 ODD_MODES = [("RGBA", "PNG"), ("L", "PNG"), ("P", "GIF"), ("RGB", "WEBP"), ("RGB", "BMP")]
 PATHS = ["/livez", "/readyz", "/metrics", "/models", "/v2", "/nowhere", "/{}"]
+
+
+def soak(photos: PhotosFolder, bundle: BundlePath, requests: int = 100_000, clients: int = 12) -> None:
+    """Send many requests, good and bad, and print the number of answers by status.
+
+    After every tenth of them it prints memory, open files and threads of the service and its workers.
+    """
+    bodies, name = photographs(photos), open_bundle(bundle).name
+    with crossvit_serve(None, "--bundle", str(bundle), "--log-level", "error", "--decoders", "0") as server:
+        server.wait_until_ready()
+        print(f"{name}, {requests:,} requests, {clients} clients; {machine()}\n")
+        columns = ["requests", "seconds", "service, MB", "with workers, MB", "open files", "threads"]
+        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+        print(usage_row("0", "0", server.pid))
+        answers = asyncio.run(send(server.url, server.pid, name, bodies, requests, clients))
+        time.sleep(2)
+        print(usage_row("at rest", "", server.pid))
+    print("\n" + ", ".join(f"{status}: {count:,}" for status, count in sorted(answers.items())))
+
+
+def overload(
+    photos: PhotosFolder,
+    bundle: BundlePath,
+    times: float = 10,
+    seconds: float = 60,
+    max_queue: int = 64,
+    max_batch: int = 0,
+) -> None:
+    """Measure the capacity (closed loop), then send so many times as many requests.
+
+    They leave at fixed times, whatever the answers (open loop), while another process asks /livez. The largest batch is
+    by default what the engine is best at, as in the service.
+    """
+    bodies, name = photographs(photos), open_bundle(bundle).name
+    options = ["--bundle", str(bundle), "--log-level", "error", "--decoders", "0"]
+    options += ["--max-queue", str(max_queue), "--max-batch", str(max_batch)]
+    with crossvit_serve(None, *options) as server:
+        server.wait_until_ready()
+        batch = largest_batch(server.url)
+        rate = asyncio.run(capacity(server.url, bodies, CLIENTS, seconds=10))
+        before = resident_mb(server.pid)
+        with probing(server.url) as at_rest:
+            time.sleep(5)
+        with probing(server.url) as under_load:
+            outcome = asyncio.run(flood(server.url, bodies, times * rate, seconds))
+        after = resident_mb(server.pid)
+    accepted, refused = outcome.seconds[200], outcome.seconds.get(429, [0.0])
+    served = len(accepted) / seconds
+    bound = max_queue + 2 * batch
+    rows = {
+        "answers by status": ", ".join(f"{status}: {count}" for status, count in outcome.counts.items()),
+        "served under load": f"{served:.1f}/s",
+        f"queue's bound plus two batches of {batch}": f"{bound} images, {bound / served:.2f} s at that rate",
+        "answers given while one waited, its own among them: most": outcome.most_answers_during_one(),
+        "accepted: p50, p99, longest": _times(accepted),
+        "refused (429): p50, p99, longest": _times(refused),
+        "Retry-After": ", ".join(f"{value} s: {count}" for value, count in outcome.retry_after.most_common(4)),
+        "/livez at rest: p50, p99, longest": _times(at_rest),
+        "/livez under load: p50, p99, longest": _times(under_load),
+        "memory of all processes before, after": f"{before:.0f} MB, {after:.0f} MB",
+    }
+    print(f"{name}, {times:g} times its capacity of {rate:.1f}/s for {seconds:g} s; {machine()}\n")
+    print_table(pd.DataFrame(rows.items(), columns=["", "measured"]))
 
 
 class Requests:
@@ -114,7 +179,7 @@ async def ask(client: LoadClient, request: HttpRequest, rng: random.Random) -> s
         return str(err)
 
 
-async def soak(url: str, pid: int, model: str, photos: list[bytes], requests: int, clients: int) -> Counter[str]:
+async def send(url: str, pid: int, model: str, photos: list[bytes], requests: int, clients: int) -> Counter[str]:
     """The number of answers by status. Prints a row of the table after every tenth of the requests."""
     rng = random.Random(1)  # noqa: S311
     answers: Counter[str] = Counter()
@@ -146,31 +211,18 @@ def usage_row(requests: str, seconds: str, pid: int) -> str:
     return f"| {requests} | {seconds} | {megabytes[pid]:.1f} | {everything:.0f} | {files} | {threads} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder of images")
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--clients", type=int, default=12)
-    args = parser.parse_args()
-    photos = photographs(args.photos)
-    try:
-        bundle = open_bundle(args.bundle)
-    except BadBundle as err:
-        parser.error(str(err))
-    with crossvit_serve(None, "--bundle", str(args.bundle), "--log-level", "error", "--decoders", "0") as server:
-        server.wait_until_ready()
-        name = bundle.manifest.variant
-        print(f"{name}, {args.requests:,} requests, {args.clients} clients; {machine()}\n")
-        print(
-            "| requests | seconds | service, MB | with workers, MB | open files | threads |\n|---|---|---|---|---|---|"
-        )
-        print(usage_row("0", "0", server.pid))
-        answers = asyncio.run(soak(server.url, server.pid, bundle.name, photos, args.requests, args.clients))
-        time.sleep(2)
-        print(usage_row("at rest", "", server.pid))
-    print("\n" + ", ".join(f"{status}: {count:,}" for status, count in sorted(answers.items())))
+def largest_batch(url: str) -> int:
+    """The most images in one engine call, at the default resolution, of the one model that is served at `url`."""
+    (model,) = httpx.get(f"{url}/models").raise_for_status().json()["models"]
+    config = httpx.get(f"{url}/v2/models/{model['name']}/config").raise_for_status().json()
+    (images,) = config["dynamic_batching"]["preferred_batch_size"]
+    return int(images)
+
+
+def _times(seconds: list[float]) -> str:
+    values = (statistics.median(seconds), centile(seconds, 99), max(seconds))
+    return ", ".join(f"{1000 * value:.1f} ms" if value < 1 else f"{value:.2f} s" for value in values)
 
 
 if __name__ == "__main__":
-    main()
+    run(soak, overload, program="benchmarks.reliability")
