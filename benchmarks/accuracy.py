@@ -33,13 +33,13 @@ from PIL import Image
 
 from app.commands.evaluate.accuracy import PredictionTable
 from app.commands.evaluate.bundle_source import image_prediction
+from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
 from benchmarks.command_line import BundlePath, run
 from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.markdown import table
-from benchmarks.photographs import matched_classes
-from benchmarks.views import Decode, by_gpu, plain, views
+from benchmarks.views import Decode, plain, views
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
@@ -87,7 +87,6 @@ def accuracy(
     other: Annotated[Path | None, typer.Option(help="a bundle of them exported with --preprocess 224:274/240")] = None,
     seen: Annotated[bool, typer.Option("--views", help="the rows are ways to see the images")] = False,
     profile: Annotated[list[Path] | None, typer.Option(help="views: an ICC profile of one more colour space")] = None,
-    jpeg: Annotated[str, typer.Option(help="views: cpu or gpu, where JPEGs are decoded as with --jpeg gpu")] = "",
     limit: Annotated[int | None, typer.Option(help="so many images")] = None,
     out: Path = Path("artifacts/accuracy"),
     write: Annotated[Path | None, typer.Option(help="a Markdown file with the markers that README.md has")] = None,
@@ -95,7 +94,7 @@ def accuracy(
     """Compare precisions, resolutions and preprocessing on labelled images."""
     args = Options(data, bundle, weights, other, limit, out)
     opened = open_bundle(bundle)
-    planned = list(view_rows(args, profile or [], jpeg) if seen else rows(args, opened))
+    planned = list(view_rows(args, profile or []) if seen else rows(args, opened))
     out.mkdir(parents=True, exist_ok=True)
     file, of = out / "results.json", f"{opened.hash}, {seen}, {data}, {other}, {limit}"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -137,13 +136,11 @@ def rows(args: Options, bundle: Bundle) -> Iterator[Row]:
             yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
 
 
-def view_rows(args: Options, profiles: list[Path], jpeg: str) -> Iterator[Row]:
+def view_rows(args: Options, profiles: list[Path]) -> Iterator[Row]:
     infer = partial(graph, args.bundle / "model.onnx")
     yield Row("as they are", [], infer)
     for name, way in views(profiles):
         yield Row(name, [], infer, way)
-    if jpeg:
-        yield Row(f"JPEGs as with --jpeg gpu, on the {jpeg}", [], infer, by_gpu(jpeg))
 
 
 def by_command(row: Row, args: Options, large: Callable[[], str]) -> Report:
@@ -170,7 +167,7 @@ def by_command(row: Row, args: Options, large: Callable[[], str]) -> Report:
 def by_hand(infer: Infer, decode: Decode, args: Options, bundle: Bundle) -> Report:
     """The same of `infer`, and the true class of each image."""
     data = Dataset(args.data)
-    truths = matched_classes(data.categories, bundle.labels)
+    truths = match_classes(data.categories, bundle.labels)
     steps = bundle.manifest.preprocessing[bundle.manifest.default_resolution]
     indices = sample(len(data), args.limit)
     predictions, best, truth = PredictionTable(), {}, {}

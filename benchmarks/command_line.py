@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bundle.bundle_errors import BadBundle
+from bundle.bundle_errors import ExplainedError
 from model.command_line import FAILED, STOPPED, error, new_app, run_command
 
 PhotosFolder = Annotated[Path, typer.Argument(help="folder of JPEG files")]
@@ -21,7 +21,7 @@ def run(*commands: Callable[..., None], program: str) -> None:
         app.command()(command)
     try:
         code = run_command(app, program=f"python -m {program}")
-    except (BadBundle, OSError, RuntimeError, ValueError) as err:
+    except (ExplainedError, OSError, RuntimeError, ValueError) as err:
         error(err)
         code = FAILED
     except (KeyboardInterrupt, typer.Abort):

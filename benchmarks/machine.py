@@ -48,7 +48,7 @@ def described(facts: dict[str, Any]) -> str:
 def cpu(cpuinfo: str) -> str:
     """What /proc/cpuinfo says: the name, what tells CPUs apart whose names virtual machines took away, instructions."""
     found = dict(re.findall(r"^(model name|cpu family|model|flags|Features)\s*: (.*)", cpuinfo, re.MULTILINE))
-    flags = found.get("flags", found.get("Features", "")).split()
+    flags = (found.get("flags") or found.get("Features") or "").split()
     names = [f"family {found.get('cpu family', 'unknown')}", f"model {found.get('model', 'unknown')}"]
     names += [name for name in INSTRUCTIONS if name in flags]
     return f"{found.get('model name', platform.processor())} ({', '.join(names)})"

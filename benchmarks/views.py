@@ -1,6 +1,5 @@
-"""Ways to see the same image: other colour spaces, turned, or decoded by a GPU. `benchmarks.accuracy --views`."""
+"""Ways to see the same image: in other colour spaces, or turned. `benchmarks.accuracy --views`."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
@@ -8,11 +7,9 @@ from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from app.decoding.image_decoding import decode
-from app.engines.gpu_jpeg.jpeg_decoder import JpegDecoder
 from model.files.pixels import TRUSTED_MAX_PIXELS
 from model.preprocess import Pixels, rgb_image
 from model.spec import Preprocessing
@@ -78,37 +75,8 @@ def converted(of: Space, to: Space, image: Image.Image) -> Image.Image:
 
 def transforms(profile: Path) -> tuple[See, See]:
     """From sRGB to the space of an ICC profile, and back."""
-    space, srgb = ImageCms.getOpenProfile(profile), ImageCms.createProfile("sRGB")
+    space, srgb = ImageCms.getOpenProfile(str(profile)), ImageCms.createProfile("sRGB")
     mode = {"RGB ": "RGB", "CMYK": "CMYK"}[space.profile.xcolor_space]
     there = ImageCms.buildTransform(srgb, space, "RGB", mode)
     back = ImageCms.buildTransform(space, srgb, mode, "RGB")
     return (lambda image: there.apply(image)), (lambda image: back.apply(image))
-
-
-def by_gpu(device: str) -> Decode:
-    """JPEGs as `--jpeg gpu` decodes them; on the "cpu" with nvImageCodec's decoder for it, and kernels made by g++.
-
-    Needs the extra nvimgcodec, and raises ImportError without it; RuntimeError if there is no GPU or no g++.
-    """
-    from app.engines.gpu_jpeg import nvimagecodec
-    from tests.support.kernel_on_cpu import KernelOnCpu, compiled
-
-    if device == "gpu":
-        gpu = nvimagecodec.find_jpeg_device()
-        if gpu is None:
-            raise RuntimeError("no GPU is here; --jpeg cpu does without")
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            kernels = compiled(Path(folder))
-        if kernels is None:
-            raise RuntimeError("--jpeg cpu needs g++")
-        gpu = KernelOnCpu(kernels)
-        gpu.decode = nvimagecodec.Codec(gpu=False).decode  # type: ignore[method-assign]
-    decoders: dict[Preprocessing, JpegDecoder] = {}
-
-    def pixels(body: bytes, steps: Preprocessing) -> NDArray[np.uint8]:
-        if steps not in decoders:
-            decoders[steps] = JpegDecoder(gpu, steps, TRUSTED_MAX_PIXELS)
-        return decoders[steps].pixels(1)[0].copy() if decoders[steps].decode([body]) else plain(body, steps)
-
-    return pixels

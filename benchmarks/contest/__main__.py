@@ -31,7 +31,7 @@ Rounds = Annotated[int, typer.Option(min=1)]
 Seconds = Annotated[float, typer.Option(help="of a round at one batch size, or of one load")]
 Out = Annotated[Path, typer.Option(help="folder of results.json, which gets what is measured added")]
 
-PHOTOS, OUT = ROOT / "export" / "data" / "photos", ROOT / "docs" / "bench"
+PHOTOS, OUT = ROOT / "export" / "data" / "photos", Path("artifacts/bench")
 
 
 def engines(

@@ -159,7 +159,7 @@ def task_of(bundle: Path, resolution: int, weights: str, device: str, photos: Se
     found, recorded = reference.float32_logits(task, golden.images), golden.logits[0]
     if found.shape != recorded.shape or np.linalg.norm(found - recorded) > GOLDEN_TOLERANCE * np.linalg.norm(recorded):
         raise WrongWeights(
-            f"{bundle}: the bundle was made from other weights than PyTorch gets; give --weights what the export was given"
+            f"{bundle}: it was made from other weights than PyTorch gets; give --weights what the export was given"
         )
     return task, np.stack([decode(photo, steps, TRUSTED_MAX_PIXELS) for photo in photos])
 

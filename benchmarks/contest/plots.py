@@ -1,10 +1,12 @@
 """The figures: engines as bars, services as throughput against latency."""
 
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from benchmarks.contest.results import Results
@@ -25,7 +27,7 @@ def plot_engines(results: Results, path: Path) -> None:
             ax=panel, width=0.8, colormap="viridis", xlabel="images/s, median", ylabel=""
         )
         for container in panel.containers:
-            panel.bar_label(container, fmt="%.1f", padding=2, fontsize=8)
+            panel.bar_label(cast(BarContainer, container), fmt="%.1f", padding=2, fontsize=8)
         panel.set_title(f"{network} at {side}")
         panel.margins(x=0.12)
     _save(figure, path)
@@ -43,9 +45,8 @@ def plot_services(results: Results, path: Path) -> None:
         colours = iter(OTHERS)
         for service in [name for name in titles if name in rates]:
             line = pd.DataFrame({"x": rates.loc[network][service], "y": latency[network].get(service)}).dropna()
-            ours = service.startswith("ours")
-            style = {"color": "tab:red", "linewidth": 2.5} if ours else {"color": next(colours), "linewidth": 1.5}
-            panel.plot(line["x"], line["y"], "o-", label=titles[service], **style)
+            colour, width = ("tab:red", 2.5) if service.startswith("ours") else (next(colours), 1.5)
+            panel.plot(line["x"], line["y"], "o-", label=titles[service], color=colour, linewidth=width)
             for clients, (x, y) in zip(line.index, line.to_numpy(), strict=True):
                 panel.annotate(f"{clients:.0f}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
         panel.set(yscale="log", xlabel="requests/s (the numbers are clients)", ylabel="p50 latency, ms")

@@ -83,10 +83,13 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What earlier runs have left in `path`, if anything."""
+        """What earlier runs have left in `path`, if anything. ValueError if that was another version of this."""
         found = json.loads(path.read_text()) if path.exists() else {}
         kinds = {"entries": Entry, "calls": Calls, "services": Service, "loads": LoadRound}
-        rows = {name: [kind(**row) for row in found.get(name, [])] for name, kind in kinds.items()}
+        try:
+            rows = {name: [kind(**row) for row in found.get(name, [])] for name, kind in kinds.items()}
+        except TypeError as err:
+            raise ValueError(f"{path} was written by another version; remove it") from err
         return cls(found.get("runs", []), **rows)
 
     def save(self, path: Path) -> None:

@@ -133,9 +133,9 @@ def load_table(results: Results, load: str) -> str:
     found["answered"] = good.astype(str) + " of " + (good + errors).astype(str)
     found["p50, p99 ms"] = loads["milliseconds"].explode().dropna().astype(float).groupby(level=keys).agg(centiles)
     found["client, cores"] = cells(loads["client_cores"].groupby(level=keys).median(), "{:.2f}")
-    title = {service.service: titled(service.title, service.service) for service in results.services}
+    shown = {service.service: titled(service.title, service.service) for service in results.services}
     found = found.reset_index()
-    found["service"] = pd.Categorical(found["service"].map(title), list(title.values()))  # in their order
+    found["service"] = pd.Categorical(found["service"].map(shown), list(shown.values()))  # in their order
     found = found.sort_values(keys)
     found[load] = cells(found[load], "{:.0f}" if load == "clients" else "{:.1f}")
     return table(found.rename(columns={"rate": "requests/s sent"}))

@@ -28,6 +28,7 @@ class Classify(litserve.LitAPI):
         self.runtime, self.bundle, self.weights = runtime, bundle, weights
 
     def setup(self, device: str) -> None:
+        del device
         if self.runtime == "pytorch":
             from benchmarks.contest.pytorch import served_network
 
