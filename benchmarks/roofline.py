@@ -36,9 +36,8 @@ def roofline(variant: str) -> None:
     found = []
     for name, product in matrix_products(rows, dim, 3 * dim).items():
         timer = Timer("product()", globals={"product": product}, num_threads=torch.get_num_threads())
-        rates = (
-            2e-9 * rows * dim * 3 * dim / np.array(timer.repeat(repeat=WARM_UP_RUNS + RUNS, number=1)[WARM_UP_RUNS:])
-        )
+        seconds = np.array(timer.blocked_autorange(min_run_time=PRODUCT_SECONDS).times)
+        rates = 2e-9 * rows * dim * 3 * dim / seconds
         best = rates.max()
         found.append([name, f"{np.median(rates):.0f}", f"{best:.0f}", f"{best / 2 / image_gmacs:.1f}"])
     print_table(pd.DataFrame(found, columns=["precision", "GFLOP/s, median", "GFLOP/s, best", "images/s at best"]))

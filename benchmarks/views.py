@@ -39,7 +39,7 @@ def plain(body: bytes, steps: Preprocessing) -> Pixels:
 
 def views(profiles: Sequence[Path]) -> Iterator[tuple[str, Decode]]:
     """Each image taken as sRGB and converted: with its profile ignored, and converted back. Then turned."""
-    spaces = {
+    spaces: dict[str, tuple[See, See]] = {
         name: (partial(converted, SRGB, space), partial(converted, space, SRGB)) for name, space in SPACES.items()
     }
     for path in profiles:
