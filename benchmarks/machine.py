@@ -1,11 +1,11 @@
-"""A description of the machine and its GPU for reports."""
+"""A description of the machine for reports."""
 
 import os
 import platform
 import re
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,16 @@ INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "am
 
 
 def facts() -> dict[str, Any]:
-    """CPU, cores that this process may use, instructions that matter to matrix products, versions, commit, driver."""
-    cpuinfo = _cpuinfo()
-    names = re.findall(r"model name\s*: (.*)", cpuinfo)
+    """CPU, cores that this process may use, versions, commit, and the driver of a GPU."""
+    path = Path("/proc/cpuinfo")
+    installed = {found.name: found.version for found in distributions()}
     return {
-        "commit": _commit(),
-        **_driver(),
-        "cpu": names[0] if names else platform.processor(),
+        "commit": _said("git", "describe", "--always", "--dirty", "--abbrev=12") or "unknown",
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "cpu": cpu(path.read_text() if path.exists() else ""),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "instructions": instructions(cpuinfo),
-        "family": family(cpuinfo),
         "python": platform.python_version(),
-        "versions": {package: found for package in PACKAGES if (found := _version(package))},
+        "versions": {package: installed[package] for package in PACKAGES if package in installed},
     }
 
 
@@ -42,49 +40,22 @@ def line() -> str:
 def described(facts: dict[str, Any]) -> str:
     """`facts` as one line."""
     versions = ", ".join(f"{package} {there}" for package, there in facts["versions"].items())
-    return (
-        f"{facts['cores']} cores of {facts['cpu']} ({', '.join([facts['family'], *facts['instructions']])}), "
-        f"Python {facts['python']}, {versions}; commit {facts['commit']}"
-    )
+    driver = f", driver {facts['driver']}" if facts["driver"] else ""
+    where = f"{facts['cores']} cores of {facts['cpu']}{driver}"
+    return f"{where}, Python {facts['python']}, {versions}; commit {facts['commit']}"
 
 
-def instructions(cpuinfo: str) -> list[str]:
-    """Those of INSTRUCTIONS that /proc/cpuinfo lists."""
-    flags = re.search(r"^(?:flags|Features)\s*: (.*)", cpuinfo, re.MULTILINE)
-    return [name for name in INSTRUCTIONS if flags and name in flags[1].split()]
+def cpu(cpuinfo: str) -> str:
+    """What /proc/cpuinfo says: the name, what tells CPUs apart whose names virtual machines took away, instructions."""
+    found = dict(re.findall(r"^(model name|cpu family|model|flags|Features)\s*: (.*)", cpuinfo, re.MULTILINE))
+    flags = (found.get("flags") or found.get("Features") or "").split()
+    names = [f"family {found.get('cpu family', 'unknown')}", f"model {found.get('model', 'unknown')}"]
+    names += [name for name in INSTRUCTIONS if name in flags]
+    return f"{found.get('model name', platform.processor())} ({', '.join(names)})"
 
 
-def family(cpuinfo: str) -> str:
-    """What tells CPUs apart whose names were taken away by a virtual machine."""
-    found = dict(re.findall(r"^(cpu family|model)\s*: (\d+)", cpuinfo, re.MULTILINE))
-    return f"family {found['cpu family']}, model {found['model']}" if len(found) == 2 else "family unknown"
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str:
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    command = [git, "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
-
-
-def _driver() -> dict[str, str]:
-    """Driver, and the CUDA version that it brings."""
-    nvidia_smi = shutil.which("nvidia-smi")
-    if nvidia_smi is None:
-        return {}
-    said = subprocess.run([nvidia_smi], capture_output=True, text=True).stdout
-    found = re.search(r"Driver Version:\s*(\S+).*?CUDA Version:\s*(\S+)", said)
-    return {"driver": found[1], "cuda_of_driver": found[2]} if found else {}
+def _said(*command: str) -> str:
+    """What the command prints, or nothing."""
+    if shutil.which(command[0]) is None:
+        return ""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()

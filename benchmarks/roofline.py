@@ -1,73 +1,46 @@
-"""What a network costs, and what the machine could reach at most. Prints Markdown, and reports only.
+"""What the machine could reach at most: `python -m benchmarks.roofline crossvit_18_dagger`.
 
-python -m benchmarks.roofline products crossvit_18_dagger: times the network's largest matrix product at 224 and batch 8
-    alone, in each precision, and the images per second that this rate would give if the network were nothing else.
-python -m benchmarks.roofline layers BUNDLE --precision int8: the slowest layers of an OpenVINO engine, for one batch at
-    224 in one stream on all cores; those of the same kind and shapes are added up.
-python -m benchmarks.roofline networks BUNDLE...: parameters, multiplications and parity with PyTorch of bundles.
+Prints Markdown, and reports only. OpenVINO's own `benchmark_app -pcsort sort` shows a graph's layers by their time.
 """
 
-import argparse
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import openvino
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.engines.cpu.openvino_graph import without_identities
+from benchmarks.command_line import run
 from benchmarks.machine import line as machine
-from bundle.bundle_errors import BadBundle
-from bundle.file_names import GRAPHS
-from bundle.reader import open_bundle
-from bundle.tensors import INPUT
+from benchmarks.markdown import print_table
 from model.crossvit import CrossViT
-from model.spec import RESOLUTIONS, Variant, patch_grids, variant_named
+from model.spec import Variant, patch_grids, variant_named
 
 SIDE, BATCH = 224, 8
-WARM_UP_RUNS, RUNS = 10, 90
-PROFILED_WARM_UP_RUNS, PROFILED_RUNS = 2, 8
-
-Layer = tuple[str, str, str]  # its kind, the kernel, and the shapes of its first two inputs
+PRODUCT_SECONDS = 3
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
-    products = commands.add_parser("products")
-    products.add_argument("variant", type=variant_named)
-    products.set_defaults(run=lambda args: print_products(args.variant))
-    layers = commands.add_parser("layers")
-    layers.add_argument("bundle", type=Path)
-    layers.add_argument("--precision", choices=("f32", "int8"), default="int8")
-    layers.add_argument("--batch", type=int, default=BATCH)
-    layers.add_argument("--rows", type=int, default=16)
-    layers.set_defaults(run=lambda args: print_layers(args.bundle, args.precision, args.batch, args.rows))
-    networks = commands.add_parser("networks")
-    networks.add_argument("bundles", type=Path, nargs="+")
-    networks.set_defaults(run=lambda args: print_networks(args.bundles))
-    args = parser.parse_args()
-    try:
-        args.run(args)
-    except BadBundle as err:
-        parser.error(str(err))
+def roofline(variant: str) -> None:
+    """Time the network's largest matrix product at 224 and batch 8 alone, in each precision.
 
-
-def print_products(variant: Variant) -> None:
-    dim = variant.dims[1]
+    It also prints the images per second that this rate would give if the network were nothing else.
+    """
+    network = variant_named(variant)
+    dim = network.dims[1]
     rows = BATCH * (1 + patch_grids(SIDE)[1] ** 2)
-    image_gmacs = gmacs(empty_network(variant), SIDE)
-    print(f"{variant.name} at {SIDE}: {image_gmacs:.2f} GMAC an image; {machine()}\n")
-    print("| precision | GFLOP/s, median | GFLOP/s, best | images/s at best |\n|---|---|---|---|")
+    image_gmacs = gmacs(network)
+    print(f"{variant} at {SIDE}: {image_gmacs:.2f} GMAC an image; {machine()}\n")
+    found = []
     for name, product in matrix_products(rows, dim, 3 * dim).items():
-        rates = [2e-9 * rows * dim * 3 * dim / seconds for seconds in timings(product)]
-        print(f"| {name} | {statistics.median(rates):.0f} | {max(rates):.0f} | {max(rates) / 2 / image_gmacs:.1f} |")
+        timer = Timer("product()", globals={"product": product}, num_threads=torch.get_num_threads())
+        seconds = np.array(timer.blocked_autorange(min_run_time=PRODUCT_SECONDS).times)
+        rates = 2e-9 * rows * dim * 3 * dim / seconds
+        best = rates.max()
+        found.append([name, f"{np.median(rates):.0f}", f"{best:.0f}", f"{best / 2 / image_gmacs:.1f}"])
+    print_table(pd.DataFrame(found, columns=["precision", "GFLOP/s, median", "GFLOP/s, best", "images/s at best"]))
 
 
 def matrix_products(rows: int, columns: int, out: int) -> dict[str, Callable[[], object]]:
@@ -97,79 +70,12 @@ def matrix_products(rows: int, columns: int, out: int) -> dict[str, Callable[[],
     }
 
 
-def timings(product: Callable[[], object]) -> list[float]:
-    seconds = []
-    for _ in range(WARM_UP_RUNS + RUNS):
-        started = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - started)
-    return seconds[WARM_UP_RUNS:]
-
-
-def print_layers(bundle: Path, precision: str, batch: int, rows: int) -> None:
-    core = openvino.Core()
-    model = core.read_model(bundle / GRAPHS[precision])
-    model.reshape({INPUT: [batch, SIDE, SIDE, 3]})
-    without_identities(model)
-    options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
-    layers = layer_times(core.compile_model(model, "CPU", options), batch)
-    total = sum(milliseconds for _, milliseconds in layers.values())
-    print(f"{bundle.name}, {precision}, batch {batch} at {SIDE}: {total:.1f} ms an image; {machine()}\n")
-    print("| share | ms an image | layers | kind, kernel | inputs |\n|---|---|---|---|---|")
-    slowest = sorted(layers.items(), key=lambda entry: -entry[1][1])[:rows]
-    for (kind, kernel, shapes), (count, milliseconds) in slowest:
-        print(f"| {milliseconds / total:.1%} | {milliseconds:.2f} | {count:.0f} | {kind}, {kernel} | {shapes} |")
-
-
-def layer_times(compiled: openvino.CompiledModel, batch: int) -> dict[Layer, tuple[float, float]]:
-    """How many layers of each sort there are, and the milliseconds that they take of an image."""
-    shapes = {
-        node.get_friendly_name(): " x ".join(str(value.get_partial_shape()) for value in node.inputs()[:2])
-        for node in compiled.get_runtime_model().get_ordered_ops()
-    }
-    request = compiled.create_infer_request()
-    layers: dict[Layer, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    for run in range(PROFILED_WARM_UP_RUNS + PROFILED_RUNS):
-        request.infer([np.zeros((batch, SIDE, SIDE, 3), np.uint8)])
-        for layer in request.profiling_info if run >= PROFILED_WARM_UP_RUNS else []:
-            seconds = layer.real_time.total_seconds()
-            if seconds:
-                key = (layer.node_type, layer.exec_type, shapes.get(layer.node_name, ""))
-                count, milliseconds = layers[key]
-                layers[key] = (count + 1 / PROFILED_RUNS, milliseconds + 1000 * seconds / PROFILED_RUNS / batch)
-    return layers
-
-
-def print_networks(bundles: Sequence[Path]) -> None:
-    columns = ["network", "parameters, M (paper)", *(f"GMAC at {side} (paper)" for side in RESOLUTIONS)]
-    columns += [f"worst difference at {side}" for side in RESOLUTIONS]
-    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for path in bundles:
-        manifest = open_bundle(path).manifest
-        variant = variant_named(manifest.variant)
-        network = empty_network(variant)
-        parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        cells = [variant.name, f"{parameters:.2f} ({variant.million_params:.2f})"]
-        cells += [
-            f"{gmacs(network, side):.2f} ({paper:.2f})" for side, paper in zip(RESOLUTIONS, variant.gmacs, strict=True)
-        ]
-        worst = manifest.parity.worst if manifest.parity else {}
-        cells += [f"{worst[side]:.1e}" if side in worst else "" for side in RESOLUTIONS]
-        print(f"| {' | '.join(cells)} |")
-
-
-def empty_network(variant: Variant) -> CrossViT:
-    """The network without memory for its weights."""
-    with torch.device("meta"):
-        return CrossViT(variant)
-
-
-def gmacs(network: CrossViT, side: int) -> float:
+def gmacs(variant: Variant) -> float:
     """Multiply-accumulates of one image in 1e9, all matrix products of the graph counted, those of resizing too."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, side, side))
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:  # no memory for weights and images
+        CrossViT(variant)(torch.zeros(1, 3, SIDE, SIDE))
     return float(counter.get_total_flops()) / 2e9
 
 
 if __name__ == "__main__":
-    main()
+    run(roofline, program="benchmarks.roofline")

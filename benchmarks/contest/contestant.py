@@ -1,4 +1,4 @@
-"""The measured side of a contestant: it runs in a process of its own, which `player` calls.
+"""The measured side of a contestant: it runs in a process of its own, which `engine_contest` calls.
 
 Methods return what a worker process can send: JSON values and arrays.
 """
@@ -19,8 +19,8 @@ Images = NDArray[np.uint8]  # (batch, side, side, 3), RGB
 Logits = NDArray[np.float32]  # (batch, classes)
 
 WARM_UP_CALLS = 5  # after the one that compiles or allocates
-ROTATED_BATCHES = 2  # so that no call finds its pixels where the last one left them
 PROFILED_CALLS = 10
+MIN_CALLS = 2  # of a round
 
 
 @dataclass(frozen=True)
@@ -44,70 +44,63 @@ class Contestant(ABC):
     def __init__(self) -> None:
         os.dup2(2, 1)  # what libraries print is not for the table
         self._photos: Images = np.empty((0, 0, 0, 3), np.uint8)
-        self._pools: dict[int, list[Images]] = {}
+        self._largest = 1
 
     @abstractmethod
-    def _start(self, task: Task, *values: Any) -> dict[str, Any]:
-        """Make what answers; the facts about it go into the report, "note" beside its name."""
+    def _start(self, task: Task, *values: Any) -> str:
+        """Make what answers; returns a note to stand beside its name."""
 
     @abstractmethod
     def _run(self, images: Images) -> Logits:
         """From pixels in the host's memory to logits there."""
 
-    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        """The times of PROFILED_CALLS calls: {"kernels": [[name, count, milliseconds], …], …}, or a "note"."""
-        del call
-        return {"note": f"{type(self).__name__} has no profile here"}
-
     def _settle(self) -> None:  # noqa: B027, most have nothing to do
         """Give back memory that only preparing took."""
 
-    def _device_seconds(self, images: Images, seconds: float) -> list[float]:
-        """Seconds of calls on the device alone, with the pixels there already; none where that cannot be had."""
-        del images, seconds
-        return []
+    def _profile(self, call: Callable[[], object]) -> str:
+        """Where the time of PROFILED_CALLS calls goes, as a table."""
+        raise NotImplementedError(f"{type(self).__name__} has no profile here")
 
     def load(self, task: dict[str, Any], *values: Any) -> tuple[Values, Arrays]:
-        """The seconds it took, and the facts; `values` are the kind's, and the photographs."""
+        """The seconds it took, and a note; `values` are the kind's, and the photographs."""
         *rest, self._photos = values
         started = time.perf_counter()
-        facts = self._start(Task(**task), *rest)
-        return [time.perf_counter() - started, facts], []
+        note = self._start(Task(**task), *rest)
+        return [time.perf_counter() - started, note], []
 
     def prepare(self, batch: int) -> tuple[Values, Arrays]:
         """Compile and warm up for `batch`; the seconds of the first call."""
-        numbers = np.arange(ROTATED_BATCHES * batch) % len(self._photos)
-        pool = list(self._photos[numbers].reshape(ROTATED_BATCHES, batch, *self._photos.shape[1:]))
         started = time.perf_counter()
-        self._run(pool[0])
+        self._run(self._batch(batch, 0))
         first = time.perf_counter() - started
         for call in range(WARM_UP_CALLS):
-            self._run(pool[call % ROTATED_BATCHES])
+            self._run(self._batch(batch, call))
         self._settle()
-        self._pools[batch] = pool
+        self._largest = max(self._largest, batch)
         return [first], []
 
     def answers(self) -> tuple[Values, Arrays]:
-        """The logits of all photographs, and one call of each prepared batch, so that all memory is taken."""
-        for pool in self._pools.values():
-            self._run(pool[0])
-        count, piece = len(self._photos), max(self._pools)
-        padded = self._photos[np.arange(-(-count // piece) * piece) % count]
-        pieces = [self._run(padded[start : start + piece]) for start in range(0, len(padded), piece)]
-        return [], [np.concatenate(pieces)[:count]]
+        """The logits of all photographs, in the largest batches that were prepared."""
+        calls = -(-len(self._photos) // self._largest)
+        logits = [self._run(self._batch(self._largest, call)) for call in range(calls)]
+        return [], [np.concatenate(logits)[: len(self._photos)]]
 
-    def measure(self, batch: int, seconds: float, calls: int) -> tuple[Values, Arrays]:
-        """The seconds of each call, at least `calls` of them; and those on the device alone, if they can be had."""
-        pool = self._pools[batch]
+    def measure(self, batch: int, seconds: float) -> tuple[Values, Arrays]:
+        """The seconds of each call, at least MIN_CALLS of them."""
         times: list[float] = []
         end = time.perf_counter() + seconds
-        while len(times) < calls or time.perf_counter() < end:
+        while len(times) < MIN_CALLS or time.perf_counter() < end:
+            images = self._batch(batch, len(times))
             started = time.perf_counter()
-            self._run(pool[len(times) % ROTATED_BATCHES])
+            self._run(images)
             times.append(time.perf_counter() - started)
-        return [], [np.array(times), np.array(self._device_seconds(pool[0], seconds / 2))]
+        return [], [np.array(times)]
 
     def profile(self, batch: int) -> tuple[Values, Arrays]:
         """Where the time goes at `batch`."""
-        pool = self._pools[batch]
-        return [self._profile(lambda: self._run(pool[0]))], []
+        images = self._batch(batch, 0)
+        return [self._profile(lambda: self._run(images))], []
+
+    def _batch(self, batch: int, call: int) -> Images:
+        """The photographs of a call: others than those of the call before, if there are enough."""
+        return self._photos[np.arange(call * batch, (call + 1) * batch) % len(self._photos)]

@@ -1,29 +1,22 @@
 """Contestants that run a bundle's graph: the runtimes with their defaults, and this project's engines."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+import onnxruntime
 
 from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.engines.interface import Engine, EngineFiles, TensorRTPlan
 from app.engines.registry import AUTO, offered_engines
 from app.errors import NoEngine
 from app.processes.shared_buffer import SharedBuffer
-from benchmarks.contest.contestant import PROFILED_CALLS, WARM_UP_CALLS, Contestant, Images, Logits, Task
-from benchmarks.contest.profiles import session_nodes, torch_kernels
+from benchmarks.contest.contestant import Contestant, Images, Logits, Task
 from bundle.file_names import GRAPHS
 from bundle.golden import Golden, mismatch
 from bundle.reader import Bundle, open_bundle
-from bundle.tensors import OUTPUTS
 
-PROVIDERS = {  # of the session that is profiled
-    "onnxruntime-cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "onnxruntime-tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-    "onnxruntime": ["CPUExecutionProvider"],
-}
 SEARCH_SECONDS = 300  # for each step of an engine
 CHOSEN_PRECISIONS = {"bf16": "bf16, its own choice", "f16": "fp16, its own choice"}
 
@@ -31,12 +24,10 @@ CHOSEN_PRECISIONS = {"bf16": "bf16, its own choice", "f16": "fp16, its own choic
 class OnnxRuntime(Contestant):
     """An InferenceSession of the bundle's float32 graph, with default options."""
 
-    def _start(self, task: Task) -> dict[str, Any]:
-        import onnxruntime
-
+    def _start(self, task: Task) -> str:
         graph = Path(task.bundle) / GRAPHS["f32"]
         self._session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        return {}
+        return ""
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._session.run(["logits"], {"image": images})[0]
@@ -46,12 +37,12 @@ class OnnxRuntime(Contestant):
 class OpenVino(Contestant):
     """The bundle's float32 graph compiled for the CPU with default options, batch and side left dynamic."""
 
-    def _start(self, task: Task) -> dict[str, Any]:
+    def _start(self, task: Task) -> str:
         import openvino
 
         self._compiled = openvino.Core().compile_model(Path(task.bundle) / GRAPHS["f32"], "CPU")
         precision = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        return {"note": CHOSEN_PRECISIONS[precision]} if precision in CHOSEN_PRECISIONS else {}
+        return CHOSEN_PRECISIONS.get(precision, "")
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._compiled({"image": images})["logits"].copy()
@@ -61,50 +52,22 @@ class OpenVino(Contestant):
 class Ours(Contestant):
     """The engine called `name` in `precision`, as the service would run it: it gives the bundle's golden logits."""
 
-    def _start(self, task: Task, name: str, precision: str) -> dict[str, Any]:
+    def _start(self, task: Task, name: str, precision: str) -> str:
         bundle = open_bundle(Path(task.bundle))
-        self._files = files_of(bundle, task.resolution)
-        self._side = task.side
-        choice = (name, precision)
-        if name == AUTO:
-            choice = _chosen(bundle, task.resolution, precision)
-        self._engine = _loaded(self._files, bundle.golden(task.resolution), *choice)
-        chosen = {"note": f"{self._engine.name} {self._engine.precision}"} if name == AUTO else {}
-        return {"batch_limit": self._engine.batch, **chosen}
+        choice = _chosen(bundle, task.resolution, precision) if name == AUTO else (name, precision)
+        self._engine = _loaded(files_of(bundle, task.resolution), bundle.golden(task.resolution), *choice)
+        return f"{self._engine.name} {self._engine.precision}" if name == AUTO else ""
 
     def _run(self, images: Images) -> Logits:
         logits: Logits = self._engine.run(images)[0]
         return logits
 
-    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if self._engine.name not in ("openvino", "onnxruntime"):
-            found["kernels"] = torch_kernels(call, "cuda")
-        if self._engine.name in PROVIDERS:
-            found |= self._nodes(PROVIDERS[self._engine.name])
-        if not found:
-            found["note"] = f"{self._engine.name} has no profile here"
-        return found
+    def _profile(self, call: Callable[[], object]) -> str:
+        if self._engine.name in ("openvino", "onnxruntime"):
+            return super()._profile(call)
+        from benchmarks.contest.pytorch import kernels
 
-    def _nodes(self, providers: list[str]) -> dict[str, Any]:
-        """What a session of its own, with profiling and without CUDA graphs, says of its nodes."""
-        import onnxruntime
-
-        graph = self._files.graphs.get(self._engine.precision, self._files.graphs["f32"])
-        images = next(iter(self._pools.values()))[0][: self._engine.batch]
-        with tempfile.TemporaryDirectory() as folder:
-            options = onnxruntime.SessionOptions()
-            options.add_free_dimension_override_by_name("side", self._side)
-            without = []
-            if len(providers) > 1:  # on a GPU, as app.engines.gpu.bound_session has it
-                options.add_free_dimension_override_by_name("batch", len(images))
-                without = ["MatMulAddFusion"]
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            session = onnxruntime.InferenceSession(graph(), options, providers=providers, disabled_optimizers=without)
-            for _ in range(WARM_UP_CALLS + PROFILED_CALLS):
-                session.run(list(OUTPUTS), {"image": images})
-            return session_nodes(Path(session.end_profiling()), skipped=WARM_UP_CALLS)
+        return kernels(call, "cuda")
 
 
 def files_of(bundle: Bundle, resolution: int) -> EngineFiles:

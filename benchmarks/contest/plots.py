@@ -1,74 +1,60 @@
 """The figures: engines as bars, services as throughput against latency."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from typing import cast
 
-from matplotlib import colormaps
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from benchmarks.contest.results import Section, Service, ServiceSection, centile
+from benchmarks.contest.results import Results
+from benchmarks.contest.tables import engine_rates, load_rates
 
-OURS, OTHERS = "tab:red", ("tab:gray", "tab:blue", "tab:green", "tab:purple", "tab:brown")
+OTHERS = ("tab:gray", "tab:blue", "tab:green", "tab:purple", "tab:brown")
 
 
-def plot_engines(sections: Sequence[Section], path: Path) -> None:
+def plot_engines(results: Results, path: Path) -> None:
     """Images a second at each batch size, a panel for each network and side."""
-    figure, panels = _panels(len(sections))
-    for axes, section in zip(panels, sections, strict=True):
-        entries = [entry for entry in reversed(section.entries) if entry.rounds]
-        height = 0.8 / len(section.batches)
-        for number, batch in enumerate(section.batches):
-            rows = [row - number * height for row in range(len(entries))]
-            rates = [median(entry.rates(batch) or [0.0]) for entry in entries]
-            bars = axes.barh(rows, rates, height, label=f"batch {batch}", color=colormaps["viridis"](number / 3))
-            axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-        axes.set_yticks(range(len(entries)), [entry.title for entry in entries])
-        axes.set_xlabel("images/s, median of the rounds")
-        axes.set_title(f"{section.variant} at {section.resolution}")
-        axes.margins(x=0.12)
-        axes.legend()
+    titles = {entry.contestant: entry.title for entry in results.entries}
+    medians = engine_rates(results).groupby(level=["network", "side", "batch"]).median()
+    panels = list(medians.groupby(level=["network", "side"]))
+    figure, axes = _panels(len(panels))
+    for panel, ((network, side), part) in zip(axes, panels, strict=True):
+        bars = part.droplevel(["network", "side"]).T.reindex(list(titles)[::-1]).dropna(how="all")
+        bars.rename(index=titles).plot.barh(
+            ax=panel, width=0.8, colormap="viridis", xlabel="images/s, median", ylabel=""
+        )
+        for container in panel.containers:
+            panel.bar_label(cast(BarContainer, container), fmt="%.1f", padding=2, fontsize=8)
+        panel.set_title(f"{network} at {side}")
+        panel.margins(x=0.12)
     _save(figure, path)
 
 
-def plot_services(sections: Sequence[ServiceSection], path: Path) -> None:
+def plot_services(results: Results, path: Path) -> None:
     """Median latency over requests a second, a line for each service, a point for each number of clients."""
-    figure, panels = _panels(len(sections))
-    for axes, section in zip(panels, sections, strict=True):
+    titles = {service.service: service.title for service in results.services}
+    rates = load_rates(results).groupby(level=["network", "clients"]).median()
+    loads = pd.DataFrame(results.loads).dropna(subset=["clients"]).explode("milliseconds")
+    latency = loads.astype({"milliseconds": float}).groupby(["network", "service", "clients"])["milliseconds"].median()
+    networks = rates.index.unique("network")
+    figure, axes = _panels(len(networks))
+    for panel, network in zip(axes, networks, strict=True):
         colours = iter(OTHERS)
-        for service in section.services:
-            points = _points(service)
-            if not points:
-                continue
-            ours = service.name.startswith("ours")
-            colour = OURS if ours else next(colours)
-            title = service.title
-            axes.plot(
-                [rate for rate, _, _ in points],
-                [latency for _, latency, _ in points],
-                "o-",
-                label=title,
-                color=colour,
-                linewidth=2.5 if ours else 1.5,
-            )
-            for rate, latency, count in points:
-                axes.annotate(str(count), (rate, latency), textcoords="offset points", xytext=(5, 4), fontsize=8)
-        axes.set_yscale("log")
-        axes.set_xlim(left=0)
-        axes.set_xlabel("requests/s (the numbers are clients)")
-        axes.set_ylabel("p50 latency, ms")
-        axes.set_title(f"{section.variant} at 224 over HTTP")
-        axes.grid(visible=True, which="both", alpha=0.3)
-        axes.legend()
+        for service in [name for name in titles if name in rates]:
+            line = pd.DataFrame({"x": rates.loc[network][service], "y": latency[network].get(service)}).dropna()
+            colour, width = ("tab:red", 2.5) if service.startswith("ours") else (next(colours), 1.5)
+            panel.plot(line["x"], line["y"], "o-", label=titles[service], color=colour, linewidth=width)
+            for clients, (x, y) in zip(line.index, line.to_numpy(), strict=True):
+                panel.annotate(f"{clients:.0f}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        panel.set(yscale="log", xlabel="requests/s (the numbers are clients)", ylabel="p50 latency, ms")
+        panel.set_xlim(left=0)
+        panel.set_title(f"{network} at 224 over HTTP")
+        panel.grid(visible=True, which="both", alpha=0.3)
+        panel.legend()
     _save(figure, path)
-
-
-def _points(service: Service) -> list[tuple[float, float, int]]:
-    """Requests a second, milliseconds and clients."""
-    found = {clients: service.latencies(clients) for clients in service.closed}
-    return [(median(service.rates(clients)), centile(ms, 50), clients) for clients, ms in found.items() if ms]
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:

@@ -1,24 +1,21 @@
-"""The contestants in PyTorch: timm's module or this project's, with the bundle's weights."""
+"""The contestants in PyTorch: timm's module with the bundle's weights."""
 
 import gc
 import importlib
 import math
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from app.processes.channel import Arrays, Values
-from benchmarks.contest.contestant import Contestant, Images, Logits, Task
-from benchmarks.contest.profiles import torch_kernels
+from benchmarks.contest.contestant import PROFILED_CALLS, Contestant, Images, Logits, Task
 from bundle.reader import open_bundle
 from model.bicubic import resize
 from model.crossvit import CrossViT
@@ -27,6 +24,7 @@ from model.weights import find_weights
 
 COMPILED = ("compile", "freeze", "max-autotune")  # modes of torch.compile
 DTYPES = {"f32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PROFILED_ROWS = 12
 
 
 class Pixels(nn.Module):
@@ -35,7 +33,7 @@ class Pixels(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network = network.to(dtype)
         self.dtype = dtype
@@ -50,26 +48,24 @@ class Pixels(nn.Module):
 
 
 class PyTorch(Contestant):
-    """timm's module or this project's, eager, under autocast or compiled."""
+    """timm's module, eager, under autocast or compiled."""
 
     def __init__(self) -> None:
         super().__init__()
         import_timm()  # together with the others' imports
 
-    def _start(self, task: Task, source: str, mode: str, precision: str) -> dict[str, Any]:
+    def _start(self, task: Task, mode: str, precision: str) -> str:
         self._device = torch.device(task.device)
         self._on_gpu = self._device.type == "cuda"
         if mode in COMPILED and not self._on_gpu and not any(map(shutil.which, ("g++", "c++", "clang++"))):
             raise RuntimeError("torch.compile needs a C++ compiler, and there is none (apt install g++)")
         network = trained(task.variant, task.weights)
-        there, facts = peer_network(network, task.variant, task.side, source)
-        pixels = Pixels(there, DTYPES[precision]).to(self._device)
+        pixels = Pixels(timm_network(network, task.variant, task.side), DTYPES[precision]).to(self._device)
         self._pixels: Callable[[Tensor], Tensor] = compiled(pixels, mode) if mode in COMPILED else pixels
         self._autocast = mode == "autocast"
         self._classes = network.classes
-        self._staged = torch.empty(0, dtype=torch.uint8)
-        self._answers = torch.empty(0)
-        return facts
+        self._staged = self._answers = torch.empty(0)
+        return ""
 
     def prepare(self, batch: int) -> tuple[Values, Arrays]:
         """As for any contestant; the host's buffers are made here, once for each batch size that is larger."""
@@ -83,39 +79,32 @@ class PyTorch(Contestant):
         count = len(images)
         staged, answers = self._staged[:count], self._answers[:count]
         np.copyto(staged.numpy(), images)
-        answers.copy_(self._forward(staged.to(self._device, non_blocking=True)), non_blocking=True)
+        torch.compiler.cudagraph_mark_step_begin()  # the last call's logits have been copied
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            answers.copy_(self._pixels(staged.to(self._device, non_blocking=True)), non_blocking=True)
         if self._on_gpu:
             torch.cuda.synchronize()
         logits: Logits = answers.numpy().copy()
         return logits
-
-    def _forward(self, pixels: Tensor) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # the last call's logits have been copied
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            return self._pixels(pixels)
-
-    def _device_seconds(self, images: Images, seconds: float) -> list[float]:
-        if not self._on_gpu:
-            return []
-        pixels = torch.from_numpy(images).to(self._device)
-        times: list[float] = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            before.record()
-            self._forward(pixels)
-            after.record()
-            after.synchronize()
-            times.append(before.elapsed_time(after) / 1000)
-        return times
 
     def _settle(self) -> None:
         gc.collect()
         if self._on_gpu:
             torch.cuda.empty_cache()
 
-    def _profile(self, call: Callable[[], object]) -> dict[str, Any]:
-        return {"kernels": torch_kernels(call, self._device.type)}
+    def _profile(self, call: Callable[[], object]) -> str:
+        return kernels(call, self._device.type)
+
+
+def kernels(call: Callable[[], object], device: str) -> str:
+    """The slowest kernels of PROFILED_CALLS calls, whatever library of this process launches them on a GPU."""
+    on_gpu = device == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        for _ in range(PROFILED_CALLS):
+            call()
+    sort_by = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    table: str = profiler.key_averages().table(sort_by=sort_by, row_limit=PROFILED_ROWS)
+    return table
 
 
 def compiled(module: Pixels, mode: str) -> Callable[[Tensor], Tensor]:
@@ -130,75 +119,33 @@ def compiled(module: Pixels, mode: str) -> Callable[[Tensor], Tensor]:
     return torch.compile(module, mode="max-autotune" if mode == "max-autotune" else None, dynamic=False)
 
 
-def peer_network(network: CrossViT, variant: str, side: int, source: str = "timm") -> tuple[nn.Module, dict[str, str]]:
-    """timm's module or, if it does not import or `source` is another, this project's; and the facts about it."""
-    timm, problem = import_timm() if source == "timm" else (None, "")
-    if timm is not None:
-        return timm_network(timm, network, variant, side).eval(), {"source": "timm's module"}
-    note = {"note": f"this project's module, since timm does not import: {problem}"} if source == "timm" else {}
-    return own_network(network, variant, side).eval(), {"source": "this project's module", **note}
-
-
-def import_timm() -> tuple[ModuleType | None, str]:
-    """timm, or None and why.
+def import_timm() -> ModuleType:
+    """timm.
 
     A torchvision that was built for another torch, as PyPI's for CUDA beside PyTorch for the CPU, fails on operators
     for object detection, which no classifier uses: they are declared before a second try.
     """
     try:
-        return importlib.import_module("timm"), ""
-    except Exception as err:  # a torchvision for another torch is a RuntimeError
-        problem = str(err)
-    try:
+        return importlib.import_module("timm")
+    except RuntimeError:
         for operator in ("nms", "qnms"):
             schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             torch.library.define(f"torchvision::{operator}", schema)
-        return importlib.import_module("timm"), ""
-    except Exception:  # the first error says more
-        return None, problem
+        return importlib.import_module("timm")
 
 
-def timm_network(timm: ModuleType, network: CrossViT, variant: str, side: int) -> nn.Module:
+def timm_network(network: CrossViT, variant: str, side: int) -> nn.Module:
     """timm's module for images of `side` pixels with the weights of `network`."""
     small, large = branch_sides(side)
-    name = variant.removesuffix("_384")
-    there: nn.Module = timm.create_model(
-        f"{name}_240",
+    there: nn.Module = import_timm().create_model(
+        f"{variant.removesuffix('_384')}_240",
         num_classes=network.classes,
         img_size=small,
         img_scale=(1.0, (large + 0.5) / small),  # it rounds down
     )
     tensors = tensors_at(network, side)
     there.load_state_dict({re.sub(r"^(pos_embed|cls_token)\.", r"\1_", key): tensors[key] for key in tensors})
-    return there
-
-
-class ForOneSide(CrossViT):
-    """This project's network for one side, fit for half precision.
-
-    Images are resized by `interpolate`, since the product's own matrices of bicubic weights would be wrong if they were
-    made in half precision. Position embeddings fit the side and stay as they are.
-    """
-
-    def forward_branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        sides = self.branch_sides(images.shape[-1])
-        small, large = (self._tokens(branch, _interpolate(images, side)) for branch, side in enumerate(sides))
-        for encoder in self.blocks:
-            small, large = encoder(small, large)
-        return self._logits(0, small), self._logits(1, large)
-
-    def _tokens(self, branch: int, images: Tensor) -> Tensor:
-        patches = self.patch_embed[branch](images).flatten(2).transpose(1, 2)  # (B, N - 1, C)
-        cls = self.cls_token[branch].expand(len(patches), -1, -1)
-        tokens: Tensor = torch.cat((cls, patches), dim=1) + self.pos_embed[branch]
-        return tokens
-
-
-def own_network(network: CrossViT, variant: str, side: int) -> CrossViT:
-    """This project's module for images of `side` pixels with the weights of `network`."""
-    there = ForOneSide(variant_named(variant), network.classes, side)
-    there.load_state_dict(tensors_at(network, side))
-    return there
+    return there.eval()
 
 
 def tensors_at(network: CrossViT, side: int) -> dict[str, Tensor]:
@@ -213,16 +160,19 @@ def tensors_at(network: CrossViT, side: int) -> dict[str, Tensor]:
     return tensors
 
 
-def _interpolate(x: Tensor, side: int) -> Tensor:
-    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False)
-
-
 def trained(variant: str, weights: str) -> CrossViT:
     """The network with `weights`, a file or "untrained"."""
     return find_weights(weights, variant_named(variant), print).network(variant_named(variant))
 
 
-def bundle_network(bundle: Path, weights: str) -> Pixels:
-    """The peer's network of the bundle's variant with `weights` in float32, for pixels at 224."""
+def served_network(bundle: Path, weights: str) -> Callable[[Images], Logits]:
+    """timm's module of the bundle's variant with `weights` in float32, from pixels at 224 to logits."""
     variant = open_bundle(bundle).manifest.variant
-    return Pixels(peer_network(trained(variant, weights), variant, 224)[0], torch.float32)
+    network = Pixels(timm_network(trained(variant, weights), variant, 224), torch.float32)
+
+    def logits(images: Images) -> Logits:
+        with torch.inference_mode():
+            found: Logits = network(torch.from_numpy(images)).numpy()
+        return found
+
+    return logits

@@ -1,176 +1,99 @@
-"""The results of a run, kept as JSON."""
+"""The results of a contest, kept in one JSON file: what took part, and what each round gave."""
 
-import itertools
 import json
-import math
 import os
-import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-BATCH_GAP_SECONDS = 0.02  # longest between answers of one batch
-
-
-@dataclass
-class Round:
-    """The seconds of each call, from the host's pixels to the host's logits; and on the device alone, if known."""
-
-    seconds: list[float]
-    device_seconds: list[float]
-
-    def rate(self, batch: int) -> float:
-        """Images a second."""
-        return batch * len(self.seconds) / sum(self.seconds)
-
-    def device_rate(self, batch: int) -> float | None:
-        if not self.device_seconds:
-            return None
-        return batch * len(self.device_seconds) / sum(self.device_seconds)
+from typing import Any, Self
 
 
 @dataclass
 class Entry:
-    """What one contestant did.
+    """A contestant with one network at one side.
 
-    `first_seconds` are those of the first call of each batch size: compiling is in them. `failed` says which batch
-    sizes cannot be run, and why; `error` why it was of no more use at all.
+    `first_seconds` are those of the first call of each batch size together: compiling is in them. `peak` is the rate of
+    bfloat16 matrix products beside it, in 1e12 FLOP/s. `error` says why it was of no more use.
     """
 
+    network: str
+    side: int
     contestant: str
     title: str
-    error: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-    load_seconds: float | None = None
-    first_seconds: dict[int, float] = field(default_factory=dict)
-    failed: dict[int, str] = field(default_factory=dict)
+    note: str = ""
+    error: str = ""
+    load_seconds: float = 0.0
+    first_seconds: float = 0.0
     memory_mb: float | None = None
-    top1_agreement: float | None = None
+    agreement: float | None = None
     worst_difference: float | None = None
-    rounds: dict[int, list[Round]] = field(default_factory=dict)
-
-    def rates(self, batch: int) -> list[float]:
-        """Images a second, for each round."""
-        return [round_.rate(batch) for round_ in self.rounds.get(batch, [])]
-
-    def latencies(self) -> list[float]:
-        """Seconds of all calls of one image."""
-        return [seconds for round_ in self.rounds.get(1, []) for seconds in round_.seconds]
+    peak: float | None = None
 
 
 @dataclass
-class Section:
-    """A network at a resolution: `gmac` is the published 1e9 multiply-accumulates of an image, `peaks` 1e12 FLOP/s."""
+class Calls:
+    """A round of calls of `batch` images: seconds from the host's pixels to the host's logits."""
 
-    variant: str
-    resolution: int
+    network: str
     side: int
-    gmac: float
-    batches: list[int]
-    weights: str
-    largest_logit: float = 0.0
-    peaks: list[float] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
-
-    def share_of_peak(self, rate: float) -> float:
-        """What part of the matrix peak, measured before and after, the network's operations are at `rate` images/s."""
-        return rate * 2e-3 * self.gmac / statistics.median(self.peaks)
-
-
-@dataclass
-class LoadRound:
-    """A round of `seconds` in which clients asked a service, each again when it had its answer, or at a fixed rate.
-
-    `answers` are the good ones, in order: seconds from the start to when the request was due, and to the answer.
-    `errors` counts the others. `client_seconds` is processor time of the client itself.
-    """
-
-    seconds: float
-    answers: list[tuple[float, float]]
-    errors: int = 0
-    client_seconds: float = 0.0
-    rate: float | None = None  # requests a second, if they were sent at fixed times
-
-    @property
-    def latencies(self) -> list[float]:
-        """Milliseconds from when a request was due."""
-        return [1000 * (done - due) for due, done in self.answers]
-
-    def throughput(self, clients: int) -> float:
-        """Good answers a second, from the first batch of them to the last: at its ends a round has half a batch.
-
-        The first batch ends with the first gap, or when each client may have had an answer.
-        """
-        times = [done for _, done in self.answers]
-        times = [done for done in times if done <= self.seconds] or times
-        if not times:
-            return 0.0
-        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-        first = 1 + sum(1 for _ in itertools.takewhile(lambda gap: gap <= BATCH_GAP_SECONDS, gaps[: clients - 1]))
-        if first == len(times):
-            return first / max(self.seconds, times[-1])  # a single batch: the round was too short to see more
-        return (len(times) - first) / (times[-1] - times[first - 1])
+    contestant: str
+    batch: int
+    round: int
+    seconds: list[float]
 
 
 @dataclass
 class Service:
-    """What one service did: rounds by clients, and by shares of this service's rate; `error` says why no more."""
+    """A service with one network; `error` says why it was of no more use. Memory is that after the load."""
 
-    name: str
+    network: str
+    service: str
     title: str
-    error: str | None = None
-    resident_mb: float | None = None
+    error: str = ""
     proportional_mb: float | None = None
-    closed: dict[int, list[LoadRound]] = field(default_factory=dict)
-    fixed: dict[str, list[LoadRound]] = field(default_factory=dict)
-
-    def rates(self, clients: int) -> list[float]:
-        """Good answers a second, for each round."""
-        return [round_.throughput(clients) for round_ in self.closed.get(clients, [])]
-
-    def latencies(self, clients: int) -> list[float]:
-        """Milliseconds of all good answers."""
-        return [latency for round_ in self.closed.get(clients, []) for latency in round_.latencies]
-
-    def errors(self) -> int:
-        rounds = itertools.chain(*self.closed.values(), *self.fixed.values())
-        return sum(round_.errors for round_ in rounds)
+    resident_mb: float | None = None
 
 
 @dataclass
-class ServiceSection:
-    """All services with one network."""
+class LoadRound:
+    """A round in which `clients` asked, each again when it had its answer; or requests were due at a fixed `rate`.
 
-    variant: str
-    clients: list[int]
-    shares: list[float]
+    `milliseconds` are those of the good answers, from when a request was due; `seconds` ends with the last answer.
+    """
+
+    network: str
+    service: str
+    clients: int | None
+    rate: float | None
+    round: int
+    seconds: float
+    milliseconds: list[float]
+    errors: int
+    client_cores: float
+
+
+@dataclass
+class Results:
+    """`runs` say with which command, on what, with which weights and how it was measured."""
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    calls: list[Calls] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
+    loads: list[LoadRound] = field(default_factory=list)
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What earlier runs have left in `path`, if anything. ValueError if that was another version of this."""
+        found = json.loads(path.read_text()) if path.exists() else {}
+        kinds = {"entries": Entry, "calls": Calls, "services": Service, "loads": LoadRound}
+        try:
+            rows = {name: [kind(**row) for row in found.get(name, [])] for name, kind in kinds.items()}
+        except TypeError as err:
+            raise ValueError(f"{path} was written by another version; remove it") from err
+        return cls(found.get("runs", []), **rows)
 
-@dataclass
-class Report:
-    """`facts` say on what and how it was measured; engines are in `sections`."""
-
-    facts: dict[str, Any]
-    sections: list[Section] = field(default_factory=list)
-    services: list[ServiceSection] = field(default_factory=list)
-
-    def save(self, path: Path | None) -> None:
-        """Write all there is to `path`, if there is one, so that the file is whole at any time."""
-        if path is None:
-            return
+    def save(self, path: Path) -> None:
+        """The file is whole at any time."""
         beside = path.with_name(f"{path.name}.{os.getpid()}")
         beside.write_text(json.dumps(asdict(self)))
         beside.replace(path)
-
-
-def agreement(expected: Any, actual: Any) -> tuple[float, float]:
-    """The share of images whose best class is the same, and the worst difference of any logit, (images, classes)."""
-    same = (expected.argmax(axis=1) == actual.argmax(axis=1)).mean()
-    return float(same), float(abs(expected - actual).max())
-
-
-def centile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that `percent` of them do not exceed."""
-    return sorted(values)[max(math.ceil(len(values) * percent / 100), 1) - 1]

@@ -6,23 +6,19 @@
 import sys
 from pathlib import Path
 
-import torch
 import uvicorn
 from fastapi import FastAPI, UploadFile
 
-from benchmarks.contest.pytorch import bundle_network
-from benchmarks.contest.servers.preprocess import pixels_of
+from benchmarks.contest.pytorch import served_network
+from benchmarks.contest.servers.common import best_five, pixels_of
 
 app = FastAPI()
-network = bundle_network(Path(sys.argv[1]), sys.argv[2])
+logits = served_network(Path(sys.argv[1]), sys.argv[2])
 
 
 @app.post("/classify")
 async def classify(file: UploadFile) -> list[tuple[int, float]]:
-    pixels = pixels_of(await file.read())
-    with torch.inference_mode():
-        scores, indices = network(torch.from_numpy(pixels).unsqueeze(0)).softmax(-1)[0].topk(5)
-    return list(zip(indices.tolist(), scores.tolist(), strict=True))
+    return best_five(logits(pixels_of(await file.read())[None])[0])
 
 
 @app.get("/health")
