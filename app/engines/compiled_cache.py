@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from app.engines.interface import EngineRefused
 from app.machine.cpus import allowed_cpus, usable_cpus
 from bundle.atomic_files import replace_file
+from bundle.cache_folder import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +33,19 @@ _ABANDONED_SECONDS = 3600  # after which a partial file is removed
 
 
 def private_folder(what: str, *names: str) -> Path:
-    """A folder of these names in each other, below XDG_CACHE_HOME or ~/.cache, made if it is not there; for `what`.
+    """A folder of these names in each other, below `cache_folder`, made if it is not there; for `what`.
 
     EngineRefused if it cannot be made, or another user owns it or may write to it.
     """
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "crossvit")
+        folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check(folder)
         for name in names:
             folder /= name
             folder.mkdir(exist_ok=True, mode=0o700)
             _check(folder)
-    except (OSError, RuntimeError) as err:  # RuntimeError: there is no home
+    except OSError as err:
         raise EngineRefused(f"no folder for {what}: {err}. Let XDG_CACHE_HOME be one that is writable") from err
     return folder
 

@@ -3,20 +3,20 @@
 It belongs to a GPU model and a version of TensorRT, not to a network, and so lies outside all bundles.
 """
 
-import os
 from pathlib import Path
 
 from bundle.atomic_files import replace_file
+from bundle.cache_folder import cache_folder
 from export.plans.build_spec import Device, Unable, slug
 
 
 def default_file(device: Device) -> Path:
-    """Its place under XDG_CACHE_HOME, or ~/.cache. Raises Unable if neither exists."""
+    """Its place in the user's cache folder. Raises Unable if there is none."""
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as err:
-        raise Unable("this user has no home folder for the timing cache: give it with --timing-cache FILE") from err
-    return home / "crossvit" / f"timings-{slug(device.gpu)}-trt{device.tensorrt}"
+        folder = cache_folder()
+    except OSError as err:
+        raise Unable(f"no folder for the timing cache: {err}. Give it with --timing-cache FILE") from err
+    return folder / f"timings-{slug(device.gpu)}-trt{device.tensorrt}"
 
 
 def read_timings(file: Path) -> bytes:

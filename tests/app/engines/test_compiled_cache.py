@@ -130,5 +130,19 @@ def test_a_user_without_a_home_or_an_entry_in_passwd_has_no_place_and_no_traceba
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", absent)
-    with pytest.raises(EngineRefused, match=r"determine home directory.* Let XDG_CACHE_HOME be one"):
+    with pytest.raises(
+        EngineRefused, match=r"no folder for compiled models: could not determine the home.* Let XDG_CACHE_HOME be one"
+    ):
         CompiledCache({"graph": "a"})
+
+
+@pytest.mark.parametrize("named", ["", "  ", "relative"])
+def test_without_an_absolute_folder_in_the_environment_it_is_in_the_users_home(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", named)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    CompiledCache({"graph": "a"})
+    assert (tmp_path / "home" / ".cache" / "crossvit" / "compiled").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

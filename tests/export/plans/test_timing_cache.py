@@ -1,3 +1,4 @@
+import pwd
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ def test_there_is_one_timing_cache_for_each_gpu_and_version(tmp_path: Path, monk
 
 
 def test_without_a_home_folder_the_error_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def absent(_: int) -> None:
+        raise KeyError("no such user")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
-    with pytest.raises(Unable, match="give it with --timing-cache FILE"):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", absent)
+    with pytest.raises(Unable, match="Give it with --timing-cache FILE"):
         default_file(DEVICE)
 
 
