@@ -18,7 +18,7 @@ INSTALLED := .venv/.installed-$(ENGINES)
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check audit lock sbom bench bench-full format clean
+.PHONY: serve test test-all check audit lock sbom bench-bundles bench bench-full format clean
 
 serve: $(INSTALLED)
 	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(EXPORT) $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
@@ -59,12 +59,25 @@ sbom: $(INSTALLED)
 	mkdir -p artifacts/sbom
 	for name in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file artifacts/sbom/$$name.cdx.json docker/locks/$$name.txt || exit 1; done
 
-bench: BENCH := --out docs/bench --readme README.md
-bench-full: BENCH := --full --out docs/bench/full
-bench bench-full: $(INSTALLED)
+CONTEST = $(BIN)/python -m benchmarks.contest
+NETWORKS := artifacts/crossvit_18_dagger artifacts/crossvit_9_dagger
+MEASURED = --photos "$(PHOTOS)" --weights "$(WEIGHTS)" --out $(1)
+bench-bundles: $(INSTALLED)
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
-	for name in crossvit_18_dagger crossvit_9_dagger; do $(BIN)/python export/to_onnx.py --variant $$name --weights "$(WEIGHTS)" --quantize int8 --out artifacts/$$name --if-changed || exit 1; done
-	$(BIN)/python -m benchmarks.contest.cpu --photos "$(PHOTOS)" --weights "$(WEIGHTS)" $(BENCH) --command "make $@$(if $(filter-out export/data/photos,$(PHOTOS)), PHOTOS=…)"
+	for bundle in $(NETWORKS); do $(BIN)/python export/to_onnx.py --variant $${bundle#artifacts/} --weights "$(WEIGHTS)" --quantize int8 --out $$bundle --if-changed || exit 1; done
+
+bench: bench-bundles
+	rm -f docs/bench/results.json
+	$(CONTEST) engines $(NETWORKS) $(call MEASURED,docs/bench)
+	$(CONTEST) services artifacts/crossvit_18_dagger $(call MEASURED,docs/bench)
+	$(CONTEST) services artifacts/crossvit_9_dagger --clients 1,16 $(call MEASURED,docs/bench)
+	$(CONTEST) report --out docs/bench --readme README.md
+
+bench-full: bench-bundles
+	rm -f docs/bench/full/results.json
+	$(CONTEST) engines $(NETWORKS) --contestants eager,autocast,compile,compile-bf16,onnxruntime,openvino,ours,ours-f32,ours-int8 --resolutions 224,384 --batches 1,8,32 --compile-batches 1,8,32 --rounds 9 --seconds 3 $(call MEASURED,docs/bench/full)
+	$(CONTEST) services $(NETWORKS) --shares 0.2,0.5,0.8 --rounds 5 --seconds 15 $(call MEASURED,docs/bench/full)
+	$(CONTEST) report --out docs/bench/full
 
 format: $(INSTALLED)
 	$(BIN)/ruff format

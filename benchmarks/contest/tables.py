@@ -82,8 +82,9 @@ def engine_table(results: Results) -> str:
             found[f"images/s at batch {batch}"] = over_rounds(rates.xs(batch, level="batch"), one)
         for base, title in ENGINE_BASES.items():
             if base in rates and rates[base].notna().any():
-                ratios, batch = at_nearest(rates.div(rates[base], axis=0), "batch", USUAL_BATCH)
-                found[f"times {title}, batch {batch}"] = over_rounds(ratios, spread)
+                ratios = rates.div(rates[base], axis=0).dropna(how="all")
+                batch = ratios.index.unique("batch").max()
+                found[f"times {title}, batch {batch}"] = over_rounds(ratios.xs(batch, level="batch"), spread)
         calls = pd.DataFrame(results.calls).set_index(keys)
         milliseconds = 1000 * calls["seconds"][calls["batch"] == 1].explode().astype(float)
         found["p50, p99 ms at batch 1"] = milliseconds.groupby(level=keys).agg(centiles)
