@@ -34,7 +34,7 @@ def test_what_is_measured_is_kept_and_reported_and_the_summary_goes_into_the_rea
     weights, out = ("--weights", tiny_weights.parent), ("--out", tmp_path / "out")
     quick = ("--rounds", 1, "--seconds", 0.01)
     assert contest("engines", bundle, "--contestants", "ours", "--batches", "1", *quick, *weights, *out) == 0
-    assert contest("services", bundle, "--contestants", "ours", "--clients", "1", *quick, *weights, *out) == 0
+    assert contest("services", bundle, "--contestants", "plain,ours", "--clients", "1", *quick, *weights, *out) == 0
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
     capsys.readouterr()
@@ -42,6 +42,8 @@ def test_what_is_measured_is_kept_and_reported_and_the_summary_goes_into_the_rea
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [run["command"].split()[3] for run in found["runs"]] == ["engines", "services"]
     assert list(found["runs"][0]["weights"]) == [TINY.name]
+    assert [(entry["error"], entry["agreement"]) for entry in found["entries"]] == [("", 1)]
+    assert [service["error"] for service in found["services"]] == ["", ""]
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "table.md").read_text().strip()
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"engines.png", "services.png"}
     text = readme.read_text()

@@ -25,19 +25,18 @@ def contestants_import_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engines_are_measured_in_rounds_and_what_is_not_here_says_so(bundle: Path, tiny_weights: Path) -> None:
     task, photos = task_of(bundle, 224, str(tiny_weights), "cpu", PHOTOS)
     results, saves = Results(), []
-    run(task, photos, ["onnxruntime", "ours", "tensorrt-fp16"], rules([1, 2], 2), results, lambda: saves.append(1))
-    runtime, ours, missing = results.entries
-    for entry in (runtime, ours):
+    run(task, photos, ["onnxruntime", "openvino", "tensorrt-fp16"], rules([1, 2], 2), results, lambda: saves.append(1))
+    runtime, openvino, missing = results.entries
+    for entry in (runtime, openvino):
         assert (entry.error, entry.agreement) == ("", 1)
         assert entry.worst_difference is not None
         assert entry.worst_difference < 0.1
         assert entry.memory_mb
         assert entry.peak
-    assert ours.note
     assert missing.error.startswith("load: ")
     measured = [(calls.contestant, calls.batch, calls.round) for calls in results.calls]
     assert sorted(measured) == [
-        (name, batch, each) for name in ("onnxruntime", "ours") for batch in (1, 2) for each in (0, 1)
+        (name, batch, each) for name in ("onnxruntime", "openvino") for batch in (1, 2) for each in (0, 1)
     ]
     assert all(len(calls.seconds) >= 2 and min(calls.seconds) > 0 for calls in results.calls)
     assert len(saves) >= 6  # after each contestant, each round and the end

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from email.parser import BytesParser
 from email.policy import HTTP
 from pathlib import Path
@@ -67,19 +68,52 @@ def test_the_port_comes_last_in_every_command() -> None:
     assert PEERS["plain"].command(BUNDLE, "untrained")[-2:] == [str(BUNDLE), "untrained"]
 
 
+class Script(Peer):
+    """A service that starts fast: the script is told its port."""
+
+    def command(self, bundle: Path, weights: str) -> list[str]:
+        del bundle, weights
+        return [sys.executable, self.module]
+
+
+FAST_SERVICE = """
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
 def test_all_services_are_measured_in_all_rounds_and_one_that_does_not_start_says_so(
-    bundle: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    script = tmp_path / "fast.py"
+    script.write_text(FAST_SERVICE)
     monkeypatch.setattr(service_contest, "WARM_UP_SECONDS", 0.1)
-    monkeypatch.setitem(service_contest.PEERS, "broken", Peer("Broken", "no.such.module"))
-    results, names = Results(), ["ours", "plain", "broken"]
-    service_contest.run(bundle, "crossvit_tiny", str(tiny_weights), names, PHOTOS, Plan([2], [0.5], 2, 0.2), results)
-    ours, plain, broken = results.services
-    assert (ours.error, plain.error) == ("", "")
+    peers = {"ours": Script("Fast", str(script)), "other": Script("Fast", str(script)), "broken": Peer("Broken", "no.such")}
+    monkeypatch.setattr(service_contest, "PEERS", peers)
+    results = Results()
+    service_contest.run(BUNDLE, "crossvit_tiny", "untrained", list(peers), PHOTOS, Plan([1, 2], [0.5], 2, 0.1), results)
+    ours, other, broken = results.services
+    assert (ours.error, other.error) == ("", "")
     assert broken.error.startswith("ended with status 1")
-    for service in (ours, plain):
+    for service in (ours, other):
         assert service.proportional_mb
         loads = [load for load in results.loads if load.service == service.service]
-        assert [(load.clients, load.round) for load in loads] == [(2, 0), (None, 0), (2, 1), (None, 1)]
+        assert [(load.clients, load.round) for load in loads] == [(1, 0), (2, 0), (None, 0), (1, 1), (2, 1), (None, 1)]
         assert all(load.milliseconds and load.errors == 0 for load in loads)
         assert all((load.rate is None) == (load.clients is not None) for load in loads)
+    of_round = [load.service for load in results.loads if load.clients == 1]
+    assert of_round == ["ours", "other", "other", "ours"]  # each round begins with another one
