@@ -46,7 +46,8 @@ def plot_services(results: Results, path: Path) -> None:
         for service in [name for name in titles if name in rates]:
             line = pd.DataFrame({"x": rates.loc[network][service], "y": latency[network].get(service)}).dropna()
             colour, width = ("tab:red", 2.5) if service.startswith("ours") else (next(colours), 1.5)
-            panel.plot(line["x"], line["y"], "o-", label=titles[service], color=colour, linewidth=width)
+            style = "o--" if service.endswith("int8") else "o-"
+            panel.plot(line["x"], line["y"], style, label=titles[service], color=colour, linewidth=width)
             for clients, (x, y) in zip(line.index, line.to_numpy(), strict=True):
                 panel.annotate(f"{clients:.0f}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
         panel.set(yscale="log", xlabel="requests/s (the numbers are clients)", ylabel="p50 latency, ms")

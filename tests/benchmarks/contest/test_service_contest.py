@@ -102,7 +102,11 @@ def test_all_services_are_measured_in_all_rounds_and_one_that_does_not_start_say
     script = tmp_path / "fast.py"
     script.write_text(FAST_SERVICE)
     monkeypatch.setattr(service_contest, "WARM_UP_SECONDS", 0.1)
-    peers = {"ours": Script("Fast", str(script)), "other": Script("Fast", str(script)), "broken": Peer("Broken", "no.such")}
+    peers = {
+        "ours": Script("Fast", str(script)),
+        "other": Script("Fast", str(script)),
+        "broken": Peer("Broken", "no.such"),
+    }
     monkeypatch.setattr(service_contest, "PEERS", peers)
     results = Results()
     service_contest.run(BUNDLE, "crossvit_tiny", "untrained", list(peers), PHOTOS, Plan([1, 2], [0.5], 2, 0.1), results)
