@@ -61,9 +61,9 @@ GROUPS = {
         "tests/app/server/",
         "tests/app/processes/",
     ],
-    "interface": ["tests/app/api/"],  # they share servers
-    "transfer": ["tests/test_transfer.py"],
+    "transfer": ["tests/test_transfer.py"],  # they need no bundle, which another process exports meanwhile
     "training": ["tests/model/test_train.py"],
+    "interface": ["tests/app/api/"],  # they share servers
     "fuzz": ["tests/fuzz/"],
     "plans": ["tests/export/to_trt/"],  # they share graphs
 }

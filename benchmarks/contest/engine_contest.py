@@ -171,6 +171,7 @@ def run(
     expected = reference.float32_logits(task, photos)
     peaks = [reference.matrix_peak(task.device)]
     entries = [Entry(task.variant, task.resolution, name, KINDS[name][0]) for name in names]
+    results.forget(task.variant, names, task.resolution)
     results.entries += entries
     with ExitStack() as stack:
         players = [Player(entry, rules) for entry in entries]

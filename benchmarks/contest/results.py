@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -91,6 +92,17 @@ class Results:
         except TypeError as err:
             raise ValueError(f"{path} was written by another version; remove it") from err
         return cls(found.get("runs", []), **rows)
+
+    def forget(self, network: str, names: Sequence[str], side: int | None = None) -> None:
+        """Let go of earlier rounds of these contestants at `side`, or of these services."""
+        if side is not None:
+            here = [(network, side, name) for name in names]
+            self.entries = [row for row in self.entries if (row.network, row.side, row.contestant) not in here]
+            self.calls = [row for row in self.calls if (row.network, row.side, row.contestant) not in here]
+        else:
+            of = [(network, name) for name in names]
+            self.services = [row for row in self.services if (row.network, row.service) not in of]
+            self.loads = [row for row in self.loads if (row.network, row.service) not in of]
 
     def save(self, path: Path) -> None:
         """The file is whole at any time."""

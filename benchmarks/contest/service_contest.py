@@ -130,6 +130,7 @@ def run(
 ) -> None:
     """Measure services with one bundle at 224. PyTorch loads `weights`."""
     services = [Service(variant, name, PEERS[name].title) for name in names]
+    results.forget(variant, names)
     results.services += services
     players = [ServicePlayer(service, photos) for service in services]
     rates = [0.0]  # of this service

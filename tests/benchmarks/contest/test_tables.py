@@ -148,6 +148,16 @@ def test_results_are_read_as_they_were_saved(results: Results, tmp_path: Path) -
     assert Results.read(tmp_path / "nothing.json") == Results()
 
 
+def test_a_later_run_takes_the_place_of_an_earlier_one_of_the_same(results: Results) -> None:
+    results.forget("crossvit_tiny", ["ours"], 224)
+    assert {entry.contestant for entry in results.entries} == {"eager", "compile"}
+    assert {calls.contestant for calls in results.calls} == {"eager"}
+    results.forget("crossvit_tiny", ["plain", "litserve-pytorch"])
+    assert {service.service for service in results.services} == {load.service for load in results.loads} == {"ours"}
+    results.forget("crossvit_9_dagger", ["ours", "eager"], 224)
+    assert len(results.entries) == 2
+
+
 def test_results_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"services": [{"variant": "crossvit_tiny"}]}')
     with pytest.raises(ValueError, match="another version; remove it"):
