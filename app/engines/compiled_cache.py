@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.engines.interface import EngineRefused
 from app.machine.cpus import allowed_cpus, usable_cpus
 from bundle.atomic_files import replace_file
-from bundle.cache_folder import cache_folder
+from bundle.cache_folder import private_cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +33,11 @@ _ABANDONED_SECONDS = 3600  # after which a partial file is removed
 
 
 def private_folder(what: str, *names: str) -> Path:
-    """A folder of these names in each other, below `cache_folder`, made if it is not there; for `what`.
-
-    EngineRefused if it cannot be made, or another user owns it or may write to it.
-    """
+    """The private folder of these names in the cache, for `what`. EngineRefused if private_cache_folder fails."""
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _check(folder)
-        for name in names:
-            folder /= name
-            folder.mkdir(exist_ok=True, mode=0o700)
-            _check(folder)
+        return private_cache_folder(*names)
     except OSError as err:
         raise EngineRefused(f"no folder for {what}: {err}. Let XDG_CACHE_HOME be one that is writable") from err
-    return folder
 
 
 class MappedFile:
@@ -163,11 +153,3 @@ _CPU = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags"} |
     "CPU part",
     "Features",
 }
-
-
-def _check(folder: Path) -> None:
-    status = folder.stat(follow_symlinks=False)
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise EngineRefused(
-            f"{folder} is another user's, or open to others, and plans are code: remove it, or chmod 700 it"
-        )

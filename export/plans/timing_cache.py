@@ -6,7 +6,7 @@ It belongs to a GPU model and a version of TensorRT, not to a network, and so li
 from pathlib import Path
 
 from bundle.atomic_files import replace_file
-from bundle.cache_folder import cache_folder
+from bundle.cache_folder import cache_folder, private_cache_folder
 from export.plans.build_spec import Device, Unable, slug
 
 
@@ -29,5 +29,15 @@ def read_timings(file: Path) -> bytes:
 
 def write_timings(file: Path, timings: bytes) -> None:
     """Replace `file` in one step. Raises OSError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if _is_in_cache(file):
+        private_cache_folder()  # engines keep their code there too
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, timings)
+
+
+def _is_in_cache(file: Path) -> bool:
+    try:
+        return file.parent == cache_folder()
+    except OSError:  # there is no home; the file has a place of its own
+        return False

@@ -116,6 +116,14 @@ def test_nobody_else_may_write_there(home: Path) -> None:
         CompiledCache({})
 
 
+def test_a_folder_that_others_may_only_read_is_closed_to_them(home: Path) -> None:
+    home.mkdir(parents=True)
+    home.parent.chmod(0o755)
+    home.chmod(0o755)
+    CompiledCache({})
+    assert [folder.stat().st_mode & 0o777 for folder in (home.parent, home)] == [0o700, 0o700]
+
+
 def test_a_cpu_is_told_by_what_does_not_change() -> None:
     assert cpu_model() == cpu_model()
     assert not {"cpu MHz", "processor", "bogomips"} & cpu_model().keys()

@@ -1,8 +1,10 @@
+import os
 import pwd
 from pathlib import Path
 
 import pytest
 
+from app.engines.compiled_cache import CompiledCache
 from export.plans.build_spec import Device, Unable
 from export.plans.timing_cache import default_file, read_timings, write_timings
 
@@ -15,6 +17,17 @@ def test_there_is_one_timing_cache_for_each_gpu_and_version(tmp_path: Path, monk
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_file(DEVICE).parent == tmp_path / ".cache" / "crossvit"
+
+
+def test_a_build_leaves_a_cache_that_engines_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = os.umask(0o022)
+    try:
+        write_timings(default_file(DEVICE), b"timings")
+    finally:
+        os.umask(before)
+    CompiledCache({"graph": "a"}).write("model", b"code")
+    assert read_timings(default_file(DEVICE)) == b"timings"
 
 
 def test_without_a_home_folder_the_error_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
