@@ -92,7 +92,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256  # each request is a connection
+
+Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
