@@ -52,6 +52,7 @@ from tests.support.servers import crossvit_serve
 BATCH = 16
 ENLARGED_SIDE = 1024  # shorter side in pixels: twice 512, from where on a JPEG is decoded smaller
 # As a row's command names what there is under another name.
+ENLARGED = ".enlarged.jpg"
 URL, LARGE, PLOT = "http://127.0.0.1:8000", "enlarged.zip", "reliability.png"
 
 Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # images (B, side, side, 3) to logits (outputs, B, classes)
@@ -74,7 +75,7 @@ class Options:
 
     data: list[Path]
     bundle: Path
-    weights: Path
+    weights: Path | None
     other: Path | None
     limit: int | None
     out: Path
@@ -83,11 +84,11 @@ class Options:
 def accuracy(
     data: Annotated[list[Path], typer.Argument(help="folders, zip files or WebDataset's tar files")],
     bundle: BundlePath,
-    weights: Annotated[Path, typer.Option(help="what the bundle was made from")],
+    weights: Annotated[Path | None, typer.Option(help="what the bundle was made from, for PyTorch's row")] = None,
     other: Annotated[Path | None, typer.Option(help="a bundle of them exported with --preprocess 224:274/240")] = None,
     seen: Annotated[bool, typer.Option("--views", help="the rows are ways to see the images")] = False,
     profile: Annotated[list[Path] | None, typer.Option(help="views: an ICC profile of one more colour space")] = None,
-    limit: Annotated[int | None, typer.Option(help="so many images")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many images")] = None,
     out: Path = Path("artifacts/accuracy"),
     write: Annotated[Path | None, typer.Option(help="a Markdown file with the markers that README.md has")] = None,
 ) -> None:
@@ -96,7 +97,10 @@ def accuracy(
     opened = open_bundle(bundle)
     planned = list(view_rows(args, profile or []) if seen else rows(args, opened))
     out.mkdir(parents=True, exist_ok=True)
-    file, of = out / "results.json", f"{opened.hash}, {seen}, {data}, {other}, {limit}"
+    file, of = (
+        out / "results.json",
+        f"{opened.hash}, {seen}, {content(data)}, {other and open_bundle(other).hash}, {limit}",
+    )
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     reports: dict[str, Report] = kept["rows"] if kept.get("of") == of else {}  # those of other data are let go
     with ExitStack() as stack:
@@ -118,7 +122,10 @@ def rows(args: Options, bundle: Bundle) -> Iterator[Row]:
     own = [*data, "--bundle", str(args.bundle)]
     large = ["crossvit", "evaluate", LARGE, "--bundle", str(args.bundle)]
     f32 = ["--engine", "openvino", "--precision", "f32"]
-    yield Row("PyTorch, float32", [], lambda: pytorch(args.weights, bundle))
+    if args.weights is None:
+        raise ValueError("PyTorch's row needs --weights, what the bundle was made from")
+    weights = args.weights
+    yield Row("PyTorch, float32", [], lambda: pytorch(weights, bundle))
     yield Row("ONNX Runtime, float32", [*own, "--engine", "onnxruntime", "--precision", "f32"])
     yield Row("OpenVINO, float32", [*own, *f32, "--plot", PLOT])
     for precision in ("bf16", "int8", "int8-bf16"):
@@ -212,7 +219,7 @@ def enlarged(args: Options) -> Iterator[str]:
         with zipfile.ZipFile(path, "w") as archive, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             bodies = pool.map(enlarge, map(data.read, indices), chunksize=16)
             for item, body in zip(map(data.items.__getitem__, indices), bodies, strict=True):
-                archive.writestr(key(item.category, item.name), body)
+                archive.writestr(key(item.category, item.name) + ENLARGED, body)
         yield str(path)
 
 
@@ -226,8 +233,13 @@ def enlarge(body: bytes) -> bytes:
 
 
 def key(category: str, name: str) -> str:
-    """The same for an image and its enlarged copy."""
-    return f"{category}/{Path(name).stem}.jpg"
+    """The same for an image and its enlarged copy, whose name ends with ENLARGED."""
+    return f"{category}/{Path(name).name.removesuffix(ENLARGED)}"
+
+
+def content(paths: list[Path]) -> list[tuple[str, int, int]]:
+    """What tells data from what is there under the same name at another time."""
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 def written(reports: dict[str, Report]) -> str:

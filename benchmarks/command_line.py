@@ -1,5 +1,6 @@
 """What the command lines of all benchmarks have in common."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ import typer
 
 from bundle.bundle_errors import ExplainedError
 from model.command_line import FAILED, STOPPED, error, new_app, run_command
+from model.dataset import BadDataset
+from model.weights import WeightsUnavailable
+from tests.support.servers import ServerEnded
 
 PhotosFolder = Annotated[Path, typer.Argument(help="folder of JPEG files")]
 BundlePath = Annotated[Path, typer.Option(help="the bundle that is served")]
@@ -21,8 +25,11 @@ def run(*commands: Callable[..., None], program: str) -> None:
         app.command()(command)
     try:
         code = run_command(app, program=f"python -m {program}")
-    except (ExplainedError, OSError, RuntimeError, ValueError) as err:
+    except (ExplainedError, BadDataset, WeightsUnavailable, ServerEnded, OSError, RuntimeError, ValueError) as err:
         error(err)
+        code = FAILED
+    except subprocess.CalledProcessError as err:
+        error(f"{' '.join(map(str, err.cmd))} ended with status {err.returncode}")
         code = FAILED
     except (KeyboardInterrupt, typer.Abort):
         error("interrupted")

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
+from typing import Annotated
 
 import httpx
 import pandas as pd
 import psutil
+import typer
 from PIL import Image
 
 from app.commands.bench.http_client import HttpRequest, LoadClient, NoAnswer
@@ -40,7 +42,12 @@ ODD_MODES = [("RGBA", "PNG"), ("L", "PNG"), ("P", "GIF"), ("RGB", "WEBP"), ("RGB
 PATHS = ["/livez", "/readyz", "/metrics", "/models", "/v2", "/nowhere", "/{}"]
 
 
-def soak(photos: PhotosFolder, bundle: BundlePath, requests: int = 100_000, clients: int = 12) -> None:
+def soak(
+    photos: PhotosFolder,
+    bundle: BundlePath,
+    requests: Annotated[int, typer.Option(min=10)] = 100_000,
+    clients: int = 12,
+) -> None:
     """Send many requests, good and bad, and print the number of answers by status.
 
     After every tenth of them it prints memory, open files and threads of the service and its workers.

@@ -75,7 +75,10 @@ def converted(of: Space, to: Space, image: Image.Image) -> Image.Image:
 
 def transforms(profile: Path) -> tuple[See, See]:
     """From sRGB to the space of an ICC profile, and back."""
-    space, srgb = ImageCms.getOpenProfile(str(profile)), ImageCms.createProfile("sRGB")
+    try:
+        space, srgb = ImageCms.getOpenProfile(str(profile)), ImageCms.createProfile("sRGB")
+    except ImageCms.PyCMSError as err:
+        raise ValueError(f"{profile}: {err}") from err
     mode = {"RGB ": "RGB", "CMYK": "CMYK"}[space.profile.xcolor_space]
     there = ImageCms.buildTransform(srgb, space, "RGB", mode)
     back = ImageCms.buildTransform(space, srgb, mode, "RGB")

@@ -152,7 +152,12 @@ def bundle(tiny_weights: Path, shared: Shared, pytestconfig: pytest.Config) -> P
 def _exporter_hash() -> str:
     """A hash of everything that makes a bundle: the project's sources, the reference weights, Python and packages."""
     digest = hashlib.sha256(sys.version.encode())
-    sources = [path for folder in ("model", "bundle", "export") for path in (ROOT / folder).rglob("*.py")]
+    sources = [
+        path
+        for folder in ("model", "bundle", "export")
+        for kind in ("py", "json")
+        for path in (ROOT / folder).rglob(f"*.{kind}")
+    ]
     for path in (*sorted(sources), Path(reference_network.__file__), Path(__file__)):
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     for package in sorted(f"{found.name} {found.version}" for found in distributions()):

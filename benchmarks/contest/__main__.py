@@ -4,13 +4,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from app.errors import BadParameter
 from benchmarks import machine
 from benchmarks.command_line import run
 from benchmarks.contest import engine_contest, reference, service_contest
@@ -54,12 +53,11 @@ def engines(
     """Measure engines beside PyTorch and the runtimes, in interleaved rounds: from pixels to logits."""
     end = time.monotonic() + 60 * minutes
     names = listed(contestants or ",".join(engine_contest.ON_GPU if device == "cuda" else engine_contest.ON_CPU), str)
-    unknown = set(names + listed(profile, str)) - set(engine_contest.KINDS)
-    if unknown:
-        raise BadParameter(f"no contestant is called {', '.join(sorted(unknown))}")
+    check_known([*names, *listed(profile, str)], engine_contest.KINDS)
     sizes = sorted(listed(batches, int))
+    compiled = [size for size in listed(compile_batches, int) if size in sizes]
     measuring = rounds * seconds * len(names) * len(sizes)
-    rules = engine_contest.Rules(sizes, listed(compile_batches, int), rounds, seconds, end, reserve=measuring)
+    rules = engine_contest.Rules(sizes, compiled, rounds, seconds, end, reserve=measuring)
     gpu = reference.gpu_name(device)
     bodies = photographs(photos)
     results, save = begun(
@@ -91,14 +89,15 @@ def services(
     out: Out = OUT,
 ) -> None:
     """Measure services over HTTP, in interleaved rounds: JPEG photographs as forms, at 224."""
+    names = listed(contestants, str)
+    check_known(names, service_contest.PEERS)
     bodies = photographs(photos)
     results, save = begun(out, weights, networks, {"rounds": rounds, "seconds": seconds, "photographs": len(bodies)})
     plan = service_contest.Plan(listed(clients, int), listed(shares, float), rounds, seconds)
     for network in networks:
         engine_contest.say(f"{network.name}, services")
-        variant = open_bundle(network).manifest.variant
-        path, _ = reference.weights_of(weights, variant)
-        service_contest.run(network, variant, path, listed(contestants, str), bodies, plan, results)
+        task, _ = engine_contest.task_of(network, 224, weights, "cpu", bodies[:1])  # PyTorch gets the bundle's weights
+        service_contest.run(network, task.variant, task.weights, names, bodies, plan, results)
         save()
 
 
@@ -108,6 +107,8 @@ def report(
 ) -> None:
     """Write OUT/table.md, engines.png and services.png of OUT/results.json, and print the tables."""
     results = Results.read(out / "results.json")
+    if not (results.entries or results.services):
+        raise ValueError(f"{out / 'results.json'} has nothing that was measured")
     plots = {"engines": plot_engines if results.calls else None, "services": plot_services if results.loads else None}
     for name, plot in plots.items():
         if plot is not None:
@@ -129,8 +130,12 @@ def begun(out: Path, weights: str, networks: list[Path], how: dict[str, object])
     out.mkdir(parents=True, exist_ok=True)
     results = Results.read(out / "results.json")
     variants = [open_bundle(network).manifest.variant for network in networks]
+    if len(set(variants)) < len(variants):
+        raise ValueError(f"the bundles are of {', '.join(variants)}: results have one of each variant")
+    command = shlex.join(["python", "-m", "benchmarks.contest", *sys.argv[1:]])
+    results.runs = [run for run in results.runs if run["command"] != command]  # this one takes its place
     what = {
-        "command": shlex.join(["python", "-m", "benchmarks.contest", *sys.argv[1:]]),
+        "command": command,
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "load": os.getloadavg()[0],
         "weights": {variant: reference.weights_of(weights, variant)[1] for variant in variants},
@@ -140,8 +145,18 @@ def begun(out: Path, weights: str, networks: list[Path], how: dict[str, object])
 
 
 def listed(text: str, kind: type[T]) -> list[T]:
-    """The values in `text`, separated by commas. Raises ValueError."""
-    return [kind(part) for part in text.split(",") if part]
+    """The values in `text`, separated by commas, each once. ValueError for what is no such value, or not over 0."""
+    values = list(dict.fromkeys(kind(part) for part in text.split(",") if part))
+    if any(not isinstance(value, str) and value <= 0 for value in values):
+        raise ValueError(f"{text} has a number that is not over 0")
+    return values
+
+
+def check_known(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise ValueError for contestants that do not exist."""
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"no contestant is called {', '.join(unknown)}; they are {', '.join(known)}")
 
 
 if __name__ == "__main__":

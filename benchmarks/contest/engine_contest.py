@@ -152,7 +152,9 @@ def task_of(bundle: Path, resolution: int, weights: str, device: str, photos: Se
     Raises WrongWeights unless PyTorch gives the logits that the bundle recorded.
     """
     opened = open_bundle(bundle)
-    steps = opened.manifest.preprocessing[resolution]
+    steps = opened.manifest.preprocessing.get(resolution)
+    if steps is None:
+        raise ValueError(f"{bundle} does not offer {resolution}, but {', '.join(map(str, opened.resolutions))}")
     path, _ = reference.weights_of(weights, opened.manifest.variant)
     task = Task(str(bundle), opened.manifest.variant, resolution, steps.crop, path, device)
     golden = opened.golden(resolution)
@@ -171,15 +173,14 @@ def run(
     expected = reference.float32_logits(task, photos)
     peaks = [reference.matrix_peak(task.device)]
     entries = [Entry(task.variant, task.resolution, name, KINDS[name][0]) for name in names]
-    results.forget(task.variant, names, task.resolution)
-    results.entries += entries
     with ExitStack() as stack:
         players = [Player(entry, rules) for entry in entries]
         for player in players:
             stack.callback(player.close)
         for player in sorted(players, key=lambda player: player.compiles):  # what may take all the time is last
             player.prepare(task, photos, expected)
-            save()
+        results.forget(task.variant, names, task.resolution)  # loading was long, and may be cut off
+        results.entries += entries
         for number in range(rules.rounds):
             for batch in rules.batches:
                 for player in rotated(players, number):

@@ -89,9 +89,9 @@ class Results:
         kinds = {"entries": Entry, "calls": Calls, "services": Service, "loads": LoadRound}
         try:
             rows = {name: [kind(**row) for row in found.get(name, [])] for name, kind in kinds.items()}
-        except TypeError as err:
+            return cls(found.get("runs", []), **rows)
+        except (AttributeError, TypeError) as err:
             raise ValueError(f"{path} was written by another version; remove it") from err
-        return cls(found.get("runs", []), **rows)
 
     def forget(self, network: str, names: Sequence[str], side: int | None = None) -> None:
         """Let go of earlier rounds of these contestants at `side`, or of these services."""

@@ -130,8 +130,6 @@ def run(
 ) -> None:
     """Measure services with one bundle at 224. PyTorch loads `weights`."""
     services = [Service(variant, name, PEERS[name].title) for name in names]
-    results.forget(variant, names)
-    results.services += services
     players = [ServicePlayer(service, photos) for service in services]
     rates = [0.0]  # of this service
 
@@ -145,6 +143,8 @@ def run(
             player.start(stack, bundle, weights)
         for player in players:
             player.play(WARM_UP, WARM_UP_SECONDS, 0, lambda _: None)
+        results.forget(variant, names)
+        results.services += services
         for number in range(plan.rounds):
             for load in [Load(clients=count) for count in plan.clients]:
                 for player in rotated(players, number):

@@ -179,7 +179,7 @@ def test_an_invalid_timeout_is_422(small: Server, value: str) -> None:
 
 
 def test_far_beyond_capacity_the_accepted_are_in_time_and_the_rest_is_refused(small: Server) -> None:
-    """What benchmarks/overload.py measures for a minute, for some seconds; its figures are in docs/reliability.md."""
+    """What `benchmarks.reliability overload` measures for a minute, for some seconds."""
     photos = [encoded(scene(320, 240, seed), "JPEG") for seed in range(8)]
     rate = asyncio.run(capacity(small.url, photos, clients=8, seconds=1.5))
     before = resident_mb(small.process.pid)

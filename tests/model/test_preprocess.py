@@ -35,6 +35,21 @@ def assert_all_see_the_same(root: Path, body: bytes, steps: Preprocessing) -> No
     np.testing.assert_array_equal(measured[0], served)
 
 
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+@pytest.mark.parametrize("size", [(83, 57), (500, 375), (375, 900), (1000, 700)])
+def test_pixels_are_those_of_the_whole_image_resized_and_then_cropped(
+    size: tuple[int, int], steps: Preprocessing
+) -> None:
+    image = scene(*size)
+    short = min(size)
+    width, height = (steps.resize * length // short for length in size)
+    left, top = round((width - steps.crop) / 2), round((height - steps.crop) / 2)
+    whole = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    expected = whole[top : top + steps.crop, left : left + steps.crop]
+    found = preprocess(encoded(image), steps).astype(int)
+    assert np.abs(found - expected).max() <= 1  # rounding between the two passes
+
+
 def with_alpha(mode: str) -> Image.Image:
     image = scene(*SIZE).convert(mode)
     image.putalpha(scene(*SIZE, seed=1).convert("L"))

@@ -127,3 +127,22 @@ def test_an_item_that_takes_longer_than_any_before_says_so_of_those_behind_it() 
     assert turn is not None
     turn.started -= 2.0
     assert 7.9 < queue.seconds() < 8.5
+
+
+def test_a_turn_that_was_not_used_costs_nothing() -> None:
+    queue = filled(a=1, b=1)
+    served(queue, {"a": 1, "b": 1}, 2)
+    for item in ("unused", "unused", "unused", "a1", "a2"):
+        queue.put("a", item)
+    for item in ("b1", "b2", "b3"):
+        queue.put("b", item)
+    found: list[str] = []
+    while len(found) < 2:
+        turn = queue.take()
+        assert turn is not None
+        if turn.item == "unused":
+            queue.drop(turn)
+        else:
+            queue.over(turn, 1)
+            found.append(turn.item)
+    assert sorted(found) == ["a1", "b1"]

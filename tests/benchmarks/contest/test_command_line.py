@@ -40,7 +40,7 @@ def test_what_is_measured_is_kept_and_reported_and_the_summary_goes_into_the_rea
     capsys.readouterr()
     assert contest("report", "--readme", readme, "--out", tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [run["command"].split()[3] for run in found["runs"]] == ["engines", "engines"]
+    assert [run["command"].split()[3] for run in found["runs"]] == ["engines"]
     assert list(found["runs"][0]["weights"]) == [TINY.name]
     assert [(entry["error"], entry["agreement"]) for entry in found["entries"]] == [("", 1)]
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "table.md").read_text().strip()
@@ -68,15 +68,31 @@ def test_this_service_and_the_simplest_one_are_measured(
     ("arguments", "message"),
     [
         (["engines", "nowhere"], "nowhere (manifest.json"),
-        (["engines", "nowhere", "--contestants", "a,eager"], "no contestant is called a"),
+        (["engines", "nowhere", "--contestants", "a,eager"], "no contestant is called a;"),
+        (["services", "nowhere", "--contestants", "nobody"], "no contestant is called nobody"),
         (["engines", "nowhere", "--batches", "x"], "invalid literal"),
+        (["engines", "nowhere", "--batches", "0"], "not over 0"),
+        (["engines", "BUNDLE", "--weights", "nosuch.pth"], "nosuch.pth"),
+        (["engines", "BUNDLE", "--resolutions", "225", "--weights", "WEIGHTS"], "does not offer 225, but 224"),
+        (["engines", "BUNDLE", "BUNDLE", "--weights", "WEIGHTS"], "one of each variant"),
+        (["services", "BUNDLE", "--weights", "untrained"], "made from other weights"),
+        (["report", "--out", "OUT"], "nothing that was measured"),
         (["engines", "nowhere", "--photos", "nothing"], "nothing"),
         (["engines", "nowhere", "--device", "cuda"], "--device cpu rehearses without one"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(
-    contest: Contest, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    contest: Contest,
+    arguments: list[str],
+    message: str,
+    bundle: Path,
+    tiny_weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert contest(*arguments) == 1
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    places = {"BUNDLE": bundle, "WEIGHTS": tiny_weights, "OUT": tmp_path}
+    out = [] if "--out" in arguments else ["--out", tmp_path]
+    assert contest(*(places.get(argument, argument) for argument in arguments), *out) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
     assert message in line

@@ -23,4 +23,4 @@ def test_a_text_without_the_markers_is_refused(text: str) -> None:
 
 
 def test_the_readme_of_this_project_has_the_markers() -> None:
-    assert replaced((ROOT / "README.md").read_text(), "new").count("new") >= 1
+    assert f"{BEGIN}\nonly this\n{END}" in replaced((ROOT / "README.md").read_text(), "only this")

@@ -112,15 +112,30 @@ def test_all_services_are_measured_in_all_rounds_and_one_that_does_not_start_say
     }
     monkeypatch.setattr(service_contest, "PEERS", peers)
     results = Results()
-    service_contest.run(BUNDLE, "crossvit_tiny", "untrained", list(peers), PHOTOS, Plan([2], [0.5], 2, 0.1), results)
+    service_contest.run(BUNDLE, "crossvit_tiny", "untrained", list(peers), PHOTOS, Plan([2, 1], [0.5], 2, 0.1), results)
     ours, other, broken = results.services
     assert (ours.error, other.error) == ("", "")
     assert broken.error.startswith("ended with status 1")
     for service in (ours, other):
         assert service.proportional_mb
         loads = [load for load in results.loads if load.service == service.service]
-        assert [(load.clients, load.round) for load in loads] == [(2, 0), (None, 0), (2, 1), (None, 1)]
+        assert [(load.clients, load.round) for load in loads] == [(2, 0), (1, 0), (None, 0), (2, 1), (1, 1), (None, 1)]
         assert all(load.milliseconds and load.errors == 0 for load in loads)
         assert all((load.rate is None) == (load.clients is not None) for load in loads)
-    of_round = [load.service for load in results.loads if load.clients]
+    first = [load for load in results.loads if load.service == "ours" and load.clients and load.round == 0]
+    of_ours = [len(load.milliseconds) / load.seconds for load in first]
+    assert {load.rate for load in results.loads if load.rate} == {0.5 * max(of_ours)}
+    of_round = [load.service for load in results.loads if load.clients == 1]
     assert of_round == ["ours", "other", "other", "ours"]  # each round begins with another one
+
+
+def test_answers_that_are_no_200_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(FAST_SERVICE.replace("self.do_GET()", "self.send_error(500)"))
+    monkeypatch.setattr(service_contest, "WARM_UP_SECONDS", 0.1)
+    monkeypatch.setattr(service_contest, "PEERS", {"ours": Script("Failing", str(script))})
+    results = Results()
+    service_contest.run(BUNDLE, "crossvit_tiny", "untrained", ["ours"], PHOTOS, Plan([1], [0.5], 1, 0.1), results)
+    (load,) = results.loads  # no rate follows from a service that answers nothing
+    assert load.milliseconds == []
+    assert load.errors >= 1

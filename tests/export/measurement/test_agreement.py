@@ -16,6 +16,12 @@ def test_agreement_counts_images_with_the_same_best_class() -> None:
     assert (found.images, found.top1, found.worst, found.scale) == (4, 0.75, 2, 2)
 
 
+def test_the_worst_difference_counts_either_way() -> None:
+    expected, actual = logits([1, 2]), logits([1, 2])
+    actual[1, 0, 3], actual[1, 1, 3] = 5, -4
+    assert agreement(expected, actual).worst == 5
+
+
 def test_ninety_nine_of_a_hundred_must_agree() -> None:
     classes = [1] * 100
     agreement(logits(classes), logits([2, *classes[1:]])).check("it")

@@ -1,0 +1,36 @@
+"""The programs that measure a running service, for a moment each: that they print what they promise."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.machine import ROOT
+from benchmarks.reliability import overload, soak
+from benchmarks.roofline import roofline
+from benchmarks.service_cost import service_cost
+
+PHOTOS = ROOT / "export" / "data" / "photos"
+
+pytestmark = pytest.mark.exhaustive
+
+
+def test_service_cost_prints_rounds_stages_and_starts(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service_cost(PHOTOS, bundle, "f32", clients=2, rounds=1, seconds=0.2, starts=1)
+    printed = capsys.readouterr().out
+    for column in ("added, ms", "% of what the cores could", "rest in the service", "ready after, s"):
+        assert column in printed
+
+
+def test_soak_counts_answers_and_overload_refuses(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soak(PHOTOS, bundle, requests=40, clients=4)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| ") for line in lines) == 13
+    assert "200: " in lines[-1]
+    overload(PHOTOS, bundle, times=20, seconds=2, max_queue=32)
+    assert "429: " in capsys.readouterr().out
+
+
+def test_roofline_prints_a_rate_for_each_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    roofline("crossvit_tiny")
+    printed = capsys.readouterr().out
+    assert all(f"| {name}" in printed for name in ("f32", "bf16", "int8, uint8 out", "int8, int32 out"))
