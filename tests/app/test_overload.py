@@ -190,6 +190,6 @@ def test_far_beyond_capacity_the_accepted_are_in_time_and_the_rest_is_refused(sm
     assert sum(outcome.retry_after.values()) == outcome.counts[429]
     # Two batches are with the engine or on their way to it; two more may be answered while a request is in the socket.
     assert outcome.most_answers_during_one() <= QUEUE + 4 * BATCH
-    assert centile(probes, 90) < 1  # seconds; an image that waits is answered later than that
+    assert centile(probes, 90) < centile(outcome.seconds[200], 50)  # a probe does not wait as images do
     assert resident_mb(small.process.pid) < before + 60
     assert post(small).status_code == 200

@@ -129,7 +129,7 @@ def test_what_is_before_the_first_boundary_is_limited_and_quickly_read(body: byt
     started = time.process_time()
     with pytest.raises(BadForm, match=why):
         taken_apart(body, size)
-    assert time.process_time() - started < 0.2
+    assert time.process_time() - started < 5  # seconds; reading it again and again would take hours
 
 
 @pytest.mark.parametrize("size", [11, 1000, 1 << 20])
