@@ -38,6 +38,7 @@ def test_views_are_compared_with_the_images_as_they_are(
     assert rows["mirrored"]["figures"] != rows["as they are"]["figures"]
 
 
+@pytest.mark.exhaustive
 def test_a_stopped_run_continues_and_other_data_begins_anew(
     data: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

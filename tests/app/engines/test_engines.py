@@ -37,7 +37,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("module", [onnxruntime_engine, openvino_engine])
-@pytest.mark.parametrize("side", [224, 408, 480])
+@pytest.mark.parametrize("side", [224, 408, pytest.param(480, marks=pytest.mark.exhaustive)])
 def test_a_specialised_engine_gives_the_reference_logits(bundle: Path, module: ModuleType, side: int) -> None:
     engine = loaded(module, bundle, side)
     for batch in (3, 1, 2) if side == 224 else (2,):

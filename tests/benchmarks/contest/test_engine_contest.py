@@ -44,6 +44,7 @@ def test_engines_are_measured_in_rounds_and_what_is_not_here_says_so(bundle: Pat
     assert len(saves) == 3  # after each round and at the end
 
 
+@pytest.mark.exhaustive
 def test_timms_module_with_the_bundles_weights_gives_the_bundles_logits(bundle: Path, tiny_weights: Path) -> None:
     task, photos = task_of(bundle, 384, str(tiny_weights), "cpu", PHOTOS)
     results = Results()
@@ -61,6 +62,7 @@ def test_a_profile_names_operators_and_an_engine_without_one_says_so(bundle: Pat
     assert "has no profile here" in profile(task, photos, "onnxruntime", rules([1]))
 
 
+@pytest.mark.exhaustive
 def test_without_a_compiler_the_contestant_says_what_to_install(
     bundle: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
