@@ -30,6 +30,9 @@ from tests.support.pictures import encoded, scene
 STEPS = Preprocessing(36, 32)
 LIMIT = 50_000_000
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "grey")
+# PyTorch for CUDA has packages named nvidia.…, and not this one.
+NVIMAGECODEC = find_spec("nvidia") is not None and find_spec("nvidia.nvimgcodec") is not None
+needs_nvimagecodec = pytest.mark.skipif(not NVIMAGECODEC, reason="needs nvImageCodec")
 
 
 @pytest.fixture(scope="session")
@@ -272,7 +275,7 @@ def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None
     assert done == ["wait", "image", "stream"]
 
 
-@pytest.mark.skipif(find_spec("nvidia") is not None, reason="nvImageCodec may be installed")
+@pytest.mark.skipif(NVIMAGECODEC, reason="nvImageCodec is installed")
 def test_without_nvimagecodec_it_says_what_to_install() -> None:
     with pytest.raises(EngineRefused, match=r"nvImageCodec is not installed .*: pip install 'crossvit\[nvimgcodec\]'"):
         open_jpeg_decoder(PREPROCESSING[224], LIMIT)
@@ -291,9 +294,11 @@ def test_a_device_error_is_not_hidden(kernels: ctypes.CDLL) -> None:
 # nvImageCodec itself, and the compiler that comes with CUDA, where they are installed
 
 
+@needs_nvimagecodec
 def test_nvimagecodec_on_the_cpu_decodes_as_pillow_does() -> None:
-    nvimage = pytest.importorskip("app.engines.gpu_jpeg.nvimagecodec", reason="needs nvImageCodec and cuda-bindings")
-    codec = nvimage.Codec(gpu=False)
+    from app.engines.gpu_jpeg import nvimagecodec
+
+    codec = nvimagecodec.Codec(gpu=False)
     for start in (0, 3, 1):
         bodies = [photograph(70 + 30 * start, 50, kind, seed=start) for kind in SUBSAMPLINGS]
         bodies[1:1] = [b"", bodies[0][:400]]
@@ -313,25 +318,29 @@ def host(bitmap: Bitmap) -> NDArray[np.uint8]:
     )
 
 
+@needs_nvimagecodec
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
 def test_the_kernels_compile_for_the_gpus_of_the_day(architecture: str) -> None:
-    nvimage = pytest.importorskip("app.engines.gpu_jpeg.nvimagecodec", reason="needs nvImageCodec and cuda-bindings")
+    from app.engines.gpu_jpeg import nvimagecodec
+
     pathfinder = pytest.importorskip("cuda.pathfinder")
     try:
         pathfinder.load_nvidia_dynamic_lib("nvrtc")
     except pathfinder.DynamicLibNotFoundError:
         pytest.skip("needs NVRTC")
-    assert nvimage.compiled(architecture).startswith(b"\x7fELF")
+    assert nvimagecodec.compiled(architecture).startswith(b"\x7fELF")
 
 
 # On a GPU
 
 
 @pytest.mark.gpu
+@needs_nvimagecodec
 @pytest.mark.parametrize("steps", [*PREPROCESSING.values(), Preprocessing(274, 240)], ids=str)
 def test_on_a_gpu_pixels_are_those_of_the_cpu(steps: Preprocessing) -> None:
-    nvimage = pytest.importorskip("app.engines.gpu_jpeg.nvimagecodec", reason="needs nvImageCodec and cuda-bindings")
-    gpu = nvimage.find()
+    from app.engines.gpu_jpeg import nvimagecodec
+
+    gpu = nvimagecodec.find_jpeg_device()
     assert gpu is not None
     decoder = JpegDecoder(gpu, steps, LIMIT)
     assert self_test(decoder, steps) is None
@@ -347,15 +356,17 @@ def test_on_a_gpu_pixels_are_those_of_the_cpu(steps: Preprocessing) -> None:
 
 
 @pytest.mark.gpu
+@needs_nvimagecodec
 def test_on_a_gpu_the_kernels_resize_as_pillow_to_the_bit() -> None:
-    nvimage = pytest.importorskip("app.engines.gpu_jpeg.nvimagecodec", reason="needs nvImageCodec and cuda-bindings")
-    gpu = nvimage.find()
+    from app.engines.gpu_jpeg import nvimagecodec
+
+    gpu = nvimagecodec.find_jpeg_device()
     assert gpu is not None
     steps = PREPROCESSING[224]
     noise = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
     address: Address = gpu.take(noise.nbytes)
     gpu.copy_in(address, noise)
-    gpu.decode = lambda bodies: [Bitmap(address, 1500, 500, 375)] * len(bodies)
+    gpu.decode = lambda bodies: [Bitmap(address, 1500, 500, 375)] * len(bodies)  # type: ignore[method-assign]
     decoder = JpegDecoder(gpu, steps, LIMIT)
     assert decoder.decode([photograph(500, 375)] * 3) == [0, 1, 2]
     assert np.array_equal(decoder.pixels(3)[2], decode(encoded(Image.fromarray(noise)), steps, LIMIT))
@@ -364,9 +375,11 @@ def test_on_a_gpu_the_kernels_resize_as_pillow_to_the_bit() -> None:
 
 
 @pytest.mark.gpu
+@needs_nvimagecodec
 def test_on_a_gpu_damaged_ones_cost_themselves_and_no_other() -> None:
-    nvimage = pytest.importorskip("app.engines.gpu_jpeg.nvimagecodec", reason="needs nvImageCodec and cuda-bindings")
-    gpu = nvimage.find()
+    from app.engines.gpu_jpeg import nvimagecodec
+
+    gpu = nvimagecodec.find_jpeg_device()
     assert gpu is not None
     decoder = JpegDecoder(gpu, STEPS, LIMIT)
     good = photograph(300, 200)
