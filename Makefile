@@ -25,12 +25,15 @@ serve: $(INSTALLED)
 	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
+INSTALL_BENCH = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+
 # Three processes on two cores, since many tests wait: for time to pass, or for a service to start.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3
 test: $(INSTALLED)
 	$(PYTEST)
 
 test-all: $(INSTALLED)
+	$(INSTALL_BENCH)
 	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
 
 check: $(INSTALLED)
@@ -63,7 +66,7 @@ CONTEST = $(BIN)/python -m benchmarks.contest
 NETWORKS := artifacts/crossvit_18_dagger artifacts/crossvit_9_dagger
 MEASURED = --photos "$(PHOTOS)" --weights "$(WEIGHTS)"
 bench-bundles: $(INSTALLED)
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+	$(INSTALL_BENCH)
 	for bundle in $(NETWORKS); do $(BIN)/python export/to_onnx.py --variant $${bundle#artifacts/} --weights "$(WEIGHTS)" --quantize int8 --out $$bundle --if-changed || exit 1; done
 
 # Measured in artifacts/, which git ignores: so the results name a commit without changes.
