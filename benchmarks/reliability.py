@@ -12,14 +12,12 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from typing import Annotated
 
 import httpx
 import pandas as pd
-import psutil
 import typer
 from PIL import Image
 
@@ -30,7 +28,7 @@ from benchmarks.markdown import print_table
 from benchmarks.photographs import photographs
 from bundle.reader import open_bundle
 from tests.support.load import capacity, centile, flood, probing
-from tests.support.processes import family, resident_mb
+from tests.support.processes import family, open_files, own_resident_mb, resident_mb, threads
 from tests.support.servers import crossvit_serve
 
 Making = Callable[[], HttpRequest]
@@ -207,15 +205,10 @@ async def send(url: str, pid: int, model: str, photos: list[bytes], requests: in
 
 def usage_row(requests: str, seconds: str, pid: int) -> str:
     """Resident memory of the service's process and of all its processes, their open files and threads."""
-    megabytes, files, threads = {}, 0, 0
-    for member in family(pid):
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            process = psutil.Process(member)
-            with process.oneshot():
-                megabytes[member] = process.memory_info().rss / 1e6
-                files, threads = files + process.num_fds(), threads + process.num_threads()
-    everything = sum(megabytes.values())
-    return f"| {requests} | {seconds} | {megabytes[pid]:.1f} | {everything:.0f} | {files} | {threads} |"
+    members = family(pid)
+    service, everything = own_resident_mb(pid), resident_mb(pid)
+    files, tasks = sum(map(open_files, members)), sum(map(threads, members))
+    return f"| {requests} | {seconds} | {service:.1f} | {everything:.0f} | {files} | {tasks} |"
 
 
 def largest_batch(url: str) -> int:

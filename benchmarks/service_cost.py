@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 
 from app.commands.bench.http_client import HttpAnswer, LoadClient
-from app.commands.bench.load_generator import Load, LoadRun, drive
+from app.commands.bench.load_generator import Load
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.machine.cpus import usable_cpus
@@ -34,6 +34,7 @@ from benchmarks.photographs import photographs
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Images
 from model.files.pixels import TRUSTED_MAX_PIXELS
+from tests.support.load import driven
 from tests.support.processes import own_cpu_seconds, proportional_mb, resident_mb, workers
 from tests.support.servers import Server, crossvit_serve
 
@@ -127,12 +128,9 @@ async def put_on(server: Server, photos: Sequence[bytes], clients: int, seconds:
     """
     processes = [server.pid, *workers(server.pid, "decoder")]
     async with LoadClient(server.url) as client:
-        requests = itertools.cycle([client.post("/classify", photo, "image/jpeg") for photo in photos])
+        requests = [client.post("/classify", photo, "image/jpeg") for photo in photos]
         before = [own_cpu_seconds(pid) for pid in processes]
-        start = time.perf_counter()
-        run = LoadRun(Load(clients=clients), start, start + seconds)
-        await drive(run, lambda: client.ask(next(requests)))
-        elapsed = time.perf_counter() - start
+        run, elapsed = await driven(client, requests, Load(clients=clients), seconds)
     http, *decoders = (own_cpu_seconds(pid) - used for pid, used in zip(processes, before, strict=True))
     good = [(sample, sample.answer) for sample in run.samples if sample.good and isinstance(sample.answer, HttpAnswer)]
     found = pd.DataFrame([json.loads(answer.body)["timing_ms"] for _, answer in good])

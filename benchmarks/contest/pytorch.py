@@ -88,9 +88,7 @@ class PyTorch(Contestant):
         return logits
 
     def _settle(self) -> None:
-        gc.collect()
-        if self._on_gpu:
-            torch.cuda.empty_cache()
+        give_back()
 
     def _profile(self, call: Callable[[], object]) -> str:
         return kernels(call, self._device.type)
@@ -117,6 +115,12 @@ def compiled(module: Pixels, mode: str) -> Callable[[Tensor], Tensor]:
     torch._dynamo.config.recompile_limit = 64  # every batch size has code of its own
     torch._inductor.config.freezing = mode == "freeze"
     return torch.compile(module, mode="max-autotune" if mode == "max-autotune" else None, dynamic=False)
+
+
+def give_back() -> None:
+    """Return memory that nothing needs any more to the device."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where CUDA was not used
 
 
 def import_timm() -> ModuleType:

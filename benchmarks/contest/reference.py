@@ -1,6 +1,5 @@
 """What contestants are compared with: answers in float32, and what the device can do at all."""
 
-import gc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from benchmarks.contest.contestant import Images, Logits, Task
-from benchmarks.contest.pytorch import Pixels, trained
+from benchmarks.contest.pytorch import Pixels, give_back, trained
 from model.spec import UNTRAINED, variant_named
 from model.weights import find_weights
 
@@ -36,7 +35,7 @@ def float32_logits(task: Task, images: Images) -> Logits:
     with torch.inference_mode():
         logits: Logits = np.concatenate([pixels(piece.to(task.device)).cpu().numpy() for piece in pieces])
     del pixels
-    _give_back(task.device)
+    give_back()
     return logits
 
 
@@ -47,7 +46,7 @@ def matrix_peak(device: str) -> float:
     timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
     seconds = timer.blocked_autorange(min_run_time=PEAK_SECONDS).median
     del a, b, timer
-    _give_back(device)
+    give_back()
     return float(2e-12 * side**3 / seconds)
 
 
@@ -66,9 +65,3 @@ def gpu_used_mb(device: str) -> float:
         return 0.0
     free, total = torch.cuda.mem_get_info()
     return float(total - free) / 1e6
-
-
-def _give_back(device: str) -> None:
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()

@@ -1,9 +1,7 @@
 """Services against each other over HTTP: all run at once, one at a time under load while the others are stopped."""
 
 import asyncio
-import itertools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +10,11 @@ from pathlib import Path
 import httpx
 
 from app.commands.bench.http_client import LoadClient
-from app.commands.bench.load_generator import Load, LoadRun, drive
+from app.commands.bench.load_generator import Load, LoadRun
 from benchmarks.contest.engine_contest import rotated, say
 from benchmarks.contest.results import LoadRound, Results, Service
 from benchmarks.machine import ROOT
+from tests.support.load import driven
 from tests.support.processes import proportional_mb, resident_mb
 from tests.support.servers import Server, ServerEnded, running
 
@@ -112,11 +111,7 @@ async def put_on(url: str, field: str, load: Load, seconds: float, photos: Seque
     async with LoadClient(url, seconds=ANSWER_SECONDS) as client:
         forms = [httpx.Request("POST", url, files={field: ("photo.jpg", photo, "image/jpeg")}) for photo in photos]
         posts = [client.post("/classify", form.read(), form.headers["content-type"]) for form in forms]
-        requests = itertools.cycle(posts)
-        start = time.perf_counter()
-        run = LoadRun(load, start, start + seconds)
-        await drive(run, lambda: client.ask(next(requests)))
-        return run, time.perf_counter() - start
+        return await driven(client, posts, load, seconds)
 
 
 def run(

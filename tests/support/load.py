@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from app.commands.bench.http_client import HttpAnswer, LoadClient, NoAnswer
+from app.commands.bench.http_client import HttpAnswer, HttpRequest, LoadClient, NoAnswer
 from app.commands.bench.load_generator import Load, LoadRun, drive
 
 _PROBE_PAUSE_SECONDS = 0.02
@@ -47,14 +47,23 @@ class FloodOutcome:
         return {status: len(seconds) for status, seconds in sorted(self.seconds.items())}
 
 
+async def driven(
+    client: LoadClient, requests: Sequence[HttpRequest], load: Load, seconds: float
+) -> tuple[LoadRun, float]:
+    """Send these requests in turn for `seconds`, and await the last answers; how long that took."""
+    supply = itertools.cycle(requests)
+    start = time.perf_counter()
+    run = LoadRun(load, start, start + seconds)
+    await drive(run, lambda: client.ask(next(supply)))
+    return run, time.perf_counter() - start
+
+
 async def capacity(url: str, photos: Sequence[bytes], clients: int, seconds: float) -> float:
     """Answers per second to `clients` that wait for their answers."""
     async with LoadClient(url) as client:
-        requests = itertools.cycle([client.post("/classify", photo, "image/jpeg") for photo in photos])
-        start = time.perf_counter()
-        run = LoadRun(Load(clients=clients), start, start + seconds)
-        await drive(run, lambda: client.ask(next(requests)))
-        return sum(sample.good for sample in run.samples) / (time.perf_counter() - start)
+        requests = [client.post("/classify", photo, "image/jpeg") for photo in photos]
+        run, elapsed = await driven(client, requests, Load(clients=clients), seconds)
+        return sum(sample.good for sample in run.samples) / elapsed
 
 
 async def flood(url: str, photos: Sequence[bytes], rate: float, seconds: float) -> FloodOutcome:

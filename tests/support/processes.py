@@ -1,47 +1,41 @@
-"""Processes of this machine, as /proc shows them: descendants, workers, memory and processor time."""
+"""Processes of this machine: descendants, workers, memory and processor time. One that has ended has used nothing."""
 
-import os
-import re
-from pathlib import Path
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
 
 
 def family(pid: int) -> list[int]:
     """A process and its descendants."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue  # it has just ended
-        children.setdefault(int(text.rpartition(") ")[2].split()[1]), []).append(int(path.parent.name))
-    members = [pid]
-    for member in members:
-        members += children.get(member, [])
-    return members
+    return [pid, *(child.pid for child in _children(pid, recursive=True))]
 
 
 def workers(pid: int, role: str = "") -> list[int]:
     """The worker processes of `pid` with a role that begins with `role`, in the order of their numbers."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-            command = (status.parent / "cmdline").read_text().split("\0")
-        except (OSError, ValueError):
-            continue  # it has just ended
-        if parent == pid and "app.processes.worker_main" in command and command[5].startswith(role):
-            found.append(int(status.parent.name))
+    for child in _children(pid, recursive=False):
+        command: list[str] = _of(child.pid, psutil.Process.cmdline, [])
+        if "app.processes.worker_main" in command and command[5].startswith(role):
+            found.append(child.pid)
     return sorted(found)
 
 
 def resident_mb(pid: int) -> float:
     """Memory of a process and its descendants; shared memory counts in each of them."""
-    return sum(_kilobytes(member, "status", "VmRSS") for member in family(pid)) / 1000
+    return sum(map(own_resident_mb, family(pid)))
+
+
+def own_resident_mb(pid: int) -> float:
+    """Memory of one process."""
+    return _of(pid, lambda process: process.memory_info().rss, 0) / 1e6
 
 
 def proportional_mb(pid: int) -> float:
     """Memory of a process and its descendants; shared memory counts once."""
-    return sum(_kilobytes(member, "smaps_rollup", "Pss") for member in family(pid)) / 1000
+    return sum(_of(member, lambda process: process.memory_full_info().pss, 0) for member in family(pid)) / 1e6
 
 
 def cpu_seconds(pid: int) -> float:
@@ -50,26 +44,32 @@ def cpu_seconds(pid: int) -> float:
 
 
 def own_cpu_seconds(pid: int) -> float:
-    """Processor time that one process has used, on all cores; 0 if it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time that one process has used, on all cores."""
+    return _of(pid, lambda process: sum(process.cpu_times()[:2]), 0.0)
+
+
+def open_files(pid: int) -> int:
+    """The open files of one process."""
+    return _of(pid, psutil.Process.num_fds, 0)
+
+
+def threads(pid: int) -> int:
+    """The threads of one process."""
+    return _of(pid, psutil.Process.num_threads, 0)
 
 
 def is_orphan(pid: int) -> bool:
     """Whether `pid` runs and its parent has ended: the number may belong to another process by now."""
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:2]
-    except OSError:
-        return False
-    return state != "Z" and parent == "1"
+    return _of(pid, lambda process: process.status() != psutil.STATUS_ZOMBIE and process.ppid() == 1, False)
 
 
-def _kilobytes(pid: int, file: str, field: str) -> int:
+def _children(pid: int, *, recursive: bool) -> list[psutil.Process]:
+    return _of(pid, lambda process: process.children(recursive=recursive), [])
+
+
+def _of(pid: int, value: Callable[[psutil.Process], T], ended: T) -> T:
+    """What `value` gives of the process; `ended` if it has ended."""
     try:
-        text = Path(f"/proc/{pid}/{file}").read_text()
-    except OSError:
-        return 0
-    return sum(map(int, re.findall(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)))
+        return value(psutil.Process(pid))
+    except psutil.Error:
+        return ended
