@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from bundle.agreement import Agreement
 from bundle.atomic_files import write_json
 from bundle.bundle_errors import BadBundle, first_error
 from bundle.file_names import GOLDEN, LABELS, MANIFEST, MODEL
@@ -21,8 +22,8 @@ from model.spec import IMAGENET, RGB, SOFTMAX, Activation, Preprocessing, varian
 
 T = TypeVar("T")
 
-ManifestFormat = Literal[2]
-MANIFEST_FORMAT: ManifestFormat = 2
+ManifestFormat = Literal[3]
+MANIFEST_FORMAT: ManifestFormat = 3
 
 
 def _none_if_invalid(value: object, validate: ValidatorFunctionWrapHandler) -> object:
@@ -66,22 +67,6 @@ class WeightsInfo(BaseModel):
     caution: str | None = None
 
 
-class PrecisionAgreement(BaseModel):
-    """How logits agree with float32's.
-
-    Attributes:
-        images: the number of photographs.
-        top1: the share of them with float32's best class.
-        worst: the largest difference of any logit.
-        scale: float32's largest logit.
-    """
-
-    images: Annotated[int, Field(ge=1)]
-    top1: Annotated[float, Field(ge=0, le=1)]
-    worst: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 class Parity(BaseModel):
     """How ONNX Runtime agreed with PyTorch: `worst` is the largest difference of any logit at each resolution."""
 
@@ -92,11 +77,18 @@ class Parity(BaseModel):
     worst: dict[int, float]
 
 
+class Photographs(BaseModel):
+    """The photographs that something was made or measured on: "shipped", or a folder, and a hash of those used."""
+
+    source: str
+    sha256: str
+
+
 class HalfPrecision(BaseModel):
     """How the graph in half precision agreed with float32 in `engine`, at each resolution."""
 
     engine: str
-    photographs: dict[int, PrecisionAgreement]
+    agreement: dict[int, Agreement]
 
 
 class Quantization(BaseModel):
@@ -104,8 +96,7 @@ class Quantization(BaseModel):
 
     made_by: str
     measured_by: str
-    photographs: str
-    photographs_sha256: str
+    photographs: Informative[Photographs]
     views: dict[int, int]
     kept_in_float32: tuple[str, ...]
 
@@ -114,7 +105,7 @@ class Manifest(BaseModel):
     """The content of manifest.json.
 
     The graph subtracts `mean` and divides by `std`; scores are the `activation` of logits. `agreement` is of what
-    OpenVINO may serve in, by precision and resolution.
+    OpenVINO may serve in, by precision and resolution; `measured_on` are the photographs of all agreements.
     """
 
     format: ManifestFormat
@@ -131,8 +122,9 @@ class Manifest(BaseModel):
     built_with: Informative[dict[str, str]] = None
     files: dict[str, str]
     parity: Informative[Parity] = None
-    precisions: Informative[dict[str, HalfPrecision]] = None
-    agreement: dict[str, dict[int, PrecisionAgreement]] = {}
+    measured_on: Informative[Photographs] = None
+    precisions: dict[str, HalfPrecision] = {}
+    agreement: dict[str, dict[int, Agreement]] = {}
     quantization: Informative[Quantization] = None
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from bundle.agreement import Agreement
 from bundle.atomic_files import write_json
 from bundle.file_names import PASSPORT
 from bundle.manifest import Informative
@@ -76,29 +77,16 @@ class PlanRequest(BaseModel):
         return self.model_dump(include=fields) == other.model_dump(include=fields)
 
 
-class PlanProof(BaseModel):
-    """How the plan agreed with the bundle's graph in ONNX Runtime, in the worst of its profiles.
-
-    Attributes:
-        images: the number of photographs.
-        top1_agreement: the share of them with the same best class.
-        worst_difference: the largest difference of any logit.
-        scale: float32's largest logit.
-    """
-
-    images: int
-    top1_agreement: float
-    worst_difference: float
-    scale: float
-
-
 class PlanManifest(PlanRequest):
-    """The content of passport.json: the request, and the plan that was built."""
+    """The content of passport.json: the request, and the plan that was built.
+
+    `proof[i]` is how profile i agreed with the bundle's graph in ONNX Runtime on the CPU.
+    """
 
     plan_sha256: Sha256
     plan_bytes: Annotated[int, Field(ge=1, le=1 << 36)]
     workspace_bytes: Informative[int] = None
-    proof: Informative[PlanProof] = None
+    proof: Informative[list[Agreement]] = None
     built: Informative[str] = None
     build_seconds: Informative[float] = None
 

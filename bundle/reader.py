@@ -47,14 +47,6 @@ class Bundle:
     def graph_sha256(self, precision: str) -> str:
         return self.manifest.files[GRAPHS[precision]]
 
-    def agreement(self, resolution: int) -> dict[str, float]:
-        """For each precision on a CPU, the share of photographs that had float32's best class at `resolution`."""
-        return {
-            precision: measured[resolution].top1
-            for precision, measured in self.manifest.agreement.items()
-            if resolution in measured
-        }
-
     def same_as(self, other: "Bundle") -> bool:
         """Whether both have the same files, plans too."""
         return (self.hash, _plan_manifests(self.plans)) == (other.hash, _plan_manifests(other.plans))

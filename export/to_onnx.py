@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -18,6 +18,7 @@ import onnx_ir
 import typer
 from pydantic import ValidationError
 
+from bundle.agreement import Agreement
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import BadBundle, ExplainedError, first_error
 from bundle.class_labels import ClassLabel, bundle_labels, write_labels
@@ -29,7 +30,7 @@ from bundle.manifest import (
     HalfPrecision,
     Manifest,
     Parity,
-    PrecisionAgreement,
+    Photographs,
     Quantization,
     WeightsInfo,
     write_manifest,
@@ -48,7 +49,7 @@ from export.measurement.onnx_sessions import ONNX_RUNTIME
 from export.measurement.openvino_precisions import agreements
 from export.measurement.photos import NoPhotos
 from export.measurement.pytorch_parity import BATCHES, references, worst_differences
-from export.measurement.reduced_precision import add_precision, float32_answers
+from export.measurement.reduced_precision import MAX_MEASURED_VIEWS, add_precision, float32_answers
 from model.checkpoint import BadCheckpoint
 from model.command_line import Misuse, failures, new_app, run_command, spread
 from model.config_beside import NAME as CONFIG
@@ -88,13 +89,15 @@ class AddedGraphs:
 
     Attributes:
         halves: in half precision.
+        measured_on: the photographs of all agreements; None without them.
         agreement: of the precisions that OpenVINO may serve in.
         quantization: how the graph in 8 bits was made; None without one.
     """
 
-    halves: dict[str, HalfPrecision]
-    agreement: dict[str, dict[int, PrecisionAgreement]]
-    quantization: Quantization | None
+    measured_on: Photographs | None = None
+    halves: dict[str, HalfPrecision] = field(default_factory=dict)
+    agreement: dict[str, dict[int, Agreement]] = field(default_factory=dict)
+    quantization: Quantization | None = None
 
     @property
     def files(self) -> list[str]:
@@ -205,7 +208,11 @@ def _from_options(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", readable=False, help="photographs to measure precisions on (those shipped)"),
+        typer.Option(
+            metavar="FOLDER",
+            readable=False,
+            help="photographs to measure precisions on (those shipped, or every second one of --calibration)",
+        ),
     ] = None,
     quantize: Annotated[
         str,
@@ -279,7 +286,7 @@ def export(request: ExportRequest) -> None:
     with replacing_bundle(request.out) as folder:
         write_labels(folder, labels)
         parity = _write_graph(folder, Served(network, inputs.normalization), preprocessing)
-        added = _add_graphs(folder, request, preprocessing)
+        added = _add_graphs(folder, inputs, preprocessing)
         write_manifest(folder, _manifest(folder, inputs, network, preprocessing, parity, added))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     seconds = time.monotonic() - started
@@ -345,20 +352,22 @@ def _write_graph(folder: Path, served: Served, preprocessing: Mapping[int, Prepr
     )
 
 
-def _add_graphs(folder: Path, request: ExportRequest, preprocessing: Mapping[int, Preprocessing]) -> AddedGraphs:
+def _add_graphs(folder: Path, inputs: ExportInputs, preprocessing: Mapping[int, Preprocessing]) -> AddedGraphs:
     """Write the requested graphs beside float32, and compare them with it."""
-    if not request.precisions and not request.int8:
-        return AddedGraphs(halves={}, agreement={}, quantization=None)
+    request, photos, activation = inputs.request, inputs.photos, inputs.request.options.activation
+    if photos is None:
+        return AddedGraphs()
     _say("running float32 on photographs …")
-    answers = float32_answers(folder / MODEL, preprocessing, request.photos or request.calibration)
+    answers = float32_answers(folder / MODEL, preprocessing, photos.measuring.files)
+    measured_on = photos.measuring.for_manifest(MAX_MEASURED_VIEWS)
     halves = {}
     for precision in request.precisions:
         _say(f"writing the graph in {precision}, comparing it with float32 …")
-        halves[precision] = add_precision(folder, precision, answers, _say)
+        halves[precision] = add_precision(folder, precision, answers, activation, _say)
     if not request.int8:
-        return AddedGraphs(halves, agreement={}, quantization=None)
-    quantization = add_int8(folder, preprocessing, request.calibration, _say)
-    return AddedGraphs(halves, agreements(folder, answers, _say), quantization)
+        return AddedGraphs(measured_on, halves)
+    quantization = add_int8(folder, preprocessing, photos.calibrating, _say)
+    return AddedGraphs(measured_on, halves, agreements(folder, answers, activation, _say), quantization)
 
 
 def _manifest(
@@ -393,6 +402,7 @@ def _manifest(
             built_with=built_with(),
             files={name: file_sha256(folder / name) for name in (MODEL, LABELS, GOLDEN, *added.files)},
             parity=parity,
+            measured_on=added.measured_on,
             precisions=added.halves,
             agreement=added.agreement,
             quantization=added.quantization,

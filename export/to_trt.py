@@ -21,14 +21,15 @@ import onnx_ir
 import typer
 from pydantic import ValidationError
 
+from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError, first_error
 from bundle.file_names import ENGINES, MANIFEST
-from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanProof, PlanRequest
+from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanRequest
 from bundle.precisions import FP16, PlanPrecision
 from export.inputs import arguments
-from export.measurement.agreement import Agreement, Disagreement, agreement
+from export.measurement.comparison import Disagreement, compare
 from export.measurement.onnx_sessions import in_batches, onnxruntime_session
-from export.measurement.photos import NoPhotos, views
+from export.measurement.photos import NoPhotos, photo_sets, views
 from export.plans import timing_cache
 from export.plans.build_spec import PRECISION_OPTIONS, BuildSpec, Device, PlanBuilder, Unable, engine_name
 from export.plans.plan_folder import has_plan, plan_place, write_plan
@@ -37,7 +38,6 @@ from export.plans.progress import Bars, interruptibly
 from model.command_line import failures, new_app, run_command, spread
 from model.spec import branch_sides
 
-# Two of these may have another best class: in some the first two classes lie closer than 16 bits can tell.
 PROOF_VIEWS = 200
 DEFAULT_BATCH_SIZES = (1, 8, 32, 64)
 MAX_BATCH = 1024  # of the graph
@@ -62,6 +62,8 @@ class BuildOptions:
         optimization_level: TensorRT's builder_optimization_level.
         version_compatible: later TensorRT of the same major version can read the plans.
         images: the folder of photographs to compare on; None is those shipped.
+        least_agreement: the share of photographs for which engines must have float32's best class; None is the usual
+            rule.
         if_changed: whether engines that fit the request stay.
     """
 
@@ -77,6 +79,7 @@ class BuildOptions:
     optimization_level: int = 3
     version_compatible: bool = False
     images: Path | None = None
+    least_agreement: float | None = None
     if_changed: bool = False
 
     def spec(self, source: PlanSource, resolution: int, timing_cache: bytes = b"") -> BuildSpec:
@@ -182,6 +185,7 @@ def _from_options(
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", readable=False, help="photographs to compare on (those shipped)")
     ] = None,
+    least_agreement: Annotated[float | None, arguments.LEAST_AGREEMENT] = None,
     if_changed: Annotated[
         bool,
         typer.Option("--if-changed", help="keep engines that were built from the same graph with the same options"),
@@ -203,6 +207,7 @@ def _from_options(
         optimization_level=optimization_level,
         version_compatible=version_compatible,
         images=images,
+        least_agreement=least_agreement,
         if_changed=if_changed,
     )
     what_stays = "the bundle keeps the engines that are complete, and nothing else changed"
@@ -336,36 +341,30 @@ def _request(
 
 def _compare(
     options: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, spec: BuildSpec, plan: bytes
-) -> PlanProof:
-    """How the worst profile agrees with the graph in float32. Raises Unable under 99 %, or if a logit is not finite."""
-    _say(f"  comparing every profile with ONNX Runtime on {PROOF_VIEWS} views …")
-    images = views(source.preprocessing[resolution], PROOF_VIEWS, options.images)
+) -> list[Agreement]:
+    """How each profile agrees with the graph in float32. Raises Unable if one does not."""
+    _say(f"  comparing every profile with ONNX Runtime on {PROOF_VIEWS} views of photographs …")
+    images = views(source.preprocessing[resolution], PROOF_VIEWS, photo_sets(None, options.images).measuring.files)
     expected = in_batches(onnxruntime_session(source.graph), images)
-    compared = []
+    proof = []
     for batch, answers in zip(spec.batch_sizes, gpu.run(plan, spec, images), strict=True):
-        compared.append(agreement(expected, answers))
-        _check_profile(compared[-1], batch, source, resolution, spec.precision)
-    return PlanProof(
-        images=len(images),
-        top1_agreement=min(profile.top1 for profile in compared),
-        worst_difference=max(profile.worst for profile in compared),
-        scale=compared[0].scale,
-    )
+        try:
+            found = compare(expected, answers, source.manifest.activation)
+        except Disagreement as err:
+            raise _not_taken(options, resolution, batch, str(err)) from err
+        _say(f"  batch {batch}: {found.describe()}")
+        if fault := found.fault(options.least_agreement):
+            raise _not_taken(options, resolution, batch, fault)
+        proof.append(found)
+    return proof
 
 
-def _check_profile(
-    profile: Agreement, batch: int, source: PlanSource, resolution: int, precision: PlanPrecision
-) -> None:
-    _say(
-        f"  batch {batch}: the same class for {profile.top1:.1%} of {profile.images} images; "
-        f"logits, of up to {profile.scale:.2f}, differ by at most {profile.worst:.2g}"
+def _not_taken(options: BuildOptions, resolution: int, batch: int, fault: str) -> Unable:
+    others = " or ".join(option for option, name in PRECISION_OPTIONS.items() if name != options.precision)
+    return Unable(
+        f"the engine for {resolution} in {options.precision} is not put in place: at batch {batch} {fault}. "
+        f"Try --precision {others}, or --least-agreement"
     )
-    try:
-        profile.check(f"the engine for {resolution} in {precision}, at batch {batch},")
-    except Disagreement as err:
-        others = " or ".join(option for option, name in PRECISION_OPTIONS.items() if name != precision)
-        why = " (the weights are untrained, and their classes hardly differ)" if source.untrained else ""
-        raise Unable(f"{err}{why}; it is not put in place. Try --precision {others}") from err
 
 
 def _read_timings(file: Path) -> bytes:

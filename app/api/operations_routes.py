@@ -120,6 +120,7 @@ def _model_info(entry: RepositoryEntry, default: str) -> ModelInfo:
             "std": list(bundle.manifest.std),
             "engine": engine,
             "precision": precision,
+            "agreement": entry.model.agreement,
             "fallbacks": [
                 Fallback(engine=refused, resolution=resolution, reason=reason)
                 for refused, resolution, reason in entry.model.refused

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bundle.agreement import Agreement
 from model.spec import RESOLUTIONS, Activation
 
 
@@ -125,6 +126,10 @@ class ModelInfo(BaseModel):
     std: Annotated[list[float] | None, Field(description="R, G and B; the graph then divides by it")] = None
     engine: Annotated[str | None, Field(description="the engine of the default resolution")] = None
     precision: str | None = None
+    agreement: Annotated[
+        dict[int, Agreement],
+        Field(description="how the engines of the loaded resolutions agreed with float32; without those in float32"),
+    ] = {}
     fallbacks: Annotated[list[Fallback], Field(description="the engines that were passed over, and why")] = []
     weights: str | None = None
     weights_source: str | None = None

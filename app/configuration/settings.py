@@ -68,6 +68,15 @@ class Settings(BaseSettings):
         Literal["auto", "fp16", "bf16", "f32", "int8", "int8-bf16"],
         Field(description="auto takes the fastest that agrees with float32, found by trying"),
     ] = "auto"
+    least_agreement: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="auto takes precisions with float32's best class for this share of photographs, such as 0.99, "
+            "instead of those that docs/accuracy.md's rule lets pass",
+        ),
+    ] = None
     jpeg: Annotated[
         Literal["cpu", "gpu"],
         Field(description="gpu decodes plain JPEGs on the GPU, in a process that is not sealed: see SECURITY.md"),

@@ -56,6 +56,7 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         metrics,
         engine=settings.engine,
         precision=settings.precision,
+        least_agreement=settings.least_agreement,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         run_seconds=settings.engine_seconds,

@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.pool import DecoderPool
+from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import BadParameter, NotReady
 from app.serving.batcher import Batcher, Place
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
+from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
+from bundle.scores import scores
 from bundle.tensors import Images, Outputs
 from model.preprocess import Pixels
-from model.spec import SIGMOID, SOFTMAX, Activation
+from model.spec import SOFTMAX, Activation
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
@@ -77,6 +80,7 @@ class ServedModel:
         metrics: of this model.
         engine: that may run it, or "auto".
         precision: that the engine must have, or "auto".
+        least_agreement: as EngineRequest has it.
         max_batch: the most images in a call; 0 is what the engine is best at.
         max_queue: the most images that wait; 0 is eight batches of the default resolution, and no less than 64.
         run_seconds: as for EngineSupervisor.
@@ -91,6 +95,7 @@ class ServedModel:
         *,
         engine: str,
         precision: str,
+        least_agreement: float | None = None,
         max_batch: int,
         max_queue: int,
         run_seconds: float,
@@ -101,6 +106,7 @@ class ServedModel:
         self._decoders = decoders
         self._engine = engine
         self._precision = precision
+        self._least_agreement = least_agreement
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._run_seconds = run_seconds
@@ -156,6 +162,13 @@ class ServedModel:
         """Name and precision of what runs `resolution`, or the default one."""
         engine = self._engines.get(self.resolution(resolution), self._main)
         return engine.name, engine.precision
+
+    @property
+    def agreement(self) -> dict[int, Agreement]:
+        """How the engines agreed with float32 at the export, by resolution; without those in float32."""
+        engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
+        measured = {at: measured_agreement(self.bundle, at, *self.engine(at)) for at in sorted(engines)}
+        return {at: found for at, found in measured.items() if found}
 
     def batch(self, resolution: int | None = None) -> int:
         """The most images in an engine call."""
@@ -339,6 +352,7 @@ class ServedModel:
             resolution,
             engine=self._engine,
             precision=self._precision,
+            least_agreement=self._least_agreement,
             prefer=prefer,
             run_seconds=self._run_seconds,
             load_seconds=self._load_seconds,
@@ -366,12 +380,5 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:
     """Index and score of the `count` classes with the largest logits, the best first; equal ones in index order."""
-    wide = logits.astype(np.float64)
-    scores = np.exp(-np.logaddexp(0, -wide)) if activation == SIGMOID else _softmax(wide)
-    return [(int(index), float(scores[index])) for index in np.argsort(-wide, kind="stable")[:count]]
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponentials = np.exp(logits - logits.max())
-    shares: NDArray[np.float64] = exponentials / exponentials.sum()
-    return shares
+    values = scores(logits, activation)
+    return [(int(index), float(values[index])) for index in np.argsort(-logits, kind="stable")[:count]]

@@ -53,6 +53,13 @@ def choice(names: Collection[str]) -> Callable[[str], str]:
     return chosen
 
 
+LEAST_AGREEMENT = typer.Option(
+    min=0,
+    max=1,
+    metavar="SHARE",
+    help="share of photographs with float32's best class that is enough, such as 0.99 (instead of the usual rule)",
+)
+
 VariantOption = Annotated[
     str,
     typer.Option(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.measurement.int8 import calibration_id
+from export.measurement.photos import PhotoSets, photo_sets
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
 from model.config_beside import config_beside, labels_in, normalization_in
@@ -65,7 +65,7 @@ class ExportRequest:
         out: the bundle's folder.
         options: of the graph and its answers.
         precisions: graphs in half precision beside float32.
-        photos: the folder of photographs to measure precisions on; None is those shipped, or `calibration`.
+        photos: the folder of photographs to measure precisions on; None as in export.measurement.photos.photo_sets.
         int8: whether to add a graph in 8 bits.
         calibration: the folder of photographs to calibrate it on; None is those shipped.
         if_changed: whether a bundle that was made from the same stays.
@@ -92,19 +92,20 @@ class ExportInputs:
         weights: not read yet.
         normalization: of pixels.
         labels_beside: the file beside the weights that names the classes.
-        calibration_sha256: of the photographs to calibrate on; None without int8.
+        photos: to calibrate and measure precisions on; None if only float32 is requested.
     """
 
     request: ExportRequest
     weights: Weights
     normalization: Normalization
     labels_beside: Path | None
-    calibration_sha256: str | None
+    photos: PhotoSets | None
 
 
 def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInputs:
     """Raises WeightsUnavailable, BadCheckpoint, BadConfig and NoPhotos."""
-    calibration_sha256 = calibration_id(request.calibration) if request.int8 else None
+    reduced = request.precisions or request.int8
+    photos = photo_sets(request.calibration, request.photos) if reduced else None
     weights = find_weights(request.weights, request.variant, say)
     config = config_beside(weights.path, request.variant) if weights.path else None
     labels_beside = weights.labels
@@ -115,5 +116,5 @@ def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInp
         weights=weights,
         normalization=request.options.normalization or (normalization_in(config) if config else None) or IMAGENET,
         labels_beside=labels_beside,
-        calibration_sha256=calibration_sha256,
+        photos=photos,
     )

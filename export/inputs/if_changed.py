@@ -11,6 +11,8 @@ from bundle.file_names import LABELS, MANIFEST
 from bundle.manifest import Manifest, WeightsInfo, parse_manifest, read_manifest_head
 from bundle.precisions import INT8
 from export.inputs.export_request import ExportInputs
+from export.measurement.int8 import CALIBRATION_VIEWS
+from export.measurement.reduced_precision import MAX_MEASURED_VIEWS
 from model.checkpoint import BadCheckpoint
 from model.labels import labels_for
 from model.spec import UNTRAINED, branch_sides
@@ -81,14 +83,23 @@ def _is_same(bundle: Path, manifest: Manifest, inputs: ExportInputs, labels: Pat
 
 
 def _has_graphs(manifest: Manifest, inputs: ExportInputs) -> bool:
-    """Whether the requested graphs are there, the 8-bit one calibrated on the photographs that were given, if any."""
-    if not set(inputs.request.precisions) <= (manifest.precisions or {}).keys():
+    """Whether the requested graphs are there, made and measured on the photographs that were given, if any."""
+    request, photos = inputs.request, inputs.photos
+    if photos is None:
+        return True
+    if not set(request.precisions) <= manifest.precisions.keys():
         return False
-    if not inputs.request.int8:
+    if (request.photos or request.calibration) and manifest.measured_on != photos.measuring.for_manifest(
+        MAX_MEASURED_VIEWS
+    ):
+        return False
+    if not request.int8:
         return True
     if manifest.quantization is None or INT8 not in manifest.agreement:
         return False
-    return inputs.request.calibration is None or manifest.quantization.photographs_sha256 == inputs.calibration_sha256
+    return request.calibration is None or manifest.quantization.photographs == photos.calibrating.for_manifest(
+        CALIBRATION_VIEWS
+    )
 
 
 def _trained_sides(weights: WeightsInfo) -> tuple[int, int] | None:

@@ -3,7 +3,6 @@
 export.measurement.openvino_precisions measures it.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,40 +10,31 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from bundle.atomic_files import file_sha256
 from bundle.file_names import GRAPHS, MODEL
 from bundle.manifest import Quantization
 from bundle.precisions import INT8
 from export.graphs.quantize import KEPT_IN_FLOAT32, quantize_graph
-from export.measurement.photos import crops, photographs
+from export.measurement.photos import PhotoSet, crops
 from model.spec import Preprocessing
 
 CALIBRATION_VIEWS = 24  # at the least resolution
 CALIBRATION_VIEWS_ELSEWHERE = 2  # at each of the others
 
 
-def calibration_id(folder: Path | None) -> str:
-    """A sha256 over the photographs to calibrate on. Raises NoPhotos."""
-    digest = hashlib.sha256()
-    for path in photographs(folder)[-CALIBRATION_VIEWS:]:
-        digest.update(file_sha256(path).encode())
-    return digest.hexdigest()
-
-
 def add_int8(
-    folder: Path, preprocessing: Mapping[int, Preprocessing], photos: Path | None, say: Callable[[str], None]
+    folder: Path, preprocessing: Mapping[int, Preprocessing], photos: PhotoSet, say: Callable[[str], None]
 ) -> Quantization:
-    """Write the graph of the bundle in `folder` in 8 bits. Raises NoPhotos and NotInstalled."""
+    """Write the graph of the bundle in `folder` in 8 bits, calibrated on `photos`. Raises NoPhotos and NotInstalled."""
     least = min(preprocessing, key=lambda resolution: preprocessing[resolution].crop)
     counts = {
         resolution: CALIBRATION_VIEWS if resolution == least else CALIBRATION_VIEWS_ELSEWHERE
         for resolution in preprocessing
     }
-    if photos is None:
-        say("note: int8 is calibrated on the few photographs that ship; your own are better: --calibration FOLDER")
     say(f"writing the graph in int8, calibrated on {sum(counts.values())} views of photographs …")
     views = [
-        view[None] for resolution, steps in preprocessing.items() for view in crops(steps, counts[resolution], photos)
+        view[None]
+        for resolution, steps in preprocessing.items()
+        for view in crops(steps, counts[resolution], photos.files)
     ]
     graph = quantize_graph(folder / MODEL, views)
     path = folder / GRAPHS[INT8]
@@ -53,8 +43,7 @@ def add_int8(
     return Quantization(
         made_by=f"nncf {version('nncf')}",
         measured_by=f"openvino {version('openvino')}",
-        photographs="shipped" if photos is None else str(photos),
-        photographs_sha256=calibration_id(photos),
+        photographs=photos.for_manifest(max(counts.values())),
         views=counts,
         kept_in_float32=KEPT_IN_FLOAT32,
     )

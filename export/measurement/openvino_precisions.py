@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bundle.agreement import Agreement
 from bundle.file_names import GRAPHS, MODEL
 from bundle.golden import Golden
-from bundle.manifest import PrecisionAgreement
 from bundle.precisions import BF16, F32, INT8, INT8_BF16
 from bundle.tensors import Images
 from export.measurement.onnx_sessions import BATCH, RunImages, openvino_session
 from export.measurement.reduced_precision import measure_agreement
+from model.spec import Activation
 
 # By their precision: the graph, and OpenVINO's inference precision.
 _SERVED = {INT8: (GRAPHS[INT8], F32), BF16: (MODEL, BF16), INT8_BF16: (GRAPHS[INT8], BF16)}
@@ -18,8 +19,8 @@ _TIMED_RUNS = 3
 
 
 def agreements(
-    folder: Path, expected: Mapping[int, Golden], say: Callable[[str], None]
-) -> dict[str, dict[int, PrecisionAgreement]]:
+    folder: Path, expected: Mapping[int, Golden], activation: Activation, say: Callable[[str], None]
+) -> dict[str, dict[int, Agreement]]:
     """How each precision agrees with the float32 answers at each resolution.
 
     bfloat16 is left out where this CPU has none, or is not faster with it, and so would not serve in it. Raises
@@ -27,7 +28,9 @@ def agreements(
     """
     available = [F32, BF16] if _has_bfloat16() and _is_faster_in_bfloat16(folder, expected, say) else [F32]
     return {
-        precision: measure_agreement(precision, expected, openvino_session(folder / graph, inference_precision), say)
+        precision: measure_agreement(
+            precision, expected, openvino_session(folder / graph, inference_precision), activation, say
+        )
         for precision, (graph, inference_precision) in _SERVED.items()
         if inference_precision in available
     }

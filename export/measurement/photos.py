@@ -1,23 +1,30 @@
-"""Real photographs for the proofs: eight that ship with the project (CC0 or public domain, see NOTICE), or one's own.
+"""Real photographs for the proofs: those that ship with the project (CC0 or public domain, see NOTICE), or one's own.
 
-Noise and smooth shapes do not show whether rounding changes answers; photographs do.
+Noise and smooth shapes do not show whether rounding changes answers; photographs do. A precision is measured on other
+photographs than it was calibrated on.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bundle.atomic_files import file_sha256
+from bundle.manifest import Photographs
 from model.files.bad_files import BadFile
 from model.files.folders import images_in, others_in, read_image_file
 from model.files.formats import SUFFIXES
 from model.preprocess import Pixels, preprocess, rgb_image
 from model.spec import Preprocessing
 
-SHIPPED = Path(__file__).parents[1] / "data" / "photos"
+_DATA = Path(__file__).parents[1] / "data"
+SHIPPED = _DATA / "photos"  # the golden images are of these, and 8 bits are calibrated on them
+SHIPPED_MEASURING = _DATA / "measuring"
 _LEAST_AREA = 0.3  # of the photograph, in a crop
 _ANOTHER_SEED = 1_000_000
 
@@ -26,13 +33,57 @@ class NoPhotos(Exception):
     """The folder has no readable photographs."""
 
 
-def views(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArray[np.uint8]:
-    """`count` views of the photographs in `folder`, by default the shipped ones, (count, crop, crop, 3).
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photographs: `source` is "shipped", or the folder that they are in."""
+
+    source: str
+    files: list[Path]
+
+    def for_manifest(self, views: int) -> Photographs:
+        """What the manifest says of `views` views of them. Raises OSError."""
+        digest = hashlib.sha256()
+        for path in spread_out(self.files, views):
+            digest.update(file_sha256(path).encode())
+        return Photographs(source=self.source, sha256=digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class PhotoSets:
+    """Photographs to calibrate 8 bits on, and others to measure precisions on."""
+
+    calibrating: PhotoSet
+    measuring: PhotoSet
+
+
+def photo_sets(calibration: Path | None, measuring: Path | None) -> PhotoSets:
+    """The photographs in two folders, by default shipped ones.
+
+    Of a folder that is to serve for both, or of `calibration` alone, every second one is for measuring; a single one is
+    for calibration, and the shipped ones are for measuring. Raises NoPhotos.
+    """
+    shipped = PhotoSet("shipped", photographs(SHIPPED_MEASURING))
+    if calibration is None:
+        apart = PhotoSet(str(measuring), photographs(measuring)) if measuring else shipped
+        return PhotoSets(PhotoSet("shipped", photographs(SHIPPED)), apart)
+    files = photographs(calibration)
+    if measuring is None or measuring.resolve() == calibration.resolve():
+        apart = PhotoSet(str(calibration), files[1::2]) if len(files) > 1 else shipped
+        return PhotoSets(PhotoSet(str(calibration), files[::2]), apart)
+    known = {path.resolve() for path in files}
+    others = [path for path in photographs(measuring) if path.resolve() not in known]
+    if not others:
+        raise NoPhotos(f"all photographs in {measuring} are also in {calibration}, and measuring needs others")
+    return PhotoSets(PhotoSet(str(calibration), files), PhotoSet(str(measuring), others))
+
+
+def views(steps: Preprocessing, count: int, files: Sequence[Path]) -> NDArray[np.uint8]:
+    """`count` views of the photographs `files`, (count, crop, crop, 3).
 
     First each photograph with the service's own pixels, then crops at other places and scales, half of them mirrored;
-    the same ones at every call. Raises NoPhotos.
+    the same ones at every call. Of more files than `count`, some from everywhere in the list. Raises NoPhotos.
     """
-    files = photographs(folder)[:count]
+    files = spread_out(files, count)
     result = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
     for index, path in enumerate(files):
         with _named(path):
@@ -44,12 +95,9 @@ def views(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArr
     return result
 
 
-def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArray[np.uint8]:
-    """`count` views to calibrate on, (count, crop, crop, 3): none of them is among those of `views`. Raises NoPhotos.
-
-    They are crops at places and scales of their own, of the last photographs in `folder`, `views` taking the first.
-    """
-    files = photographs(folder)[-count:]
+def crops(steps: Preprocessing, count: int, files: Sequence[Path]) -> NDArray[np.uint8]:
+    """`count` crops of the photographs `files` to calibrate on, (count, crop, crop, 3). Raises NoPhotos."""
+    files = spread_out(files, count)
     result = np.empty((count, steps.crop, steps.crop, 3), np.uint8)
     for index, path in enumerate(files):
         with _named(path):
@@ -59,9 +107,15 @@ def crops(steps: Preprocessing, count: int, folder: Path | None = None) -> NDArr
     return result
 
 
-def photographs(folder: Path | None = None) -> list[Path]:
-    """The photographs in `folder` and below, by default the shipped ones, in order; NoPhotos if there is none."""
-    root = folder or SHIPPED
+def spread_out(files: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` of `files`, evenly from the whole list: neighbours in a folder often show the same class."""
+    if len(files) <= count:
+        return list(files)
+    return [files[number * len(files) // count] for number in range(count)]
+
+
+def photographs(root: Path) -> list[Path]:
+    """The photographs in `root` and below, in order. Raises NoPhotos if there is none."""
     if root.exists() and not root.is_dir():
         raise NoPhotos(f"{root} is a file, and photographs are read from a folder: unpack it, or give the one it is in")
     try:

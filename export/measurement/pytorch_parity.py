@@ -8,9 +8,9 @@ import torch
 
 from bundle.golden import Golden
 from export.graphs.served_graph import Served
-from export.measurement.agreement import Disagreement
+from export.measurement.comparison import Disagreement
 from export.measurement.onnx_sessions import onnxruntime_session
-from export.measurement.photos import views
+from export.measurement.photos import SHIPPED, photographs, views
 from model.spec import Preprocessing
 
 GOLDEN_IMAGES = 3
@@ -24,7 +24,7 @@ def references(served: Served, preprocessing: Mapping[int, Preprocessing]) -> di
     """
     golden = {}
     for resolution, steps in preprocessing.items():
-        images = views(steps, GOLDEN_IMAGES)
+        images = views(steps, GOLDEN_IMAGES, photographs(SHIPPED))
         with torch.inference_mode():
             golden[resolution] = Golden(images, torch.stack(served(torch.from_numpy(images))).numpy())
     return golden

@@ -11,7 +11,7 @@ from bundle.manifest import (
     HalfPrecision,
     Manifest,
     Parity,
-    PrecisionAgreement,
+    Photographs,
     Quantization,
     WeightsInfo,
     parse_manifest,
@@ -20,11 +20,12 @@ from bundle.manifest import (
 )
 from bundle.tensors import OUTPUTS
 from model.spec import Preprocessing
+from tests.support.agreements import GOOD
 
 SHA256 = "0" * 64
-AGREEMENT = PrecisionAgreement(images=200, top1=0.995, worst=0.1, scale=3.5)
+PHOTOGRAPHS = Photographs(source="shipped", sha256=SHA256)
 MANIFEST = Manifest(
-    format=2,
+    format=3,
     variant="crossvit_tiny",
     input="image",
     outputs=OUTPUTS,
@@ -35,13 +36,13 @@ MANIFEST = Manifest(
     built_with={"torch": "2.13.0"},
     files={"model.onnx": SHA256, "labels.json": SHA256, "golden.npz": SHA256},
     parity=Parity(reference="PyTorch", engine="onnxruntime", batches=(1, 3), tolerance=1e-5, worst={224: 3e-6}),
-    precisions={"fp16": HalfPrecision(engine="onnxruntime", photographs={224: AGREEMENT})},
-    agreement={"int8": {224: AGREEMENT}},
+    measured_on=PHOTOGRAPHS,
+    precisions={"fp16": HalfPrecision(engine="onnxruntime", agreement={224: GOOD})},
+    agreement={"int8": {224: GOOD}},
     quantization=Quantization(
         made_by="nncf",
         measured_by="openvino",
-        photographs="shipped",
-        photographs_sha256=SHA256,
+        photographs=PHOTOGRAPHS,
         views={224: 24},
         kept_in_float32=("cross-attention",),
     ),
@@ -57,7 +58,7 @@ def test_the_manifest_on_disk_has_the_keys_of_the_documentation_in_the_usual_ord
     content = written(tmp_path, MANIFEST)
     assert " ".join(content) == (
         "format variant input outputs mean std activation preprocessing weights classes default_resolution built_with "
-        "files parity precisions agreement quantization"
+        "files parity measured_on precisions agreement quantization"
     )
     assert content["weights"] == {
         "id": "untrained",
@@ -68,8 +69,10 @@ def test_the_manifest_on_disk_has_the_keys_of_the_documentation_in_the_usual_ord
     }
     assert content["preprocessing"] == {"224": {"resize": 256, "crop": 224}}
     assert content["parity"]["worst"] == {"224": 3e-6}
-    measured = {"images": 200, "top1": 0.995, "worst": 0.1, "scale": 3.5}
-    assert content["precisions"] == {"fp16": {"engine": "onnxruntime", "photographs": {"224": measured}}}
+    measured = GOOD.model_dump()
+    assert " ".join(measured) == "images top1 clear worst scale distance score_distance loss loss_limit"
+    assert content["measured_on"] == content["quantization"]["photographs"] == {"source": "shipped", "sha256": SHA256}
+    assert content["precisions"] == {"fp16": {"engine": "onnxruntime", "agreement": {"224": measured}}}
     assert content["agreement"] == {"int8": {"224": measured}}
     assert (tmp_path / "manifest.json").read_bytes().endswith(b"}\n")
 
@@ -86,7 +89,7 @@ def test_a_bundle_without_an_8_bit_graph_has_no_key_for_it(tmp_path: Path) -> No
     assert (content["agreement"], content["precisions"]) == ({}, {})
 
 
-@pytest.mark.parametrize("key", ["built_with", "parity", "precisions", "quantization"])
+@pytest.mark.parametrize("key", ["built_with", "parity", "measured_on", "quantization"])
 def test_a_reader_ignores_an_invalid_value_that_is_for_people(tmp_path: Path, key: str) -> None:
     content = written(tmp_path, MANIFEST) | {key: [1]}
     manifest = parse_manifest(json.dumps(content).encode(), tmp_path)

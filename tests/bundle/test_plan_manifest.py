@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from bundle.plan_manifest import PlanManifest, write_plan_manifest
+from tests.support.agreements import GOOD
 from tests.support.plans import passport
 
 
@@ -13,7 +14,7 @@ def test_a_written_plan_manifest_is_read_unchanged(tmp_path: Path) -> None:
     read = PlanManifest.model_validate_json(json.dumps(passport(b"graph")))
     assert (read.resolution, read.side, read.precision, read.batch_sizes) == (224, 224, "fp16", (1, 8, 32))
     assert read.proof is not None
-    assert read.proof.images == 96
+    assert read.proof == [GOOD]
     assert PlanManifest.model_validate_json(read.model_dump_json()) == read
     write_plan_manifest(tmp_path, read)
     assert PlanManifest.model_validate_json((tmp_path / "passport.json").read_bytes()) == read

@@ -12,6 +12,7 @@ import pytest
 from bundle.bundle_errors import BadBundle
 from bundle.class_labels import ClassLabel
 from bundle.reader import open_bundle
+from tests.support.agreements import GOOD
 from tests.support.plans import put_plan
 
 
@@ -49,7 +50,7 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, nam
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "format: Input should be 2"),
+        ({"format": 1}, "format: Input should be 3"),
         ({"variant": "vit"}, "unknown variant 'vit'; one of crossvit_tiny"),
         ({"weights": {"id": "md5:1", "source": ""}}, r"weights\.id"),
         ({"classes": 999}, "does not name the model's 999 classes"),
@@ -167,12 +168,11 @@ def test_an_8_bit_graph_comes_with_its_agreement(copied: Path) -> None:
     (copied / "model.int8.onnx").write_bytes(b"int8")
     describe(copied, "model.int8.onnx")
     manifest = json.loads((copied / "manifest.json").read_text())
-    measured = {"images": 200, "top1": 0.995, "worst": 0.1, "scale": 3.5}
-    manifest["agreement"] = {"int8": {"224": measured}}
+    manifest["agreement"] = {"int8": {"224": GOOD.model_dump()}}
     (copied / "manifest.json").write_text(json.dumps(manifest))
     opened = open_bundle(copied)
     assert os.pread(opened.graphs["int8"], 100, 0) == b"int8"
-    assert opened.manifest.agreement["int8"][224].top1 == 0.995
+    assert opened.manifest.agreement["int8"][224] == GOOD
     opened.close()
 
 
@@ -188,8 +188,7 @@ def test_a_manifest_without_agreement_has_an_empty_one(copied: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"top1": 1.5}, {"images": 0}, {"worst": float("nan")}])
 def test_an_impossible_agreement_is_refused(copied: Path, wrong: dict[str, float]) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
-    measured = {"images": 200, "top1": 0.995, "worst": 0.1, "scale": 3.5}
-    manifest["agreement"] = {"int8": {"224": measured | wrong}}
+    manifest["agreement"] = {"int8": {"224": GOOD.model_dump() | wrong}}
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadBundle, match=r"agreement\.int8"):
         open_bundle(copied)

@@ -21,7 +21,7 @@ from export import to_onnx
 from export.graphs.served_graph import Served
 from export.inputs import if_changed
 from export.inputs.export_request import ExportOptions
-from export.measurement.agreement import Disagreement
+from export.measurement.comparison import Disagreement
 from export.measurement.pytorch_parity import references, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT

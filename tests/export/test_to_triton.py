@@ -367,7 +367,7 @@ def test_errors_are_a_sentence_and_leave_nothing(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "has format 1, not 2"),
+        ({"format": 1}, "has format 1, not 3"),
         ({"weights": None}, "manifest.json: weights: "),
         ({"preprocessing": {"224": {}}}, "manifest.json: preprocessing.224.resize: Field required; export it again"),
         ({"files": {}}, "files lacks golden.npz, labels.json, model.onnx; export it again: python export/to_onnx.py"),

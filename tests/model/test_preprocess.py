@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from app.decoding.image_decoding import decode
-from export.measurement.photos import views
+from export.measurement.photos import photographs, views
 from model.dataset import Dataset
 from model.preprocess import preprocess, rgb_image
 from model.spec import PREPROCESSING, Preprocessing, preprocessing_at
@@ -29,7 +29,7 @@ def assert_all_see_the_same(root: Path, body: bytes, steps: Preprocessing) -> No
     served = decode(body, steps, 10**7)
     batches = FromFiles(Dataset([root]), [0], torch.device("cpu"), 0).batches([Chunk([0], 0)], steps)
     ((trained, _),) = list(batches)
-    measured = views(steps, 1, root)
+    measured = views(steps, 1, photographs(root))
     assert served.shape == (steps.crop, steps.crop, 3)
     np.testing.assert_array_equal(trained[0].permute(1, 2, 0).numpy(), served)
     np.testing.assert_array_equal(measured[0], served)

@@ -97,6 +97,7 @@ async def measure_engine(
         resolution,
         engine=settings.engine,
         precision=settings.precision,
+        least_agreement=settings.least_agreement,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
     )

@@ -5,12 +5,14 @@ hangs, leaves its GPU unusable or says why it cannot serve, it is out, with a re
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.engines.compiled_cache import open_cache
 from app.engines.engine_process.launch import EngineProcess
+from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.interface import EngineRefused
 from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, ON_CPU, PLAN_ENGINE, TIERS
 from app.errors import EngineFailed, NoEngine, WrongAnswers
@@ -23,7 +25,7 @@ from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
-LEAST_AGREEMENT = 0.995  # with float32's best class, for a precision on the CPU to be chosen by itself
+_AS_FAST = 1.05  # times the seconds of the fastest: of such engines the one nearer to float32 is taken
 _COMPARED_ROUNDS = 5
 _COMPARED_SECONDS = 3.0  # after which no more rounds begin
 
@@ -39,12 +41,15 @@ class EngineRequest:
         precision: that the engine must have, or "auto".
         prefer: is taken without a comparison if it works, unless an engine of a higher tier does.
         restart: is tried before all others.
+        least_agreement: the share of photographs for which a precision that is not named must have float32's best
+            class; None is the rule of bundle.agreement.
     """
 
     engine: str = AUTO
     precision: str = AUTO
     prefer: Candidate | None = None
     restart: Candidate | None = None
+    least_agreement: float | None = None
 
 
 class EngineSearch:
@@ -52,8 +57,8 @@ class EngineSearch:
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to CPU:
     so the candidates of a tier are compared by time, unless one is preferred, or was found the fastest at an earlier
-    start. Every engine must give the golden logits. On the CPU, a precision that is not asked for by name must also
-    have float32's best classes for photographs, as the bundle has it.
+    start. Of two that are as fast the one nearer to float32 is taken. Every engine must give the golden logits. A
+    precision that is not asked for by name must also agree with float32 on photographs, as the bundle has it.
 
     Args:
         bundle: has the graphs, plans and golden images.
@@ -73,7 +78,8 @@ class EngineSearch:
         self._seconds = seconds
         self._golden = bundle.golden(resolution)
         self._store = open_cache({precision: bundle.graph_sha256(precision) for precision in bundle.graphs})
-        self._note = f"choice-{self._golden.images.shape[1]}-{request.engine}-{request.precision}"
+        agreeing = "+".join(p for p in bundle.manifest.agreement if self._fault(ON_CPU[0], p) is None)
+        self._note = f"choice-{self._golden.images.shape[1]}-{request.engine}-{request.precision}-{agreeing}"
         self._workers: list[Worker] = []
         self._stopped = False
         self._unused: EngineProcess | None = None  # has loaded nothing yet
@@ -173,23 +179,32 @@ class EngineSearch:
         return [p for p in precisions if requested == p or (requested == AUTO and self._agrees(name, p))]
 
     def _agrees(self, name: str, precision: str) -> bool:
-        """Whether the precision answers as float32 does. A GPU's were compared when they were exported."""
-        if name not in ON_CPU or precision == F32:
+        """Whether the precision answers as float32 does. Plans were compared before they were put into the bundle."""
+        if precision == F32 or name == PLAN_ENGINE:
             return True
-        share = self._bundle.agreement(self._resolution).get(precision)
-        if share is not None and share >= LEAST_AGREEMENT:
+        fault = self._fault(name, precision)
+        if fault is None:
             return True
-        measured = "was not compared" if share is None else f"has float32's best class for {share:.1%} of photographs"
         log.info(
-            "%s %s is not tried at %d: it %s, and %.1f %% are required; --precision %s takes it all the same",
+            "%s %s is not tried at %d: %s; --precision %s takes it all the same",
             name,
             precision,
             self._resolution,
-            measured,
-            100 * LEAST_AGREEMENT,
+            fault,
             precision,
         )
         return False
+
+    def _fault(self, name: str, precision: str) -> str | None:
+        measured = measured_agreement(self._bundle, self._resolution, name, precision)
+        return measured.fault(self._request.least_agreement) if measured else "it was not compared with float32"
+
+    def _distance(self, process: EngineProcess) -> float:
+        """From float32; infinite if it was not measured."""
+        if process.precision == F32:
+            return 0
+        measured = measured_agreement(self._bundle, self._resolution, process.name, process.precision)
+        return measured.distance if measured else math.inf
 
     def _try(self, candidate: Candidate) -> EngineProcess | None:
         """The candidate's process, which has given the golden logits; None if it does not, or was tried before."""
@@ -211,7 +226,9 @@ class EngineSearch:
         return process
 
     def _faster(self, *processes: EngineProcess) -> EngineProcess | None:
-        """The one that gives the most images a second, None if all fail; the other one's process has ended.
+        """The one to take, None if all fail; the other one's process has ended.
+
+        It is the one that gives the most images a second, or one that gives about as many and is nearer to float32.
 
         They are timed in turns, so that other load on the machine hits both alike: one that was timed alone, while its
         rival was not loaded, would be judged by what else ran meanwhile. Threads that wait for more work for a while
@@ -233,7 +250,9 @@ class EngineSearch:
                 break
         for process, times in seconds.items():
             log.info("%s %s: %.1f images/s at %d", process.name, process.precision, 1 / min(times), self._resolution)
-        best = min(seconds, key=lambda process: min(seconds[process]), default=None)
+        least = min(map(min, seconds.values()), default=0.0)
+        as_fast = [process for process, times in seconds.items() if min(times) <= _AS_FAST * least]
+        best = min(as_fast, key=self._distance, default=None)
         for process in seconds:
             if process is not best:
                 process.kill()

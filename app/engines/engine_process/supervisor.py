@@ -48,6 +48,7 @@ class EngineSupervisor:
         engine: may be started, or "auto".
         precision: that it must have, or "auto".
         prefer: name and precision that are taken without a comparison if they work.
+        least_agreement: as EngineRequest has it.
         run_seconds: that a run may take, or ten times what its images took at the start where that is longer.
         load_seconds: that each step of a start may take.
         on_restart: is called with a reason before each rebuild.
@@ -62,6 +63,7 @@ class EngineSupervisor:
         engine: str,
         precision: str,
         prefer: Candidate | None = None,
+        least_agreement: float | None = None,
         run_seconds: float,
         load_seconds: float,
         on_restart: Callable[[str], None] = lambda _: None,
@@ -72,7 +74,7 @@ class EngineSupervisor:
         self.batch = 1
         self.refused: dict[str, str] = {}
         self.fault: str | None = "it is loading"
-        self._request = EngineRequest(engine, precision, prefer)
+        self._request = EngineRequest(engine, precision, prefer, least_agreement=least_agreement)
         self._bundle = bundle
         self._resolution = resolution
         self._run_seconds = run_seconds

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from export.graphs.quantize import NotInstalled, require_quantization
 from export.measurement.onnx_sessions import openvino_session
-from export.measurement.photos import views
+from export.measurement.photos import SHIPPED, photographs, views
 from model.spec import Preprocessing
 
 SIDES = (224, 408)
@@ -22,10 +22,11 @@ from pathlib import Path
 def refuse(*_): raise AssertionError("a connection")
 socket.socket.connect = refuse
 import onnx_ir as ir
-from export.measurement.photos import crops
+from export.measurement.photos import SHIPPED, crops, photographs
 from export.graphs.quantize import quantize_graph
 from model.spec import Preprocessing
-ir.save(quantize_graph(Path(sys.argv[1]), [view[None] for view in crops(Preprocessing(256, 224), 12)]), sys.argv[2])
+photos = crops(Preprocessing(256, 224), 12, photographs(SHIPPED))
+ir.save(quantize_graph(Path(sys.argv[1]), [view[None] for view in photos]), sys.argv[2])
 import nncf.telemetry.wrapper as wrapper
 assert wrapper.telemetry is not None and not isinstance(wrapper.telemetry, wrapper.NNCFTelemetry)
 """
@@ -56,7 +57,7 @@ def test_the_graph_is_smaller_valid_and_takes_any_batch_and_side(bundle: Path, i
 
 @pytest.mark.parametrize("side", SIDES)
 def test_openvino_gives_nearly_the_logits_of_float32_at_every_side(bundle: Path, int8: Path, side: int) -> None:
-    images = views(Preprocessing(side, side), 2)
+    images = views(Preprocessing(side, side), 2, photographs(SHIPPED))
     expected, actual = (openvino_session(graph)(images) for graph in (bundle / "model.onnx", int8))
     distance = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
     assert 1e-3 < distance < 0.12  # 8 bits, and not more of them, nor fewer

@@ -7,15 +7,19 @@ import pytest
 
 from bundle.atomic_files import file_sha256
 from export import to_onnx
+from export.inputs import if_changed
 from export.measurement import int8, reduced_precision
+from export.measurement.photos import photo_sets
 from tests.support.pictures import scene
 from tests.support.reference_network import TINY
 
 
 @pytest.fixture
 def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reduced_precision, "MAX_MEASURED_VIEWS", 9)
-    monkeypatch.setattr(int8, "CALIBRATION_VIEWS", 3)
+    for module in (reduced_precision, if_changed, to_onnx):
+        monkeypatch.setattr(module, "MAX_MEASURED_VIEWS", 9)
+    for module in (int8, if_changed):
+        monkeypatch.setattr(module, "CALIBRATION_VIEWS", 3)
 
 
 @pytest.fixture
@@ -39,28 +43,41 @@ def test_an_export_in_8_bits_is_described_measured_and_made_once(
     shutil.copytree(bundle, out)  # without int8
     options += ["--quantize", "int8"]
     assert to_onnx.main([*options, "--if-changed"]) == 0
-    assert "your own are better" in capsys.readouterr().out
+    capsys.readouterr()
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["files"]["model.int8.onnx"] == file_sha256(out / "model.int8.onnx")
     assert manifest["agreement"]["int8"]["224"]["images"] == 9
     assert manifest["agreement"]["int8"]["224"]["top1"] == 1  # it is float32's own graph here
     assert manifest["quantization"]["views"] == {"224": 3}
+    assert manifest["quantization"]["photographs"]["source"] == manifest["measured_on"]["source"] == "shipped"
+    assert manifest["quantization"]["photographs"]["sha256"] != manifest["measured_on"]["sha256"]
     assert "cross-attention" in manifest["quantization"]["kept_in_float32"]
 
     assert to_onnx.main([*options, "--if-changed"]) == 0
     assert to_onnx.main([*options[:-2], "--if-changed"]) == 0  # it has what is asked for, and more
     assert capsys.readouterr().out.count("is up to date") == 2
 
-    scene(80, 60).save(tmp_path / "one's own.jpg")
-    options += ["--calibration", str(tmp_path), "--if-changed"]
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("calibrated on", "measured on"):
+        scene(80, len(name)).save(own / f"{name}.jpg")
+    options += ["--calibration", str(own), "--if-changed"]
+    is_made_anew(options, monkeypatch)
+    sets = photo_sets(own, None)
+    manifest["quantization"]["photographs"] = sets.calibrating.for_manifest(3).model_dump()
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    is_made_anew(options, monkeypatch)  # it was measured on others
+    manifest["measured_on"] = sets.measuring.for_manifest(9).model_dump()
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert to_onnx.main(options) == 0
+    assert "up to date" in capsys.readouterr().out
+
+
+def is_made_anew(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(to_onnx, "to_onnx", made_anew)
         with pytest.raises(MadeAnew):
             to_onnx.main(options)
-    manifest["quantization"]["photographs_sha256"] = int8.calibration_id(tmp_path)
-    (out / "manifest.json").write_text(json.dumps(manifest))
-    assert to_onnx.main(options) == 0
-    assert "up to date" in capsys.readouterr().out
 
 
 class MadeAnew(Exception):

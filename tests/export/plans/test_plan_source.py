@@ -44,7 +44,7 @@ def changed(manifest: dict[str, Any], **changes: Any) -> str:
 
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
     "no JSON": (lambda _: "{", r"is not a bundle: manifest.json is missing or broken; export it again: python export/"),
-    "another format": (lambda manifest: changed(manifest, format=1), "has format 1, not 2; export it again"),
+    "another format": (lambda manifest: changed(manifest, format=1), "has format 1, not 3; export it again"),
     "another network": (
         lambda manifest: changed(manifest, variant="crossvit_9"),
         "is of crossvit_9, not crossvit_tiny; choose another --bundle or --variant",

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.engines import registry
-from app.engines.engine_process import engine_host, selection
+from app.engines.engine_process import engine_host, measured_agreement, selection
 from app.engines.engine_process.engine_host import EngineHost
 from app.engines.engine_process.launch import EngineProcess
 from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
@@ -21,11 +21,13 @@ from app.engines.interface import EngineFiles, EngineRefused
 from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied
+from bundle.agreement import Agreement
 from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden
 from bundle.plans import Plans
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Outputs
+from tests.support.agreements import GOOD, agreement
 
 
 class Chosen:
@@ -46,9 +48,10 @@ def choose(
     *,
     prefer: Candidate | None = None,
     restart: Candidate | None = None,
+    least_agreement: float | None = None,
 ) -> Chosen:
     buffer = SharedBuffer()
-    request = EngineRequest(engine, precision, prefer, restart)
+    request = EngineRequest(engine, precision, prefer, restart, least_agreement)
     search = EngineSearch(bundle, 224, request, buffer, seconds=60)
     try:
         return Chosen(search, search.find())
@@ -97,16 +100,21 @@ def test_eight_bits_that_the_bundle_lacks_are_an_error_that_says_how_to_get_them
 
 
 def described(
-    agreement: Mapping[str, float] | None = None, unfit: Sequence[str] = (), command: str = "python export/to_trt.py"
+    measured: Mapping[str, Agreement] | None = None, unfit: Sequence[str] = (), command: str = "python export/to_trt.py"
 ) -> Bundle:
     """A bundle without files, of which only what selection reads is there."""
+    on_cpu = {"bf16": GOOD, "fp16": GOOD} if measured is None else measured
     described = SimpleNamespace(
         name="b",
         graphs={},
         plans=Plans(unfit={224: list(unfit)}),
-        manifest=SimpleNamespace(classes=2, default_resolution=224),
+        manifest=SimpleNamespace(
+            classes=2,
+            default_resolution=224,
+            agreement={precision: {224: found} for precision, found in on_cpu.items()},
+            precisions={},
+        ),
         golden=lambda _: Golden(np.zeros((1, 224, 224, 3), np.uint8), np.zeros((3, 1, 2), np.float32)),
-        agreement=lambda _: {"bf16": 1.0, "fp16": 0.995} if agreement is None else agreement,
         plan_command=lambda _: command,
     )
     return cast(Bundle, described)
@@ -193,7 +201,7 @@ def install(
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = {"fake": "fakes:offers", "absent": "not_installed:offers"}
     install(monkeypatch, SimpleNamespace(offers=offers), engines, [("fake", "absent")])
-    for module in (selection, engine_host):
+    for module in (selection, engine_host, measured_agreement):
         monkeypatch.setattr(module, "ON_CPU", ("fake", "absent"))
 
 
@@ -226,17 +234,41 @@ def test_a_machine_that_is_busy_for_a_while_does_not_decide(monkeypatch: pytest.
 
 @pytest.mark.usefixtures("fakes")
 @pytest.mark.parametrize(
-    ("agreement", "why"),
-    [({"bf16": 0.99}, "it has float32's best class for 99.0% of photographs"), ({}, "it was not compared")],
+    ("measured", "why"),
+    [
+        ({"bf16": agreement(distance=0.3)}, "its logits differ from float32's by 30.0% of their spread over 200 views"),
+        ({}, "it was not compared with float32"),
+    ],
 )
 def test_a_precision_that_answers_otherwise_than_float32_is_taken_by_name_only(
-    agreement: dict[str, float], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    measured: dict[str, Agreement], why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
-    assert choose(described(agreement)).precision == "f32"
-    assert f"fake bf16 is not tried at 224: {why}, and 99.5 % are required" in caplog.text
-    assert choose(described(agreement), precision="bf16").precision == "bf16"
+    assert choose(described(measured)).precision == "f32"
+    assert f"fake bf16 is not tried at 224: {why}" in caplog.text
+    assert "--precision bf16 takes it all the same" in caplog.text
+    assert choose(described(measured), precision="bf16").precision == "bf16"
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("least", "precision"), [(0.98, "bf16"), (0.985, "f32")])
+def test_the_share_of_best_classes_that_is_enough_can_be_set(
+    least: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.001, "f32": 0.03})
+    measured = {"bf16": agreement(top1=0.98, distance=0.3)}
+    assert choose(described(measured), least_agreement=least).precision == precision
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("f32_seconds", "precision"), [(0.0306, "f32"), (0.05, "bf16")])
+def test_of_engines_that_are_as_fast_the_one_nearer_to_float32_is_taken(
+    f32_seconds: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.03, "f32": f32_seconds})
+    monkeypatch.setattr(LocalProcess, "time_image", lambda process: Fake.seconds[process.precision])
+    assert choose(described()).precision == precision
 
 
 @pytest.mark.usefixtures("fakes")
