@@ -4,16 +4,18 @@ A row is a run of `crossvit evaluate` on all images of DATA, with its command. P
 bundle) and the graph in fp16, which serves on GPUs, run in this process on the same pixels.
 `--other` is a bundle of the same weights with the released code's preprocessing. With `--views` the rows are ways
 to see the images (benchmarks/views.py), all answered by ONNX Runtime in float32. OUT/results.json gets each row
-at once, and a stopped run continues from it. With `--write` a Markdown file gets the table; reports only.
+at once, and a stopped run continues from it. A second table compares the precisions with what the export measured of
+them. With `--write` a Markdown file gets the table; reports only.
 """
 
 import json
+import math
 import shlex
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -35,11 +37,13 @@ from app.commands.evaluate.accuracy import PredictionTable
 from app.commands.evaluate.bundle_source import image_prediction
 from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
+from app.engines.engine_process.measured_agreement import measured_agreement
 from benchmarks.command_line import BundlePath, run
 from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.markdown import table
 from benchmarks.views import Decode, plain, views
+from bundle.agreement import Agreement
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
@@ -50,6 +54,7 @@ from model.spec import VARIANTS
 from tests.support.servers import crossvit_serve
 
 BATCH = 16
+Z_95 = 1.959964  # of the normal distribution, two-sided
 ENLARGED_SIDE = 1024  # shorter side in pixels: twice 512, from where on a JPEG is decoded smaller
 # As a row's command names what there is under another name.
 ENLARGED = ".enlarged.jpg"
@@ -67,6 +72,7 @@ class Row:
     command: list[str]
     infer: Callable[[], Infer] | None = None
     decode: Decode = plain
+    measured: Agreement | None = None  # at the export
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ def accuracy(
     weights: Annotated[Path | None, typer.Option(help="what the bundle was made from, for PyTorch's row")] = None,
     other: Annotated[Path | None, typer.Option(help="a bundle of them exported with --preprocess 224:274/240")] = None,
     seen: Annotated[bool, typer.Option("--views", help="the rows are ways to see the images")] = False,
+    precisions: Annotated[bool, typer.Option("--precisions", help="the rows are OpenVINO's precisions only")] = False,
     profile: Annotated[list[Path] | None, typer.Option(help="views: an ICC profile of one more colour space")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="so many images")] = None,
     out: Path = Path("artifacts/accuracy"),
@@ -95,11 +102,14 @@ def accuracy(
     """Compare precisions, resolutions and preprocessing on labelled images."""
     args = Options(data, bundle, weights, other, limit, out)
     opened = open_bundle(bundle)
-    planned = list(view_rows(args, profile or []) if seen else rows(args, opened))
+    if seen:
+        planned = list(view_rows(args, profile or []))
+    else:
+        planned = list(openvino_rows(args, opened) if precisions else rows(args, opened))
     out.mkdir(parents=True, exist_ok=True)
     file, of = (
         out / "results.json",
-        f"{opened.hash}, {seen}, {content(data)}, {other and open_bundle(other).hash}, {limit}",
+        f"{opened.hash}, {seen}, {precisions}, {content(data)}, {other and open_bundle(other).hash}, {limit}",
     )
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     reports: dict[str, Report] = kept["rows"] if kept.get("of") == of else {}  # those of other data are let go
@@ -111,7 +121,10 @@ def accuracy(
                 report = by_hand(row.infer(), row.decode, args, opened) if row.infer else by_command(row, args, large)
                 reports[row.name] = report | {"machine": machine()}
                 file.write_text(json.dumps({"of": of, "rows": reports}) + "\n", encoding="utf-8")
-    text = written({row.name: reports[row.name] for row in planned})
+    truth = true_classes(args, opened)
+    text = written({row.name: reports[row.name] for row in planned}, truth)
+    if any(row.measured for row in planned):
+        text += "\n" + rule(planned, reports, truth)
     print(text)
     if write:
         update(write, text)
@@ -127,12 +140,10 @@ def rows(args: Options, bundle: Bundle) -> Iterator[Row]:
     weights = args.weights
     yield Row("PyTorch, float32", [], lambda: pytorch(weights, bundle))
     yield Row("ONNX Runtime, float32", [*own, "--engine", "onnxruntime", "--precision", "f32"])
-    yield Row("OpenVINO, float32", [*own, *f32, "--plot", PLOT])
-    for precision in ("bf16", "int8", "int8-bf16"):
-        if precision == "bf16" or "int8" in bundle.graphs:
-            yield Row(f"OpenVINO, {precision}", [*own, "--engine", "openvino", "--precision", precision])
+    yield from openvino_rows(args, bundle)
     if "fp16" in bundle.graphs:  # no CPU provider runs the one in bf16
-        yield Row("the graph in fp16", [], partial(graph, args.bundle / "model.fp16.onnx"))
+        measured = measured_agreement(bundle, bundle.manifest.default_resolution, "onnxruntime-cuda", "fp16")
+        yield Row("the graph in fp16", [], partial(graph, args.bundle / "model.fp16.onnx"), measured=measured)
     yield Row("over HTTP, as `crossvit serve` chooses", [*data, "--url", URL])
     if args.other:
         yield Row("resize 274, crop 240", [*data, "--bundle", str(args.other), *f32])
@@ -141,6 +152,15 @@ def rows(args: Options, bundle: Bundle) -> Iterator[Row]:
     for resolution in bundle.resolutions:
         if resolution != bundle.manifest.default_resolution:
             yield Row(f"at {resolution}", [*own, *f32, "--resolution", str(resolution)])
+
+
+def openvino_rows(args: Options, bundle: Bundle) -> Iterator[Row]:
+    own = ["crossvit", "evaluate", *map(str, args.data), "--bundle", str(args.bundle), "--engine", "openvino"]
+    yield Row("OpenVINO, float32", [*own, "--precision", "f32", "--plot", PLOT])
+    for precision in ("bf16", "int8", "int8-bf16"):
+        if precision == "bf16" or "int8" in bundle.graphs:
+            measured = measured_agreement(bundle, bundle.manifest.default_resolution, "openvino", precision)
+            yield Row(f"OpenVINO, {precision}", [*own, "--precision", precision], measured=measured)
 
 
 def view_rows(args: Options, profiles: list[Path]) -> Iterator[Row]:
@@ -172,12 +192,12 @@ def by_command(row: Row, args: Options, large: Callable[[], str]) -> Report:
 
 
 def by_hand(infer: Infer, decode: Decode, args: Options, bundle: Bundle) -> Report:
-    """The same of `infer`, and the true class of each image."""
+    """The same of `infer`."""
     data = Dataset(args.data)
     truths = match_classes(data.categories, bundle.labels)
     steps = bundle.manifest.preprocessing[bundle.manifest.default_resolution]
     indices = sample(len(data), args.limit)
-    predictions, best, truth = PredictionTable(), {}, {}
+    predictions, best = PredictionTable(), {}
     for place in range(0, len(indices), BATCH):
         part = [data.items[index] for index in indices[place : place + BATCH]]
         bodies = map(data.read, indices[place : place + BATCH])
@@ -185,12 +205,19 @@ def by_hand(infer: Infer, decode: Decode, args: Options, bundle: Bundle) -> Repo
         for number, item in enumerate(part):
             found = image_prediction(logits[:, number], truths[item.category], bundle.labels)
             predictions.add(item.category, found)
-            name = key(item.category, item.name)
-            best[name], truth[name] = found.best.index, truths[item.category].index
+            best[key(item.category, item.name)] = found.best.index
     figures = predictions.summary()
     assert figures is not None
     plain = json.loads(json.dumps(asdict(figures), default=ClassLabel.model_dump))
-    return {"figures": plain, "best": best, "truth": truth}
+    return {"figures": plain, "best": best}
+
+
+def true_classes(args: Options, bundle: Bundle) -> "pd.Series[int]":
+    """The index of each image's class, by its key."""
+    data = Dataset(args.data)
+    truths = match_classes(data.categories, bundle.labels)
+    items = [data.items[index] for index in sample(len(data), args.limit)]
+    return pd.Series({key(item.category, item.name): truths[item.category].index for item in items})
 
 
 def pytorch(weights: Path, bundle: Bundle) -> Infer:
@@ -242,11 +269,11 @@ def content(paths: list[Path]) -> list[tuple[str, int, int]]:
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
-def written(reports: dict[str, Report]) -> str:
+def written(reports: dict[str, Report], truth: "pd.Series[int]") -> str:
     """Markdown: each row's accuracy, of the branches too, how its answers differ from the first one's, its command."""
     best = pd.DataFrame({name: report["best"] for name, report in reports.items()})
     first = next(iter(reports))
-    expected, truth = best[first], pd.Series(reports[first]["truth"])
+    expected, truth = best[first], truth[best.index]
     lines = []
     for name, report in reports.items():
         figures, other = report["figures"], best[name] != expected
@@ -267,6 +294,31 @@ def written(reports: dict[str, Report]) -> str:
     commands = [f"{report['command']}  # {name}" for name, report in reports.items() if "command" in report]
     code = ["\n".join(["```", *commands, "```"])] if commands else []
     return "\n\n".join([*machines, table(pd.DataFrame(lines)), *code]) + "\n"
+
+
+def rule(planned: Sequence[Row], reports: Mapping[str, Report], truth: "pd.Series[int]") -> str:
+    """Markdown: what the export measured of each precision, whether `auto` takes it, and what these images say."""
+    expected, lines = pd.Series(reports[planned[0].name]["best"])[truth.index], []
+    for row in planned:
+        name, found = row.name, row.measured
+        if found is None:
+            continue
+        best = pd.Series(reports[name]["best"])[truth.index]
+        right, other = expected == truth, best == truth
+        lost, won = (right & ~other).sum(), (other & ~right).sum()
+        interval = Z_95 * math.sqrt(lost + won) / len(truth)
+        lines.append({
+            "": name,
+            "photographs": found.images,
+            "logits' distance": f"{found.distance:.2%}",
+            "scores' distance": f"{found.score_distance:.4f}",
+            "expected loss, points (limit)": f"{100 * found.loss:.3f} ({100 * found.loss_limit:.3f})",
+            "same best class": f"{found.top1:.1%}",
+            "`auto`": found.fault() or "may take it",
+            f"loss on {len(truth):,}, points": f"{100 * (lost - won) / len(truth):+.2f} ± {100 * interval:.2f}",
+            "same best class there": f"{(best == expected).mean():.2%}",
+        })  # fmt: skip
+    return table(pd.DataFrame(lines)) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.accuracy import accuracy
 from benchmarks.contest.readme import BEGIN, END
+from tests.support.agreements import agreement
 from tests.support.pictures import encoded, scene
 
 
@@ -59,3 +61,21 @@ def test_every_precision_that_runs_here_is_a_row_beside_pytorch(
     assert found["PyTorch, float32"][:2] == found["ONNX Runtime, float32"][:2] == found["OpenVINO, float32"][:2]
     assert found["ONNX Runtime, float32"][-2] == "100.00%"
     assert any(name.startswith("over HTTP") for name in found)
+
+
+@pytest.mark.exhaustive
+def test_what_the_export_measured_stands_beside_what_the_images_say(
+    data: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(bundle, copied)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["agreement"] = {"bf16": {"224": agreement(distance=0.2).model_dump()}}
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    accuracy([data], copied, precisions=True, out=tmp_path / "out")
+    tables = capsys.readouterr().out.split("```")
+    assert list(cells(tables[0])) == ["OpenVINO, float32", "OpenVINO, bf16"]
+    (row,) = cells(tables[2]).values()
+    assert row[:2] == ["200", "20.00%"]
+    assert row[5].startswith("its logits differ from float32's by 20.0% of their spread")
+    assert row[7] in ("100.00%", "75.00%")
