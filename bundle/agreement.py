@@ -27,7 +27,7 @@ class Agreement(BaseModel):
             float32's logits within an image.
         score_distance: the largest difference of any class's score, the mean over images.
         loss: the accuracy that is expected to be lost, from 0 to 1: what another best class lacks to float32's in
-            float32's score, the mean over images and over shuffles of an image's differences among its classes.
+            float32's score, the mean over images and over shuffles of an image's differences among its 20 best classes.
         loss_limit: the upper end of the 95 % interval of `loss`.
     """
 
