@@ -157,7 +157,8 @@ class TensorRTEngine:
             )
             for _ in range(_SLOTS)
         ]
-        self._buckets = BatchSplitter({size: slots[0].seconds(size) for size in manifest.batch_sizes})
+        seconds = {size: slots[0].network_seconds(size) for size in manifest.batch_sizes}
+        self._buckets = BatchSplitter(seconds, slots[0].copy_seconds())
         self._slots = slots
         self.run(np.zeros((1, manifest.side, manifest.side, 3), np.uint8))
 

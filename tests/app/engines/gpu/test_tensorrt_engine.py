@@ -1,11 +1,11 @@
 """The TensorRT engine: on a fake GPU (see fake_gpu.py) since there is none here, and on a real one where there is."""
 
 import hashlib
-import itertools
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from app.engines import registry
 from app.engines.batch_splitting import BatchSplitter
 from app.engines.engine_process.engine_host import EngineHost
+from app.engines.gpu import tensorrt_engine
 from app.engines.gpu.device import (
     Address,
     CaptureFailed,
     DeviceError,
     Event,
+    Graph,
     PlanNetwork,
     Stream,
     Tensor,
@@ -100,59 +102,10 @@ def held(gpu: FakeGpu) -> int:
     return sum(gpu.takes.values())
 
 
-# How batches are cut
-
-
-def test_a_batch_is_cut_in_the_way_that_takes_least_time() -> None:
-    launches_dominate = BatchSplitter({1: 1.0, 8: 1.3, 32: 3.0, 64: 5.0})
-    images_dominate = BatchSplitter({1: 1.0, 8: 8.0, 32: 32.0, 64: 64.0})
-    cut = {
-        count: [[piece.bucket for piece in buckets.pieces(count)] for buckets in (launches_dominate, images_dominate)]
-        for count in (0, 1, 3, 9, 10, 33, 40, 63, 64, 65, 200)
-    }
-    assert cut == {
-        0: [[], []],
-        1: [[1], [1]],
-        3: [[8], [1, 1, 1]],
-        9: [[8, 1], [8, 1]],
-        10: [[8, 8], [8, 1, 1]],
-        33: [[32, 1], [32, 1]],
-        40: [[32, 8], [32, 8]],
-        63: [[64], [32, 8, 8, 8, 1, 1, 1, 1, 1, 1, 1]],
-        64: [[64], [64]],
-        65: [[64, 1], [64, 1]],
-        200: [[64, 64, 64, 8], [64, 64, 64, 8]],
-    }
+# What comes out
 
 
 sizes = st.sets(st.integers(1, 16), min_size=1, max_size=5).map(lambda found: tuple(sorted(found)))
-
-
-@given(sizes=sizes, count=st.integers(0, 100), data=st.data())
-def test_pieces_hold_all_images_in_order_and_only_the_last_is_padded(
-    sizes: tuple[int, ...], count: int, data: st.DataObject
-) -> None:
-    times = data.draw(st.lists(st.floats(1e-6, 10), min_size=len(sizes), max_size=len(sizes)))
-    pieces = list(BatchSplitter(dict(zip(sizes, times, strict=True))).pieces(count))
-    assert [index for piece in pieces for index in range(count)[piece.rows]] == list(range(count))
-    assert all(0 < piece.count <= piece.bucket and piece.bucket in sizes for piece in pieces)
-    assert sum(piece.count for piece in pieces) == count
-    assert all(piece.count == piece.bucket for piece in pieces[:-1])
-
-
-@given(sizes=sizes, data=st.data())
-def test_no_other_way_of_cutting_takes_less_time(sizes: tuple[int, ...], data: st.DataObject) -> None:
-    times = data.draw(st.lists(st.integers(1, 20), min_size=len(sizes), max_size=len(sizes)))
-    seconds = dict(zip(sizes, map(float, times), strict=True))
-    count = data.draw(st.integers(0, max(0, max(sizes) - 1)))
-    taken = sum(seconds[piece.bucket] for piece in BatchSplitter(seconds).pieces(count))
-    for pieces in range(4):
-        for way in itertools.combinations_with_replacement(sizes, pieces):
-            if sum(way) >= count:
-                assert taken <= sum(seconds[bucket] for bucket in way)
-
-
-# What comes out
 
 
 @settings(max_examples=150, deadline=None)
@@ -209,6 +162,43 @@ def test_the_next_images_are_copied_while_the_network_runs() -> None:
     engine.run(pictures(24))
     asked = [call for call in gpu.calls[before:] if call in ("copy_in", "launch", "synchronize")]
     assert asked == ["copy_in", "launch"] * 2 + ["synchronize", "copy_in", "launch"] + ["synchronize"] * 2
+
+
+@pytest.mark.parametrize(("copy", "expected"), [(0.0, [8]), (1.0, [4, 4])])
+def test_a_batch_is_cut_where_its_copy_takes_longer_than_another_run(
+    copy: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TransferSlot, "network_seconds", lambda _, bucket: {4: 2.0, 8: 3.0}[bucket])
+    monkeypatch.setattr(TransferSlot, "copy_seconds", lambda _: copy)
+    gpu = fake((4, 8))
+    engine = loaded(gpu)
+    gpu.ran.clear()
+    engine.run(pictures(8))
+    assert gpu.ran == expected
+
+
+def test_times_of_the_network_and_of_the_copies_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(FakeGpu):
+        def launch(self, graph: Graph, stream: Stream) -> None:
+            time.sleep(0.02)
+            super().launch(graph, stream)
+
+        def copy_in(self, to: Address, pixels: NDArray[np.uint8], stream: Stream) -> None:
+            time.sleep(0.002 * len(pixels))
+            super().copy_in(to, pixels, stream)
+
+    measured: list[Any] = []
+
+    def splitter(network_seconds: dict[int, float], copy_seconds: float) -> BatchSplitter:
+        measured.append((network_seconds, copy_seconds))
+        return BatchSplitter(network_seconds, copy_seconds)
+
+    monkeypatch.setattr(tensorrt_engine, "BatchSplitter", splitter)
+    loaded(fake((1, 8), Slow))
+    ((network_seconds, copy_seconds),) = measured
+    assert network_seconds.keys() == {1, 8}
+    assert 0.02 <= min(network_seconds.values()) < 0.2
+    assert 0.002 <= copy_seconds < 0.02
 
 
 def test_where_no_graph_can_be_captured_the_network_runs_without() -> None:
@@ -332,12 +322,16 @@ def test_a_slot_that_keeps_no_order_is_noticed(kind: type[TransferSlot], monkeyp
 
 
 @pytest.mark.parametrize("stays_broken", [False, True])
-def test_an_error_at_any_call_is_raised_and_everything_given_back(stays_broken: bool) -> None:
+def test_an_error_at_any_call_is_raised_and_everything_given_back(
+    stays_broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def use(engine: TensorRTEngine) -> None:
         engine.load(SIDE)
         engine.run(pictures(20))
 
-    sizes = (4, 8)  # 20 images are three pieces, whatever times are measured
+    sizes = (4, 8)
+    splitter = BatchSplitter({4: 1.0, 8: 1.1})  # 20 images are three pieces, whatever times are measured
+    monkeypatch.setattr(tensorrt_engine, "BatchSplitter", lambda *_: splitter)
     whole = fake(sizes)
     engine = engine_on(whole)
     use(engine)
