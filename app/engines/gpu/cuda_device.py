@@ -203,14 +203,15 @@ class _Network:
         if context is None:
             raise _LOG.error("creating an execution context")
         shape = self.profiles[profile][1]
-        steps = [
-            ("choosing a profile", context.set_optimization_profile_async(profile, stream)),
-            (f"setting the input's shape to {shape}", context.set_input_shape(self._input, shape)),
-            *((f"binding {name}", context.set_tensor_address(name, addresses[name])) for name in self.tensors),
-        ]
-        for doing, done in steps:
-            if not done:
-                raise _LOG.error(doing)
+        try:
+            context.set_optimization_profile_async(profile, stream)
+        except RuntimeError as err:  # raised by its bindings where TensorRT returned false
+            raise _LOG.error(f"choosing profile {profile}") from err
+        if not context.set_input_shape(self._input, shape):
+            raise _LOG.error(f"setting the input's shape to {shape}")
+        for name in self.tensors:
+            if not context.set_tensor_address(name, addresses[name]):
+                raise _LOG.error(f"binding {name}")
         context.set_device_memory(scratch, self.scratch_bytes)
         yield _Context(context)
 

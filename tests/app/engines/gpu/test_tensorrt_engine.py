@@ -523,6 +523,13 @@ class Trt(ModuleType):
         UINT8 = 0
         FLOAT = 1
 
+    class TensorIOMode(IntEnum):
+        INPUT = 1
+        OUTPUT = 2
+
+    class ExecutionContextAllocationStrategy(IntEnum):
+        USER_MANAGED = 2
+
     ICudaEngine = IExecutionContext = object
 
     class ILogger:
@@ -535,6 +542,7 @@ class Trt(ModuleType):
         super().__init__("tensorrt")
         self.loggers: list[Any] = []
         self.says: str | None = None
+        self.reads: LoadedPlan | None = None
         self.starts: Exception | None = None
 
     def Runtime(self, logger: Any) -> "Trt":  # noqa: N802 - TensorRT's name
@@ -543,9 +551,67 @@ class Trt(ModuleType):
             raise self.starts
         return self
 
-    def deserialize_cuda_engine(self, _plan: bytes) -> None:
+    def deserialize_cuda_engine(self, _plan: bytes) -> "LoadedPlan | None":
         if self.says is not None:
             self.loggers[0].log(self.ILogger.Severity.ERROR, self.says)
+        return self.reads
+
+
+class LoadedPlan:
+    """A fake of TensorRT's engine and its execution context in one. The method `refuses` fails as the real one does.
+
+    set_optimization_profile_async raises RuntimeError then, and the others return false or None.
+    """
+
+    num_io_tensors = 2
+    num_optimization_profiles = 2
+    device_memory_size_v2 = 512
+
+    def __init__(self, trt: Trt, refuses: str) -> None:
+        self._trt = trt
+        self._refuses = refuses
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("image", "logits")[index]
+
+    def get_tensor_dtype(self, name: str) -> Trt.DataType:
+        return Trt.DataType.UINT8 if name == "image" else Trt.DataType.FLOAT
+
+    def get_tensor_mode(self, name: str) -> Trt.TensorIOMode:
+        return Trt.TensorIOMode.INPUT if name == "image" else Trt.TensorIOMode.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, SIDE, SIDE, 3) if name == "image" else (-1, CLASSES)
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        assert name == "image"
+        return [((1, 8)[index], SIDE, SIDE, 3)] * 3
+
+    def create_execution_context(self, _strategy: Trt.ExecutionContextAllocationStrategy) -> "LoadedPlan | None":
+        return self if self._does("create_execution_context") else None
+
+    def set_optimization_profile_async(self, _profile: int, _stream: int) -> bool:
+        if not self._does("set_optimization_profile_async"):
+            raise RuntimeError("Error in set optimization profile async.")
+        return True
+
+    def set_input_shape(self, _name: str, _shape: tuple[int, ...]) -> bool:
+        return self._does("set_input_shape")
+
+    def set_tensor_address(self, _name: str, _address: int) -> bool:
+        return self._does("set_tensor_address")
+
+    def set_device_memory(self, _address: int, _size: int) -> None:
+        pass
+
+    def execute_async_v3(self, _stream: int) -> bool:
+        return self._does("execute_async_v3")
+
+    def _does(self, method: str) -> bool:
+        if method != self._refuses:
+            return True
+        self._trt.loggers[0].log(Trt.ILogger.Severity.ERROR, f"IExecutionContext::{method}: not so")
+        return False
 
 
 def on_fakes(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, trt: Trt) -> Any:
@@ -625,6 +691,31 @@ def test_tensorrt_that_does_not_start_is_a_device_error(error: Exception, monkey
     gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).NvidiaDevice)
     with pytest.raises(DeviceError, match="failed while starting TensorRT"), gpu.network(PLAN, host_code=False):
         pass
+
+
+@pytest.mark.parametrize(
+    ("refuses", "doing"),
+    [
+        ("create_execution_context", "creating an execution context"),
+        ("set_optimization_profile_async", "choosing profile 1"),
+        ("set_input_shape", r"setting the input's shape to \(8, 4, 4, 3\)"),
+        ("set_tensor_address", "binding image"),
+        ("execute_async_v3", "running the network"),
+    ],
+)
+def test_a_context_that_tensorrt_refuses_is_a_device_error_with_its_reason(
+    refuses: str, doing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = Trt()
+    trt.reads = LoadedPlan(trt, refuses)
+    gpu = object.__new__(on_fakes(monkeypatch, Cuda(), trt).NvidiaDevice)
+    addresses = {"image": 256, "logits": 512}
+    with (
+        pytest.raises(DeviceError, match=f"^TensorRT failed while {doing}: IExecutionContext::{refuses}: not so$"),
+        gpu.network(PLAN, host_code=False) as plan,
+        plan.context(1, addresses, 1024, 16) as context,
+    ):
+        context.enqueue(16)
 
 
 CALLS = """
