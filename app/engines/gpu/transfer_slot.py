@@ -60,7 +60,7 @@ class TransferSlot:
     ) -> None:
         self._gpu = gpu
         self._streams = streams
-        self._classes = classes
+        self.classes = classes
         self._copied, self._ran, self._done = (held.enter_context(gpu.event()) for _ in range(3))
         largest = max(profiles)
         self._pixels = held.enter_context(gpu.pinned(largest * side * side * 3)).reshape(largest, side, side, 3)
@@ -133,7 +133,7 @@ class TransferSlot:
 
     def _returned(self, count: int) -> NDArray[np.float32]:
         """Pinned memory for the logits of `count` images: one row for each output, without gaps."""
-        return self._logits[: len(OUTPUTS) * count * self._classes].reshape(len(OUTPUTS), -1)
+        return self._logits[: len(OUTPUTS) * count * self.classes].reshape(len(OUTPUTS), -1)
 
     def _prepare(
         self, network: PlanNetwork, profile: int, addresses: Mapping[str, Address], scratch: Address, held: ExitStack
