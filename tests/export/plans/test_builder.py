@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from importlib.util import find_spec, module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from export.plans.build_spec import BuildSpec, Unable
 from tests.bindings.fetch import NotToBeHad
 from tests.bindings.tensorrt import PACKAGES, importable
+from tests.support.modules import loaded_anew
 
 SCRIPT = """
 import importlib, sys
@@ -93,12 +93,7 @@ def on_fakes(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, MagicMock]:
     modules = {"tensorrt": trt, "cuda": ModuleType("cuda"), "cuda.bindings": bindings}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    spec = find_spec("export.plans.builder")
-    assert spec is not None
-    assert spec.loader is not None
-    builder = module_from_spec(spec)  # one that nobody else gets
-    spec.loader.exec_module(builder)
-    return builder, trt
+    return loaded_anew("export.plans.builder"), trt
 
 
 CUDA = ("cudaStreamCreate", "cudaStreamDestroy", "cudaStreamSynchronize", "cudaMalloc", "cudaFree", "cudaMemcpyAsync")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from enum import IntEnum
-from importlib.util import find_spec, module_from_spec
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,6 +49,7 @@ from bundle.tensors import OUTPUTS, Images, Outputs
 from tests.app.engines.gpu.fake_gpu import FakeContext, FakeGpu
 from tests.bindings.fetch import NotToBeHad, fetched
 from tests.bindings.tensorrt import importable
+from tests.support.modules import loaded_anew
 
 SIDE = 4
 CLASSES = 5
@@ -704,12 +705,8 @@ def on_fakes(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, trt: Trt) -> Any:
     fakes = {"cuda": ModuleType("cuda"), "cuda.bindings": bindings, "cuda.bindings.runtime": cuda, "tensorrt": trt}
     for name, module in fakes.items():
         monkeypatch.setitem(sys.modules, name, module)
-    spec = find_spec("app.engines.gpu.cuda_device")
-    assert spec is not None
-    assert spec.loader is not None
-    nvidia = module_from_spec(spec)  # one that nobody else gets
-    spec.loader.exec_module(nvidia)
-    return nvidia
+    monkeypatch.setitem(sys.modules, "app.engines.gpu.cuda_runtime", loaded_anew("app.engines.gpu.cuda_runtime"))
+    return loaded_anew("app.engines.gpu.cuda_device")
 
 
 class Work:
