@@ -121,7 +121,7 @@ class NvidiaDevice:
             error, unfinished = cuda.cudaStreamEndCapture(stream)
             if error == cuda.cudaError_t.cudaSuccess and int(unfinished):
                 cuda.cudaGraphDestroy(unfinished)
-            raise CaptureFailed(str(err)) from err
+            raise _capture_failed(err) from err
         try:
             captured = done(cuda.cudaStreamEndCapture(stream), "capturing a graph")
             try:
@@ -129,7 +129,7 @@ class NvidiaDevice:
             finally:
                 done(cuda.cudaGraphDestroy(captured), "ending a captured graph")
         except DeviceError as err:
-            raise CaptureFailed(str(err)) from err
+            raise _capture_failed(err) from err
         try:
             yield Graph(int(graph))
         finally:
@@ -149,6 +149,12 @@ class NvidiaDevice:
 
     def drain(self) -> None:
         done(cuda.cudaDeviceSynchronize(), "waiting for the GPU to come to rest")
+
+
+def _capture_failed(err: DeviceError) -> CaptureFailed:
+    """Also resets CUDA's last error, which a library that asks for it later would take for its own."""
+    cuda.cudaGetLastError()
+    return CaptureFailed(str(err))
 
 
 class _Logger(trt.ILogger):  # type: ignore[misc]  # without TensorRT this is a subclass of Any

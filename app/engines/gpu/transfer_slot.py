@@ -145,14 +145,19 @@ class TransferSlot:
         """
         gpu, stream = self._gpu, self._streams.network
         context = held.enter_context(network.context(profile, addresses, scratch, stream))
+
+        def run() -> None:
+            context.enqueue(stream)
+            gpu.record(self._ran, stream)
+            gpu.synchronize(self._ran)
+
         # TensorRT finishes its preparations in the first run, which cannot be captured. It is waited for, so that what
         # fails of the run is not taken for a failed capture.
-        context.enqueue(stream)
-        gpu.record(self._ran, stream)
-        gpu.synchronize(self._ran)
+        run()
         try:
             graph = held.enter_context(gpu.capture(context, stream))
         except CaptureFailed as err:
+            run()  # what failed may have left the stream or the context unfit
             log.warning("profile %d runs without a CUDA graph, which small batches will feel: %s", profile, err)
             return lambda: context.enqueue(stream)
         return lambda: gpu.launch(graph, stream)

@@ -213,6 +213,16 @@ def test_where_no_graph_can_be_captured_the_network_runs_without() -> None:
     assert held(gpu) == 0
 
 
+def test_a_network_that_cannot_be_captured_is_run_once_before_it_is_taken() -> None:
+    gpu = fake(captures=False)
+    loaded(gpu)
+    last = len(gpu.calls) - 1 - gpu.calls[::-1].index("capture")
+    assert gpu.calls[last + 1 : last + 4] == ["enqueue", "record", "synchronize"]
+    first = gpu.calls.index("capture")
+    with pytest.raises(DeviceError, match="while calling enqueue"):
+        loaded(fake(captures=False, fails_at=first + 2))
+
+
 def test_a_call_should_hold_the_largest_batch_size_for_each_lane() -> None:
     assert (engine_on(fake((2, 4, 16))).batch, engine_on(fake()).precision) == (32, "fp16")
 
@@ -583,7 +593,7 @@ class Cuda(ModuleType):
 
     def __init__(self, fails: str = "", left: int | None = 7) -> None:
         super().__init__("runtime")
-        self.calls: list[tuple[str, Any]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self._fails = fails
         self._left = left
 
@@ -592,7 +602,7 @@ class Cuda(ModuleType):
             raise AttributeError(name)
 
         def call(*arguments: Any) -> tuple[Any, ...]:
-            self.calls.append((name, arguments[0]))
+            self.calls.append((name, *arguments[:1]))
             returned = {"cudaStreamEndCapture": (self._left,), "cudaGraphInstantiate": (8,)}.get(name, ())
             failed = name == self._fails or (name == "cudaStreamEndCapture" and self._left is None)
             return self.cudaError_t.cudaErrorFake if failed else self.cudaError_t.cudaSuccess, *returned
@@ -738,7 +748,7 @@ def test_a_capture_that_fails_leaves_nothing_and_the_network_to_be_run_kernel_by
     gpu = object.__new__(nvidia.NvidiaDevice)
     with pytest.raises(CaptureFailed), gpu.capture(Work(work_fails), 16):
         pass
-    assert cuda.calls == [("cudaStreamBeginCapture", 16), ("cudaStreamEndCapture", 16), *ended]
+    assert cuda.calls == [("cudaStreamBeginCapture", 16), ("cudaStreamEndCapture", 16), *ended, ("cudaGetLastError",)]
 
 
 def test_a_captured_graph_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

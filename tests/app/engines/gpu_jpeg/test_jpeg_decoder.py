@@ -220,7 +220,9 @@ def test_a_decoder_is_refused_without_a_gpu_or_with_wrong_pixels(kernels: ctypes
     open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: KernelOnCpu(kernels)).close()
     with pytest.raises(EngineRefused, match="there is no GPU here that CUDA can use"):
         open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: None)
-    with pytest.raises(EngineRefused, match="the GPU cannot be used: cudaErrorInsufficientDriver while opening the GPU"):
+    with pytest.raises(
+        EngineRefused, match="the GPU cannot be used: cudaErrorInsufficientDriver while opening the GPU"
+    ):
         open_jpeg_decoder(PREPROCESSING[224], LIMIT, no_driver)
     wrong = KernelOnCpu(kernels, with_repeated_chroma)
     with pytest.raises(EngineRefused, match=r"it is not as good as the CPU: its pixels differ by \d"):
