@@ -28,15 +28,14 @@ def sample_images(count: int, side: int) -> Images:
 
 
 def disagreement(
-    slots: Sequence[TransferSlot], sizes: Sequence[int], engine: tuple[Run, int], side: int, precision: str
+    slots: Sequence[TransferSlot], sizes: Sequence[int], side: int, precision: str, *, run: Run, most: int
 ) -> str | None:
     """What answers otherwise than single images in the first of `slots`, None if nothing does.
 
-    Full batches of all `sizes` in all slots are tried, then a call of the whole engine: its function, and the images.
+    Full batches of all `sizes` in all slots are tried, then a `run` of the whole engine with `most` images.
     """
     single = [_run(slots[0], min(sizes), image[None]) for image in sample_images(_DIFFERENT_IMAGES, side)]
     expected = np.concatenate(single, axis=1)
-    run, most = engine
     for what, count, tried in [*_in_each_slot(slots, sizes), (f"a call of {most} images", most, run)]:
         off = _distance(expected[:, np.arange(count) % _DIFFERENT_IMAGES], tried(sample_images(count, side)))
         if not off <= TOLERANCE[precision]:  # NaN is no answer either

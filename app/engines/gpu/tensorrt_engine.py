@@ -164,7 +164,7 @@ class TensorRTEngine:
         seconds = {size: slots[0].network_seconds(size) for size in manifest.batch_sizes}
         self._buckets = BatchSplitter(seconds, slots[0].copy_seconds())
         self._slots = slots
-        fault = disagreement(slots, manifest.batch_sizes, (self.run, self.batch), manifest.side, self.precision)
+        fault = disagreement(slots, manifest.batch_sizes, manifest.side, self.precision, run=self.run, most=self.batch)
         if fault:
             raise EngineRefused(f"the plan does not run as it was built: {fault}. Build it again: {self._command}")
 
