@@ -97,7 +97,9 @@ class Settings(BaseSettings):
     ] = 0
     max_queue: Annotated[
         int,
-        Field(ge=0, description="most images that wait for one model (429); 0 for eight batches, at least 64"),
+        Field(
+            ge=0, description="most images that wait for one model (429); 0 for eight batches in 512 MiB, at least 64"
+        ),
     ] = 0
     max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 32
     request_seconds: Annotated[

@@ -25,10 +25,11 @@ from bundle.reader import Bundle
 from bundle.scores import scores
 from bundle.tensors import Images, Outputs
 from model.preprocess import Pixels
-from model.spec import SOFTMAX, Activation
+from model.spec import SOFTMAX, Activation, Preprocessing
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
+MOST_QUEUE_BYTES = 512 << 20  # of decoded pixels
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class ServedModel:
         precision: that the engine must have, or "auto".
         least_agreement: as EngineRequest has it.
         max_batch: the most images in a call; 0 is what the engine is best at.
-        max_queue: the most images that wait; 0 is eight batches of the default resolution, and no less than 64.
+        max_queue: the most images that wait; 0 is what `default_queue_images` gives for the default resolution.
         run_seconds: as for EngineSupervisor.
         load_seconds: as for EngineSupervisor.
     """
@@ -177,7 +178,7 @@ class ServedModel:
     @property
     def capacity(self) -> int:
         """How many images may wait."""
-        return self._max_queue or max(LEAST_QUEUE_IMAGES, DEFAULT_QUEUE_BATCHES * self.batch())
+        return self._max_queue or default_queue_images(self.batch(), self.bundle.manifest.preprocessing.values())
 
     @property
     def refused(self) -> list[tuple[str, int, str]]:
@@ -376,6 +377,15 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+
+
+def default_queue_images(batch: int, preprocessing: Iterable[Preprocessing]) -> int:
+    """How many images may wait by default, decoded, for an engine of `batch` images a call: eight calls, at least 64.
+
+    However large its calls are, the pixels of images with any of these `preprocessing` steps fit into 512 MiB.
+    """
+    image_bytes = 3 * max(steps.crop for steps in preprocessing) ** 2
+    return max(LEAST_QUEUE_IMAGES, min(DEFAULT_QUEUE_BATCHES * batch, MOST_QUEUE_BYTES // image_bytes))
 
 
 def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:

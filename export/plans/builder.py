@@ -4,7 +4,7 @@ Written for TensorRT 10.13 to 11. Not imported before it is needed: both package
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,9 +63,11 @@ class TensorRTBuilder:
         for least, batch in zip(spec.least_sizes, spec.batch_sizes, strict=True):
             profile = builder.create_optimization_profile()
             smallest, best = (trt.Dims([size, spec.side, spec.side, 3]) for size in (least, batch))
-            profile.set_shape(INPUT, smallest, best, best)
+            refused = f"TensorRT takes no profile for {batch} images"
+            with self._raising(refused):
+                profile.set_shape(INPUT, smallest, best, best)
             if config.add_optimization_profile(profile) < 0:
-                raise self._failure(f"TensorRT takes no profile for {batch} images")
+                raise self._failure(refused)
         monitor = _Monitor(progress)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
@@ -102,7 +104,8 @@ class TensorRTBuilder:
             for name, array in zip((INPUT, *OUTPUTS), (padded[:batch], *outputs), strict=True):
                 memory[name] = int(_checked(cuda.cudaMalloc(array.nbytes)))
                 stack.callback(cuda.cudaFree, memory[name])
-                context.set_tensor_address(name, memory[name])
+                if not context.set_tensor_address(name, memory[name]):
+                    raise self._failure(f"the engine takes no memory for {name}")
             for start in range(0, len(padded), batch):
                 _copy(memory[INPUT], padded[start : start + batch].ctypes.data, padded[:batch].nbytes, stream)
                 if not context.execute_async_v3(stream):
@@ -118,9 +121,11 @@ class TensorRTBuilder:
         if context is None:
             raise self._failure("TensorRT made no execution context")
         shape = (spec.batch_sizes[index], spec.side, spec.side, 3)
-        chosen = context.set_optimization_profile_async(index, stream)
-        if not (chosen and context.set_input_shape(INPUT, shape)):
-            raise self._failure(f"the engine's profile {index} does not take images {shape}")
+        refused = f"the engine's profile {index} does not take images {shape}"
+        with self._raising(refused):
+            context.set_optimization_profile_async(index, stream)
+        if not context.set_input_shape(INPUT, shape):
+            raise self._failure(refused)
         return context
 
     def _configure(self, config: trt.IBuilderConfig, spec: BuildSpec) -> trt.ITimingCache:
@@ -135,7 +140,8 @@ class TensorRTBuilder:
         if timings is None or not config.set_timing_cache(timings, False):  # another GPU's or version's, or damaged
             self._log.lines.append("the timing cache does not fit this GPU and TensorRT; a new one replaces it")
             timings = config.create_timing_cache(b"")
-            config.set_timing_cache(timings, False)
+            if timings is None or not config.set_timing_cache(timings, False):
+                raise self._failure("TensorRT takes no timing cache, not even a new one")
         return timings
 
     def _make(self, kind: Callable[[trt.ILogger], T]) -> T:
@@ -143,6 +149,14 @@ class TensorRTBuilder:
             return kind(self._log)
         except (TypeError, RuntimeError) as err:  # the bindings raise these for a null pointer
             raise self._failure("TensorRT does not start") from err
+
+    @contextmanager
+    def _raising(self, what: str) -> Iterator[None]:
+        """Unable with TensorRT's reason, for methods whose bindings raise RuntimeError where it returned false."""
+        try:
+            yield
+        except RuntimeError as err:
+            raise self._failure(what) from err
 
     def _failure(self, what: str) -> Unable:
         error, free, total = cuda.cudaMemGetInfo()

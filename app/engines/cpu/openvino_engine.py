@@ -62,7 +62,7 @@ class OpenVinoEngine:
         for kept in self._kept:
             kept.release()  # the models have copied nearly all of it, and change nothing in it
         self.batch = worthwhile_batch(
-            {images: loaded.seconds(images) for images in range(1, max(_LARGEST_BATCH, loaded.bucket) + 1)}
+            {images: loaded.buckets.seconds(images) for images in range(1, max(_LARGEST_BATCH, loaded.bucket) + 1)}
         )
 
     def run(self, images: Images) -> Outputs:
@@ -119,12 +119,7 @@ class _Side:
         return seconds
 
     def cut_by(self, seconds: Mapping[int, float]) -> None:
-        self._known_seconds = seconds
         self.buckets = BatchSplitter(seconds)
-
-    def seconds(self, count: int) -> float:
-        """The seconds that `count` images take."""
-        return sum(self._known_seconds[piece.bucket] for piece in self.buckets.pieces(count))
 
     def run(self, images: Images) -> Outputs:
         outputs = self._empty(len(images))

@@ -15,6 +15,7 @@ import tensorrt as trt
 from cuda.bindings import runtime as cuda
 from numpy.typing import NDArray
 
+from app.engines.gpu.cuda_runtime import done, has_gpu, open_gpu
 from app.engines.gpu.device import (
     Address,
     CaptureFailed,
@@ -34,27 +35,18 @@ _DTYPES: dict[trt.DataType, str] = {trt.DataType.UINT8: "uint8", trt.DataType.FL
 
 
 def find_device() -> "NvidiaDevice | None":
-    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); None if there is no driver or no GPU."""
-    error, count = cuda.cudaGetDeviceCount()
-    driver: int = _done(cuda.cudaDriverGetVersion(), "asking for the driver's version")
-    if not driver or error == cuda.cudaError_t.cudaErrorNoDevice:  # the version is 0 where there is no driver
-        return None
-    if error == cuda.cudaError_t.cudaErrorInsufficientDriver:
-        built: int = _done(cuda.cudaRuntimeGetVersion(), "asking for the runtime's version")
-        raise DeviceError(
-            f"the driver is for CUDA {_version(driver)}, and cuda-bindings for {_version(built)}: "
-            f"update the driver, or pip install 'cuda-bindings=={driver // 1000}.*'"
-        )
-    _done((error,), "looking for a GPU")
-    return NvidiaDevice() if count else None
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES says which that is); None if there is no driver or no GPU.
+
+    DeviceError where the driver is too old, or does not answer.
+    """
+    return NvidiaDevice() if has_gpu() else None
 
 
 class NvidiaDevice:
     """Device 0."""
 
     def __init__(self) -> None:
-        _done(cuda.cudaSetDevice(0), "opening the GPU")
-        properties: cuda.cudaDeviceProp = _done(cuda.cudaGetDeviceProperties(0), "asking the GPU what it is")
+        properties = open_gpu()
         self.name: str = properties.name.decode().rstrip("\0")
         self.compute_capability = f"{properties.major}.{properties.minor}"
         self.tensorrt: str = trt.__version__
@@ -74,54 +66,54 @@ class NvidiaDevice:
 
     @contextmanager
     def memory(self, size: int) -> Iterator[Address]:
-        address = _done(cuda.cudaMalloc(size), f"taking {size} bytes of GPU memory")
+        address = done(cuda.cudaMalloc(size), f"taking {size} bytes of GPU memory")
         try:
             yield Address(int(address))
         finally:
-            _done(cuda.cudaFree(address), "giving GPU memory back")
+            done(cuda.cudaFree(address), "giving GPU memory back")
 
     @contextmanager
     def pinned(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        address = _done(cuda.cudaMallocHost(size), f"taking {size} bytes of pinned memory")
+        address = done(cuda.cudaMallocHost(size), f"taking {size} bytes of pinned memory")
         try:
             yield np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(address)))
         finally:
-            _done(cuda.cudaFreeHost(address), "giving pinned memory back")
+            done(cuda.cudaFreeHost(address), "giving pinned memory back")
 
     @contextmanager
     def stream(self) -> Iterator[Stream]:
         # Non-blocking: the legacy default stream, which libraries may use, does not hold it up.
-        stream = _done(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), "making a stream")
+        stream = done(cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking), "making a stream")
         try:
             yield Stream(int(stream))
         finally:
-            _done(cuda.cudaStreamDestroy(stream), "ending a stream")
+            done(cuda.cudaStreamDestroy(stream), "ending a stream")
 
     @contextmanager
     def event(self) -> Iterator[Event]:
         # Blocking: a thread that waits sleeps, since decoders need the cores. No timing, which would make waits slower.
         flags = cuda.cudaEventBlockingSync | cuda.cudaEventDisableTiming
-        event = _done(cuda.cudaEventCreateWithFlags(flags), "making an event")
+        event = done(cuda.cudaEventCreateWithFlags(flags), "making an event")
         try:
             yield Event(int(event))
         finally:
-            _done(cuda.cudaEventDestroy(event), "ending an event")
+            done(cuda.cudaEventDestroy(event), "ending an event")
 
     def copy_in(self, to: Address, pixels: NDArray[np.uint8], stream: Stream) -> None:
         kind = cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
-        _done(cuda.cudaMemcpyAsync(to, pixels.ctypes.data, pixels.nbytes, kind, stream), "copying images to the GPU")
+        done(cuda.cudaMemcpyAsync(to, pixels.ctypes.data, pixels.nbytes, kind, stream), "copying images to the GPU")
 
     def copy_out(self, to: NDArray[Any], start: Address, pitch: int, stream: Stream) -> None:
         kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         rows, width = len(to), to[0].nbytes
         copied = cuda.cudaMemcpy2DAsync(to.ctypes.data, width, start, pitch, width, rows, kind, stream)
-        _done(copied, "copying logits from the GPU")
+        done(copied, "copying logits from the GPU")
 
     @contextmanager
     def capture(self, context: Context, stream: Stream) -> Iterator[Graph]:
         # Thread-local: what other threads do cannot break it.
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _done(cuda.cudaStreamBeginCapture(stream, mode), "beginning to capture a graph")
+        done(cuda.cudaStreamBeginCapture(stream, mode), "beginning to capture a graph")
         try:
             context.enqueue(stream)
         except DeviceError as err:
@@ -129,34 +121,40 @@ class NvidiaDevice:
             error, unfinished = cuda.cudaStreamEndCapture(stream)
             if error == cuda.cudaError_t.cudaSuccess and int(unfinished):
                 cuda.cudaGraphDestroy(unfinished)
-            raise CaptureFailed(str(err)) from err
+            raise _capture_failed(err) from err
         try:
-            captured = _done(cuda.cudaStreamEndCapture(stream), "capturing a graph")
+            captured = done(cuda.cudaStreamEndCapture(stream), "capturing a graph")
             try:
-                graph = _done(cuda.cudaGraphInstantiate(captured, 0), "instantiating a graph")
+                graph = done(cuda.cudaGraphInstantiate(captured, 0), "instantiating a graph")
             finally:
-                _done(cuda.cudaGraphDestroy(captured), "ending a captured graph")
+                done(cuda.cudaGraphDestroy(captured), "ending a captured graph")
         except DeviceError as err:
-            raise CaptureFailed(str(err)) from err
+            raise _capture_failed(err) from err
         try:
             yield Graph(int(graph))
         finally:
-            _done(cuda.cudaGraphExecDestroy(graph), "ending a graph")
+            done(cuda.cudaGraphExecDestroy(graph), "ending a graph")
 
     def launch(self, graph: Graph, stream: Stream) -> None:
-        _done(cuda.cudaGraphLaunch(graph, stream), "launching a graph")
+        done(cuda.cudaGraphLaunch(graph, stream), "launching a graph")
 
     def record(self, event: Event, stream: Stream) -> None:
-        _done(cuda.cudaEventRecord(event, stream), "recording an event")
+        done(cuda.cudaEventRecord(event, stream), "recording an event")
 
     def wait(self, stream: Stream, event: Event) -> None:
-        _done(cuda.cudaStreamWaitEvent(stream, event, cuda.cudaEventWaitDefault), "letting a stream wait")
+        done(cuda.cudaStreamWaitEvent(stream, event, cuda.cudaEventWaitDefault), "letting a stream wait")
 
     def synchronize(self, event: Event) -> None:
-        _done(cuda.cudaEventSynchronize(event), "waiting for the GPU")
+        done(cuda.cudaEventSynchronize(event), "waiting for the GPU")
 
     def drain(self) -> None:
-        _done(cuda.cudaDeviceSynchronize(), "waiting for the GPU to come to rest")
+        done(cuda.cudaDeviceSynchronize(), "waiting for the GPU to come to rest")
+
+
+def _capture_failed(err: DeviceError) -> CaptureFailed:
+    """Also resets CUDA's last error, which a library that asks for it later would take for its own."""
+    cuda.cudaGetLastError()
+    return CaptureFailed(str(err))
 
 
 class _Logger(trt.ILogger):  # type: ignore[misc]  # without TensorRT this is a subclass of Any
@@ -203,14 +201,15 @@ class _Network:
         if context is None:
             raise _LOG.error("creating an execution context")
         shape = self.profiles[profile][1]
-        steps = [
-            ("choosing a profile", context.set_optimization_profile_async(profile, stream)),
-            (f"setting the input's shape to {shape}", context.set_input_shape(self._input, shape)),
-            *((f"binding {name}", context.set_tensor_address(name, addresses[name])) for name in self.tensors),
-        ]
-        for doing, done in steps:
-            if not done:
-                raise _LOG.error(doing)
+        try:
+            context.set_optimization_profile_async(profile, stream)
+        except RuntimeError as err:  # raised by its bindings where TensorRT returned false
+            raise _LOG.error(f"choosing profile {profile}") from err
+        if not context.set_input_shape(self._input, shape):
+            raise _LOG.error(f"setting the input's shape to {shape}")
+        for name in self.tensors:
+            if not context.set_tensor_address(name, addresses[name]):
+                raise _LOG.error(f"binding {name}")
         context.set_device_memory(scratch, self.scratch_bytes)
         yield _Context(context)
 
@@ -231,17 +230,3 @@ class _Context:
     def enqueue(self, stream: Stream) -> None:
         if not self._context.execute_async_v3(stream):
             raise _LOG.error("running the network")
-
-
-def _done(result: tuple[Any, ...], doing: str) -> Any:
-    """The values that a call of the CUDA runtime returned beside its error code; DeviceError if that is an error."""
-    error, *values = result
-    if error == cuda.cudaError_t.cudaErrorMemoryAllocation:
-        raise DeviceError(f"{error.name} while {doing}: end what else uses it, or build with smaller --batch-sizes")
-    if error != cuda.cudaError_t.cudaSuccess:
-        raise DeviceError(f"{error.name} while {doing}")
-    return values[0] if values else None
-
-
-def _version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from app.engines.batch_splitting import BatchSplitter
 from app.engines.gpu.device import DeviceError, PlanNetwork, Tensor, TensorRTDevice
+from app.engines.gpu.slot_self_test import disagreement
 from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
 from bundle.plan_manifest import PlanManifest
@@ -97,7 +98,10 @@ class TensorRTEngine:
         self._slots: list[TransferSlot] = []
 
     def load(self, side: int) -> None:
-        """BadBundle if the plan's file is not what its manifest describes, EngineRefused if its network is not."""
+        """Load the plan, and see that every batch size answers the same in every slot; EngineRefused if one does not.
+
+        BadBundle if the plan's file is not what its manifest describes, EngineRefused if its network is not.
+        """
         manifest = self._plan.manifest
         if self._slots:
             return
@@ -157,9 +161,12 @@ class TensorRTEngine:
             )
             for _ in range(_SLOTS)
         ]
-        self._buckets = BatchSplitter({size: slots[0].seconds(size) for size in manifest.batch_sizes})
+        seconds = {size: slots[0].network_seconds(size) for size in manifest.batch_sizes}
+        self._buckets = BatchSplitter(seconds, slots[0].copy_seconds())
         self._slots = slots
-        self.run(np.zeros((1, manifest.side, manifest.side, 3), np.uint8))
+        fault = disagreement(slots, manifest.batch_sizes, manifest.side, self.precision, run=self.run, most=self.batch)
+        if fault:
+            raise EngineRefused(f"the plan does not run as it was built: {fault}. Build it again: {self._command}")
 
     def _checked(self, network: PlanNetwork) -> int:
         """The number of classes, if the network is what its manifest says; EngineRefused otherwise."""

@@ -7,7 +7,6 @@ is in use. All slots run their networks on the same stream, one after the other,
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engines.batch_timing import least_seconds
 from app.engines.gpu.device import Address, CaptureFailed, PlanNetwork, Stream, TensorRTDevice
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 log = logging.getLogger(__name__)
 
 _BUFFER_ALIGNMENT = 256  # bytes; TensorRT requires it
-_TIMED_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class TransferSlot:
     ) -> None:
         self._gpu = gpu
         self._streams = streams
-        self._classes = classes
+        self.classes = classes
         self._copied, self._ran, self._done = (held.enter_context(gpu.event()) for _ in range(3))
         largest = max(profiles)
         self._pixels = held.enter_context(gpu.pinned(largest * side * side * 3)).reshape(largest, side, side, 3)
@@ -88,10 +87,7 @@ class TransferSlot:
         logits = self._returned(count)
         gpu, streams = self._gpu, self._streams
         self._awaited = outputs
-        pixels = self._pixels[:count]
-        np.copyto(pixels, images)
-        gpu.copy_in(self._images, pixels, streams.images)
-        gpu.record(self._copied, streams.images)
+        self._send(images)
         gpu.wait(streams.network, self._copied)
         self._launch[bucket]()
         gpu.record(self._ran, streams.network)
@@ -106,20 +102,38 @@ class TransferSlot:
             np.copyto(self._awaited, self._returned(self._awaited.shape[1]).reshape(self._awaited.shape))
             self._awaited = None
 
-    def seconds(self, bucket: int) -> float:
-        """The seconds of a run with a full bucket: the least of a few, since other load on the GPU only ever adds."""
-        times = []
-        for _ in range(1 + _TIMED_RUNS):  # the first launch of a graph also uploads it
-            started = time.perf_counter()
+    def network_seconds(self, bucket: int) -> float:
+        """The seconds of a run of the network with a full bucket."""
+
+        def run() -> None:
             self._launch[bucket]()
             self._gpu.record(self._ran, self._streams.network)
             self._gpu.synchronize(self._ran)
-            times.append(time.perf_counter() - started)
-        return min(times[1:])
+
+        return least_seconds(run)  # of which the first also uploads a graph
+
+    def copy_seconds(self) -> float:
+        """The seconds that an image takes to pinned memory and on to the GPU, among as many as the slot holds."""
+        images = np.ones_like(
+            self._pixels
+        )  # in memory of its own; that of zeros would be one page, and so in the cache
+
+        def copy() -> None:
+            self._send(images)
+            self._gpu.synchronize(self._copied)
+
+        return least_seconds(copy) / len(images)
+
+    def _send(self, images: Images) -> None:
+        """Copy `images` to pinned memory, and let the GPU copy them from there; `_copied` is when it has."""
+        pixels = self._pixels[: len(images)]
+        np.copyto(pixels, images)
+        self._gpu.copy_in(self._images, pixels, self._streams.images)
+        self._gpu.record(self._copied, self._streams.images)
 
     def _returned(self, count: int) -> NDArray[np.float32]:
         """Pinned memory for the logits of `count` images: one row for each output, without gaps."""
-        return self._logits[: len(OUTPUTS) * count * self._classes].reshape(len(OUTPUTS), -1)
+        return self._logits[: len(OUTPUTS) * count * self.classes].reshape(len(OUTPUTS), -1)
 
     def _prepare(
         self, network: PlanNetwork, profile: int, addresses: Mapping[str, Address], scratch: Address, held: ExitStack
@@ -131,14 +145,19 @@ class TransferSlot:
         """
         gpu, stream = self._gpu, self._streams.network
         context = held.enter_context(network.context(profile, addresses, scratch, stream))
+
+        def run() -> None:
+            context.enqueue(stream)
+            gpu.record(self._ran, stream)
+            gpu.synchronize(self._ran)
+
         # TensorRT finishes its preparations in the first run, which cannot be captured. It is waited for, so that what
         # fails of the run is not taken for a failed capture.
-        context.enqueue(stream)
-        gpu.record(self._ran, stream)
-        gpu.synchronize(self._ran)
+        run()
         try:
             graph = held.enter_context(gpu.capture(context, stream))
         except CaptureFailed as err:
+            run()  # what failed may have left the stream or the context unfit
             log.warning("profile %d runs without a CUDA graph, which small batches will feel: %s", profile, err)
             return lambda: context.enqueue(stream)
         return lambda: gpu.launch(graph, stream)

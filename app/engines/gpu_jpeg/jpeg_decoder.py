@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.decoding.image_decoding import decode
-from app.engines.gpu.device import Address
+from app.engines.gpu.device import Address, DeviceError
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
@@ -160,7 +160,10 @@ def open_jpeg_decoder(
 ) -> JpegDecoder:
     """A decoder on this machine's GPU that gives the pixels of the CPU's decoders; EngineRefused if there is none."""
     try:
-        gpu = (find or _find)()
+        try:
+            gpu = (find or _find)()
+        except DeviceError as err:
+            raise EngineRefused(f"the GPU cannot be used: {err}") from err
         if gpu is None:
             raise EngineRefused("there is no GPU here that CUDA can use")
         decoder = JpegDecoder(gpu, steps, max_pixels)

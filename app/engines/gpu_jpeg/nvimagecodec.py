@@ -11,6 +11,7 @@ import numpy as np
 from cuda.bindings import driver, nvrtc, runtime
 from numpy.typing import NDArray
 
+from app.engines.gpu.cuda_runtime import done, has_gpu, open_gpu
 from app.engines.gpu.device import Address, DeviceError
 from app.engines.gpu_jpeg.jpeg_device import Bitmap
 
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 
 _LARGEST_KEPT_IMAGE = 16 << 20  # bytes; larger ones are rare, and would add up
 _ARGUMENTS = (ctypes.c_void_p, ctypes.c_int, ctypes.c_int, *(ctypes.c_void_p,) * 4)
-_OK = (driver.CUresult.CUDA_SUCCESS, nvrtc.nvrtcResult.NVRTC_SUCCESS, runtime.cudaError_t.cudaSuccess)
 
 
 class Codec:
@@ -82,14 +82,13 @@ class NvidiaJpegDevice:
     """GPU 0, in the context that TensorRT and ONNX Runtime use too."""
 
     def __init__(self) -> None:
-        _done(runtime.cudaSetDevice(0), "opening the GPU")
-        properties: runtime.cudaDeviceProp = _done(runtime.cudaGetDeviceProperties(0), "asking the GPU what it is")
-        self._stream = _done(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking), "making a stream")
+        properties = open_gpu()
+        self._stream = done(runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking), "making a stream")
         code = compiled(f"sm_{properties.major}{properties.minor}")
-        module = _done(driver.cuModuleLoadData(code), "loading the kernels")
+        module = done(driver.cuModuleLoadData(code), "loading the kernels")
         names = ("weights", "first_pass", "second_pass")
         self._kernels = {
-            name: _done(driver.cuModuleGetFunction(module, name.encode()), "finding a kernel") for name in names
+            name: done(driver.cuModuleGetFunction(module, name.encode()), "finding a kernel") for name in names
         }
         self._codec = Codec(gpu=True)
 
@@ -97,10 +96,10 @@ class NvidiaJpegDevice:
         return self._codec.decode(bodies, int(self._stream))
 
     def take(self, size: int) -> Address:
-        return Address(int(_done(runtime.cudaMalloc(size), f"taking {size} bytes of GPU memory")))
+        return Address(int(done(runtime.cudaMalloc(size), f"taking {size} bytes of GPU memory")))
 
     def give_back(self, address: Address) -> None:
-        _done(runtime.cudaFree(address), "giving GPU memory back")
+        done(runtime.cudaFree(address), "giving GPU memory back")
 
     def copy_in(self, to: Address, array: NDArray[Any]) -> None:
         self._copy(to, array.ctypes.data, array.nbytes, runtime.cudaMemcpyKind.cudaMemcpyHostToDevice)
@@ -113,52 +112,41 @@ class NvidiaJpegDevice:
     ) -> None:
         packed = (tuple(arguments), _ARGUMENTS)
         launched = driver.cuLaunchKernel(self._kernels[kernel], *blocks, *threads, 1, 0, int(self._stream), packed, 0)
-        _done(launched, f"launching {kernel}")
+        done(launched, f"launching {kernel}")
 
     def wait(self) -> None:
-        _done(runtime.cudaStreamSynchronize(self._stream), "decoding JPEGs")
+        done(runtime.cudaStreamSynchronize(self._stream), "decoding JPEGs")
 
     def close(self) -> None:
         try:
             self.wait()
         finally:
             self._codec.close()
-            _done(runtime.cudaStreamDestroy(self._stream), "ending a stream")
+            done(runtime.cudaStreamDestroy(self._stream), "ending a stream")
 
     def _copy(self, to: int, start: int, size: int, kind: runtime.cudaMemcpyKind) -> None:
-        _done(runtime.cudaMemcpyAsync(to, start, size, kind, self._stream), "copying")
+        done(runtime.cudaMemcpyAsync(to, start, size, kind, self._stream), "copying")
 
 
 def find_jpeg_device() -> NvidiaJpegDevice | None:
-    """The first GPU; None if there is none. DeviceError if it cannot be used."""
-    error, count = runtime.cudaGetDeviceCount()
-    if error != runtime.cudaError_t.cudaSuccess or not count:
-        return None
-    return NvidiaJpegDevice()
+    """The first GPU; None if there is no driver or no GPU. DeviceError if it cannot be used."""
+    return NvidiaJpegDevice() if has_gpu() else None
 
 
 def compiled(architecture: str) -> bytes:
     """The machine code of resize.cu for an `architecture` such as "sm_90"; needs no GPU."""
     source = files("app.engines.gpu_jpeg").joinpath("resize.cu").read_bytes()
-    program = _done(nvrtc.nvrtcCreateProgram(source, b"resize.cu", 0, None, None), "starting the compiler")
+    program = done(nvrtc.nvrtcCreateProgram(source, b"resize.cu", 0, None, None), "starting the compiler")
     try:
         options = [f"--gpu-architecture={architecture}".encode(), b"--fmad=false"]
         (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            report = bytes(_done(nvrtc.nvrtcGetProgramLogSize(program), "asking for the compiler's report"))
-            _done(nvrtc.nvrtcGetProgramLog(program, report), "reading the compiler's report")
+            report = bytes(done(nvrtc.nvrtcGetProgramLogSize(program), "asking for the compiler's report"))
+            done(nvrtc.nvrtcGetProgramLog(program, report), "reading the compiler's report")
             reason = report.rstrip(b"\0").decode().strip()
             raise DeviceError(f"{error.name} while compiling the kernels for {architecture}: {reason}")
-        code = bytes(_done(nvrtc.nvrtcGetCUBINSize(program), "asking for the kernels' size"))
-        _done(nvrtc.nvrtcGetCUBIN(program, code), "reading the kernels")
+        code = bytes(done(nvrtc.nvrtcGetCUBINSize(program), "asking for the kernels' size"))
+        done(nvrtc.nvrtcGetCUBIN(program, code), "reading the kernels")
         return code
     finally:
-        _done(nvrtc.nvrtcDestroyProgram(program), "ending the compiler")
-
-
-def _done(result: tuple[Any, ...], doing: str) -> Any:
-    """The values that a call returned beside its error code; DeviceError if that is an error."""
-    error, *values = result
-    if error not in _OK:
-        raise DeviceError(f"{error.name} while {doing}")
-    return values[0] if values else None
+        done(nvrtc.nvrtcDestroyProgram(program), "ending the compiler")

@@ -16,9 +16,10 @@ import pytest
 from app.decoding.pool import DecoderPool
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
 from app.processes.shared_buffer import SharedBuffer
-from app.serving.served_model import ModelAnswer, ServedModel, top
+from app.serving.served_model import ModelAnswer, ServedModel, default_queue_images, top
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
+from model.spec import PREPROCESSING
 from tests.app.engines import fakes
 from tests.support.pictures import encoded, scene
 from tests.support.plans import put_plan
@@ -218,6 +219,28 @@ def test_unset_limits_are_what_the_engine_is_best_at_and_eight_batches(bundle: P
                 model.check(65)
         async with serving(bundle, max_batch=20, max_queue=0) as model:
             assert (model.batch(), model.capacity) == (20, 160)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("batch", "resolutions", "images"),
+    [(1, [224], 64), (128, [224], 1024), (512, [224], 3566), (512, [224, 384], 1213), (512, [224, 480], 776)],
+)
+def test_images_that_wait_by_default_are_bounded_by_their_bytes(
+    batch: int, resolutions: list[int], images: int
+) -> None:
+    assert default_queue_images(batch, [PREPROCESSING[resolution] for resolution in resolutions]) == images
+    assert images * 3 * max(resolutions) ** 2 <= 512 << 20
+
+
+def test_a_model_with_large_batches_queues_as_many_images_as_fit_its_largest_resolution(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, max_batch=1024, max_queue=0) as model:
+            largest = max(steps.crop for steps in model.bundle.manifest.preprocessing.values())
+            assert model.capacity == (512 << 20) // (3 * largest**2) < 8 * 1024
+            with pytest.raises(TooLarge, match=f"more than the queue holds, which is {model.capacity}"):
+                model.check(model.capacity + 1)
 
     asyncio.run(main())
 

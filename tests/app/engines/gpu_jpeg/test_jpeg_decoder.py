@@ -5,9 +5,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 from unittest.mock import MagicMock, patch
 
 import numpy as np
@@ -25,6 +24,7 @@ from app.engines.gpu_jpeg.jpeg_device import Bitmap
 from app.engines.interface import EngineRefused
 from model.spec import PREPROCESSING, Preprocessing
 from tests.support.kernel_on_cpu import KernelOnCpu, by_pillow, compiled
+from tests.support.modules import loaded_anew
 from tests.support.pictures import encoded, scene
 
 STEPS = Preprocessing(36, 32)
@@ -220,7 +220,9 @@ def test_a_decoder_is_refused_without_a_gpu_or_with_wrong_pixels(kernels: ctypes
     open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: KernelOnCpu(kernels)).close()
     with pytest.raises(EngineRefused, match="there is no GPU here that CUDA can use"):
         open_jpeg_decoder(PREPROCESSING[224], LIMIT, lambda: None)
-    with pytest.raises(EngineRefused, match="it failed when it was tried: DeviceError: cudaErrorInsufficientDriver"):
+    with pytest.raises(
+        EngineRefused, match="the GPU cannot be used: cudaErrorInsufficientDriver while opening the GPU"
+    ):
         open_jpeg_decoder(PREPROCESSING[224], LIMIT, no_driver)
     wrong = KernelOnCpu(kernels, with_repeated_chroma)
     with pytest.raises(EngineRefused, match=r"it is not as good as the CPU: its pixels differ by \d"):
@@ -263,11 +265,7 @@ def test_closing_waits_and_lets_the_images_go_before_their_stream_ends() -> None
     runtime.cudaError_t.cudaSuccess = 0
     bindings = MagicMock(runtime=runtime)
     with patch.dict(sys.modules, {"cuda": MagicMock(), "cuda.bindings": bindings, "nvidia": MagicMock()}):
-        spec = spec_from_file_location("nvimage_of_fakes", Path(jpeg_decoder.__file__).with_name("nvimagecodec.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        nvimage = module_from_spec(spec)
-        spec.loader.exec_module(nvimage)
+        nvimage = loaded_anew("app.engines.gpu_jpeg.nvimagecodec")
     gpu = nvimage.NvidiaJpegDevice.__new__(nvimage.NvidiaJpegDevice)
     gpu._stream, gpu._codec = 1, nvimage.Codec(gpu=True)
     gpu._codec._decoded = gpu._codec._kept = [Decoded()]
