@@ -81,7 +81,7 @@ def source(bundle: Path, variant: Variant) -> PlanSource:
     if variant == TINY:
         return tiny
     network = CrossViT(variant)
-    network.load_state_dict(tensors(variant))
+    network.load_state_dict(tensors(variant, resolution=variant.resolution))
     graph = ir.to_proto(to_onnx(Served(network.eval()))).SerializeToString()
     return dataclasses.replace(tiny, graph=graph)  # of the manifest only the preprocessing counts, which is the same
 
