@@ -7,6 +7,7 @@ EXPORT ?=
 TORCH_INDEX ?=
 QUANTIZE ?= int8
 GPU ?=
+RESOLUTIONS ?= default
 PHOTOS ?= export/data/photos
 
 BIN := .venv/bin
@@ -22,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 serve: $(INSTALLED)
 	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(EXPORT) $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
-	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --if-changed)
+	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --resolutions $(RESOLUTIONS) --if-changed)
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
 
 INSTALL_BENCH = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'

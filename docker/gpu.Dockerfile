@@ -42,6 +42,8 @@ LABEL org.opencontainers.image.title="CrossViT" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"
 ENV CROSSVIT_HOST=0.0.0.0 CROSSVIT_BUNDLE=/bundles NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+# The toolkit refuses an older driver with a sentence. The driver keeps kernels that it compiles in the cache's volume.
+ENV NVIDIA_REQUIRE_CUDA="cuda>=13.0" CUDA_CACHE_PATH=/cache/nv
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

@@ -40,6 +40,7 @@ from model.spec import branch_sides
 
 PROOF_VIEWS = 200
 DEFAULT_BATCH_SIZES = (1, 8, 32, 64)
+DEFAULT_RESOLUTION = 0  # stands for the bundle's default
 MAX_BATCH = 1024  # of the graph
 _PLAN_OVERHEAD_BYTES = 64 << 20  # a generous bound on what a plan has beside its weights
 _UNIT_SHIFTS = {"": 30, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -52,7 +53,7 @@ class BuildOptions:
     Attributes:
         variant: the network.
         bundle: its folder.
-        resolutions: to build for; None is all that the bundle offers.
+        resolutions: to build for, also DEFAULT_RESOLUTION; None is all that the bundle offers.
         precision: of the engines.
         batch_sizes: an optimisation profile for each.
         joined_profiles: profiles also take the sizes between.
@@ -109,6 +110,10 @@ def tensorrt() -> PlanBuilder:
     return TensorRTBuilder()
 
 
+def _resolution(text: str) -> int:
+    return DEFAULT_RESOLUTION if text == "default" else arguments.offered_resolution(text)
+
+
 def _size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:ib|b)?", text.strip().lower())
     size = int(float(match[1]) * (1 << _UNIT_SHIFTS[match[2]])) if match else 0
@@ -130,7 +135,9 @@ def _from_options(
     resolutions: Annotated[
         list[int] | None,
         typer.Option(
-            parser=arguments.offered_resolution, metavar="N ...", help="resolutions of the bundle to build for (all)"
+            parser=_resolution,
+            metavar="N ...",
+            help="resolutions of the bundle to build for, or default, the one that it serves by default (all)",
         ),
     ] = None,
     precision: Annotated[
@@ -197,7 +204,7 @@ def _from_options(
     options = BuildOptions(
         variant=variant,
         bundle=bundle or Path("artifacts") / variant,
-        resolutions=tuple(sorted(set(resolutions))) if resolutions else None,
+        resolutions=tuple(resolutions) if resolutions else None,
         precision=PRECISION_OPTIONS[precision],
         batch_sizes=tuple(sorted(set(batch_sizes or DEFAULT_BATCH_SIZES))),
         joined_profiles=joined_profiles,
@@ -383,11 +390,11 @@ def _write_timings(file: Path, content: bytes) -> None:
 
 
 def _resolutions(options: BuildOptions, source: PlanSource) -> tuple[int, ...]:
-    offered = tuple(sorted(source.preprocessing))
-    for resolution in options.resolutions or ():
-        if resolution not in offered:
-            raise Unable(f"{source.path} does not offer {resolution}, but {', '.join(map(str, offered))}")
-    return options.resolutions or offered
+    offered = sorted(source.preprocessing)
+    wanted = {resolution or source.manifest.default_resolution for resolution in options.resolutions or offered}
+    for resolution in sorted(wanted.difference(offered)):
+        raise Unable(f"{source.path} does not offer {resolution}, but {', '.join(map(str, offered))}")
+    return tuple(sorted(wanted))
 
 
 def _check_room(bundle: Path, needed: int) -> None:

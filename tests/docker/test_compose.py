@@ -1,12 +1,16 @@
 """`docker compose up`, from an export to a stop; the tests build on each other in the order in which they stand."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from tests.docker.containers import BASE, Compose, build, inspect_image, run, size_mb
+from tests.docker.containers import BASE, GPU, Compose, build, inspect_image, run, size_mb
+from tests.support.reference_network import TINY
 from tests.support.service_checks import (
     PHOTOS,
     check_bad_images,
@@ -36,12 +40,62 @@ def test_the_image_is_small_and_has_neither_pytorch_nor_pip(images: dict[str, st
     assert {"title", "licenses", "version", "revision"} <= {name.rpartition(".")[2] for name in labels}
 
 
-@pytest.mark.usefixtures("images")  # else there is nothing to build with
-def test_the_image_for_gpus_builds_up_to_nvidias_packages() -> None:
-    """Those are gigabytes, and TensorRT's come from another index: the rest is what can be built anywhere."""
-    build("gpu-project")
-    code = "import fastapi, onnx, onnxscript, opentelemetry.sdk, wheel_stub"
-    run("run", "--rm", "--entrypoint", "python", build("gpu-common"), "-c", code)
+@pytest.fixture(scope="module")
+def gpu_image(images: dict[str, str]) -> str:  # noqa: ARG001  # else there is nothing to build with
+    return build(GPU)
+
+
+HARDENED = [
+    *("--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),  # noqa: S108
+    *("--entrypoint", "python"),
+]
+
+
+def test_the_image_for_gpus_has_all_but_nvidias_packages(gpu_image: str) -> None:
+    run(
+        "run",
+        *HARDENED,
+        gpu_image,
+        "-c",
+        "import app, export, fastapi, onnx, onnxscript, opentelemetry.sdk, wheel_stub",
+    )
+    assert not {"torch", "nncf"} & set(run("run", *HARDENED, gpu_image, "-c", MODULES).split())
+    assert inspect_image(gpu_image, ".Config.User") == "10001:10001"
+    assert "NVIDIA_REQUIRE_CUDA=cuda>=13.0" in json.loads(inspect_image(gpu_image, "json .Config.Env"))
+
+
+def test_engines_are_planned_in_it_without_rights(gpu_image: str, readable: Path) -> None:
+    options = ["--variant", TINY.name, "--bundle", f"/bundles/{TINY.name}", "--dry-run"]
+    mounted = [*HARDENED, "--volume", f"{readable}:/bundles:ro"]
+    said = run("run", *mounted, gpu_image, "-m", "export.to_trt", *options)
+    assert "nothing can be built here: TensorRT is not installed" in said
+    assert "480: images of side 480" in said
+    assert "dry run: nothing was built or written" in said
+
+
+@pytest.mark.parametrize("resolutions", [None, "224 480"])
+def test_without_engines_the_service_on_the_gpu_starts_all_the_same(
+    gpu_image: str, readable: Path, project: Path, resolutions: str | None
+) -> None:
+    compose = Compose(project, "crossvit-test-gpu", {"RESOLUTIONS": resolutions} if resolutions else {})
+    services = yaml.safe_load(compose("--profile", "gpu", "config"))["services"]
+    assert "build-engines" in services["api-gpu"]["depends_on"]
+    (program, *arguments), command = (services["build-engines"][name] for name in ("entrypoint", "command"))
+    assert program == HARDENED[-1]
+    mounted = [*HARDENED, "--volume", f"{readable}:/bundles:ro"]
+    assert "export.to_trt ended with 1" in run("run", *mounted, gpu_image, *arguments, *command)  # which ends with 0
+    planned = re.findall(r"^(\d+): ", run("run", *mounted, gpu_image, *arguments, *command, "--dry-run"), re.MULTILINE)
+    assert planned == (resolutions.split() if resolutions else ["224"])
+
+
+@pytest.fixture(scope="module")
+def readable(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles that another user may read."""
+    folder = tmp_path_factory.mktemp("bundles")
+    shutil.copytree(bundle, folder / bundle.name)
+    for each in (folder, folder / bundle.name):
+        each.chmod(0o755)
+    return folder
 
 
 def test_compose_up_exports_and_serves(service: Compose, bundle: Path) -> None:

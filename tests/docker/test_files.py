@@ -3,8 +3,10 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.docker.containers import ROOT
 
@@ -63,6 +65,39 @@ def test_compose_names_targets_and_files_that_are_there() -> None:
     assert set(re.findall(r"^ +target: (\w+)$", compose, re.MULTILINE)) == {"export", "serve"} <= set(targets)
     for path in re.findall(r"^ +(?:- |dockerfile: )\.?/?(docker/[\w./-]+)", compose, re.MULTILINE):
         assert (ROOT / path).exists()
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+def test_compose_up_serves_on_the_cpu_and_each_other_service_has_a_profile(services: dict[str, Any]) -> None:
+    assert {name for name, service in services.items() if "profiles" not in service} == {"export", "api"}
+    gpu = {name for name, service in services.items() if service.get("profiles") == ["gpu"]}
+    assert gpu == {"export-gpu", "build-engines", "api-gpu"}
+    # `up api-gpu` starts what it depends on: nothing of the CPU's.
+    assert {needed for name in gpu for needed in services[name].get("depends_on", ())} <= gpu
+
+
+def test_a_bundle_for_a_gpu_has_half_precision_instead_of_8_bits_and_a_volume_of_its_own(
+    services: dict[str, Any],
+) -> None:
+    cpu, gpu = (set(services[name]["command"]) for name in ("export", "export-gpu"))
+    assert (cpu - gpu, gpu - cpu) == ({"--quantize=${QUANTIZE-int8}"}, {"--precision=fp16"})
+    places = {
+        name: service["volumes"][0].partition(":/")[0] for name, service in services.items() if "volumes" in service
+    }
+    assert places["export"] == places["api"]
+    assert places["export-gpu"] == places["build-engines"] == places["api-gpu"] != places["export"]
+
+
+def test_the_image_for_gpus_says_what_driver_it_needs_and_keeps_what_the_driver_compiles() -> None:
+    file = (ROOT / "docker" / "gpu.Dockerfile").read_text()
+    cuda = locked(ROOT / "docker" / "locks" / "gpu.txt")["nvidia-cuda-runtime"].split(".")
+    assert f'NVIDIA_REQUIRE_CUDA="cuda>={cuda[0]}.{cuda[1]}"' in file
+    assert re.findall(r"CUDA_CACHE_PATH=(\S+)/nv", file) == re.findall(r"XDG_CACHE_HOME=(\S+)", file)
 
 
 def test_the_guide_lists_every_variable_of_the_compose_file_with_its_default() -> None:

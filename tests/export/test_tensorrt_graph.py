@@ -1,6 +1,12 @@
-"""The graphs that export/to_trt.py gives to TensorRT's parser, held against what the parser says it takes."""
+"""The graphs that export/to_trt.py gives to TensorRT, held against what its parser takes and its builder fuses.
 
+`make test` tests crossvit_tiny's, `make test-all` every network's.
+"""
+
+import dataclasses
 import math
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -8,8 +14,12 @@ import pytest
 
 from export.graphs.fused_attention import fuse_attention
 from export.graphs.half_precision import DTYPES
-from export.plans.plan_source import read_source
-from tests.support.reference_network import TINY
+from export.graphs.served_graph import Served, to_onnx
+from export.plans.plan_source import PlanSource, read_source
+from model.crossvit import CrossViT
+from model.spec import ENCODERS, VARIANTS, Variant, patch_grids
+from tests.support.attention_pattern import Shape, attentions
+from tests.support.reference_network import TINY, tensors
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 FLOATS_AND_SIZES = FLOATS | {ir.DataType.INT64}
@@ -57,16 +67,33 @@ def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(
+    scope="module",
+    params=[TINY.name, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in VARIANTS if name != TINY.name)],
+)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    return VARIANTS[request.param]
+
+
 @pytest.fixture(scope="module")
-def graphs(bundle: Path, precision: str) -> dict[int, ir.Model]:
-    source = read_source(bundle, TINY.name)
+def source(bundle: Path, variant: Variant) -> PlanSource:
+    tiny = read_source(bundle, TINY.name)
+    if variant == TINY:
+        return tiny
+    network = CrossViT(variant)
+    network.load_state_dict(tensors(variant, resolution=variant.resolution))
+    graph = ir.to_proto(to_onnx(Served(network.eval()))).SerializeToString()
+    return dataclasses.replace(tiny, graph=graph)  # of the manifest only the preprocessing counts, which is the same
+
+
+@pytest.fixture(scope="module")
+def graphs(source: PlanSource, precision: str) -> dict[int, ir.Model]:
     return {resolution: source.at(resolution, precision) for resolution in SIDES}
 
 
 @pytest.fixture(scope="module")
-def wide_bytes(bundle: Path) -> dict[int, int]:
+def wide_bytes(source: PlanSource) -> dict[int, int]:
     """What the weights take in float32."""
-    source = read_source(bundle, TINY.name)
     return {resolution: total_bytes(source.at(resolution, "f32")) for resolution in SIDES}
 
 
@@ -103,18 +130,49 @@ def test_all_sizes_but_the_batch_are_numbers(graphs: dict[int, ir.Model]) -> Non
             assert sum(not isinstance(size, int) for size in value.shape) == 1, value
 
 
+def test_the_pixels_go_to_one_cast(graphs: dict[int, ir.Model]) -> None:
+    """TensorRT takes an input of uint8 only if nothing but casts read it."""
+    for model in graphs.values():
+        (image,) = model.graph.inputs
+        assert image.dtype == ir.DataType.UINT8
+        assert [(user.op_type, user.outputs[0].dtype) for user, _ in image.uses()] == [("Cast", ir.DataType.FLOAT)]
+
+
+def test_all_that_is_computed_is_floating_point(graphs: dict[int, ir.Model]) -> None:
+    for model in graphs.values():
+        assert {value.dtype for node in model.graph for value in node.outputs} <= FLOATS
+
+
+# The parser makes attributes of its layers of them. Only a Gather keeps its index, a constant: the place of CLS.
+INTEGER_CONSTANTS = {
+    ("Reshape", 1),
+    ("Pad", 1),
+    ("Unsqueeze", 1),
+    ("Slice", 1),
+    ("Slice", 2),
+    ("Slice", 3),
+    ("Slice", 4),
+    ("Gather", 1),
+}
+
+
 def test_nothing_is_computed_with_shapes(graphs: dict[int, ir.Model]) -> None:
     for model in graphs.values():
         for node in model.graph:
             assert not [name for name, value in node.attributes.items() if value.type == ir.AttributeType.GRAPH], node
-            for value in node.inputs:
-                assert value is None or value.dtype != ir.DataType.INT64 or value.const_value is not None, node
+            for place, value in enumerate(node.inputs):
+                if value is not None and value.dtype == ir.DataType.INT64:
+                    assert (node.op_type, place) in INTEGER_CONSTANTS
+                    assert value.const_value is not None, node
+                    assert node.op_type != "Gather" or value.const_value.numpy() == 0
 
 
-def test_layer_norms_and_softmax_compute_in_float32(graphs: dict[int, ir.Model]) -> None:
+def test_layer_norms_and_softmax_compute_in_float32(graphs: dict[int, ir.Model], variant: Variant) -> None:
+    # Two in a block, three on each way through a fusion, and each branch's last.
+    count = ENCODERS * (2 * (1 + variant.depth) + 2 * 3) + 2
     for model in graphs.values():
         norms = [node for node in model.graph if node.op_type == "LayerNormalization"]
-        assert len(norms) == 50
+        assert len(norms) == count
         for norm in norms:
             assert len(norm.outputs) == 1
             assert norm.attributes.get_int("stash_type", 1) == ir.DataType.FLOAT  # the default is float32
@@ -124,33 +182,66 @@ def test_layer_norms_and_softmax_compute_in_float32(graphs: dict[int, ir.Model])
         assert {node.outputs[0].dtype for node in softmaxes} == {ir.DataType.FLOAT}
 
 
-def test_attention_has_its_scale_on_the_query_before_the_first_product(graphs: dict[int, ir.Model]) -> None:
+def test_between_a_layer_norm_and_the_next_product_is_one_cast(graphs: dict[int, ir.Model], precision: str) -> None:
+    """A second one would be a kernel of its own, which writes every activation in float32."""
     for model in graphs.values():
-        softmaxes = [node for node in model.graph if node.op_type == "Softmax"]
-        assert len(softmaxes) == 15 + 6
-        for softmax in softmaxes:
-            product = producer(softmax)
-            if product.op_type == "Cast":
-                product = producer(product)
-            assert product.op_type == "MatMul"
-            query = producer(product)
-            while query.op_type in (
-                "Transpose",
-                "MatMul",
-                "Reshape",
-            ):  # cross-attention takes it through the key's weights
-                query = producer(query)
-            assert query.op_type == "Mul"
-            scale = query.inputs[1].const_value if query.inputs[1] else None
-            assert scale is not None
-            assert any(math.isclose(scale.numpy(), width**-0.5, rel_tol=4e-3) for width in (32, 64))
+        norms = [node for node in model.graph if node.op_type == "LayerNormalization"]
+        casts = Counter(tuple(sorted(set(casts_until_products(norm)))) for norm in norms)
+        # Each branch's last one is followed by the head, in float32.
+        assert casts == ({(0,): len(norms)} if precision == "f32" else {(1,): len(norms) - 2, (0,): 2})
 
 
-def producer(node: ir.Node) -> ir.Node:
-    value = node.inputs[0]
-    made_by = value.producer() if value else None
-    assert made_by is not None
-    return made_by
+def casts_until_products(node: ir.Node, casts: int = 0) -> Iterator[int]:
+    """How many casts lie on each way from `node` to the next product."""
+    users = node.successors()
+    assert users, "a normalised value reaches an output"
+    for user in users:
+        if user.op_type in ("MatMul", "Gemm"):
+            yield casts
+        else:
+            assert user.op_type in ("Cast", "Gelu", "Gather", "Transpose"), user
+            yield from casts_until_products(user, casts + (user.op_type == "Cast"))
+
+
+def expected_tokens(resolution: int) -> list[int]:
+    """Of (S, L)."""
+    return [1 + side * side for side in patch_grids(resolution)]
+
+
+def test_self_attention_is_what_tensorrt_fuses(graphs: dict[int, ir.Model], variant: Variant, precision: str) -> None:
+    """As "Fused attention" of TensorRT's documentation has it: 16 to 256 wide heads, in multiples of 8."""
+    for resolution, model in graphs.items():
+        found = attentions(model, DTYPES.get(precision, ir.DataType.FLOAT), dimensions=4)
+        expected = Counter[tuple[Shape, ...]]()
+        for dim, tokens, blocks in zip(variant.dims, expected_tokens(resolution), (1, variant.depth), strict=True):
+            width = dim // variant.heads
+            assert width % 8 == 0
+            assert 16 <= width <= 256
+            by_token, by_width = (variant.heads, tokens, width), (variant.heads, width, tokens)
+            expected[by_token, by_width, by_token] += ENCODERS * blocks
+        assert Counter((attention.queries, attention.keys, attention.values) for attention in found) == expected
+        for attention in found:
+            assert attention.scaled_directly
+            assert math.isclose(attention.scale, attention.queries[-1] ** -0.5, rel_tol=4e-3)
+
+
+def test_cross_attention_is_one_product_of_all_heads_with_the_tokens(
+    graphs: dict[int, ir.Model], variant: Variant, precision: str
+) -> None:
+    """Its only query is CLS, seen by each head through W_k, so the heads are rows of one matrix as wide as the tokens.
+
+    So the widths are those of the tokens, up to 768, and beyond 256 TensorRT has no fused kernel for them.
+    """
+    for resolution, model in graphs.items():
+        found = attentions(model, DTYPES.get(precision, ir.DataType.FLOAT), dimensions=3)
+        expected = Counter(
+            ((variant.heads, dim), (dim, tokens), (tokens, dim))
+            for dim, tokens in zip(variant.dims, expected_tokens(resolution), strict=True)
+            for _ in range(ENCODERS)
+        )
+        assert Counter((attention.queries, attention.keys, attention.values) for attention in found) == expected
+        for attention in found:
+            assert math.isclose(attention.scale, (attention.queries[-1] / variant.heads) ** -0.5, rel_tol=4e-3)
 
 
 def test_weights_are_stored_once_and_in_half(

@@ -1,3 +1,5 @@
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,17 @@ def test_a_dry_run_needs_neither_gpu_nor_tensorrt_nor_a_bundle(
     assert to_trt.main([*arguments, str(tmp_path / "nowhere")], no_tensorrt) == 0
     assert "export/to_onnx.py --variant crossvit_tiny would make it first" in capsys.readouterr().out
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_default_is_the_resolution_that_the_bundle_serves_by_default(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(copy, "--dry-run", "--resolutions", "default", "224", "480") == 0
+    assert re.findall(r"^(\d+): ", capsys.readouterr().out, re.MULTILINE) == ["224", "480"]
+    manifest = copy / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"default_resolution": 384}))
+    assert run(copy, "--dry-run", "--resolutions", "default") == 0
+    assert re.findall(r"^(\d+): ", capsys.readouterr().out, re.MULTILINE) == ["384"]
 
 
 @pytest.mark.parametrize(
