@@ -132,11 +132,11 @@ def bundle(tiny_weights: Path, shared: Shared, pytestconfig: pytest.Config) -> P
         assert to_onnx(["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out)]) == 0
 
     def copy_or_export(folder: Path) -> None:
-        cache = getattr(pytestconfig, "cache", None)  # which -p no:cacheprovider leaves out
-        if cache is None:
+        provider = getattr(pytestconfig, "cache", None)  # which -p no:cacheprovider leaves out
+        if provider is None:
             export(folder)
             return
-        cached = cache.mkdir("bundle")
+        cached = provider.mkdir("bundle")
         kept = cached / _exporter_hash()
         with FileLock(f"{cached}.lock"):  # another run may want it too
             if not kept.exists():
