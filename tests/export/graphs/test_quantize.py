@@ -50,7 +50,7 @@ def int8(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_graph_is_smaller_valid_and_takes_any_batch_and_side(bundle: Path, int8: Path) -> None:
     onnx.checker.check_model(int8, full_check=True)
-    assert int8.stat().st_size < 0.4 * (bundle / "model.onnx").stat().st_size
+    assert int8.stat().st_size < 0.5 * (bundle / "model.onnx").stat().st_size
     shape = onnx.load(int8).graph.input[0].type.tensor_type.shape.dim
     assert [dimension.dim_param or dimension.dim_value for dimension in shape] == ["batch", "side", "side", 3]
 
@@ -60,22 +60,30 @@ def test_openvino_gives_nearly_the_logits_of_float32_at_every_side(bundle: Path,
     images = views(Preprocessing(side, side), 2, photographs(SHIPPED))
     expected, actual = (openvino_session(graph)(images) for graph in (bundle / "model.onnx", int8))
     distance = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
-    assert 1e-3 < distance < 0.12  # 8 bits, and not more of them, nor fewer
+    assert 1e-3 < distance < 0.03  # 8 bits, and not more of them, nor fewer
 
 
-def test_pixels_cross_attention_and_heads_stay_in_float32(int8: Path) -> None:
+def test_what_8_bits_would_spoil_stays_in_float32(int8: Path) -> None:
     model = ir.load(int8)
     names = [str(value.name) for node in model.graph if node.op_type == "Gemm" for value in node.inputs if value]
     assert len([name for name in names if name.startswith("network.head.") and name.endswith("weight")]) == 2
-    for node in model.graph:
-        if node.op_type in ("MatMul", "Gemm"):
-            eight = [_is_dequantized(value) for value in node.inputs[:2]]
-            assert eight in ([True, True], [False, False])
-    first = next(node for node in model.graph if node.op_type == "Conv")
-    before = {node.op_type for node in list(model.graph)[: list(model.graph).index(first)]}
-    assert "MatMul" in before
-    products = [node for node in model.graph if node.op_type == "MatMul"]
-    assert 0 < sum(_is_dequantized(node.inputs[0]) for node in products) < len(products)
+    products = [node for node in model.graph if node.op_type in ("MatMul", "Gemm")]
+    for node in products:
+        assert [_is_dequantized(value) for value in node.inputs[:2]] in ([True, True], [False, False])
+    convolutions = [node for node in model.graph if node.op_type == "Conv"]
+    assert len(convolutions) == 2
+    assert not any(_is_dequantized(value) for node in convolutions for value in node.inputs)
+    blocks = 3 * (1 + 4)  # of crossvit_tiny
+    weights = [value for node in products if (value := node.inputs[1]) is not None and _is_dequantized(value)]
+    of_weights = [value for value in weights if not _comes_from_images(value)]
+    assert len(of_weights) == 5 * blocks  # queries, keys, values, and both of the MLP; not the projection of attention
+
+
+def _comes_from_images(value: ir.Value) -> bool:
+    """Whether it is computed from the input, as keys are, and not from weights alone."""
+    producer = value.producer()
+    inputs = [] if producer is None else [found for found in producer.inputs if found is not None]
+    return value.is_graph_input() or any(_comes_from_images(found) for found in inputs)
 
 
 def _is_dequantized(value: ir.Value | None) -> bool:
