@@ -48,9 +48,9 @@ class Agreement(BaseModel):
         fault = self.fault()
         return (
             f"float32's best class for {self.top1:.1%} of {self.images} views of photographs; logits differ by "
-            f"{self.distance:.1%} of their spread, at most by {self.worst:.1e} (the largest is {self.scale:.1f}), "
-            f"scores by {self.score_distance:.3f}; expected to cost {100 * self.loss:.2f} points of accuracy, at most "
-            f"{100 * self.loss_limit:.2f}" + (f". NOT TAKEN BY ITSELF: {fault}" if fault else "")
+            f"{self.distance:.2%} of their spread, at most by {self.worst:.1e} (the largest is {self.scale:.1f}), "
+            f"scores by {self.score_distance:.4f}; expected to cost {100 * self.loss:.3f} points of accuracy, at most "
+            f"{100 * self.loss_limit:.3f}" + (f". NOT TAKEN BY ITSELF: {fault}" if fault else "")
         )
 
     def fault(self, least_top1: float | None = None) -> str | None:

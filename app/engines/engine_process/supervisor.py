@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.engine_process.launch import EngineProcess
+from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
@@ -204,6 +205,8 @@ class EngineSupervisor:
             raise WorkerDied("closed meanwhile")
         self._process = search.find()
         self.name, self.precision, self.batch = self._process.name, self._process.precision, self._process.batch
+        if measured := measured_agreement(self._bundle, self._resolution, self.name, self.precision):
+            log.info("%s at %d, %s: %s", self._bundle.name, self._resolution, self.precision, measured.describe())
         refused = {engine: reason for engine, reason in search.refused.items() if engine != self.name}
         for engine, reason in refused.items():
             if self.refused.get(engine) != reason:
