@@ -5,6 +5,8 @@ from pathlib import Path
 import httpx
 
 from bundle.reader import open_bundle
+from tests.support.agreements import GOOD, with_8_bits
+from tests.support.servers import StartServer
 
 
 def test_models_says_what_is_served(client: httpx.Client, bundle: Path) -> None:
@@ -16,6 +18,17 @@ def test_models_says_what_is_served(client: httpx.Client, bundle: Path) -> None:
     assert 224 in model["loaded_resolutions"]
     assert model["classes"] == 1000
     assert model["precision"] == "f32"
+    assert model["agreement"] == {}
     assert model["weights"] == opened.manifest.weights.id
     assert model["bundle"] == opened.hash
     assert model["warning"] is None
+
+
+def test_models_says_how_what_is_served_agrees_with_float32(
+    bundle: Path, tmp_path: Path, start_server: StartServer
+) -> None:
+    eight_bits = with_8_bits(bundle, tmp_path / "eight")
+    server = start_server("--bundle", str(eight_bits), "--engine", "openvino", "--precision", "int8")
+    server.wait_until_ready()
+    (model,) = httpx.get(f"{server.url}/models").json()["models"]
+    assert model["agreement"] == {"224": GOOD.model_dump()}
