@@ -9,7 +9,8 @@
 #   benchmarks/gpu_steps.sh batches          which batch sizes are worth a profile
 #   benchmarks/gpu_steps.sh service          requests a second over HTTP
 #
-# Each writes OUT/STEP.log. DEVICE=cpu rehearses them: nothing is built, and engines for CPUs are measured.
+# Each writes OUT/STEP.log, and ends with 1 if a command of it fails. DEVICE=cpu rehearses them: nothing is built, and
+# engines for CPUs are measured.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,19 +32,41 @@ try() {
     say "\$ $*"
     timeout --signal INT --kill-after 10 "$left" "$@"
     local code=$?
-    ((code == 0)) || say "exit code $code after $SECONDS s of $LIMIT s"
+    ((code == 0)) && return
+    say "exit code $code after $SECONDS s of $LIMIT s"
+    failed=1
 }
 
-contest() { try "$PYTHON" -m benchmarks.contest engines "$BUNDLE" --device "$DEVICE" --weights "$WEIGHTS" --photos "$PHOTOS" --out "$OUT" "$@"; }
+contest() {
+    need timm || return
+    try "$PYTHON" -m benchmarks.contest engines "$BUNDLE" --device "$DEVICE" --weights "$WEIGHTS" --photos "$PHOTOS" \
+        --out "$OUT" "$@"
+}
+
+# Whether modules are installed; says what installs them.
+need() {
+    local module missing=()
+    for module; do
+        "$PYTHON" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" 2>/dev/null ||
+            missing+=("$module")
+    done
+    ((${#missing[@]})) || return 0
+    say "not installed: ${missing[*]}"
+    say "$PYTHON -m pip install -c constraints.txt -e '.[export,gpu,nvimgcodec,dev,bench]' installs all"
+    failed=1
+    return 1
+}
 
 on_gpu() { [[ $DEVICE != cpu ]]; }
 
 step_export() {
-    try "$PYTHON" export/to_onnx.py --variant "$VARIANT" --weights "$WEIGHTS" --out "$BUNDLE" --precision fp16 bf16 --if-changed
+    try "$PYTHON" export/to_onnx.py --variant "$VARIANT" --weights "$WEIGHTS" --out "$BUNDLE" --precision fp16 bf16 \
+        --if-changed
 }
 
 step_check() {
     on_gpu && try nvidia-smi
+    if on_gpu; then need tensorrt cuda.bindings onnxruntime nvidia.nvimgcodec pytest timm; fi
     try "$PYTHON" export/to_trt.py --variant "$VARIANT" --bundle "$BUNDLE" --dry-run
     try "$PYTHON" -m pytest -m gpu -q --durations 10
 }
@@ -51,7 +74,8 @@ step_check() {
 step_build() {
     local dry=--if-changed
     on_gpu || dry=--dry-run
-    try "$PYTHON" export/to_trt.py --variant "$VARIANT" --bundle "$BUNDLE" --resolutions 224 --batch-sizes 1 8 64 --optimization-level 2 "$dry"
+    try "$PYTHON" export/to_trt.py --variant "$VARIANT" --bundle "$BUNDLE" --resolutions 224 --batch-sizes 1 8 64 \
+        --optimization-level 2 "$dry"
 }
 
 step_engines() {
@@ -69,8 +93,12 @@ step_kernels() {
 step_batches() {
     local sizes=(16 32 48 64 96) contestant=tensorrt-fp16
     on_gpu || contestant=ours
-    on_gpu && try "$PYTHON" export/to_trt.py --variant "$VARIANT" --bundle "$BUNDLE" --resolutions 224 --batch-sizes "${sizes[@]}" --optimization-level 2
-    contest --contestants $contestant --batches "$(IFS=,; say "${sizes[*]}")" --compile-batches 64 --rounds 5 --seconds 0.5 --minutes 8
+    if on_gpu; then
+        try "$PYTHON" export/to_trt.py --variant "$VARIANT" --bundle "$BUNDLE" --resolutions 224 \
+            --batch-sizes "${sizes[@]}" --optimization-level 2
+    fi
+    contest --contestants $contestant --batches "$(IFS=,; say "${sizes[*]}")" --compile-batches 64 --rounds 5 \
+        --seconds 0.5 --minutes 8
 }
 
 step_service() {
@@ -85,7 +113,8 @@ step_service() {
         done
         try curl --fail --silent --show-error "http://127.0.0.1:$port/models"
         say
-        try "$PYTHON" -m app bench "$PHOTOS" --url "http://127.0.0.1:$port" --clients 1,16,64,256 --seconds "${BENCH_SECONDS:-8}"
+        try "$PYTHON" -m app bench "$PHOTOS" --url "http://127.0.0.1:$port" --clients 1,16,64,256 \
+            --seconds "${BENCH_SECONDS:-8}"
         kill $server 2>/dev/null
         wait $server
     done
@@ -97,4 +126,6 @@ if ! declare -F "step_$step" >/dev/null; then
     exit 2
 fi
 mkdir -p "$OUT"
-"step_$step" 2>&1 | tee "$OUT/$step.log"
+failed=0
+{ "step_$step" && ((failed == 0)); } 2>&1 | tee "$OUT/$step.log"
+exit "${PIPESTATUS[0]}"

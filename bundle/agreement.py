@@ -16,24 +16,29 @@ Difference = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Agreement(BaseModel):
     """How logits agree with float32's.
 
+    A network of one class counts as one of two classes: whether its score is over 0.5.
+
     Attributes:
-        images: the number of photographs.
-        top1: the share of them with float32's best class.
-        clear: the share of them whose best class leads float32's next one by more than twice `worst`, so that no
+        images: the number of views of photographs.
+        photographs: the number of photographs.
+        top1: the share of views with float32's best class.
+        clear: the share of views whose best class leads float32's next one by more than twice `worst`, so that no
             difference as large as any that was seen can change it.
         worst: the largest difference of any logit.
         scale: float32's largest logit.
         distance: of the answers' logits: the root of the mean square of their differences, by the standard deviation of
-            float32's logits within an image.
-        score_distance: the largest difference of any class's score, the mean over images.
+            float32's logits within an image. What softmax ignores, an equal difference of all logits, does not count.
+        score_distance: the largest difference of any class's score, the mean over views.
         loss: the accuracy that is expected to be lost, from 0 to 1: what another best class lacks to float32's in
-            float32's score, the mean over images and over shuffles of an image's differences among its 20 best classes.
-        loss_limit: the upper end of the 95 % interval of `loss`.
+            float32's score. It is the larger of two means over the views: of the best classes that did change, and of
+            those that change if the differences of a view's 20 best classes are shuffled among them.
+        loss_limit: the upper end of the 95 % interval of `loss`, over photographs.
     """
 
     model_config = ConfigDict(frozen=True)
 
     images: Annotated[int, Field(ge=1)]
+    photographs: Annotated[int, Field(ge=1)]
     top1: Proportion
     clear: Proportion
     worst: Difference
@@ -43,12 +48,13 @@ class Agreement(BaseModel):
     loss: Proportion
     loss_limit: Proportion
 
-    def describe(self) -> str:
-        """What was measured, for people."""
-        fault = self.fault()
+    def describe(self, least_top1: float | None = None) -> str:
+        """What was measured, and its fault if there is one, for people."""
+        fault = self.fault(least_top1)
         return (
-            f"float32's best class for {self.top1:.1%} of {self.images} views of photographs; logits differ by "
-            f"{self.distance:.2%} of their spread, at most by {self.worst:.1e} (the largest is {self.scale:.1f}), "
+            f"float32's best class for {self.top1:.1%} of {self.images} views of {self.photographs} photographs; "
+            f"logits differ by {self.distance:.2%} of their spread, at most by {self.worst:.1e} "
+            f"(the largest is {self.scale:.1f}), "
             f"scores by {self.score_distance:.4f}; expected to cost {100 * self.loss:.3f} points of accuracy, at most "
             f"{100 * self.loss_limit:.3f}" + (f". NOT TAKEN BY ITSELF: {fault}" if fault else "")
         )
@@ -58,7 +64,7 @@ class Agreement(BaseModel):
 
         `least_top1` is the share of images that must have float32's best class; if given, it is the only rule.
         """
-        on = f"over {self.images} views of photographs"
+        on = f"over {self.images} views of {self.photographs} photographs"
         if least_top1 is not None:
             if self.top1 >= least_top1:
                 return None

@@ -18,8 +18,8 @@ from model.spec import Preprocessing
 # The distance of the logits as a vector, relative to its length. Rounding moves it by 0.0009 to 0.0012 in float16, by
 # 0.009 to 0.010 in bfloat16 (crossvit_tiny, 9_dagger and 18_dagger, weights by a rule). What is above that is room for
 # trained weights, and for products that are summed in 16 bits; but one LayerNorm or GELU left out of 9_dagger or
-# 18_dagger moves it by 0.05 to 0.3, another image by 0.17. 8 bits in OpenVINO move it by 0.009 to 0.011, with or without
-# bfloat16 beside them (9_dagger with the trained weights that ship, at 224, 384 and 480), and by 0.017 to 0.018
+# 18_dagger moves it by 0.05 to 0.3, another image by 0.17. 8 bits in OpenVINO move it by 0.009 to 0.011, with or
+# without bfloat16 beside them (9_dagger with the trained weights that ship, at 224, 384 and 480), and by 0.017 to 0.018
 # (crossvit_tiny by a rule).
 TOLERANCE = {F32: 1e-3, FP16: 0.02, BF16: 0.04, INT8: 0.05, INT8_BF16: 0.05}
 

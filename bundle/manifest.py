@@ -98,6 +98,7 @@ class Quantization(BaseModel):
     measured_by: str
     photographs: Informative[Photographs]
     views: dict[int, int]
+    smooth_quant_alpha: float
     kept_in_float32: tuple[str, ...]
 
 

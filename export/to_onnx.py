@@ -238,6 +238,10 @@ def _from_options(
 ) -> None:
     if calibration is not None and quantize != INT8:
         raise Misuse("--calibration is for --quantize int8")
+    if images is not None and not (precision or quantize):
+        raise Misuse(
+            "--images is for --precision and --quantize: float32 is compared with PyTorch on shipped photographs"
+        )
     steps = dict(preprocess or [])
     if other := next((resolution for resolution in steps if resolutions and resolution not in resolutions), None):
         raise Misuse(f"--preprocess: {other} is not among --resolutions")
@@ -354,20 +358,20 @@ def _write_graph(folder: Path, served: Served, preprocessing: Mapping[int, Prepr
 
 def _add_graphs(folder: Path, inputs: ExportInputs, preprocessing: Mapping[int, Preprocessing]) -> AddedGraphs:
     """Write the requested graphs beside float32, and compare them with it."""
-    request, photos, activation = inputs.request, inputs.photos, inputs.request.options.activation
-    if photos is None:
+    request = inputs.request
+    if inputs.measuring is None:
         return AddedGraphs()
     _say("running float32 on photographs …")
-    answers = float32_answers(folder / MODEL, preprocessing, photos.measuring.files)
-    measured_on = photos.measuring.for_manifest(MAX_MEASURED_VIEWS)
+    answers = float32_answers(folder / MODEL, preprocessing, inputs.measuring.files, request.options.activation)
+    measured_on = inputs.measuring.for_manifest(MAX_MEASURED_VIEWS)
     halves = {}
     for precision in request.precisions:
         _say(f"writing the graph in {precision}, comparing it with float32 …")
-        halves[precision] = add_precision(folder, precision, answers, activation, _say)
-    if not request.int8:
+        halves[precision] = add_precision(folder, precision, answers, _say)
+    if inputs.calibrating is None:
         return AddedGraphs(measured_on, halves)
-    quantization = add_int8(folder, preprocessing, photos.calibrating, _say)
-    return AddedGraphs(measured_on, halves, agreements(folder, answers, activation, _say), quantization)
+    quantization = add_int8(folder, preprocessing, inputs.calibrating, _say)
+    return AddedGraphs(measured_on, halves, agreements(folder, answers, _say), quantization)
 
 
 def _manifest(

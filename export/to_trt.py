@@ -29,7 +29,7 @@ from bundle.precisions import FP16, PlanPrecision
 from export.inputs import arguments
 from export.measurement.comparison import Disagreement, compare
 from export.measurement.onnx_sessions import in_batches, onnxruntime_session
-from export.measurement.photos import NoPhotos, photo_sets, views
+from export.measurement.photos import NoPhotos, measuring_set, spread_out, views
 from export.plans import timing_cache
 from export.plans.build_spec import PRECISION_OPTIONS, BuildSpec, Device, PlanBuilder, Unable, engine_name
 from export.plans.plan_folder import has_plan, plan_place, write_plan
@@ -247,12 +247,13 @@ def build(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
         _export_bundle(options)
     source = read_source(options.bundle, options.variant)
     resolutions = _resolutions(options, source)
+    photos = spread_out(measuring_set(options.images).files, PROOF_VIEWS)  # before minutes are spent
     _check_room(source.path, len(resolutions) * (len(source.graph) + _PLAN_OVERHEAD_BYTES))
     if source.untrained:
         _say("WARNING: UNTRAINED weights: the answers of these engines will mean nothing")
     for number, resolution in enumerate(resolutions):
         try:
-            _build_one(options, source, resolution, gpu, device)
+            _build_one(options, source, photos, resolution, gpu, device)
         except BaseException:
             if number:
                 complete = " and ".join(map(str, resolutions[:number]))
@@ -288,7 +289,14 @@ def preview(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
     _say("dry run: nothing was built or written")
 
 
-def _build_one(options: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, device: Device) -> None:
+def _build_one(
+    options: BuildOptions,
+    source: PlanSource,
+    photos: Sequence[Path],
+    resolution: int,
+    gpu: PlanBuilder,
+    device: Device,
+) -> None:
     cache = options.timing_cache or timing_cache.default_file(device)
     spec = options.spec(source, resolution, _read_timings(cache))
     request = _request(options, source, resolution, spec, device)
@@ -305,7 +313,7 @@ def _build_one(options: BuildOptions, source: PlanSource, resolution: int, gpu: 
     for note in built.notes:
         _say(f"  TensorRT: {note}")
     _write_timings(cache, built.timing_cache)
-    proof = _compare(options, source, resolution, gpu, spec, built.plan)
+    proof = _compare(options, source, photos, resolution, gpu, spec, built.plan)
     source.check_unchanged()
     manifest = PlanManifest(
         **request.model_dump(),
@@ -347,19 +355,25 @@ def _request(
 
 
 def _compare(
-    options: BuildOptions, source: PlanSource, resolution: int, gpu: PlanBuilder, spec: BuildSpec, plan: bytes
+    options: BuildOptions,
+    source: PlanSource,
+    photos: Sequence[Path],
+    resolution: int,
+    gpu: PlanBuilder,
+    spec: BuildSpec,
+    plan: bytes,
 ) -> list[Agreement]:
     """How each profile agrees with the graph in float32. Raises Unable if one does not."""
     _say(f"  comparing every profile with ONNX Runtime on {PROOF_VIEWS} views of photographs …")
-    images = views(source.preprocessing[resolution], PROOF_VIEWS, photo_sets(None, options.images).measuring.files)
+    images = views(source.preprocessing[resolution], PROOF_VIEWS, photos)
     expected = in_batches(onnxruntime_session(source.graph), images)
     proof = []
     for batch, answers in zip(spec.batch_sizes, gpu.run(plan, spec, images), strict=True):
         try:
-            found = compare(expected, answers, source.manifest.activation)
+            found = compare(expected, answers, source.manifest.activation, len(photos))
         except Disagreement as err:
             raise _not_taken(options, resolution, batch, str(err)) from err
-        _say(f"  batch {batch}: {found.describe()}")
+        _say(f"  batch {batch}: {found.describe(options.least_agreement)}")
         if fault := found.fault(options.least_agreement):
             raise _not_taken(options, resolution, batch, fault)
         proof.append(found)

@@ -42,7 +42,8 @@ def _valid_values(name: str, field: FieldInfo) -> str:
         return "whole numbers separated by commas"
     if not kinds & {int, float}:
         return f"valid: {field.description}"
-    unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "a whole number")
+    number = "a number" if float in kinds else "a whole number"
+    unit = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), number)
     return f"{unit} {_bounds(field)}".rstrip(" ,")
 
 

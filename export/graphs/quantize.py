@@ -34,7 +34,7 @@ KEPT_IN_FLOAT32 = (
     "cross-attention",
     "last LayerNorms and heads",
 )
-_SMOOTH_QUANT_ALPHA = 0.3  # NNCF's default is 0.95; docs/bundle.md has what others give
+SMOOTH_QUANT_ALPHA = 0.3  # NNCF's default is 0.95; docs/bundle.md has what others give
 _MODULE_OF_PARAMETER = re.compile(r"network\.(?:blocks\.\d+\.)?(\w+)\.")
 
 
@@ -70,7 +70,7 @@ def quantize_graph(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=wide, validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTH_QUANT_ALPHA)
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTH_QUANT_ALPHA)
             ),
         )
     graph: ir.Model = ir.from_proto(proto)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.measurement.photos import PhotoSets, photo_sets
+from export.measurement.photos import PhotoSet, measuring_set, photo_sets
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
 from model.config_beside import config_beside, labels_in, normalization_in
@@ -92,20 +92,25 @@ class ExportInputs:
         weights: not read yet.
         normalization: of pixels.
         labels_beside: the file beside the weights that names the classes.
-        photos: to calibrate and measure precisions on; None if only float32 is requested.
+        calibrating: the photographs to calibrate 8 bits on; None without them.
+        measuring: the photographs to measure precisions on; None if only float32 is requested.
     """
 
     request: ExportRequest
     weights: Weights
     normalization: Normalization
     labels_beside: Path | None
-    photos: PhotoSets | None
+    calibrating: PhotoSet | None
+    measuring: PhotoSet | None
 
 
 def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInputs:
     """Raises WeightsUnavailable, BadCheckpoint, BadConfig and NoPhotos."""
-    reduced = request.precisions or request.int8
-    photos = photo_sets(request.calibration, request.photos) if reduced else None
+    calibrating = measuring = None
+    if request.int8:
+        calibrating, measuring = photo_sets(request.calibration, request.photos)
+    elif request.precisions:
+        measuring = measuring_set(request.photos)
     weights = find_weights(request.weights, request.variant, say)
     config = config_beside(weights.path, request.variant) if weights.path else None
     labels_beside = weights.labels
@@ -116,5 +121,6 @@ def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInp
         weights=weights,
         normalization=request.options.normalization or (normalization_in(config) if config else None) or IMAGENET,
         labels_beside=labels_beside,
-        photos=photos,
+        calibrating=calibrating,
+        measuring=measuring,
     )

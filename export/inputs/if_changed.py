@@ -11,7 +11,7 @@ from bundle.file_names import LABELS, MANIFEST
 from bundle.manifest import Manifest, WeightsInfo, parse_manifest, read_manifest_head
 from bundle.precisions import INT8
 from export.inputs.export_request import ExportInputs
-from export.measurement.int8 import CALIBRATION_VIEWS
+from export.measurement.int8 import CALIBRATION_VIEWS, is_current
 from export.measurement.reduced_precision import MAX_MEASURED_VIEWS
 from model.checkpoint import BadCheckpoint
 from model.labels import labels_for
@@ -84,21 +84,22 @@ def _is_same(bundle: Path, manifest: Manifest, inputs: ExportInputs, labels: Pat
 
 def _has_graphs(manifest: Manifest, inputs: ExportInputs) -> bool:
     """Whether the requested graphs are there, made and measured on the photographs that were given, if any."""
-    request, photos = inputs.request, inputs.photos
-    if photos is None:
+    request = inputs.request
+    if inputs.measuring is None:
         return True
     if not set(request.precisions) <= manifest.precisions.keys():
         return False
-    if (request.photos or request.calibration) and manifest.measured_on != photos.measuring.for_manifest(
+    if (request.photos or request.calibration) and manifest.measured_on != inputs.measuring.for_manifest(
         MAX_MEASURED_VIEWS
     ):
         return False
-    if not request.int8:
+    if inputs.calibrating is None:
         return True
-    if manifest.quantization is None or INT8 not in manifest.agreement:
+    if INT8 not in manifest.agreement or not is_current(manifest.quantization):
         return False
-    return request.calibration is None or manifest.quantization.photographs == photos.calibrating.for_manifest(
-        CALIBRATION_VIEWS
+    photographs = inputs.calibrating.for_manifest(CALIBRATION_VIEWS)
+    return request.calibration is None or (
+        manifest.quantization is not None and manifest.quantization.photographs == photographs
     )
 
 

@@ -13,12 +13,22 @@ import onnx_ir as ir
 from bundle.file_names import GRAPHS, MODEL
 from bundle.manifest import Quantization
 from bundle.precisions import INT8
-from export.graphs.quantize import KEPT_IN_FLOAT32, quantize_graph
+from export.graphs.quantize import KEPT_IN_FLOAT32, SMOOTH_QUANT_ALPHA, quantize_graph
 from export.measurement.photos import PhotoSet, crops
 from model.spec import Preprocessing
 
 CALIBRATION_VIEWS = 24  # at the least resolution
 CALIBRATION_VIEWS_ELSEWHERE = 2  # at each of the others
+
+
+def is_current(made: Quantization | None) -> bool:
+    """Whether a graph in 8 bits was made as this version makes it."""
+    return made is not None and (made.made_by, made.measured_by, made.smooth_quant_alpha, made.kept_in_float32) == (
+        f"nncf {version('nncf')}",
+        f"openvino {version('openvino')}",
+        SMOOTH_QUANT_ALPHA,
+        KEPT_IN_FLOAT32,
+    )
 
 
 def add_int8(
@@ -45,5 +55,6 @@ def add_int8(
         measured_by=f"openvino {version('openvino')}",
         photographs=photos.for_manifest(max(counts.values())),
         views=counts,
+        smooth_quant_alpha=SMOOTH_QUANT_ALPHA,
         kept_in_float32=KEPT_IN_FLOAT32,
     )

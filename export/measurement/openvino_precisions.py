@@ -6,12 +6,10 @@ from pathlib import Path
 
 from bundle.agreement import Agreement
 from bundle.file_names import GRAPHS, MODEL
-from bundle.golden import Golden
 from bundle.precisions import BF16, F32, INT8, INT8_BF16
 from bundle.tensors import Images
 from export.measurement.onnx_sessions import BATCH, RunImages, openvino_session
-from export.measurement.reduced_precision import measure_agreement
-from model.spec import Activation
+from export.measurement.reduced_precision import Float32Answers, measure_agreement
 
 # By their precision: the graph, and OpenVINO's inference precision.
 _SERVED = {INT8: (GRAPHS[INT8], F32), BF16: (MODEL, BF16), INT8_BF16: (GRAPHS[INT8], BF16)}
@@ -19,7 +17,7 @@ _TIMED_RUNS = 3
 
 
 def agreements(
-    folder: Path, expected: Mapping[int, Golden], activation: Activation, say: Callable[[str], None]
+    folder: Path, expected: Mapping[int, Float32Answers], say: Callable[[str], None]
 ) -> dict[str, dict[int, Agreement]]:
     """How each precision agrees with the float32 answers at each resolution.
 
@@ -28,9 +26,7 @@ def agreements(
     """
     available = [F32, BF16] if _has_bfloat16() and _is_faster_in_bfloat16(folder, expected, say) else [F32]
     return {
-        precision: measure_agreement(
-            precision, expected, openvino_session(folder / graph, inference_precision), activation, say
-        )
+        precision: measure_agreement(precision, expected, openvino_session(folder / graph, inference_precision), say)
         for precision, (graph, inference_precision) in _SERVED.items()
         if inference_precision in available
     }
@@ -42,7 +38,7 @@ def _has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _is_faster_in_bfloat16(folder: Path, expected: Mapping[int, Golden], say: Callable[[str], None]) -> bool:
+def _is_faster_in_bfloat16(folder: Path, expected: Mapping[int, Float32Answers], say: Callable[[str], None]) -> bool:
     images = min((answers.images for answers in expected.values()), key=lambda images: images.shape[1])[:BATCH]
     f32, bf16 = (_least_seconds(openvino_session(folder / MODEL, precision), images) for precision in (F32, BF16))
     if bf16 >= f32:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from model.spec import Preprocessing
 _DATA = Path(__file__).parents[1] / "data"
 SHIPPED = _DATA / "photos"  # the golden images are of these, and 8 bits are calibrated on them
 SHIPPED_MEASURING = _DATA / "measuring"
+LEAST_PHOTOGRAPHS = 2  # to measure on
+_MOST_PHOTOGRAPHS = 500  # of a folder: more than views show
 _LEAST_AREA = 0.3  # of the photograph, in a crop
 _ANOTHER_SEED = 1_000_000
 
@@ -48,33 +51,60 @@ class PhotoSet:
         return Photographs(source=self.source, sha256=digest.hexdigest())
 
 
-@dataclass(frozen=True)
-class PhotoSets:
+class PhotoSets(NamedTuple):
     """Photographs to calibrate 8 bits on, and others to measure precisions on."""
 
     calibrating: PhotoSet
     measuring: PhotoSet
 
 
+def measuring_set(folder: Path | None) -> PhotoSet:
+    """Photographs to measure precisions on: those in `folder`, or those shipped. Raises NoPhotos."""
+    return _enough(_photo_set("shipped" if folder is None else str(folder), photographs(folder or SHIPPED_MEASURING)))
+
+
 def photo_sets(calibration: Path | None, measuring: Path | None) -> PhotoSets:
     """The photographs in two folders, by default shipped ones.
 
-    Of a folder that is to serve for both, or of `calibration` alone, every second one is for measuring; a single one is
-    for calibration, and the shipped ones are for measuring. Raises NoPhotos.
+    A folder that is to serve for both, or `calibration` alone, is divided: every second photograph is for measuring. If
+    there are fewer than four in `calibration` alone, all are for calibration, and the shipped ones for measuring. None
+    that is calibrated on is measured on, under whatever name. Raises NoPhotos, and OSError.
     """
-    shipped = PhotoSet("shipped", photographs(SHIPPED_MEASURING))
     if calibration is None:
-        apart = PhotoSet(str(measuring), photographs(measuring)) if measuring else shipped
-        return PhotoSets(PhotoSet("shipped", photographs(SHIPPED)), apart)
+        calibrating = _photo_set("shipped", photographs(SHIPPED))
+        return PhotoSets(calibrating, _apart(measuring_set(measuring), calibrating))
     files = photographs(calibration)
-    if measuring is None or measuring.resolve() == calibration.resolve():
-        apart = PhotoSet(str(calibration), files[1::2]) if len(files) > 1 else shipped
-        return PhotoSets(PhotoSet(str(calibration), files[::2]), apart)
-    known = {path.resolve() for path in files}
-    others = [path for path in photographs(measuring) if path.resolve() not in known]
-    if not others:
-        raise NoPhotos(f"all photographs in {measuring} are also in {calibration}, and measuring needs others")
-    return PhotoSets(PhotoSet(str(calibration), files), PhotoSet(str(measuring), others))
+    if measuring is not None and measuring.resolve() != calibration.resolve():
+        calibrating = _photo_set(str(calibration), files)
+        return PhotoSets(calibrating, _apart(measuring_set(measuring), calibrating))
+    if len(files) >= 2 * LEAST_PHOTOGRAPHS:
+        calibrating = _photo_set(str(calibration), files[::2])
+        return PhotoSets(calibrating, _apart(_photo_set(str(calibration), files[1::2]), calibrating))
+    if measuring is not None:
+        raise NoPhotos(f"{calibration} is to be divided, and has {len(files)} photographs; at least four are needed")
+    calibrating = _photo_set(str(calibration), files)
+    return PhotoSets(calibrating, _apart(measuring_set(None), calibrating))
+
+
+def _photo_set(source: str, files: Sequence[Path]) -> PhotoSet:
+    return PhotoSet(source, spread_out(files, _MOST_PHOTOGRAPHS))
+
+
+def _apart(measuring: PhotoSet, calibrating: PhotoSet) -> PhotoSet:
+    """Those of `measuring` whose content is not that of a file of `calibrating`."""
+    known = {file_sha256(path) for path in calibrating.files}
+    apart = [path for path in measuring.files if file_sha256(path) not in known]
+    return _enough(PhotoSet(measuring.source, apart), " that 8 bits are not calibrated on")
+
+
+def _enough(photos: PhotoSet, which: str = "") -> PhotoSet:
+    """Raises NoPhotos for too few to say anything of others."""
+    if len(photos.files) < LEAST_PHOTOGRAPHS:
+        raise NoPhotos(
+            f"precisions are measured on at least {LEAST_PHOTOGRAPHS} photographs{which}; "
+            f"{photos.source} has {len(photos.files)}"
+        )
+    return photos
 
 
 def views(steps: Preprocessing, count: int, files: Sequence[Path]) -> NDArray[np.uint8]:

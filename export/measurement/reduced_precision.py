@@ -1,6 +1,7 @@
 """A bundle's graphs in half precision: made from the float32 graph, and compared with it on photographs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -8,9 +9,9 @@ import onnx_ir as ir
 
 from bundle.agreement import Agreement
 from bundle.file_names import GRAPHS, MODEL
-from bundle.golden import Golden
 from bundle.manifest import HalfPrecision
 from bundle.precisions import BF16
+from bundle.tensors import Images, Outputs
 from export.graphs.fused_attention import fuse_attention
 from export.graphs.half_precision import emulate_half, to_half
 from export.measurement.comparison import Disagreement, compare
@@ -23,25 +24,41 @@ MAX_MEASURED_VIEWS = 200
 MIN_MEASURED_VIEWS = 8
 
 
+@dataclass(frozen=True)
+class Float32Answers:
+    """Views of photographs at one resolution, and float32's logits.
+
+    Attributes:
+        images: (views, side, side, 3); view i is of photograph i modulo `photographs`.
+        logits: (outputs, views, classes).
+        photographs: how many there are.
+        activation: makes scores of the logits.
+    """
+
+    images: Images
+    logits: Outputs
+    photographs: int
+    activation: Activation
+
+
 def float32_answers(
-    graph: Path, preprocessing: Mapping[int, Preprocessing], photos: Sequence[Path]
-) -> dict[int, Golden]:
-    """Views of the photographs at each resolution, and the answers of the float32 `graph`. Raises NoPhotos."""
+    graph: Path, preprocessing: Mapping[int, Preprocessing], photos: Sequence[Path], activation: Activation
+) -> dict[int, Float32Answers]:
+    """The answers of the float32 `graph` to views of `photos`, by resolution. Raises NoPhotos."""
     run = onnxruntime_session(graph)
     least = min(steps.crop for steps in preprocessing.values())
     answers = {}
     for resolution, steps in preprocessing.items():
         count = max(MIN_MEASURED_VIEWS, round(MAX_MEASURED_VIEWS * (least / steps.crop) ** 4))
         images = views(steps, count, photos)
-        answers[resolution] = Golden(images, in_batches(run, images))
+        answers[resolution] = Float32Answers(images, in_batches(run, images), min(count, len(photos)), activation)
     return answers
 
 
 def add_precision(
     folder: Path,
     precision: str,
-    expected: Mapping[int, Golden],
-    activation: Activation,
+    expected: Mapping[int, Float32Answers],
     say: Callable[[str], None],
 ) -> HalfPrecision:
     """Write the graph of the bundle in `folder` in `precision`, and measure it.
@@ -57,22 +74,21 @@ def add_precision(
     if precision == BF16:
         emulate_half(graph)  # ONNX Runtime has no such kernels on a CPU
     run = onnxruntime_session(ir.to_proto(graph).SerializeToString())
-    measured = measure_agreement(precision, expected, run, activation, say)
+    measured = measure_agreement(precision, expected, run, say)
     return HalfPrecision(engine=f"{ONNX_RUNTIME}, CPU", agreement=measured)
 
 
 def measure_agreement(
     precision: str,
-    expected: Mapping[int, Golden],
+    expected: Mapping[int, Float32Answers],
     run: RunImages,
-    activation: Activation,
     say: Callable[[str], None],
 ) -> dict[int, Agreement]:
     """How `run` agrees with float32 at each resolution. Raises Disagreement if its logits are not finite."""
     measured = {}
     for resolution, answers in expected.items():
         try:
-            compared = compare(answers.logits, in_batches(run, answers.images), activation)
+            compared = compare(answers.logits, in_batches(run, answers.images), answers.activation, answers.photographs)
         except Disagreement as err:
             raise Disagreement(f"{precision} at {resolution}: {err}; use another precision") from err
         say(f"  {precision} at {resolution}: {compared.describe()}")

@@ -44,6 +44,7 @@ MANIFEST = Manifest(
         measured_by="openvino",
         photographs=PHOTOGRAPHS,
         views={224: 24},
+        smooth_quant_alpha=0.3,
         kept_in_float32=("cross-attention",),
     ),
 )
@@ -70,7 +71,7 @@ def test_the_manifest_on_disk_has_the_keys_of_the_documentation_in_the_usual_ord
     assert content["preprocessing"] == {"224": {"resize": 256, "crop": 224}}
     assert content["parity"]["worst"] == {"224": 3e-6}
     measured = GOOD.model_dump()
-    assert " ".join(measured) == "images top1 clear worst scale distance score_distance loss loss_limit"
+    assert " ".join(measured) == "images photographs top1 clear worst scale distance score_distance loss loss_limit"
     assert content["measured_on"] == content["quantization"]["photographs"] == {"source": "shipped", "sha256": SHA256}
     assert content["precisions"] == {"fp16": {"engine": "onnxruntime", "agreement": {"224": measured}}}
     assert content["agreement"] == {"int8": {"224": measured}}

@@ -9,6 +9,7 @@ from bundle.agreement import Agreement
 
 GOOD = Agreement(
     images=200,
+    photographs=10,
     top1=0.99,
     clear=0.9,
     worst=0.1,

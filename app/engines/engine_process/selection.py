@@ -252,7 +252,7 @@ class EngineSearch:
             log.info("%s %s: %.1f images/s at %d", process.name, process.precision, 1 / min(times), self._resolution)
         least = min(map(min, seconds.values()), default=0.0)
         as_fast = [process for process, times in seconds.items() if min(times) <= _AS_FAST * least]
-        best = min(as_fast, key=self._distance, default=None)
+        best = min(as_fast, key=lambda process: (self._distance(process), min(seconds[process])), default=None)
         for process in seconds:
             if process is not best:
                 process.kill()

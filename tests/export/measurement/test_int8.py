@@ -1,7 +1,9 @@
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -9,7 +11,8 @@ from bundle.atomic_files import file_sha256
 from export import to_onnx
 from export.inputs import if_changed
 from export.measurement import int8, reduced_precision
-from export.measurement.photos import photo_sets
+from export.measurement.photos import SHIPPED, crops, photo_sets, photographs
+from model.spec import Preprocessing
 from tests.support.pictures import scene
 from tests.support.reference_network import TINY
 
@@ -22,11 +25,20 @@ def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "CALIBRATION_VIEWS", 3)
 
 
+calibrated: list[np.ndarray] = []
+
+
+def quantize_graph(path: Path, images: Iterable[np.ndarray]) -> ir.Model:
+    """The graph as it is; the images to calibrate on are kept."""
+    calibrated[:] = images
+    return ir.load(path)
+
+
 @pytest.fixture
 def options(bundle: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # The graph is the same each time, and PyTorch takes half a minute to write it; NNCF's is tried in test_quantize.
     monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
-    monkeypatch.setattr(int8, "quantize_graph", lambda path, _: ir.load(path))
+    monkeypatch.setattr(int8, "quantize_graph", quantize_graph)
     out = ["--out", str(tmp_path / TINY.name)]
     return ["--variant", TINY.name, "--weights", str(tiny_weights), *out, "--resolutions", "224"]
 
@@ -52,15 +64,23 @@ def test_an_export_in_8_bits_is_described_measured_and_made_once(
     assert manifest["quantization"]["photographs"]["source"] == manifest["measured_on"]["source"] == "shipped"
     assert manifest["quantization"]["photographs"]["sha256"] != manifest["measured_on"]["sha256"]
     assert "cross-attention" in manifest["quantization"]["kept_in_float32"]
+    expected = crops(Preprocessing(256, 224), 3, photographs(SHIPPED))
+    np.testing.assert_array_equal(np.concatenate(calibrated), expected)
 
     assert to_onnx.main([*options, "--if-changed"]) == 0
     assert to_onnx.main([*options[:-2], "--if-changed"]) == 0  # it has what is asked for, and more
     assert capsys.readouterr().out.count("is up to date") == 2
 
+    for changed in ({"smooth_quant_alpha": 0.9}, {"made_by": "nncf 1.0"}, {"kept_in_float32": ["nothing"]}):
+        other = manifest | {"quantization": manifest["quantization"] | changed}
+        (out / "manifest.json").write_text(json.dumps(other))
+        is_made_anew([*options, "--if-changed"], monkeypatch)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
     own = tmp_path / "own"
     own.mkdir()
-    for name in ("calibrated on", "measured on"):
-        scene(80, len(name)).save(own / f"{name}.jpg")
+    for number in range(4):
+        scene(80 + number, 60).save(own / f"{number}.jpg")
     options += ["--calibration", str(own), "--if-changed"]
     is_made_anew(options, monkeypatch)
     sets = photo_sets(own, None)

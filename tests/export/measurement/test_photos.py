@@ -1,10 +1,20 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from export.measurement.photos import SHIPPED, SHIPPED_MEASURING, NoPhotos, crops, photo_sets, photographs, views
+from export.measurement.photos import (
+    SHIPPED,
+    SHIPPED_MEASURING,
+    NoPhotos,
+    crops,
+    measuring_set,
+    photo_sets,
+    photographs,
+    views,
+)
 from model.spec import Preprocessing
 from tests.support.pictures import scene
 
@@ -75,8 +85,30 @@ def test_photographs_to_measure_on_are_as_given_but_for_those_calibrated_on(mine
     (mine / "1.jpg").rename(mine / "part" / "1.jpg")
     sets = photo_sets(mine / "part", mine)
     assert (names(sets.calibrating.files), names(sets.measuring.files)) == ("1", "0 2 3 4")
-    with pytest.raises(NoPhotos, match=r"all photographs in .*part are also in .*, and measuring needs others"):
+    (mine / "2.jpg").rename(mine / "part" / "2.jpg")
+    with pytest.raises(NoPhotos, match=r"at least 2 photographs that 8 bits are not calibrated on; .*part has 0"):
         photo_sets(mine, mine / "part")
+
+
+def test_copies_of_what_is_calibrated_on_are_not_measured_on(mine: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    shutil.copytree(mine, others)
+    (others / "0.jpg").rename(others / "another name.jpg")
+    scene(90, 50).save(others / "new.jpg")
+    scene(91, 50).save(others / "newer.jpg")
+    assert names(photo_sets(mine, others).measuring.files) == "new newer"
+    shutil.copy(PHOTOS[0], others)
+    assert PHOTOS[0].stem not in names(photo_sets(None, others).measuring.files)
+    assert PHOTOS[0].stem in names(measuring_set(others).files)  # without 8 bits
+
+
+def test_one_photograph_says_nothing_of_others(mine: Path) -> None:
+    for path in sorted(mine.iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(NoPhotos, match=r"at least 2 photographs; .*mine has 1"):
+        measuring_set(mine)
+    with pytest.raises(NoPhotos, match=r"mine is to be divided, and has 1 photographs; at least four are needed"):
+        photo_sets(mine, mine)
 
 
 def test_the_manifest_tells_which_photographs_were_used(mine: Path) -> None:

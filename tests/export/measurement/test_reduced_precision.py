@@ -36,7 +36,7 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 def test_a_graph_in_half_precision_is_written_and_measured(
     copy: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = add_precision(copy, kind, float32_answers(copy / "model.onnx", STEPS, PHOTOS), SOFTMAX, print)
+    told = add_precision(copy, kind, float32_answers(copy / "model.onnx", STEPS, PHOTOS, SOFTMAX), print)
     assert (copy / GRAPHS[kind]).stat().st_size < 0.56 * (copy / "model.onnx").stat().st_size
     assert [told.agreement[resolution].images for resolution in (224, 240)] == [9, 8]
     worst = {"fp16": 0.02, "bf16": 0.2}[kind]
@@ -48,8 +48,8 @@ def test_a_graph_in_half_precision_is_written_and_measured(
 
 
 def test_the_written_float16_file_is_the_one_that_was_measured(copy: Path) -> None:
-    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS)
-    told = add_precision(copy, "fp16", answers, SOFTMAX, print)
+    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS, SOFTMAX)
+    told = add_precision(copy, "fp16", answers, print)
     session = onnxruntime.InferenceSession(copy / "model.fp16.onnx")
     logits = np.stack(session.run(None, {"image": answers[224].images}))
     worst = np.abs(logits - answers[224].logits).max()
@@ -61,10 +61,10 @@ def test_logits_that_are_nan_are_refused(copy: Path) -> None:
     norm = next(value for value in model.graph.initializers.values() if str(value.name).endswith("norm.0.weight"))
     assert norm.const_value is not None
     norm.const_value = ir.tensor(np.float32(np.nan) * norm.const_value.numpy(), name=norm.name)
-    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS)
+    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS, SOFTMAX)
     ir.save(model, copy / "model.onnx")
-    with pytest.raises(Disagreement, match="fp16 at 224: logits are NaN or infinite; use another"):
-        add_precision(copy, "fp16", answers, SOFTMAX, print)
+    with pytest.raises(Disagreement, match="fp16 at 224: its logits are NaN or infinite; use another"):
+        add_precision(copy, "fp16", answers, print)
 
 
 def test_the_exporter_adds_what_was_asked_for(

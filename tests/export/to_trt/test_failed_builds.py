@@ -35,7 +35,7 @@ class NotANumber(FakeGpu):
     ("gpu", "message"),
     [
         (OneWrongClass(), "at batch 8 its logits differ from float32's by"),
-        (NotANumber(), "at batch 8 logits are NaN or infinite"),
+        (NotANumber(), "at batch 8 its logits are NaN or infinite"),
     ],
 )
 def test_an_engine_that_answers_otherwise_is_refused(
@@ -52,11 +52,12 @@ def test_an_engine_that_answers_otherwise_is_refused(
 def test_the_share_of_best_classes_that_is_enough_can_be_given(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--resolutions", "224", "--least-agreement"]
     assert run(copy, *options, "0.67", gpu=OneWrongClass()) == 1
-    said = (
-        "at batch 8 it has float32's best class for 66.7% over 3 views of photographs, and at least 67.0% are asked for"
-    )
-    assert said in capsys.readouterr().err
+    said = capsys.readouterr()
+    fault = "it has float32's best class for 66.7% over 3 views of 3 photographs, and at least 67.0% are asked for"
+    assert f"at batch 8 {fault}" in said.err
+    assert f"NOT TAKEN BY ITSELF: {fault}" in said.out
     assert run(copy, *options, "0.66", gpu=OneWrongClass()) == 0
+    assert "NOT TAKEN" not in capsys.readouterr().out
     assert (copy / "engines" / FOLDER.format(224) / "plan").exists()
 
 

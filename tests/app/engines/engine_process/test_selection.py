@@ -262,13 +262,55 @@ def test_the_share_of_best_classes_that_is_enough_can_be_set(
 
 
 @pytest.mark.usefixtures("fakes")
-@pytest.mark.parametrize(("f32_seconds", "precision"), [(0.0306, "f32"), (0.05, "bf16")])
+@pytest.mark.parametrize(("f32_seconds", "precision"), [(0.0312, "f32"), (0.0324, "bf16")])
 def test_of_engines_that_are_as_fast_the_one_nearer_to_float32_is_taken(
     f32_seconds: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Fake, "seconds", {"bf16": 0.03, "f32": f32_seconds})
     monkeypatch.setattr(LocalProcess, "time_image", lambda process: Fake.seconds[process.precision])
     assert choose(described()).precision == precision
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("faster", ["bf16", "fp16"])
+def test_of_engines_as_near_to_float32_the_faster_is_taken(faster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.03, "fp16": 0.03, faster: 0.0295})
+    monkeypatch.setattr(LocalProcess, "time_image", lambda process: Fake.seconds[process.precision])
+    monkeypatch.setattr(sys.modules["fakes"], "offers", lambda *_: map(Fake, ("bf16", "fp16")))
+    assert choose(described()).precision == faster
+
+
+class Notes:
+    """What a compiled cache remembers, but the compiled models."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def read_json(self, name: str) -> Any:
+        return self.kept.get(name)
+
+    def write_json(self, name: str, value: object) -> None:
+        self.kept[name] = value
+
+    def drop(self, _: str, but: str) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_choice_is_remembered_until_other_precisions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+    monkeypatch.setattr(selection, "open_cache", lambda _: notes)
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.01, "f32": 0.02})
+    far = {"bf16": agreement(top1=0.98, distance=0.3)}
+    assert choose(described(far)).precision == "f32"
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.02, "f32": 0.01})
+    assert choose(described({"bf16": GOOD})).precision == "f32"
+    monkeypatch.setattr(Fake, "seconds", {"bf16": 0.01, "f32": 0.02})
+    assert choose(described({"bf16": GOOD})).precision == "f32"  # remembered
+    assert choose(described(far), least_agreement=0.97).precision == "f32"  # the same precisions agree
+    notes.kept.clear()
+    assert choose(described(far)).precision == "f32"
+    assert choose(described(far), least_agreement=0.97).precision == "bf16"
 
 
 @pytest.mark.usefixtures("fakes")
