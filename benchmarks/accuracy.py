@@ -309,7 +309,7 @@ def rule(planned: Sequence[Row], reports: Mapping[str, Report], truth: "pd.Serie
         interval = Z_95 * math.sqrt(lost + won) / len(truth)
         lines.append({
             "": name,
-            "photographs": found.images,
+            "views (photographs)": f"{found.images} ({found.photographs})",
             "logits' distance": f"{found.distance:.2%}",
             "scores' distance": f"{found.score_distance:.4f}",
             "expected loss, points (limit)": f"{100 * found.loss:.3f} ({100 * found.loss_limit:.3f})",

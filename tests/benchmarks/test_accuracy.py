@@ -76,6 +76,6 @@ def test_what_the_export_measured_stands_beside_what_the_images_say(
     tables = capsys.readouterr().out.split("```")
     assert list(cells(tables[0])) == ["OpenVINO, float32", "OpenVINO, bf16"]
     (row,) = cells(tables[2]).values()
-    assert row[:2] == ["200", "20.00%"]
+    assert row[:2] == ["200 (10)", "20.00%"]
     assert row[5].startswith("its logits differ from float32's by 20.0% of their spread")
     assert row[7] in ("100.00%", "75.00%")
