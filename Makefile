@@ -28,8 +28,8 @@ serve: $(INSTALLED)
 
 INSTALL_BENCH = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
 
-# Four processes on two cores, since many tests wait: for time to pass, or for a service to start.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4
+# Three processes on two cores, since many tests wait: for time to pass, or for a service to start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3
 test: $(INSTALLED)
 	$(PYTEST)
 
