@@ -1,5 +1,4 @@
 import asyncio
-import logging
 import math
 import os
 import shutil
@@ -22,7 +21,6 @@ from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
 from model.spec import PREPROCESSING
 from tests.app.engines import fakes
-from tests.support.agreements import GOOD, with_8_bits
 from tests.support.pictures import encoded, scene
 from tests.support.plans import put_plan
 from tests.support.processes import workers
@@ -70,23 +68,6 @@ async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
 
 async def classify(model: ServedModel, deadline: float = math.inf, resolution: int | None = None) -> ModelAnswer:
     return await model.classify(PNG, resolution, deadline)
-
-
-def test_what_was_measured_of_the_precision_is_shown_and_logged(
-    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    eight_bits = with_8_bits(bundle, tmp_path / "eight")
-
-    async def main() -> None:
-        async with serving(eight_bits, engine="openvino", precision="int8") as model:
-            assert model.agreement == {224: GOOD}
-        async with serving(eight_bits) as model:
-            assert model.agreement == {}
-
-    asyncio.run(main())
-    (told,) = [record.message for record in caplog.records if "float32's best class" in record.message]
-    assert told == f"eight at 224, int8: {GOOD.describe()}"
 
 
 def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:

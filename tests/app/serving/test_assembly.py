@@ -1,0 +1,39 @@
+"""What the settings say reaches the model."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from app.configuration.settings import Settings
+from app.decoding.pool import DecoderPool
+from app.serving import assembly
+from app.telemetry.metrics import Metrics
+from bundle.reader import open_bundle
+
+
+def test_a_model_is_made_as_the_settings_say(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(assembly, "ServedModel", lambda *_, **options: given.update(options))
+    settings = Settings(
+        bundle=bundle,
+        engine="openvino",
+        precision="bf16",
+        least_agreement=0.97,
+        max_batch=3,
+        max_queue=70,
+        engine_seconds=11,
+        load_seconds=12,
+    )
+    opened = open_bundle(bundle)
+    assembly.make_model(settings, opened, cast(DecoderPool, None), Metrics(list).model("b"))
+    opened.close()
+    assert given == {
+        "engine": "openvino",
+        "precision": "bf16",
+        "least_agreement": 0.97,
+        "max_batch": 3,
+        "max_queue": 70,
+        "run_seconds": 11,
+        "load_seconds": 12,
+    }
