@@ -97,10 +97,9 @@ def _has_graphs(manifest: Manifest, inputs: ExportInputs) -> bool:
         return True
     if INT8 not in manifest.agreement or not is_current(manifest.quantization):
         return False
-    photographs = inputs.calibrating.for_manifest(CALIBRATION_VIEWS)
-    return request.calibration is None or (
-        manifest.quantization is not None and manifest.quantization.photographs == photographs
-    )
+    if request.calibration is None or manifest.quantization is None:
+        return True
+    return manifest.quantization.photographs == inputs.calibrating.for_manifest(CALIBRATION_VIEWS)
 
 
 def _trained_sides(weights: WeightsInfo) -> tuple[int, int] | None:

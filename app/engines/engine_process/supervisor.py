@@ -206,7 +206,8 @@ class EngineSupervisor:
         self._process = search.find()
         self.name, self.precision, self.batch = self._process.name, self._process.precision, self._process.batch
         if measured := measured_agreement(self._bundle, self._resolution, self.name, self.precision):
-            log.info("%s at %d, %s: %s", self._bundle.name, self._resolution, self.precision, measured.describe())
+            told = measured.describe(request.least_agreement)
+            log.info("%s at %d, %s: %s", self._bundle.name, self._resolution, self.precision, told)
         refused = {engine: reason for engine, reason in search.refused.items() if engine != self.name}
         for engine, reason in refused.items():
             if self.refused.get(engine) != reason:

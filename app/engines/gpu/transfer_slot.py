@@ -114,9 +114,8 @@ class TransferSlot:
 
     def copy_seconds(self) -> float:
         """The seconds that an image takes to pinned memory and on to the GPU, among as many as the slot holds."""
-        images = np.ones_like(
-            self._pixels
-        )  # in memory of its own; that of zeros would be one page, and so in the cache
+        # Ones have memory of their own; that of zeros would be one page, and so in the cache.
+        images = np.ones_like(self._pixels)
 
         def copy() -> None:
             self._send(images)

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ def test_an_export_in_8_bits_is_described_measured_and_made_once(
         (out / "manifest.json").write_text(json.dumps(other))
         is_made_anew([*options, "--if-changed"], monkeypatch)
     (out / "manifest.json").write_text(json.dumps(manifest))
+    with monkeypatch.context() as patched:
+        patched.setattr(int8, "version", not_installed)
+        assert to_onnx.main([*options, "--if-changed"]) == 0  # it cannot be made again, and is whole
 
     own = tmp_path / "own"
     own.mkdir()
@@ -98,6 +102,10 @@ def is_made_anew(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr(to_onnx, "to_onnx", made_anew)
         with pytest.raises(MadeAnew):
             to_onnx.main(options)
+
+
+def not_installed(package: str) -> str:
+    raise PackageNotFoundError(package)
 
 
 class MadeAnew(Exception):
