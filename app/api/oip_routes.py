@@ -45,7 +45,7 @@ from app.decoding.oip_tensors import (
     parse_oip,
     write_outputs,
 )
-from app.engines.registry import ON_CPU
+from app.engines.registry import NULL_ENGINE, ON_CPU
 from app.errors import (
     BadBody,
     BadImage,
@@ -169,7 +169,7 @@ async def config(service: ServiceDep, name: ModelName) -> dict[str, Any]:
             {"name": ENCODED, "data_type": "TYPE_STRING", "dims": [], "optional": True},
         ],
         "output": [{"name": output, "data_type": "TYPE_FP32", "dims": [classes]} for output in OUTPUTS],
-        "instance_group": [{"kind": "KIND_CPU" if engine in ON_CPU else "KIND_GPU", "count": 1}],
+        "instance_group": [{"kind": "KIND_CPU" if engine in (*ON_CPU, NULL_ENGINE) else "KIND_GPU", "count": 1}],
         "dynamic_batching": {"preferred_batch_size": [model.batch()]},
     }
 

@@ -61,9 +61,15 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
     engine: Annotated[
-        Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime"],
-        Field(description="auto takes a GPU engine if there is a GPU, else the fastest CPU engine, found by trying"),
+        Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime", "null"],
+        Field(
+            description="auto takes a GPU engine if there is a GPU, else the fastest CPU engine, found by trying; null "
+            "computes nothing, for measuring"
+        ),
     ] = "auto"
+    null_rate: Annotated[
+        float, Field(ge=0, description="images per second of --engine null, which answers with zeros; 0 for at once")
+    ] = 0
     precision: Annotated[
         Literal["auto", "fp16", "bf16", "f32", "int8", "int8-bf16"],
         Field(description="auto takes the fastest that agrees with float32, found by trying"),

@@ -55,12 +55,16 @@ class EngineFiles:
         plans: those that were built from the graph.
         command: builds a plan for this resolution.
         store: for these files only.
+        classes: of the network.
+        null_rate: images per second of the engine that computes nothing; 0 is at once.
     """
 
     graphs: Mapping[str, ReadGraph]
     plans: Sequence[TensorRTPlan] = ()
     command: str = "python export/to_trt.py"
     store: Store | None = None
+    classes: int = 0
+    null_rate: float = 0.0
 
 
 class EngineRefused(Exception):

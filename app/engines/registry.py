@@ -12,12 +12,14 @@ ENGINES = {  # the function that offers each, see app.engines.interface
     "onnxruntime-tensorrt": "app.engines.gpu.onnxruntime_cuda_engine:offer_onnxruntime_tensorrt",
     "openvino": "app.engines.cpu.openvino_engine:offer_openvino",
     "onnxruntime": "app.engines.cpu.onnxruntime_engine:offer_onnxruntime",
+    "null": "app.engines.null_engine:offer_null",
 }
 PLAN_ENGINE = "tensorrt"  # runs the bundle's plans
+NULL_ENGINE = "null"  # computes nothing: for measuring the service
 ON_CPU = ("openvino", "onnxruntime")
 GPU_ONLY_PRECISIONS = (FP16,)
 # A GPU is faster than the CPU beside it, and what was compiled for it than what was not. onnxruntime-tensorrt is in no
-# tier: it compiles for minutes at each start, so it has to be asked for.
+# tier: it compiles for minutes at each start, so it has to be asked for. So does the engine that computes nothing.
 TIERS: tuple[tuple[str, ...], ...] = ((PLAN_ENGINE,), ("onnxruntime-cuda",), ON_CPU)
 AUTO = "auto"
 

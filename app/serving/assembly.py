@@ -7,6 +7,7 @@ from collections.abc import Callable
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
+from app.engines.registry import NULL_ENGINE
 from app.machine.cpus import usable_cpus
 from app.machine.memory import decoder_bytes, megabytes, needed_bytes, usable_memory
 from app.serving.served_model import ServedModel
@@ -50,6 +51,8 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
             megabytes(memory),
             "" if settings.decoder_count == 1 else ", or set fewer --decoders",
         )
+    if settings.engine == NULL_ENGINE:
+        log.warning("%s: --engine null computes nothing: every answer is zeros, for measuring only", bundle.name)
     return ServedModel(
         bundle,
         decoders,
@@ -57,6 +60,7 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         engine=settings.engine,
         precision=settings.precision,
         least_agreement=settings.least_agreement,
+        null_rate=settings.null_rate,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         run_seconds=settings.engine_seconds,

@@ -82,6 +82,7 @@ class ServedModel:
         engine: that may run it, or "auto".
         precision: that the engine must have, or "auto".
         least_agreement: as EngineRequest has it.
+        null_rate: as EngineFiles has it.
         max_batch: the most images in a call; 0 is what the engine is best at.
         max_queue: the most images that wait; 0 is what `default_queue_images` gives for the default resolution.
         run_seconds: as for EngineSupervisor.
@@ -97,6 +98,7 @@ class ServedModel:
         engine: str,
         precision: str,
         least_agreement: float | None = None,
+        null_rate: float = 0.0,
         max_batch: int,
         max_queue: int,
         run_seconds: float,
@@ -108,6 +110,7 @@ class ServedModel:
         self._engine = engine
         self._precision = precision
         self._least_agreement = least_agreement
+        self._null_rate = null_rate
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._run_seconds = run_seconds
@@ -354,6 +357,7 @@ class ServedModel:
             engine=self._engine,
             precision=self._precision,
             least_agreement=self._least_agreement,
+            null_rate=self._null_rate,
             prefer=prefer,
             run_seconds=self._run_seconds,
             load_seconds=self._load_seconds,

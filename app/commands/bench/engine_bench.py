@@ -98,6 +98,7 @@ async def measure_engine(
         engine=settings.engine,
         precision=settings.precision,
         least_agreement=settings.least_agreement,
+        null_rate=settings.null_rate,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
     )

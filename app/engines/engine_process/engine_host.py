@@ -35,6 +35,8 @@ class EngineHost:
         plans: the manifest of each plan as JSON.
         command: builds a plan for this resolution.
         side: of the images, in pixels.
+        classes: of the network.
+        null_rate: as EngineFiles has it.
         files: open files: those of the graphs, those of the plans, and that of the shared buffer with the images.
     """
 
@@ -44,6 +46,8 @@ class EngineHost:
         plans: Sequence[str],
         command: str,
         side: int,
+        classes: int,
+        null_rate: float,
         files: Sequence[int],
     ) -> None:
         *contents, buffer = files
@@ -60,6 +64,8 @@ class EngineHost:
             ],
             command=command,
             store=self._store,
+            classes=classes,
+            null_rate=null_rate,
         )
         self._side = side
         self._buffer = SharedBuffer(buffer)

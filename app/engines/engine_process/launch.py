@@ -32,6 +32,7 @@ class EngineProcess:
         resolution: whose engine it is.
         buffer: memory that is shared with the process, in which images are handed over.
         seconds: that a call may take until the engine is loaded.
+        null_rate: as EngineFiles has it.
         on_spawn: is told of the worker before it answers, so that it can be killed.
     """
 
@@ -42,6 +43,7 @@ class EngineProcess:
         buffer: SharedBuffer,
         *,
         seconds: float,
+        null_rate: float,
         on_spawn: Callable[[Worker], None],
     ) -> None:
         self.name = self.precision = ""
@@ -61,6 +63,8 @@ class EngineProcess:
                 [plan.manifest.model_dump_json() for plan in plans],
                 bundle.plan_command(resolution),
                 self._golden.images.shape[1],
+                self._classes,
+                null_rate,
             ],
             seconds=seconds,
             files=[*bundle.graphs.values(), *(plan.file for plan in plans), buffer.file],

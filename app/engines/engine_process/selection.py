@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.engines.compiled_cache import open_cache
+from app.engines.engine_process.golden_check import golden_mismatch
 from app.engines.engine_process.launch import EngineProcess
 from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.interface import EngineRefused
@@ -19,7 +20,6 @@ from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.bundle_errors import ExplainedError
-from bundle.golden import mismatch
 from bundle.precisions import F32, INT8
 from bundle.reader import Bundle
 
@@ -43,6 +43,7 @@ class EngineRequest:
         restart: is tried before all others.
         least_agreement: the share of photographs for which a precision that is not named must have float32's best
             class; None is the rule of bundle.agreement.
+        null_rate: as EngineFiles has it.
     """
 
     engine: str = AUTO
@@ -50,6 +51,7 @@ class EngineRequest:
     prefer: Candidate | None = None
     restart: Candidate | None = None
     least_agreement: float | None = None
+    null_rate: float = 0.0
 
 
 class EngineSearch:
@@ -57,8 +59,8 @@ class EngineSearch:
 
     A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to CPU:
     so the candidates of a tier are compared by time, unless one is preferred, or was found the fastest at an earlier
-    start. Of two that are as fast the one nearer to float32 is taken. Every engine must give the golden logits. A
-    precision that is not asked for by name must also agree with float32 on photographs, as the bundle has it.
+    start. Of two that are as fast the one nearer to float32 is taken. Every engine that computes must give the golden
+    logits. A precision that is not asked for by name must also agree with float32 on photographs, as the bundle has it.
 
     Args:
         bundle: has the graphs, plans and golden images.
@@ -216,7 +218,7 @@ class EngineSearch:
         try:
             process, self._unused = self._unused or self._spawn(), None
             logits = process.load(name, precision)
-            wrong = mismatch(self._golden, logits, precision)
+            wrong = golden_mismatch(self._golden, logits, name, precision)
             if wrong:
                 raise WrongAnswers(f"{name} {precision} gives wrong answers: {wrong}")
         except (EngineRefused, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
@@ -287,7 +289,12 @@ class EngineSearch:
 
     def _spawn(self) -> EngineProcess:
         return EngineProcess(
-            self._bundle, self._resolution, self._buffer, seconds=self._seconds, on_spawn=self._spawned
+            self._bundle,
+            self._resolution,
+            self._buffer,
+            seconds=self._seconds,
+            null_rate=self._request.null_rate,
+            on_spawn=self._spawned,
         )
 
     def _spawned(self, worker: Worker) -> None:

@@ -12,13 +12,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from app.engines.engine_process.golden_check import golden_mismatch
 from app.engines.engine_process.launch import EngineProcess
 from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import WorkerDied, WorkerFailed, WorkerHung
-from bundle.golden import mismatch
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
 
@@ -50,6 +50,7 @@ class EngineSupervisor:
         precision: that it must have, or "auto".
         prefer: name and precision that are taken without a comparison if they work.
         least_agreement: as EngineRequest has it.
+        null_rate: as EngineFiles has it.
         run_seconds: that a run may take, or ten times what its images took at the start where that is longer.
         load_seconds: that each step of a start may take.
         on_restart: is called with a reason before each rebuild.
@@ -65,6 +66,7 @@ class EngineSupervisor:
         precision: str,
         prefer: Candidate | None = None,
         least_agreement: float | None = None,
+        null_rate: float = 0.0,
         run_seconds: float,
         load_seconds: float,
         on_restart: Callable[[str], None] = lambda _: None,
@@ -75,7 +77,7 @@ class EngineSupervisor:
         self.batch = 1
         self.refused: dict[str, str] = {}
         self.fault: str | None = "it is loading"
-        self._request = EngineRequest(engine, precision, prefer, least_agreement=least_agreement)
+        self._request = EngineRequest(engine, precision, prefer, least_agreement=least_agreement, null_rate=null_rate)
         self._bundle = bundle
         self._resolution = resolution
         self._run_seconds = run_seconds
@@ -155,7 +157,7 @@ class EngineSupervisor:
 
     async def _run_golden(self) -> None:
         golden = self._bundle.golden(self._resolution)
-        wrong = mismatch(golden, await self.run(golden.images), self.precision)
+        wrong = golden_mismatch(golden, await self.run(golden.images), self.name, self.precision)
         if wrong:
             self._rebuild_because("wrong", WrongAnswers(wrong))
             raise WrongAnswers(f"{self._bundle.name} at {self._resolution}: {wrong}")

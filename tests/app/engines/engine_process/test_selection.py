@@ -142,11 +142,14 @@ class LocalProcess(EngineProcess):
         buffer: SharedBuffer,
         *,
         seconds: float,
+        null_rate: float,
         on_spawn: Callable[[Worker], None],
     ) -> None:
         self._golden = bundle.golden(resolution)
         self._seconds = seconds
-        host = EngineHost({}, [], bundle.plan_command(resolution), self._golden.images.shape[1], [buffer.file])
+        host = EngineHost(
+            {}, [], bundle.plan_command(resolution), self._golden.images.shape[1], 2, null_rate, [buffer.file]
+        )
         self.worker = cast(Worker, LocalWorker(host))
         on_spawn(self.worker)
 

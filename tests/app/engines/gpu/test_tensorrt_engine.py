@@ -796,7 +796,7 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     offer(gpu, monkeypatch)
     (tmp_path / "plan").write_bytes(content)
     with (tmp_path / "plan").open("rb") as plan:
-        host = EngineHost({}, [passport().model_dump_json()], "python build_it.py", SIDE, [plan.fileno(), 0])
+        host = EngineHost({}, [passport().model_dump_json()], "python build_it.py", SIDE, 2, 0.0, [plan.fileno(), 0])
         images = pictures(3)
         with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its manifest describes"):
             host.load("tensorrt", passport().precision, images)
