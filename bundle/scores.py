@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from model.spec import SIGMOID, Activation
+from model.spec import SIGMOID, SOFTMAX, Activation
 
 
 def scores(logits: NDArray[np.floating], activation: Activation) -> NDArray[np.float64]:
@@ -15,3 +15,16 @@ def scores(logits: NDArray[np.floating], activation: Activation) -> NDArray[np.f
     exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
     shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return shares
+
+
+def best_classes(logits: NDArray[np.floating], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:
+    """Index and score of the `count` classes with the largest of `logits` (classes,), the best first.
+
+    Equal ones are in the order of their indices. There are fewer where there are fewer classes.
+    """
+    values = scores(logits, activation)
+    candidates = np.arange(len(logits))
+    if count < len(logits):
+        candidates = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
+    order = candidates[np.argsort(-logits[candidates], kind="stable")][:count]
+    return [(int(index), float(values[index])) for index in order]

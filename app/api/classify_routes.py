@@ -114,14 +114,14 @@ async def classify(
     async with reading as (model, options, upload):
         resolution = model.resolution(options.resolution)
         caller = caller_id(request)
-        work = model.classify(upload.files[0].content, resolution, deadline, caller=caller)
+        work = model.classify(upload.files[0].content, resolution, deadline, best=options.top_k, caller=caller)
         try:
             answer = await run_while_connected(request, work)
         except (NotAnImage, BadImage) as err:
             raise upload.with_content_type(err) from err
     request.state.stages += answer.stages
     return Classification(
-        predictions=_predictions(answer.best(model.bundle.labels, options.top_k)),
+        predictions=_predictions(answer.best(model.bundle.labels)),
         model=_answered_by(model, resolution),
         timing_ms=Timing(
             decode=_milliseconds(answer.decode.seconds),
@@ -158,7 +158,7 @@ async def classify_batch(
 
         problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
-        work = model.classify_each(images, resolution, deadline, caller=caller)
+        work = model.classify_each(images, resolution, deadline, best=options.top_k, caller=caller)
         outcomes = iter(await run_while_connected(request, work))
         results = []
         for index, (name, _) in enumerate(upload.files):
@@ -169,7 +169,7 @@ async def classify_batch(
                 results.append(ImageResult(index=index, filename=name, problem=problem))
             else:
                 request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
-                classes = outcome.best(model.bundle.labels, options.top_k)
+                classes = outcome.best(model.bundle.labels)
                 results.append(ImageResult(index=index, filename=name, predictions=_predictions(classes)))
     return BatchClassification(
         results=results,

@@ -32,6 +32,7 @@ from app.api.oip_schemas import (
 from app.api.oip_statistics import model_statistics
 from app.api.operations_routes import check_ready
 from app.api.problems import ACCESS_ERRORS, error_responses
+from app.decoding.decoder_memory import PixelBlock
 from app.decoding.oip_tensors import (
     BINARY,
     ENCODED,
@@ -247,19 +248,22 @@ async def _infer(
     caller = caller_id(request)
     with model.room(caller=caller):  # parsing the body costs as much as an image
         async with until_deadline(deadline):
-            inference, tensors = await service.decoders.inference(
+            inference, tensor = await service.decoders.inference(
                 body, json_bytes=json_bytes, max_images=service.settings.max_images, deadline=deadline, caller=caller
             )
-    for output in inference.outputs:
-        check_output(output, OUTPUTS)
-    if inference.inputs[0].name == IMAGE:
-        resolution = _resolution_of_pixels(model, tensors[0].shape[1:])
-        service.charge(request, len(tensors[0]))
-        return inference, await model.classify_pixels(tensors[0], resolution, deadline, caller=caller)
+    try:
+        for output in inference.outputs:
+            check_output(output, OUTPUTS)
+        if isinstance(tensor, PixelBlock):
+            resolution = _resolution_of_pixels(model, tensor.pixels.shape[1:])
+            service.charge(request, len(tensor.pixels))
+            return inference, await model.classify_pixels(tensor, resolution, deadline, caller=caller)
+    finally:
+        if isinstance(tensor, PixelBlock):
+            tensor.release()
     resolution = _requested_resolution(model, inference)
-    service.charge(request, len(tensors))
-    bodies = [file.tobytes() for file in tensors]
-    return inference, await model.classify_all(bodies, resolution, deadline, caller=caller)
+    service.charge(request, len(tensor))
+    return inference, await model.classify_all(tensor, resolution, deadline, caller=caller)
 
 
 async def _check_version(name: ModelName, version: ModelVersion) -> None:

@@ -82,8 +82,8 @@ async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -
 async def _classify(model: ServedModel, path: Path, top_k: int, resolution: int | None) -> FileResult:
     try:
         body = await asyncio.to_thread(read_image_file, path)
-        answer = await model.classify(body, resolution)
-        return FileResult(path, classes=answer.best(model.bundle.labels, top_k))
+        answer = await model.classify(body, resolution, best=top_k)
+        return FileResult(path, classes=answer.best(model.bundle.labels))
     except OSError as err:
         return FileResult(path, error=err.strerror or "cannot be read")
     except (BadFile, ExplainedError) as err:

@@ -1,6 +1,8 @@
 """The worker's side of decoding: turns untrusted bytes into pixels. `app.decoding.pool` calls it."""
 
 import json
+import os
+from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -11,6 +13,7 @@ from app.decoding.image_decoding import decode
 from app.decoding.oip_tensors import CHARSETS, Strict, parse_oip, read_inputs
 from app.errors import BadInference
 from app.processes.channel import Arrays, Values
+from app.processes.shared_memory import SharedMemory
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
 
@@ -23,9 +26,14 @@ class Decoder:
     Args:
         max_pixels: as for app.decoding.image_decoding.decode.
         scaled_jpeg: as for app.decoding.image_decoding.decode.
+        files: the memory in which bodies and results cross. It is closed: the process cannot map more of it, or change
+            its size.
     """
 
-    def __init__(self, max_pixels: int, scaled_jpeg: bool = False) -> None:
+    def __init__(self, max_pixels: int, scaled_jpeg: bool, files: Sequence[int]) -> None:
+        (memory,) = files
+        self._memory = SharedMemory(file=memory)
+        os.close(memory)
         self._max_pixels = max_pixels
         self._scaled_jpeg = scaled_jpeg
         Image.init()
@@ -36,17 +44,34 @@ class Decoder:
         for charset in CHARSETS:
             parse_oip(Strict, "{}".encode(charset))
 
-    def image(self, resize: int, crop: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """See app.decoding.image_decoding.decode."""
-        steps = Preprocessing(resize, crop)
-        return [], [decode(body.tobytes(), steps, self._max_pixels, scaled_jpeg=self._scaled_jpeg)]
+    def image(self, resize: int, crop: int, body: int, body_bytes: int, result: int) -> tuple[Values, Arrays]:
+        """Write the pixels of the image file at `body` to `result`. See app.decoding.image_decoding.decode."""
+        pixels = decode(
+            self._read(body, body_bytes), Preprocessing(resize, crop), self._max_pixels, scaled_jpeg=self._scaled_jpeg
+        )
+        self._write(result, [pixels])
+        return [], []
 
-    def inference(self, json_bytes: int | None, max_images: int, body: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """See app.decoding.oip_tensors.read_inputs."""
-        request, tensors = read_inputs(body.tobytes(), json_bytes=json_bytes, max_images=max_images)
+    def inference(
+        self, json_bytes: int | None, max_images: int, body: int, body_bytes: int, result: int
+    ) -> tuple[Values, Arrays]:
+        """Write the tensors of the request at `body` to `result`; the request without them, and their shapes.
+
+        See app.decoding.oip_tensors.read_inputs.
+        """
+        request, tensors = read_inputs(self._read(body, body_bytes), json_bytes=json_bytes, max_images=max_images)
         description = request.model_dump(mode="json")
         if len(json.dumps(description, ensure_ascii=False).encode("utf-8", "replace")) > _MAX_DESCRIPTION_BYTES:
             raise BadInference(
                 f"the request's names and parameters take more than {_MAX_DESCRIPTION_BYTES:,} bytes; send fewer"
             )
-        return [description], tensors
+        self._write(result, tensors)
+        return [description, [list(tensor.shape) for tensor in tensors]], []
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return self._memory.array(offset, size).tobytes()
+
+    def _write(self, offset: int, arrays: Sequence[NDArray[np.uint8]]) -> None:
+        for array in arrays:
+            self._memory.array(offset, array.size)[...] = array.reshape(-1)
+            offset += array.size

@@ -5,22 +5,24 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
 
+from app.decoding.decoder_memory import DecoderMemory, PixelBlock, claimed
 from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
+from app.processes.async_worker import AsyncWorker
 from app.processes.channel import Arrays, Limits, Reply, Values
+from app.processes.shared_memory import Block
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
-from model.preprocess import Pixels
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,18 @@ _START_SECONDS = 60
 _MAX_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
 _FIRST_PAUSE = 0.5  # seconds between attempts to start a decoder
 _LONGEST_PAUSE = 30.0
+_SHAPES = TypeAdapter(list[list[NonNegativeInt]], config=ConfigDict(strict=True))  # of tensors
 _CANNOT_START = "no decoder could be started; the log says why"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder gave: JSON values, what it wrote into its memory, and when it was at work."""
+
+    values: Values
+    memory: DecoderMemory
+    block: Block
+    interval: Interval
 
 
 @dataclass(eq=False)
@@ -39,11 +52,10 @@ class _Job:
     method: str
     values: Values
     body: bytes
+    result_bytes: int  # that it may write into its memory
     reply: Reply
     deadline: float
-    answer: asyncio.Future[tuple[Values, Arrays, Interval]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    answer: asyncio.Future[Decoded] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def fail(self, err: Exception) -> None:
         if not self.answer.done():
@@ -54,7 +66,7 @@ class DecoderPool:
     """Decoder processes that share their time fairly between callers; the jobs of one caller wait in order.
 
     They start with the context, and leaving it ends them. One that fails, or ends while it is idle, is replaced at
-    once. Each process has a thread that waits for it, so that its calls do not block the event loop.
+    once. Each has a memory of its own, which engines map to read the pixels: `files` are these memories.
 
     Args:
         count: number of processes.
@@ -62,6 +74,7 @@ class DecoderPool:
         scaled_jpeg: as for app.decoding.image_decoding.decode.
         seconds: the longest time for one job; then its process is killed.
         memory_bytes: the memory that a process may take for a job.
+        shared_bytes: the size of each memory in which bodies and pixels cross; what is not used takes none.
         on_restart: is called with a reason each time a process had to be replaced.
         sleep: pauses for so many seconds between the attempts to start a process.
     """
@@ -74,6 +87,7 @@ class DecoderPool:
         scaled_jpeg: bool = False,
         seconds: float,
         memory_bytes: int,
+        shared_bytes: int = 256 << 20,
         on_restart: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -85,8 +99,9 @@ class DecoderPool:
         self._queue = FairQueue[_Job]()
         self._idle: deque[asyncio.Future[Turn[_Job] | None]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
-        self._threads: set[ThreadPoolExecutor] = set()  # each waits for one worker
+        self._starting = ThreadPoolExecutor(count, thread_name_prefix="decoder")
         self._workers: set[Worker] = set()
+        self._memories = [DecoderMemory(number, shared_bytes) for number in range(count)]
         self._serving = 0
         self._retry_after: int | None = None  # seconds, while no worker can be started and none is left
         self._changed = asyncio.Event()  # set when _serving or _retry_after changes
@@ -94,7 +109,7 @@ class DecoderPool:
         self.count = count
 
     async def __aenter__(self) -> "DecoderPool":
-        self._tasks = [asyncio.create_task(self._keep_one()) for _ in range(self.count)]
+        self._tasks = [asyncio.create_task(self._keep_one(memory)) for memory in self._memories]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -106,9 +121,15 @@ class DecoderPool:
         for worker in workers:
             worker.kill()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for thread in list(self._threads):
-            await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+        await asyncio.to_thread(self._starting.shutdown, cancel_futures=True)
         self._refuse_waiting(NotReady("the service is stopping"))
+        for memory in self._memories:
+            memory.close()
+
+    @property
+    def files(self) -> list[int]:
+        """The open files of the memories that engines map, by the numbers in PixelLocation."""
+        return [memory.file for memory in self._memories]
 
     @property
     def refused(self) -> dict[str, str]:
@@ -128,20 +149,17 @@ class DecoderPool:
 
     async def decode(
         self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
-    ) -> tuple[Pixels, Interval]:
-        """The pixels that the network sees, (crop, crop, 3), and the time of decoding. Raises as decode does.
+    ) -> tuple[PixelBlock, Interval]:
+        """The pixels that the network sees, (1, crop, crop, 3), and the time of decoding. Raises as decode does.
 
         Raises TooLate if no worker begins before `deadline`, on the clock of time.perf_counter; BadImage if the worker
         dies or hangs; NotReady if there is no worker. The time of decoding is charged to `caller`.
         """
-        shape = (steps.crop, steps.crop, 3)
-        reply = Reply(
-            _MAX_HEAD_BYTES, math.prod(shape), (NotAnImage, TooLarge, BadImage), partial(_check_pixels, shape)
+        shape = (1, steps.crop, steps.crop, 3)
+        decoded = await self._run(
+            caller, _Job("image", [steps.resize, steps.crop], body, math.prod(shape), _IMAGE_REPLY, deadline)
         )
-        _, (pixels,), interval = await self._run(
-            caller, _Job("image", [steps.resize, steps.crop], body, reply, deadline)
-        )
-        return pixels, interval
+        return decoded.memory.pixels(decoded.block, shape), decoded.interval
 
     async def inference(
         self,
@@ -151,20 +169,31 @@ class DecoderPool:
         max_images: int,
         deadline: float = math.inf,
         caller: str = "",
-    ) -> tuple[InferenceRequest, Sequence[NDArray[np.uint8]]]:
-        """The result of app.decoding.oip_tensors.read_inputs; raises as that and as `decode` do."""
-        # Tensors are never larger than the body that they come in.
-        reply = Reply(_MAX_HEAD_BYTES, len(body), (BadInference, TooLarge), partial(_check_inference, max_images))
-        values, arrays, _ = await self._run(caller, _Job("inference", [json_bytes, max_images], body, reply, deadline))
-        return InferenceRequest.model_validate(values[0]), arrays
+    ) -> tuple[InferenceRequest, PixelBlock | list[bytes]]:
+        """The request without its tensor, and what that holds: pixels, or encoded images.
 
-    async def _run(self, caller: str, job: _Job) -> tuple[Values, Arrays, Interval]:
+        Raises as app.decoding.oip_tensors.read_inputs and as `decode` do.
+        """
+        most_bytes = len(body)  # a tensor is never larger than the body that it comes in
+        reply = Reply(_MAX_HEAD_BYTES, 0, (BadInference, TooLarge), partial(_check_inference, max_images, most_bytes))
+        job = _Job("inference", [json_bytes, max_images], body, most_bytes, reply, deadline)
+        decoded = await self._run(caller, job)
+        description, shapes = decoded.values
+        request = InferenceRequest.model_validate(description)
+        if request.inputs[0].name == IMAGE:
+            return request, decoded.memory.pixels(decoded.block, shapes[0])
+        whole = decoded.memory.content(decoded.block, sum(size for (size,) in shapes))
+        decoded.block.release()
+        ends = list(accumulate(size for (size,) in shapes))
+        return request, [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    async def _run(self, caller: str, job: _Job) -> Decoded:
         """Queue `job` and await its answer."""
         self._check()
         self._queue.put(caller, job)
         self._hand_out()
         try:
-            return await job.answer
+            return await claimed(job.answer, lambda decoded: decoded.block.release())
         finally:
             self._queue.discard(caller, job)  # if its request has gone
 
@@ -182,34 +211,28 @@ class DecoderPool:
         for job in self._queue.clear():
             job.fail(NotReady(str(err), err.retry_after))  # an instance each: tracebacks are added to it
 
-    async def _keep_one(self) -> None:
+    async def _keep_one(self, memory: DecoderMemory) -> None:
         """Keep one worker running. One that decoded something is replaced at once, others after growing pauses."""
-        loop = asyncio.get_running_loop()
         pause = 0.0
         while True:
-            thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
-            self._threads.add(thread)
             try:
-                worker = await loop.run_in_executor(thread, self._start)
-                if await self._serve(worker, thread):
+                started = await asyncio.get_running_loop().run_in_executor(self._starting, self._start, memory)
+                if await self._serve(started, memory):
                     pause = 0.0
             except Exception as err:  # no process, thread or memory: the next attempt may succeed
                 pause = max(pause, _FIRST_PAUSE)
                 self._cannot_start(err, pause)
-            finally:
-                thread.shutdown(wait=False)
-                if not self._closed:
-                    self._threads.discard(thread)
             await self._sleep(pause)
             pause = min(max(_FIRST_PAUSE, 2 * pause), _LONGEST_PAUSE)
 
-    def _start(self) -> Worker:
+    def _start(self, memory: DecoderMemory) -> Worker:
         return Worker(
             "decoder",
             "app.decoding.decoder_worker:Decoder",
             self._decoder_values,
             seconds=_START_SECONDS,
             limits=self._limits,
+            files=[memory.file],
             on_spawn=self._spawned,
         )
 
@@ -226,9 +249,10 @@ class DecoderPool:
             self._refuse_waiting(NotReady(_CANNOT_START, self._retry_after))
             self._changed.set()
 
-    async def _serve(self, worker: Worker, thread: ThreadPoolExecutor) -> bool:
-        """Give jobs to `worker` until it ends; True if it had any."""
-        loop = asyncio.get_running_loop()
+    async def _serve(self, started: Worker, memory: DecoderMemory) -> bool:
+        """Give jobs to the worker until it ends; True if it had any."""
+        next_turn = _NextTurn()
+        worker = AsyncWorker(started, on_end=next_turn.end)
         self._serving += 1
         self._retry_after = None
         self._changed.set()
@@ -236,57 +260,55 @@ class DecoderPool:
         reason: str | None = None
         try:
             while reason is None:
-                turn = await self._turn(worker)
-                if turn is None or not worker.alive:
-                    if turn is not None:
-                        self._queue.give_back(turn)  # another worker decodes it
-                    end = await loop.run_in_executor(thread, worker.describe_end)
-                    log.warning("a decoder was lost between images: %s", end)
-                    reason = "ended"
-                    self._on_restart(reason)
+                turn = await self._turn(next_turn)
+                if turn is None:
+                    reason = await self._ended_between_images(worker)
                 else:
                     served = True
-                    reason = await self._decode_next(turn, worker, thread)
-            await loop.run_in_executor(thread, worker.kill)  # takes a moment, unless the process has ended
+                    reason = await self._decode_next(turn, worker, memory)
+            await worker.kill()
         finally:
-            worker.kill()
+            worker.close()
+            started.kill()
             self._serving -= 1
-            self._workers.discard(worker)
+            self._workers.discard(started)
         self._hand_out()
         return served
 
-    async def _turn(self, worker: Worker) -> Turn[_Job] | None:
-        """The next job for `worker`, or None once the worker has ended."""
-        if not worker.alive:
+    async def _turn(self, next_turn: "_NextTurn") -> Turn[_Job] | None:
+        """The next job for a worker, or None once the worker has ended."""
+        if next_turn.ended:
             return None
         turn = self._queue.take()
         if turn is not None:
             return turn
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[Turn[_Job] | None] = loop.create_future()
-        self._idle.append(waiting)
-        file = worker.fileno()
-        loop.add_reader(file, _stop_waiting, waiting)
+        next_turn.future = asyncio.get_running_loop().create_future()
+        self._idle.append(next_turn.future)
         try:
-            return await waiting
+            return await next_turn.future
         finally:
-            loop.remove_reader(file)
-            if waiting in self._idle:
-                self._idle.remove(waiting)
+            if next_turn.future in self._idle:
+                self._idle.remove(next_turn.future)
 
-    async def _decode_next(self, turn: Turn[_Job], worker: Worker, thread: ThreadPoolExecutor) -> str | None:
+    async def _ended_between_images(self, worker: AsyncWorker) -> str:
+        end = await asyncio.to_thread(worker.worker.describe_end)
+        log.warning("a decoder was lost between images: %s", end)
+        self._on_restart("ended")
+        return "ended"
+
+    async def _decode_next(self, turn: Turn[_Job], worker: AsyncWorker, memory: DecoderMemory) -> str | None:
         """Answer the job of `turn`; the reason if the worker was lost by it."""
         job, started = turn.item, time.perf_counter()
         if job.answer.done() or started >= job.deadline:  # its request has gone, or is too late
             self._queue.drop(turn)
             job.fail(TooLate("the request's deadline has passed before its image was decoded"))
             return None
-        body = [np.frombuffer(job.body, np.uint8)]
-        call = partial(worker.call, job.method, job.values, body, seconds=self._seconds, reply=job.reply)
         try:
-            values, arrays = await asyncio.get_running_loop().run_in_executor(thread, call)
-            if not job.answer.done():
-                job.answer.set_result((values, arrays, Interval(started, time.perf_counter())))
+            decoded = await self._call(job, worker, memory)
+            if job.answer.done():
+                decoded.block.release()
+            else:
+                job.answer.set_result(decoded)
         except WorkerHung:
             return self._lost(job, "hung", f"the image takes longer than {self._seconds:g} s to decode")
         except WorkerDied as err:
@@ -304,6 +326,23 @@ class DecoderPool:
             self._queue.over(turn, time.perf_counter() - started)
         return None
 
+    async def _call(self, job: _Job, worker: AsyncWorker, memory: DecoderMemory) -> Decoded:
+        result = await memory.take(job.result_bytes)
+        body: Block | None = None
+        try:
+            body = await memory.take(len(job.body))
+            memory.write(body, job.body)
+            started = time.perf_counter()
+            values = [*job.values, body.offset, len(job.body), result.offset]
+            returned, _ = await worker.call(job.method, values, seconds=self._seconds, reply=job.reply)
+        except BaseException:
+            result.release()
+            raise
+        finally:
+            if body is not None:
+                body.release()
+        return Decoded(returned, memory, result, Interval(started, time.perf_counter()))
+
     def _lost(self, job: _Job, reason: str, message: str) -> str:
         if not self._closed:
             self._on_restart(reason)
@@ -311,26 +350,38 @@ class DecoderPool:
         return reason
 
 
-def _stop_waiting(waiting: asyncio.Future[Turn[_Job] | None]) -> None:
-    if not waiting.done():
-        waiting.set_result(None)
+class _NextTurn:
+    """What an idle worker waits for: its next turn, or None when it ends meanwhile."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Turn[_Job] | None] | None = None
+        self.ended = False
+
+    def end(self) -> None:
+        self.ended = True
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
 
 
-def _check_pixels(shape: tuple[int, ...], values: Values, arrays: Arrays) -> None:
-    (pixels,) = arrays
-    if values or pixels.shape != shape or pixels.dtype != np.uint8:
-        raise ValueError("not the requested pixels")
+def _check_image(values: Values, _: Arrays) -> None:
+    if values:
+        raise ValueError("an image has no values")
 
 
-def _check_inference(max_images: int, values: Values, arrays: Arrays) -> None:
-    (description,) = values
-    request = InferenceRequest.model_validate(description)
-    (tensor,) = request.inputs
-    if tensor.data is not None or any(array.dtype != np.uint8 for array in arrays):
-        raise ValueError("tensors that are not bytes")
+_IMAGE_REPLY = Reply(_MAX_HEAD_BYTES, 0, (NotAnImage, TooLarge, BadImage), _check_image)
+
+
+def _check_inference(max_images: int, most_bytes: int, values: Values, _: Arrays) -> None:
+    description, shapes = values
+    (tensor,) = InferenceRequest.model_validate(description).inputs
+    if tensor.data is not None:
+        raise ValueError("a tensor in the description")
     dimensions = {IMAGE: 4, ENCODED: 1}[tensor.name]
-    if any(array.ndim != dimensions for array in arrays) or (tensor.name == IMAGE and len(arrays) != 1):
+    shapes = _SHAPES.validate_python(shapes)
+    if any(len(shape) != dimensions for shape in shapes) or (tensor.name == IMAGE and len(shapes) != 1):
         raise ValueError("tensors of the wrong shape")
-    images = len(arrays[0]) if tensor.name == IMAGE else len(arrays)
+    if sum(map(math.prod, shapes)) > most_bytes:
+        raise ValueError("more than there is room for")
+    images = shapes[0][0] if tensor.name == IMAGE else len(shapes)
     if not 1 <= images <= max_images:
         raise ValueError("no images, or too many")

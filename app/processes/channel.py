@@ -10,9 +10,9 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,17 @@ from bundle.bundle_errors import ExplainedError
 
 Values = list[Any]  # JSON values
 Arrays = list[NDArray[Any]]
+T = TypeVar("T")
 
 MAX_RECORDS = 50  # of the log in one answer
 MAX_RECORD_CHARS = 2_000
 MAX_ERROR_CHARS = 16_000
+# What reading an answer raises for one that its worker cannot rightly give
+INVALID_ANSWER = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
 
 _LENGTH = struct.Struct("!I")
 _MAX_REQUEST_HEAD_BYTES = 16 << 20
-_MAX_BUFFERS = 100  # in one call of sendmsg
+_MAX_PIECES = 100  # in one call of sendmsg
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,70 @@ class ReplyHead(BaseModel):
     message: Annotated[str, Field(max_length=MAX_ERROR_CHARS)] = ""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A worker's answer that keeps within its Reply."""
+
+    head: ReplyHead
+    arrays: Arrays
+    error_class: type[ExplainedError] | None
+
+
+def encode_message(head: dict[str, Any], arrays: Arrays) -> list[memoryview]:
+    """A message's bytes in pieces: the length of the head, the head, and the arrays that it describes."""
+    headers = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
+    encoded = json.dumps(head | {"arrays": headers}, ensure_ascii=False).encode("utf-8", "replace")
+    pieces = [memoryview(_LENGTH.pack(len(encoded)) + encoded)]
+    return pieces + [np.ascontiguousarray(array).data.cast("B") for array in filter(np.size, arrays)]
+
+
+# A reading yields one buffer after the other, to be filled with what is received, and returns the message: so the same
+# code serves sockets that block and sockets that do not.
+Reading = Generator[memoryview, None, T]
+
+
+def read_answer(reply: Reply) -> Reading[Answer]:
+    """Reads a worker's answer; raises one of INVALID_ANSWER for one that goes beyond `reply`."""
+    head = ReplyHead.model_validate_json((yield from _read_head(reply.head_bytes)))
+    if (head.values is None) == (head.error is None):
+        raise ValueError("neither values nor an error, or both")
+    if sum(array.bytes for array in head.arrays) > reply.array_bytes:
+        raise ValueError("larger arrays than the reply may have")
+    arrays = yield from _read_arrays(head.arrays)
+    if head.values is not None:
+        reply.check(head.values, arrays)
+    return Answer(head, arrays, reply.error(head.error) if head.error else None)
+
+
+def read_request() -> Reading[tuple[dict[str, Any], Arrays]]:
+    """Reads a request of the service, which is trusted."""
+    head = json.loads((yield from _read_head(_MAX_REQUEST_HEAD_BYTES)))
+    return head, (yield from _read_arrays([ArrayHeader(**array) for array in head.pop("arrays")]))
+
+
+def _read_head(max_bytes: int) -> Reading[bytearray]:
+    length = bytearray(_LENGTH.size)
+    yield memoryview(length)
+    (size,) = _LENGTH.unpack(length)
+    if size > max_bytes:
+        raise ValueError("the head is too long")
+    head = bytearray(size)
+    yield memoryview(head)
+    return head
+
+
+def _read_arrays(headers: Iterable[ArrayHeader]) -> Reading[Arrays]:
+    arrays: Arrays = []
+    for header in headers:
+        array = np.empty(header.shape, np.dtype(header.dtype))
+        if array.size:
+            yield array.reshape(-1).data.cast("B")
+        arrays.append(array)
+    return arrays
+
+
 class Channel:
-    """Sends and receives messages over a socket: the length of the head, the head, and the arrays that it describes.
+    """Sends and receives messages over a socket that blocks.
 
     Both raise TimeoutError at `deadline`, on the clock of time.monotonic.
     """
@@ -127,52 +192,31 @@ class Channel:
         self._deadline = deadline
 
     def send(self, head: dict[str, Any], arrays: Arrays) -> None:
-        headers = [{"dtype": array.dtype.str, "shape": list(array.shape)} for array in arrays]
-        encoded = json.dumps(head | {"arrays": headers}, ensure_ascii=False).encode("utf-8", "replace")
-        buffers = [memoryview(_LENGTH.pack(len(encoded)) + encoded)]
-        buffers += [np.ascontiguousarray(array).data.cast("B") for array in filter(np.size, arrays)]
-        while buffers:  # in one call, so that the other side wakes once
+        pieces = encode_message(head, arrays)
+        while pieces:  # in one call, so that the other side wakes once
             self._set_timeout()
-            sent = self._socket.sendmsg(buffers[:_MAX_BUFFERS])
-            while buffers and sent >= len(buffers[0]):
-                sent -= len(buffers.pop(0))
+            sent = self._socket.sendmsg(pieces[:_MAX_PIECES])
+            while pieces and sent >= len(pieces[0]):
+                sent -= len(pieces.pop(0))
             if sent:
-                buffers[0] = buffers[0][sent:]
+                pieces[0] = pieces[0][sent:]
 
-    def receive_reply(self, reply: Reply) -> tuple[ReplyHead, Arrays]:
-        """A worker's answer. EOFError if the worker has ended, ValueError or the like for an answer beyond `reply`."""
-        head = ReplyHead.model_validate_json(self._receive_head(reply.head_bytes))
-        if (head.values is None) == (head.error is None):
-            raise ValueError("neither values nor an error, or both")
-        if sum(array.bytes for array in head.arrays) > reply.array_bytes:
-            raise ValueError("larger arrays than the reply may have")
-        return head, [self._receive_array(array) for array in head.arrays]
+    def receive(self, reading: Reading[T]) -> T:
+        """What `reading` returns. EOFError if the other side has ended."""
+        try:
+            while True:
+                self._fill(next(reading))
+        except StopIteration as end:
+            message: T = end.value
+            return message
 
-    def receive_request(self) -> tuple[dict[str, Any], Arrays]:
-        """A request of the service, which is trusted. EOFError if the service has ended."""
-        head = json.loads(self._receive_head(_MAX_REQUEST_HEAD_BYTES))
-        return head, [self._receive_array(ArrayHeader(**array)) for array in head.pop("arrays")]
-
-    def _receive_head(self, max_bytes: int) -> bytes:
-        (length,) = _LENGTH.unpack(self._fill(np.empty(_LENGTH.size, np.uint8)).tobytes())
-        if length > max_bytes:
-            raise ValueError("the head is too long")
-        return self._fill(np.empty(length, np.uint8)).tobytes()
-
-    def _receive_array(self, header: ArrayHeader) -> NDArray[Any]:
-        return self._fill(np.empty(header.shape, np.dtype(header.dtype)))
-
-    def _fill(self, buffer: NDArray[Any]) -> NDArray[Any]:
-        if not buffer.size:
-            return buffer
-        view = buffer.reshape(-1).data.cast("B")
-        while view:
+    def _fill(self, buffer: memoryview) -> None:
+        while buffer:
             self._set_timeout()
-            received = self._socket.recv_into(view)
+            received = self._socket.recv_into(buffer)
             if not received:
                 raise EOFError
-            view = view[received:]
-        return buffer
+            buffer = buffer[received:]
 
     def _set_timeout(self) -> None:
         if self._deadline is not None:

@@ -13,11 +13,23 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 
-from app.processes.channel import EMPTY_REPLY, Arrays, Channel, Limits, Reply, Values
+from app.processes.channel import (
+    EMPTY_REPLY,
+    INVALID_ANSWER,
+    Answer,
+    Arrays,
+    Channel,
+    Limits,
+    Reply,
+    Values,
+    read_answer,
+)
 
 log = logging.getLogger(__name__)
 
-_TRUSTED_REPLY = Reply()
+TRUSTED_REPLY = Reply()
+SENT_INVALID_ANSWER = "it sent an invalid answer, and was killed"
+
 _IMPORT_SECONDS = 30.0  # for the imports of a spare process
 _END_SECONDS = 1.0  # for a process to end after its connection
 _INHERITED_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
@@ -90,9 +102,10 @@ class Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def fileno(self) -> int:
+    @property
+    def connection(self) -> socket.socket:
         """The socket. Between calls it becomes readable if the worker ends, or sends data without being asked."""
-        return self._socket.fileno()
+        return self._socket
 
     def call(
         self,
@@ -101,7 +114,7 @@ class Worker:
         arrays: Arrays,
         *,
         seconds: float,
-        reply: Reply = _TRUSTED_REPLY,
+        reply: Reply = TRUSTED_REPLY,
         **head: object,
     ) -> tuple[Values, Arrays]:
         """The values and arrays that `method(*values, *arrays)` returns, within the bounds of `reply`.
@@ -112,26 +125,27 @@ class Worker:
         channel = Channel(self._socket, time.monotonic() + seconds)
         try:
             channel.send({"method": method, "values": values} | head, arrays)
-            answer, results = channel.receive_reply(reply)
-            error_class = reply.error(answer.error) if answer.error else None
-            if answer.values is not None:
-                reply.check(answer.values, results)
+            answer = channel.receive(read_answer(reply))
         except TimeoutError as err:
             self.kill()
             raise WorkerHung(f"no answer within {seconds:g} s") from err
         except (OSError, EOFError) as err:
             raise WorkerDied(self.describe_end()) from err
-        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError) as err:
+        except INVALID_ANSWER as err:
             self.kill()
-            raise WorkerDied("it sent an invalid answer, and was killed") from err
-        for level, message in answer.log:
+            raise WorkerDied(SENT_INVALID_ANSWER) from err
+        return self.result(answer)
+
+    def result(self, answer: Answer) -> tuple[Values, Arrays]:
+        """The values and arrays of `answer`; raises its error as `call` does. Its log records are logged."""
+        for level, message in answer.head.log:
             level = min(level, logging.WARNING) if self._sealed else level
             log.log(level, "%s: %s", self._role, self._printable(message))
-        if error_class is not None:
-            raise error_class(self._printable(answer.message))
-        if answer.values is None:
-            raise WorkerFailed(self._printable(answer.message))
-        return answer.values, results
+        if answer.error_class is not None:
+            raise answer.error_class(self._printable(answer.head.message))
+        if answer.head.values is None:
+            raise WorkerFailed(self._printable(answer.head.message))
+        return answer.head.values, answer.arrays
 
     def kill(self) -> None:
         """End the process, whatever it does. A second call does nothing."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.processes.channel import MAX_ERROR_CHARS, MAX_RECORD_CHARS, MAX_RECORDS, Arrays, Channel, Limits
+from app.processes.channel import MAX_ERROR_CHARS, MAX_RECORD_CHARS, MAX_RECORDS, Arrays, Channel, Limits, read_request
 from bundle.bundle_errors import ExplainedError
 
 _MAX_FILES = 250  # that one message can carry
@@ -45,7 +45,7 @@ def _serve(channel: Channel, files: list[int]) -> None:
     target: Any = None
     while True:
         try:
-            head, arrays = channel.receive_request()
+            head, arrays = channel.receive(read_request())
         except (EOFError, OSError):
             return
         reply: dict[str, Any] = {}

@@ -16,6 +16,8 @@ from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
+_LEAST_SHARED_BYTES = 256 << 20
+
 
 def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda _: None) -> DecoderPool:
     """The decoders, with the GPU among them for --jpeg gpu; `on_restart` is told why one was replaced."""
@@ -27,6 +29,7 @@ def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda
             scaled_jpeg=settings.scaled_jpeg,
             seconds=settings.decode_seconds,
             memory_bytes=settings.decode_bytes,
+            shared_bytes=_shared_bytes(settings),
             load_seconds=settings.load_seconds,
             on_restart=on_restart,
         )
@@ -36,6 +39,7 @@ def make_decoders(settings: Settings, on_restart: Callable[[str], None] = lambda
         scaled_jpeg=settings.scaled_jpeg,
         seconds=settings.decode_seconds,
         memory_bytes=settings.decode_bytes,
+        shared_bytes=_shared_bytes(settings),
         on_restart=on_restart,
     )
 
@@ -66,6 +70,11 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
     )
+
+
+def _shared_bytes(settings: Settings) -> int:
+    """The size of a decoder's shared memory: a body and its tensors fit, beside images that wait for an engine."""
+    return max(_LEAST_SHARED_BYTES, 4 * settings.max_body_bytes)
 
 
 def _compare_with_memory(settings: Settings) -> None:

@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from app.decoding.decoder_memory import PixelBlock, PixelLocation
 from app.decoding.pool import DecoderPool
+from app.engines.engine_process.launch import EngineInput, EngineResult
 from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import BadParameter, NotReady
@@ -22,10 +21,8 @@ from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
-from bundle.scores import scores
-from bundle.tensors import Images, Outputs
-from model.preprocess import Pixels
-from model.spec import SOFTMAX, Activation, Preprocessing
+from bundle.tensors import Outputs
+from model.spec import Preprocessing
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
@@ -36,15 +33,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """The logits of one image (outputs, classes), and when each stage was at work."""
+    """What was wanted of one image, its best classes or its logits, and when each stage was at work."""
 
-    outputs: Outputs
+    result: EngineResult
     resolution: int
     waited: Interval  # for a decoder
     decode: Interval
     queue: Interval  # for the engine
     inference: Interval
-    activation: Activation = SOFTMAX  # of the scores
 
     @property
     def queued(self) -> float:
@@ -61,9 +57,14 @@ class ModelAnswer:
             ("inference", self.inference),
         ]
 
-    def best(self, labels: Sequence[ClassLabel], count: int) -> list[tuple[ClassLabel, float]]:
-        """The `count` best classes with their scores, the best first; fewer if there are fewer."""
-        return [(labels[index], score) for index, score in top(self.outputs[0], count, self.activation)]
+    @property
+    def outputs(self) -> Outputs:
+        """The logits (outputs, classes), if these were wanted."""
+        return self.result.outputs
+
+    def best(self, labels: Sequence[ClassLabel]) -> list[tuple[ClassLabel, float]]:
+        """As many of the best classes as were wanted, with their scores, the best first."""
+        return [(labels[index], score) for index, score in self.result.best]
 
 
 class ServedModel:
@@ -73,7 +74,8 @@ class ServedModel:
     request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
 
     Every method that classifies takes a `deadline` (on the clock of time.perf_counter) and raises TooLate when it
-    passes. Room in the queue and the decoders' time are shared between callers, told apart by `caller`.
+    passes. `best` is the number of best classes that are wanted, 0 for logits. Room in the queue and the decoders' time
+    are shared between callers, told apart by `caller`.
 
     Args:
         bundle: is closed with the model.
@@ -121,7 +123,7 @@ class ServedModel:
         self._engines: dict[int, EngineSupervisor] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._main = self._make(bundle.manifest.default_resolution)
-        self._batcher = Batcher[Pixels, Outputs](
+        self._batcher = Batcher[EngineInput, EngineResult](
             self._run,
             limit=self.batch,
             room=lambda: self.capacity,
@@ -252,7 +254,7 @@ class ServedModel:
                 place.leave()
 
     async def classify(
-        self, body: bytes, resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
+        self, body: bytes, resolution: int | None = None, deadline: float = math.inf, *, best: int = 0, caller: str = ""
     ) -> ModelAnswer:
         """The answer for the encoded image in `body`.
 
@@ -260,27 +262,33 @@ class ServedModel:
         """
         resolution = self.resolution(resolution)
         with self.room(caller=caller) as (place,):
-            return await self._classify(place, body, resolution, deadline, caller)
+            return await self._classify(place, body, resolution, deadline, best, caller)
 
     async def classify_all(
         self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
     ) -> list[ModelAnswer]:
-        """An answer for each encoded image. Raises as `classify` does: QueueFull for all, or the first error."""
+        """An answer with logits for each encoded image. Raises QueueFull for all, or the first error of `classify`."""
         resolution = self.resolution(resolution)
         with self.room(len(bodies), caller) as places:
             return await _together(
-                self._classify(place, body, resolution, deadline, caller)
+                self._classify(place, body, resolution, deadline, 0, caller)
                 for place, body in zip(places, bodies, strict=True)
             )
 
     async def classify_each(
-        self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
+        self,
+        bodies: Sequence[bytes],
+        resolution: int | None = None,
+        deadline: float = math.inf,
+        *,
+        best: int = 0,
+        caller: str = "",
     ) -> list[ModelAnswer | ExplainedError]:
         """An answer or an error for each encoded image. Raises BadParameter, or QueueFull for all."""
 
         async def outcome(place: Place, body: bytes) -> ModelAnswer | ExplainedError:
             try:
-                return await self._classify(place, body, served, deadline, caller)
+                return await self._classify(place, body, served, deadline, best, caller)
             except ExplainedError as err:
                 return err
 
@@ -289,39 +297,49 @@ class ServedModel:
             return await _together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
 
     async def classify_pixels(
-        self, images: Images, resolution: int, deadline: float = math.inf, *, caller: str = ""
+        self, images: PixelBlock, resolution: int, deadline: float = math.inf, *, caller: str = ""
     ) -> list[ModelAnswer]:
-        """An answer for each of `images`, which are what the network sees at `resolution`; raises as classify_all."""
+        """An answer with logits for each of `images`, which are what the network sees at `resolution`.
 
-        async def classified(place: Place, pixels: Pixels) -> ModelAnswer:
+        Raises as classify_all. The block is the caller's to release.
+        """
+
+        async def classified(place: Place, location: PixelLocation) -> ModelAnswer:
             async with self._in_time(place, deadline):
-                now = time.perf_counter()
-                return await self._answer(place, pixels, resolution, deadline, Interval(now, now), Interval(now, now))
+                now = Interval(began := time.perf_counter(), began)
+                return await self._answer(place, EngineInput(location), resolution, deadline, now, now)
 
-        with self.room(len(images), caller) as places:
-            return await _together(classified(place, image) for place, image in zip(places, images, strict=True))
+        with self.room(len(images.locations), caller) as places:
+            return await _together(
+                classified(place, location) for place, location in zip(places, images.locations, strict=True)
+            )
 
-    async def _classify(self, place: Place, body: bytes, resolution: int, deadline: float, caller: str) -> ModelAnswer:
+    async def _classify(
+        self, place: Place, body: bytes, resolution: int, deadline: float, best: int, caller: str
+    ) -> ModelAnswer:
         async with self._in_time(place, deadline):
             requested = time.perf_counter()
             steps = self.bundle.manifest.preprocessing[resolution]
             pixels, decode = await self._decoders.decode(body, steps, deadline, caller=caller)
-            waited = Interval(requested, decode.start)
-            return await self._answer(place, pixels, resolution, deadline, waited, decode)
+            try:
+                waited = Interval(requested, decode.start)
+                (location,) = pixels.locations
+                return await self._answer(place, EngineInput(location, best), resolution, deadline, waited, decode)
+            finally:
+                pixels.release()
 
     async def _answer(
-        self, place: Place, pixels: Pixels, resolution: int, deadline: float, waited: Interval, decode: Interval
+        self, place: Place, image: EngineInput, resolution: int, deadline: float, waited: Interval, decode: Interval
     ) -> ModelAnswer:
         await self.load(resolution)
-        batched = await self._batcher.submit(place, resolution, pixels, deadline)
+        batched = await self._batcher.submit(place, resolution, image, deadline)
         answer = ModelAnswer(
-            outputs=batched.result,
+            result=batched.result,
             resolution=resolution,
             waited=waited,
             decode=decode,
             queue=batched.queue,
             inference=batched.inference,
-            activation=self.bundle.manifest.activation,
         )
         self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
@@ -354,6 +372,7 @@ class ServedModel:
         return EngineSupervisor(
             self.bundle,
             resolution,
+            memories=self._decoders.files,
             engine=self._engine,
             precision=self._precision,
             least_agreement=self._least_agreement,
@@ -364,13 +383,11 @@ class ServedModel:
             on_restart=self.metrics.engine_restarted,
         )
 
-    async def _run(self, resolution: int, images: list[Pixels]) -> Sequence[Outputs]:
-        """The logits (outputs, classes) of each image."""
+    async def _run(self, resolution: int, images: list[EngineInput]) -> Sequence[EngineResult]:
         engine = self._engines[resolution]
         if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
             raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
-        outputs = await engine.run(images)
-        return list(outputs.transpose(1, 0, 2))
+        return await engine.classify(images)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -390,9 +407,3 @@ def default_queue_images(batch: int, preprocessing: Iterable[Preprocessing]) -> 
     """
     image_bytes = 3 * max(steps.crop for steps in preprocessing) ** 2
     return max(LEAST_QUEUE_IMAGES, min(DEFAULT_QUEUE_BATCHES * batch, MOST_QUEUE_BYTES // image_bytes))
-
-
-def top(logits: NDArray[np.float32], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:
-    """Index and score of the `count` classes with the largest logits, the best first; equal ones in index order."""
-    values = scores(logits, activation)
-    return [(int(index), float(values[index])) for index in np.argsort(-logits, kind="stable")[:count]]

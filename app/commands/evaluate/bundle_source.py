@@ -12,10 +12,11 @@ from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import Answered, PredictionSource
 from app.configuration.settings import Settings
 from app.errors import BadParameter
-from app.serving.served_model import ServedModel, top
+from app.serving.served_model import ServedModel
 from bundle.class_labels import ClassLabel
 from bundle.discovery import bundle_at
 from bundle.reader import Bundle, open_bundle
+from bundle.scores import best_classes
 from bundle.tensors import Outputs
 from model.command_line import notes
 from model.spec import SOFTMAX, Activation
@@ -127,7 +128,7 @@ def image_prediction(
         others: the second model's logits, if there is one.
         activation: turns logits into scores.
     """
-    best, score = top(outputs[0], 1, activation)[0]
+    best, score = best_classes(outputs[0], 1, activation)[0]
     return ImagePrediction(
         labels[best],
         score,
@@ -140,7 +141,7 @@ def image_prediction(
 
 def rank(logits: NDArray[np.float32], truth: int) -> int | None:
     """The rank of class `truth` among the best five, 1 for the best; None beyond them."""
-    best = [index for index, _ in top(logits, TOP)]
+    best = [index for index, _ in best_classes(logits, TOP)]
     return best.index(truth) + 1 if truth in best else None
 
 
@@ -151,5 +152,5 @@ def nll(logits: NDArray[np.float32], truth: int) -> float:
 
 
 def _compared(outputs: Outputs, others: Outputs, truth: int) -> Compared:
-    same_best = top(outputs[0], 1)[0][0] == top(others[0], 1)[0][0]
+    same_best = best_classes(outputs[0], 1)[0][0] == best_classes(others[0], 1)[0][0]
     return Compared(rank(others[0], truth), same_best, float(np.abs(outputs - others).max()))

@@ -5,10 +5,12 @@
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +19,12 @@ from app.engines.compiled_cache import open_cache
 from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
 from app.engines.registry import ON_CPU, offered_engines
 from app.processes.channel import Arrays, Values
-from app.processes.shared_buffer import SharedBuffer
+from app.processes.shared_memory import SharedMemory
 from bundle.bundle_errors import BadBundle, ExplainedError
 from bundle.plan_manifest import PlanManifest
+from bundle.scores import best_classes
+from bundle.tensors import Images
+from model.spec import Activation
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +41,9 @@ class EngineHost:
         command: builds a plan for this resolution.
         side: of the images, in pixels.
         classes: of the network.
+        activation: makes scores of logits.
         null_rate: as EngineFiles has it.
-        files: open files: those of the graphs, those of the plans, and that of the shared buffer with the images.
+        files: open files: those of the graphs, those of the plans, and those of the memories that have the images.
     """
 
     def __init__(
@@ -47,11 +53,12 @@ class EngineHost:
         command: str,
         side: int,
         classes: int,
+        activation: Activation,
         null_rate: float,
         files: Sequence[int],
     ) -> None:
-        *contents, buffer = files
-        of_graphs, of_plans = contents[: len(graphs)], contents[len(graphs) :]
+        remaining = iter(files)
+        of_graphs, of_plans = list(islice(remaining, len(graphs))), list(islice(remaining, len(plans)))
         self._store = open_cache(graphs)
         self._files = EngineFiles(
             graphs={
@@ -68,7 +75,8 @@ class EngineHost:
             null_rate=null_rate,
         )
         self._side = side
-        self._buffer = SharedBuffer(buffer)
+        self._activation = activation
+        self._memories = [SharedMemory(file=file) for file in remaining]
         self._offered: dict[str, list[Engine]] = {}
         self._engine: Engine | None = None
 
@@ -117,10 +125,31 @@ class EngineHost:
             return [self._reason(err)], []
         return [(time.perf_counter() - began) / len(images)], []
 
-    def run(self, shape: Sequence[int]) -> tuple[Values, Arrays]:
-        """The logits of the images in the shared buffer, which have that `shape`."""
+    def run(self, locations: Sequence[Sequence[int]], counts: Sequence[int]) -> tuple[Values, Arrays]:
+        """The results for the images whose pixels are at `locations`, each the number of a memory and an offset.
+
+        An image's count says how many of its best classes are wanted, and their indices and scores are returned; where
+        it is 0 its logits are, in one array (outputs, images with a count of 0, classes).
+        """
         assert self._engine is not None
-        return [], [self._engine.run(self._buffer.array(*shape))]
+        outputs = self._engine.run(self._images(locations))
+        best = [
+            best_classes(logits, count, self._activation) if count else []
+            for logits, count in zip(outputs[0], counts, strict=True)
+        ]
+        return best, [outputs[:, [index for index, count in enumerate(counts) if not count]]]
+
+    def _images(self, locations: Sequence[Sequence[int]]) -> Images:
+        """The images at `locations`: in place if each begins where the one before it ends, or else copied together."""
+        shape = (self._side, self._side, 3)
+        size = math.prod(shape)
+        memory, begin = locations[0]
+        if all([memory, begin + index * size] == [*location] for index, location in enumerate(locations)):
+            return self._memories[memory].array(begin, len(locations), *shape)
+        images = np.empty((len(locations), *shape), np.uint8)
+        for image, (memory, offset) in zip(images, locations, strict=True):
+            image[...] = self._memories[memory].array(offset, *shape)
+        return images
 
     def _engines(self, name: str) -> list[Engine]:
         if name not in self._offered:

@@ -1,23 +1,52 @@
 """The HTTP process's side of an engine process: starts it, asks it what it offers, lets it load and run one engine."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
+from app.decoding.decoder_memory import PixelLocation
 from app.engines.interface import EngineRefused
+from app.processes.async_worker import AsyncWorker
 from app.processes.channel import EMPTY_REPLY, Arrays, Reply, Values
-from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker
 from bundle.reader import Bundle
-from bundle.tensors import OUTPUTS, Images, Outputs
+from bundle.tensors import OUTPUTS, Outputs
 
-_HEAD_BYTES = 1 << 20  # of an answer, apart from its logits
+_HEAD_BYTES = 1 << 20  # of an answer, apart from its results
+_BYTES_PER_CLASS = 40  # of an index and a score in JSON
+
+
+@dataclass(frozen=True)
+class EngineInput:
+    """An image for an engine.
+
+    Attributes:
+        location: of its pixels.
+        best: how many of its best classes are wanted; 0 for its logits.
+    """
+
+    location: PixelLocation
+    best: int = 0
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What was wanted of an image.
+
+    Attributes:
+        best: indices and scores of its best classes, the best first.
+        outputs: its logits (outputs, classes), without any where the best classes were wanted.
+    """
+
+    best: list[tuple[int, float]]
+    outputs: Outputs
 
 
 class EngineProcess:
-    """A process for one engine of `bundle` at `resolution`. Blocking; all calls raise as Worker's do.
+    """A process for one engine of `bundle` at `resolution`. All calls raise as Worker's do; all but `run` block.
 
     Attributes:
         name: of the engine, once it is loaded.
@@ -30,7 +59,7 @@ class EngineProcess:
     Args:
         bundle: has the graphs and plans.
         resolution: whose engine it is.
-        buffer: memory that is shared with the process, in which images are handed over.
+        memories: the files of the memories that have the images, by the numbers in PixelLocation.
         seconds: that a call may take until the engine is loaded.
         null_rate: as EngineFiles has it.
         on_spawn: is told of the worker before it answers, so that it can be killed.
@@ -40,7 +69,7 @@ class EngineProcess:
         self,
         bundle: Bundle,
         resolution: int,
-        buffer: SharedBuffer,
+        memories: Sequence[int],
         *,
         seconds: float,
         null_rate: float,
@@ -52,8 +81,8 @@ class EngineProcess:
         self.compiled = False
         self._classes = bundle.manifest.classes
         self._golden = bundle.golden(resolution)
-        self._buffer = buffer
         self._seconds = seconds
+        self._calls: AsyncWorker | None = None
         plans = bundle.plans.fit.get(resolution, [])
         self.worker = Worker(
             engine_role(bundle, resolution),
@@ -64,10 +93,11 @@ class EngineProcess:
                 bundle.plan_command(resolution),
                 self._golden.images.shape[1],
                 self._classes,
+                bundle.manifest.activation,
                 null_rate,
             ],
             seconds=seconds,
-            files=[*bundle.graphs.values(), *(plan.file for plan in plans), buffer.file],
+            files=[*bundle.graphs.values(), *(plan.file for plan in plans), *memories],
             keep_environment=True,
             on_spawn=on_spawn,
         )
@@ -100,17 +130,33 @@ class EngineProcess:
             raise EngineRefused(seconds)
         return float(seconds)
 
-    def run(self, images: Images | Sequence[NDArray[np.uint8]], seconds: float) -> Outputs:
-        """The logits of `images`, within `seconds` or ten times what they took at the start where that is longer."""
-        shape = (len(images), *images[0].shape)
-        for place, image in zip(self._buffer.array(*shape), images, strict=True):
-            place[...] = image
-        array_bytes = 4 * len(OUTPUTS) * len(images) * self._classes
-        check = partial(_check_outputs, (len(OUTPUTS), len(images), self._classes))
-        reply = Reply(_HEAD_BYTES, array_bytes, raises=(), check=check)
-        limit = max(seconds, 10 * self.image_seconds * len(images))
-        _, (outputs,) = self.worker.call("run", [shape], [], seconds=limit, reply=reply)
-        return outputs
+    def attend(self, on_end: Callable[[], None]) -> None:
+        """Get ready for `run`, after all other calls, in the running event loop; `on_end` is as AsyncWorker has it."""
+        self._calls = AsyncWorker(self.worker, on_end)
+
+    async def run(self, inputs: Sequence[EngineInput], seconds: float) -> list[EngineResult]:
+        """The results of `inputs`, within `seconds` or ten times what they took at the start where that is longer."""
+        counts = [image.best for image in inputs]
+        shape = (len(OUTPUTS), counts.count(0), self._classes)
+        best_bytes = _BYTES_PER_CLASS * sum(counts)
+        reply = Reply(
+            _HEAD_BYTES + best_bytes, 4 * math.prod(shape), raises=(), check=partial(_check_results, counts, shape)
+        )
+        limit = max(seconds, 10 * self.image_seconds * len(inputs))
+        values = [[image.location for image in inputs], counts]
+        assert self._calls is not None, "attend has to be called first"
+        best, (outputs,) = await self._calls.call("run", values, seconds=limit, reply=reply)
+        logits = iter(outputs.transpose(1, 0, 2))
+        none = outputs[:, :0].reshape(0, self._classes)
+        return [
+            EngineResult([(index, score) for index, score in classes], none if count else next(logits))
+            for classes, count in zip(best, counts, strict=True)
+        ]
+
+    def release(self) -> None:
+        """Make no more calls of `run`, and fail those that are on their way; again is a no-op."""
+        if self._calls is not None:
+            self._calls.close()
 
     def kill(self) -> None:
         """End the process, whatever it does; again is a no-op."""
@@ -123,8 +169,11 @@ def engine_role(bundle: Bundle, resolution: int) -> str:
     return f"engine {bundle.name}" if default else f"engine {bundle.name} {resolution}"
 
 
-def _check_outputs(shape: tuple[int, int, int], values: Values, arrays: Arrays) -> None:
-    """ValueError unless the answer is one array of logits of that `shape`."""
+def _check_results(counts: Sequence[int], shape: tuple[int, int, int], values: Values, arrays: Arrays) -> None:
+    """ValueError unless there are logits of that `shape`, and at most so many best classes of each image."""
     (outputs,) = arrays
-    if values or outputs.dtype != np.float32 or outputs.shape != shape:
+    if outputs.dtype != np.float32 or outputs.shape != shape:
         raise ValueError(f"outputs of the shape {outputs.shape}")
+    for classes, count in zip(values, counts, strict=True):
+        if len(classes) > count:
+            raise ValueError("more classes than were wanted")

@@ -7,7 +7,7 @@ hangs, leaves its GPU unusable or says why it cannot serve, it is out, with a re
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.engines.compiled_cache import open_cache
@@ -17,7 +17,6 @@ from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.interface import EngineRefused
 from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, ON_CPU, PLAN_ENGINE, TIERS
 from app.errors import EngineFailed, NoEngine, WrongAnswers
-from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.bundle_errors import ExplainedError
 from bundle.precisions import F32, INT8
@@ -66,17 +65,17 @@ class EngineSearch:
         bundle: has the graphs, plans and golden images.
         resolution: whose engine it is.
         request: which engines may be started.
-        buffer: memory that is shared with the engine's process.
+        memories: as EngineProcess has them.
         seconds: that each step of a candidate may take: its process's start, loading, a comparison.
     """
 
     def __init__(
-        self, bundle: Bundle, resolution: int, request: EngineRequest, buffer: SharedBuffer, *, seconds: float
+        self, bundle: Bundle, resolution: int, request: EngineRequest, memories: Sequence[int] = (), *, seconds: float
     ) -> None:
         self._bundle = bundle
         self._resolution = resolution
         self._request = request
-        self._buffer = buffer
+        self._memories = memories
         self._seconds = seconds
         self._golden = bundle.golden(resolution)
         self._store = open_cache({precision: bundle.graph_sha256(precision) for precision in bundle.graphs})
@@ -291,7 +290,7 @@ class EngineSearch:
         return EngineProcess(
             self._bundle,
             self._resolution,
-            self._buffer,
+            self._memories,
             seconds=self._seconds,
             null_rate=self._request.null_rate,
             on_spawn=self._spawned,

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from app.decoding.decoder_memory import PixelLocation
 from app.engines.engine_process.golden_check import golden_mismatch
-from app.engines.engine_process.launch import EngineProcess
+from app.engines.engine_process.launch import EngineInput, EngineProcess, EngineResult
 from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
-from app.processes.shared_buffer import SharedBuffer
+from app.processes.shared_memory import SharedMemory
 from app.processes.worker import WorkerDied, WorkerFailed, WorkerHung
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
@@ -27,6 +27,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _SELF_TEST_SECONDS = 1.0  # for which a self-test's result counts
+_OWN_BYTES = 1 << 30  # for images that no decoder made; what is not used takes no memory
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to start a failed engine again
 
 
@@ -46,6 +47,7 @@ class EngineSupervisor:
     Args:
         bundle: has the graphs, plans and golden images.
         resolution: that is run.
+        memories: the files of the decoders' memories, by the numbers in PixelLocation.
         engine: may be started, or "auto".
         precision: that it must have, or "auto".
         prefer: name and precision that are taken without a comparison if they work.
@@ -62,6 +64,7 @@ class EngineSupervisor:
         bundle: Bundle,
         resolution: int,
         *,
+        memories: Sequence[int] = (),
         engine: str,
         precision: str,
         prefer: Candidate | None = None,
@@ -87,14 +90,13 @@ class EngineSupervisor:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{bundle.name}-{resolution}")
         self._search: EngineSearch | None = None  # the last one, which can end its processes
         self._process: EngineProcess | None = None
-        self._buffer = SharedBuffer()
+        self._memory = SharedMemory(_OWN_BYTES)
+        self._memories = [*memories, self._memory.file]
         self._closed = False
         self._ready = asyncio.Event()
         self._rebuild: asyncio.Task[None] | None = None
         self._self_test: asyncio.Task[None] | None = None
         self._tested = -math.inf  # when the last self-test passed
-        self._runs = 0  # under way
-        self._watched: int | None = None  # the process's connection, while it has nothing to do
         self._unused_ends = 0  # how often in succession it ended before it had run anything
 
     async def start(self) -> None:
@@ -107,23 +109,36 @@ class EngineSupervisor:
         except (WorkerDied, WorkerHung, WorkerFailed, OSError) as err:
             log.error("%s at %d: the engine cannot start: %s", self._bundle.name, self._resolution, err)
             raise EngineFailed("the engine cannot start; the log says why") from err
+        assert self._process is not None
+        self._process.attend(self._ended)
         self.fault = None
         self._ready.set()
-        self._watch()
 
-    async def run(self, images: Images | Sequence[NDArray[np.uint8]]) -> Outputs:
-        """The logits of `images`; EngineFailed or EngineHung if the engine fails, which is then rebuilt."""
-        await self.ready()
+    async def run(self, images: Images) -> Outputs:
+        """The logits of `images`, of which one call at a time may be made; raises as `classify` does."""
         if not len(images):
             return np.empty((len(OUTPUTS), 0, self._bundle.manifest.classes), np.float32)
+        self._memory.array(0, *images.shape)[...] = images
+        own = len(self._memories) - 1
+        offsets = range(0, images.nbytes, images[0].nbytes)
+        results = await self.classify([EngineInput(PixelLocation(own, offset)) for offset in offsets])
+        return np.stack([result.outputs for result in results], axis=1)
+
+    async def classify(self, images: Sequence[EngineInput]) -> list[EngineResult]:
+        """What is wanted of each of `images`; EngineFailed or EngineHung if the engine fails, which is then rebuilt."""
+        await self.ready()
+        process = self._process
+        assert process is not None
         try:
-            return await self._watched_run(images)
+            results = await process.run(images, self._run_seconds)
         except WorkerHung as err:
             self._rebuild_because("hung", err)
             raise EngineHung("the engine did not answer in time; it is being started again") from err
         except (WorkerDied, WorkerFailed) as err:
             self._rebuild_because("died" if isinstance(err, WorkerDied) else "failed", err)
             raise EngineFailed("the engine failed; it is being started again") from err
+        self._unused_ends = 0
+        return results
 
     async def ready(self) -> None:
         """Wait until the engine can run."""
@@ -145,14 +160,15 @@ class EngineSupervisor:
     async def close(self) -> None:
         """End the process; its memory is free then."""
         self._closed = True
-        self._unwatch()
+        if self._process is not None:
+            self._process.release()
         if self._rebuild is not None:
             self._rebuild.cancel()
         if self._search is not None:
             await asyncio.to_thread(self._search.stop)
         # Its thread has an end now, and must not start another process with a file that is closed by then.
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
-        self._buffer.close()
+        self._memory.close()
         self._ready.set()  # those that wait find it dead
 
     async def _run_golden(self) -> None:
@@ -166,42 +182,13 @@ class EngineSupervisor:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    async def _watched_run(self, images: Images | Sequence[NDArray[np.uint8]]) -> Outputs:
-        """What the process gives. One that ends meanwhile fails the run; one that has nothing to do is watched."""
-        process = self._process
-        assert process is not None
-        self._runs += 1
-        self._unwatch()
-        try:
-            result = await self._in_thread(lambda: process.run(images, self._run_seconds))
-        finally:
-            self._runs -= 1
-        self._unused_ends = 0
-        self._watch()
-        return result
-
-    def _watch(self) -> None:
-        if self._process is None or self._closed or self._runs or not self._ready.is_set():
-            return
-        file = self._process.worker.fileno()
-        if file >= 0:
-            self._unwatch()
-            self._watched = file
-            asyncio.get_running_loop().add_reader(file, self._ended)
-
-    def _unwatch(self) -> None:
-        if self._watched is not None:
-            asyncio.get_running_loop().remove_reader(self._watched)
-            self._watched = None
-
     def _ended(self) -> None:
         """The process has ended while it had nothing to do, or sends what was not requested."""
-        self._unwatch()
         self._rebuild_because("ended", WorkerDied("while it had nothing to do"))
         self._unused_ends += 1
 
     def _start(self, request: EngineRequest) -> None:
-        search = EngineSearch(self._bundle, self._resolution, request, self._buffer, seconds=self._load_seconds)
+        search = EngineSearch(self._bundle, self._resolution, request, self._memories, seconds=self._load_seconds)
         self._search = search
         if self._closed:
             raise WorkerDied("closed meanwhile")
@@ -224,12 +211,12 @@ class EngineSupervisor:
         log.error("%s at %d: the engine %s: %s", self._bundle.name, self._resolution, reason, err)
         self.fault = "its engine is being started again"
         self._ready.clear()
-        self._unwatch()
         self._on_restart(reason)
         self._rebuild = asyncio.create_task(self._start_again(reason))
 
     async def _start_again(self, why: str) -> None:
         if self._process is not None:
+            self._process.release()
             if why == "ended":
                 how = await self._in_thread(self._process.worker.describe_end)
                 log.error("%s at %d: the engine's process: %s", self._bundle.name, self._resolution, how)

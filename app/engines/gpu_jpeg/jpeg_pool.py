@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from app.decoding.decoder_memory import DecoderMemory, PixelBlock, claimed
 from app.decoding.pool import DecoderPool
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import plain
 from app.processes.channel import EMPTY_REPLY, Arrays, Reply, Values
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
-from model.preprocess import Pixels
 from model.spec import PREPROCESSING, Preprocessing
 
 log = logging.getLogger(__name__)
 
 _HEAD_BYTES = 1 << 20  # of an answer, apart from its pixels
 _LARGEST_BATCH = 64  # JPEGs in a call
+_SHARED_BYTES = 1 << 30  # of the memory in which pixels cross; what is not used takes none
 _TESTED_STEPS = PREPROCESSING[224]  # for which the GPU is tried when it starts; for others at their first JPEG
 
 
@@ -34,7 +35,7 @@ class _Waiting:
 
     body: bytes
     steps: Preprocessing
-    answer: asyncio.Future[tuple[Pixels, Interval] | None] = field(
+    answer: asyncio.Future[tuple[PixelBlock, Interval] | None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -65,6 +66,11 @@ class GpuJpegPool(DecoderPool):
         self._jpeg_arrived = asyncio.Event()
         self._gpu_thread = ThreadPoolExecutor(1, thread_name_prefix="jpeg-gpu")
         self._gpu_ending = False
+        self._gpu_memory = DecoderMemory(self.count, _SHARED_BYTES)
+
+    @property
+    def files(self) -> list[int]:
+        return [*super().files, self._gpu_memory.file]
 
     @property
     def refused(self) -> dict[str, str]:
@@ -86,6 +92,7 @@ class GpuJpegPool(DecoderPool):
             _settle(jpeg, None)
         await asyncio.to_thread(self._gpu_thread.shutdown, cancel_futures=True)
         await super().__aexit__(*exception)
+        self._gpu_memory.close()
 
     async def start(self) -> None:
         await super().start()
@@ -93,7 +100,7 @@ class GpuJpegPool(DecoderPool):
 
     async def decode(
         self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
-    ) -> tuple[Pixels, Interval]:
+    ) -> tuple[PixelBlock, Interval]:
         await asyncio.shield(self._gpu_started)
         # In a thread: a large one is read to its end.
         if self._gpu_refused is None and await asyncio.to_thread(plain, body, self._max_pixels) is not None:
@@ -102,11 +109,11 @@ class GpuJpegPool(DecoderPool):
                 return decoded
         return await super().decode(body, steps, deadline, caller=caller)
 
-    async def _by_gpu(self, body: bytes, steps: Preprocessing) -> tuple[Pixels, Interval] | None:
+    async def _by_gpu(self, body: bytes, steps: Preprocessing) -> tuple[PixelBlock, Interval] | None:
         jpeg = _Waiting(body, steps)
         self._waiting_jpegs.append(jpeg)
         self._jpeg_arrived.set()
-        return await jpeg.answer
+        return await claimed(jpeg.answer, _release)
 
     async def _decode_waiting(self) -> None:
         """Decode what waits, a batch at a time; what comes meanwhile is the next batch."""
@@ -122,37 +129,37 @@ class GpuJpegPool(DecoderPool):
             for index, jpeg in enumerate(batch):
                 _settle(jpeg, decoded.get(index))
 
-    async def _call_gpu(self, batch: Sequence[_Waiting]) -> dict[int, tuple[Pixels, Interval]]:
+    async def _call_gpu(self, batch: Sequence[_Waiting]) -> dict[int, tuple[PixelBlock, Interval]]:
         """What the GPU decodes of `batch`, by index."""
         if self._gpu_refused is not None:
             return {}
+        shape = (1, batch[0].steps.crop, batch[0].steps.crop, 3)
+        blocks = [await self._gpu_memory.take(math.prod(shape)) for _ in batch]
         began = time.perf_counter()
+        indices: Values = []
         try:
-            indices, pixels = await self._in_gpu_thread(lambda: self._decoded(batch))
+            indices = await self._in_gpu_thread(lambda: self._decoded(batch, [block.offset for block in blocks]))
         except (WorkerDied, WorkerHung, WorkerFailed) as err:
             self._give_up("it failed while it decoded; the log says how", err)
-            return {}
+        finally:
+            for index in {*range(len(batch))} - {*indices}:
+                blocks[index].release()
         span = Interval(began, time.perf_counter())
-        return {index: (image, span) for index, image in zip(indices, pixels, strict=True)}
+        return {index: (self._gpu_memory.pixels(blocks[index], shape), span) for index in indices}
 
-    def _decoded(self, batch: Sequence[_Waiting]) -> tuple[Values, Iterable[Pixels]]:
+    def _decoded(self, batch: Sequence[_Waiting], offsets: list[int]) -> Values:
+        """The indices of the JPEGs in `batch` whose pixels are at their `offsets` now."""
         assert self._gpu is not None
         steps = batch[0].steps
         size = [steps.resize, steps.crop]
         if steps not in self._gpu_steps:
             self._open_gpu(steps)
             if self._gpu_refused is not None:
-                return [], []
-        shape = (steps.crop, steps.crop, 3)
-        reply = Reply(
-            _HEAD_BYTES,
-            len(batch) * math.prod(shape),
-            raises=(),
-            check=partial(_check_decoded, len(batch), shape),
-        )
+                return []
+        reply = Reply(_HEAD_BYTES, 0, raises=(), check=partial(_check_decoded, len(batch)))
         bodies = [np.frombuffer(jpeg.body, np.uint8) for jpeg in batch]
-        indices, (pixels,) = self._gpu.call("decode", size, [*bodies], seconds=self._call_seconds, reply=reply)
-        return indices, pixels
+        indices, _ = self._gpu.call("decode", [*size, offsets], [*bodies], seconds=self._call_seconds, reply=reply)
+        return indices
 
     async def _start_gpu(self) -> None:
         try:
@@ -167,6 +174,7 @@ class GpuJpegPool(DecoderPool):
             "app.engines.gpu_jpeg.jpeg_host:JpegHost",
             [self._max_pixels],
             seconds=self._load_seconds,
+            files=[self._gpu_memory.file],
             keep_environment=True,
             on_spawn=self._gpu_spawned,
         )
@@ -202,15 +210,19 @@ class GpuJpegPool(DecoderPool):
         return await asyncio.get_running_loop().run_in_executor(self._gpu_thread, call)
 
 
-def _settle(jpeg: _Waiting, decoded: tuple[Pixels, Interval] | None) -> None:
-    if not jpeg.answer.done():
+def _settle(jpeg: _Waiting, decoded: tuple[PixelBlock, Interval] | None) -> None:
+    if jpeg.answer.done():  # its request has gone
+        _release(decoded)
+    else:
         jpeg.answer.set_result(decoded)
 
 
-def _check_decoded(count: int, shape: tuple[int, int, int], values: Values, arrays: Arrays) -> None:
-    """ValueError unless `values` are indices of JPEGs, and the array has the pixels of these."""
+def _release(decoded: tuple[PixelBlock, Interval] | None) -> None:
+    if decoded is not None:
+        decoded[0].release()
+
+
+def _check_decoded(count: int, values: Values, _: Arrays) -> None:
+    """ValueError unless `values` are indices of JPEGs in a batch of `count`."""
     if any(type(index) is not int for index in values) or values != sorted({*values} & {*range(count)}):
         raise ValueError("not the indices of what was decoded")
-    (pixels,) = arrays
-    if pixels.dtype != np.uint8 or pixels.shape != (len(values), *shape):
-        raise ValueError(f"pixels of the shape {pixels.shape}")

@@ -1,0 +1,89 @@
+"""Where bodies and pixels cross between the HTTP process, one decoder and the engines, without a copy on their way."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import TooLarge
+from app.processes.shared_memory import Block, BlockMemory
+
+T = TypeVar("T")
+
+
+class PixelLocation(NamedTuple):
+    """Where an image's pixels begin: the number of the decoder's memory, and the offset there in bytes."""
+
+    memory: int
+    offset: int
+
+
+class PixelBlock:
+    """Decoded images (count, side, side, 3), uint8, in a decoder's memory. Release it once no engine needs them."""
+
+    def __init__(self, memory: int, block: Block, pixels: NDArray[np.uint8]) -> None:
+        self._memory = memory
+        self._block = block
+        self.pixels = pixels  # in place
+
+    @property
+    def locations(self) -> list[PixelLocation]:
+        """One for each image."""
+        image_bytes = self.pixels[0].nbytes
+        return [PixelLocation(self._memory, self._block.offset + n * image_bytes) for n in range(len(self.pixels))]
+
+    def release(self) -> None:
+        self._block.release()
+
+
+async def claimed(answer: asyncio.Future[T], release: Callable[[T], None]) -> T:
+    """The result of `answer`; releases it if the caller is cancelled just after it came."""
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        if answer.done() and not answer.cancelled() and answer.exception() is None:
+            release(answer.result())
+        raise
+
+
+class DecoderMemory:
+    """The memory of the decoders at one place in the pool, one after the other.
+
+    Only the decoder, and the HTTP process, write there; engines read. So a decoder that an image has taken over can
+    change pixels that it has decoded, and no others.
+
+    Args:
+        number: of the place.
+        size: in bytes.
+    """
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self._released = asyncio.Event()
+        self._blocks = BlockMemory(size, self._released.set)
+        self.file = self._blocks.memory.file
+
+    async def take(self, size: int) -> Block:
+        """A block, as soon as there is one; TooLarge if there can be none."""
+        if not self._blocks.fits(size):
+            raise TooLarge(f"{size:,} bytes are more than a decoder's memory, which is {self._blocks.memory.size:,}")
+        while (block := self._blocks.take(size)) is None:
+            self._released.clear()
+            await self._released.wait()
+        return block
+
+    def write(self, block: Block, content: bytes) -> None:
+        self._blocks.memory.write(block.offset, content)
+
+    def pixels(self, block: Block, shape: Sequence[int]) -> PixelBlock:
+        """The images that begin `block`, (count, side, side, 3)."""
+        return PixelBlock(self.number, block, self._blocks.memory.array(block.offset, *shape))
+
+    def content(self, block: Block, size: int) -> bytes:
+        """A copy of the first `size` bytes of `block`."""
+        return self._blocks.memory.array(block.offset, size).tobytes()
+
+    def close(self) -> None:
+        self._blocks.close()
