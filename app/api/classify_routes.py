@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from app.api.auth import AccessLevel
@@ -13,10 +13,12 @@ from app.api.dependencies import (
     Service,
     ServiceDep,
     caller_id,
+    refuse_repeated_parameters,
     require_access,
     run_while_connected,
     seconds_since_start,
 )
+from app.api.direct_routes import DirectRoute
 from app.api.openapi import TIMEOUT_PARAMETER
 from app.api.problems import ACCESS_ERRORS, error_responses, invalid_parameters, problem_of
 from app.api.request_body import BATCH_FIELD, FILE_FIELD, RequestBody, Upload
@@ -50,6 +52,8 @@ from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 
 router = APIRouter(redirect_slashes=False)
+
+_DEFAULTS = ClassifyOptions()
 
 _BINARY = {"type": "string", "format": "binary"}
 _FILE = _BINARY | {"minLength": 1}
@@ -133,6 +137,18 @@ async def classify(
     )
 
 
+async def _classify_directly(request: Request) -> Response:
+    """What FastAPI does for `classify`, in the same order."""
+    service: Service = request.app.state.service
+    await service.authorize(request, AccessLevel.KEY, rate_limited=True)
+    await refuse_repeated_parameters(request)
+    answer = await classify(request, _with_more(_DEFAULTS, request.query_params), service)
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+DIRECT_CLASSIFY = DirectRoute("/classify", frozenset({"POST"}), _classify_directly)
+
+
 @router.post(
     "/classify/batch",
     summary="Classify several images",
@@ -201,14 +217,16 @@ async def _read_request(
         model.resolution(options.resolution)
         model.check(caller=caller_id(request))
         upload = await read(body)
-        options = _with_form(options, upload.options)
+        options = _with_more(options, upload.options)
         chosen = service.repository.model(options.model) if "model" in upload.options else model
         with chosen.in_use():
             yield chosen, options, upload
 
 
-def _with_form(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOptions:
-    """The options of the query and of the form; BadParameter for an invalid one, or one that differs in the two."""
+def _with_more(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOptions:
+    """`options` and the ones written in `form`; BadParameter for an invalid one, or one that differs in the two."""
+    if not form:
+        return options
     try:
         added = ClassifyOptions.model_validate(form)
     except ValidationError as err:

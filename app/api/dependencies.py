@@ -109,13 +109,14 @@ def require_access(required: AccessLevel, *, rate_limited: bool = False) -> Any:
     return Depends(check)
 
 
-async def _refuse_repeated_parameters(request: Request) -> None:
+async def refuse_repeated_parameters(request: Request) -> None:
+    """BadParameter for a query that has a parameter twice."""
     for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
         if count > 1:
             raise BadParameter(f"the query has the parameter {name[:40]!r} {count} times: send it once")
 
 
-SINGLE_PARAMETERS = Depends(_refuse_repeated_parameters)  # BadParameter for a query that repeats a parameter
+SINGLE_PARAMETERS = Depends(refuse_repeated_parameters)
 
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -46,6 +46,7 @@ from bundle.bundle_errors import BadBundle, ExplainedError
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number, for the log
 
 ACCESS_ERRORS = (Unauthorized, Forbidden)
 
@@ -77,11 +78,9 @@ STATUS: dict[type[ExplainedError], HTTPStatus] = {
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error that a route of `app`, or the framework, raises."""
-    app.add_exception_handler(ExplainedError, _service_error)
+    """Answer the errors that the framework raises in the formats of the service; `error_response` has the others."""
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _framework_error)
-    app.add_exception_handler(ClientDisconnect, _client_disconnected)
 
 
 def status_of(err: ExplainedError) -> HTTPStatus:
@@ -110,9 +109,11 @@ def error_responses(*errors: type[ExplainedError], inference: bool = False) -> d
 
 
 def error_response(request: Request, err: Exception) -> Response:
-    """The response to `err`: its problem, or 500 for a defect, which is logged."""
+    """The response to what a route raised: the problem of `err`, or 500 for a defect, which is logged."""
     if isinstance(err, ExplainedError):
         return _explained_response(request, err)
+    if isinstance(err, ClientDisconnect):
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)  # nobody reads it
     log.error("request %s failed", request.state.request_id, exc_info=err)
     return _response(request, HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed; see its log")
 
@@ -140,11 +141,6 @@ def _explained_response(request: Request, err: ExplainedError) -> JSONResponse:
     if isinstance(err, SlowClient):
         response.headers["Connection"] = "close"  # do not wait for the rest of the body
     return response
-
-
-async def _service_error(request: Request, err: Exception) -> JSONResponse:
-    assert isinstance(err, ExplainedError)
-    return _explained_response(request, err)
 
 
 async def _validation_error(request: Request, err: Exception) -> JSONResponse:
@@ -198,7 +194,3 @@ def _similar_path(request: Request) -> str:
         if similar != path and any(route.matches(scope)[0] != Match.NONE for route in request.app.routes):
             return f"; did you mean {similar}?"
     return ""
-
-
-async def _client_disconnected(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it; it is nginx's number, for the log
