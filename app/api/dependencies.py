@@ -121,16 +121,25 @@ SINGLE_PARAMETERS = Depends(refuse_repeated_parameters)
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`; cancels it and raises ClientDisconnect when the client goes, since nobody would read it."""
-    task = asyncio.ensure_future(work)
     # The body has been read: the next message is the disconnect.
     disconnect = asyncio.ensure_future(request.receive())
+    connected = asyncio.timeout(None)
+
+    def cancel(_: object) -> None:
+        connected.reschedule(0)
+
     try:
-        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        async with connected:
+            disconnect.add_done_callback(cancel)
+            try:
+                return await work
+            finally:
+                disconnect.remove_done_callback(cancel)
+    except TimeoutError as err:
+        if not connected.expired():
+            raise
+        raise ClientDisconnect from err
     finally:
-        task.cancel()
         disconnect.cancel()
 
 

@@ -4,10 +4,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.telemetry.metrics import Metrics
@@ -16,20 +16,23 @@ from app.telemetry.tracing import Tracing
 REQUEST_ID_HEADER = "X-Request-ID"
 PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
+_REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
+_POLICY_FIELD = b"content-security-policy"
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-site",
-    "Cache-Control": "no-store",
+_SECURITY_HEADERS = {  # of every response that has none of that name
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cross-origin-resource-policy": b"same-site",
+    b"cache-control": b"no-store",
 }
 # Swagger's page has an inline script and calls the service.
 _DOCS_CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_DOCS_PATHS = ("/docs", "/docs/oauth2-redirect")
 
 log = structlog.get_logger("app.request")
 
@@ -75,7 +78,7 @@ class ObservabilityMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                self._add_headers(scope, MutableHeaders(scope=message), request_id)
+                message = {**message, "headers": [*message["headers"], *self._more_headers(scope, message, request_id)]}
             await send(message)
 
         try:
@@ -83,14 +86,18 @@ class ObservabilityMiddleware:
         finally:
             self._record(scope, headers, status)
 
-    def _add_headers(self, scope: Scope, headers: MutableHeaders, request_id: str) -> None:
-        headers[REQUEST_ID_HEADER] = request_id
+    def _more_headers(self, scope: Scope, message: Message, request_id: str) -> Iterator[tuple[bytes, bytes]]:
+        """The headers that every response gets, beside its own."""
+        own = {name for name, _ in message["headers"]}
+        yield _REQUEST_ID_FIELD, request_id.encode()
+        if scope["path"] in _DOCS_PATHS:
+            own.add(_POLICY_FIELD)
+            yield _POLICY_FIELD, _DOCS_CONTENT_SECURITY_POLICY
         for name, value in _SECURITY_HEADERS.items():
-            headers.setdefault(name, value)
-        if scope["path"] in ("/docs", "/docs/oauth2-redirect"):
-            headers["Content-Security-Policy"] = _DOCS_CONTENT_SECURITY_POLICY
-        if self._stopping():
-            headers["Connection"] = "close"
+            if name not in own:
+                yield name, value
+        if self._stopping() and b"connection" not in own:
+            yield b"connection", b"close"
 
     def _record(self, scope: Scope, headers: Headers, status: int) -> None:
         state = scope["state"]
