@@ -3,9 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from app.errors import TooLate
 
@@ -22,11 +21,19 @@ class Interval:
         return self.end - self.start
 
 
-@asynccontextmanager
-async def until_deadline(deadline: float) -> AsyncIterator[None]:
+class until_deadline:  # noqa: N801  # it is used as asyncio.timeout is
     """Cancel the block and raise TooLate at `deadline`, in seconds on that clock; math.inf means no deadline."""
-    try:
-        async with asyncio.timeout(None if deadline == math.inf else deadline - time.perf_counter()):
-            yield
-    except TimeoutError as err:
-        raise TooLate("the request's deadline passed before its answer was ready") from err
+
+    def __init__(self, deadline: float) -> None:
+        self._timeout = asyncio.timeout(None if deadline == math.inf else deadline - time.perf_counter())
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, err, trace)
+        except TimeoutError as late:
+            raise TooLate("the request's deadline passed before its answer was ready") from late

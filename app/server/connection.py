@@ -18,7 +18,7 @@ from typing import Any
 
 import httptools
 from uvicorn import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _FREE_FRAMING_BYTES = 1 << 20
 _BODY_BYTES_PER_FRAMING_BYTE = 10
 _MAX_PIPELINED_REQUESTS = 16
+_MAX_UNREAD_BODY_BYTES = 128 << 10  # of a request, beyond which no more is received until the application has read them
 _METHODS_WITH_BODY = ("PATCH", "POST", "PUT")
 _UNDECLARED_BODY_SECONDS = 0.05
 _IMMEDIATE_PATHS = PROBE_PATHS - {"/metrics"}  # /metrics takes longer than the other probes
@@ -51,7 +52,11 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 App = Callable[..., Any]
 
 
-class Connection(asyncio.Protocol):
+# All connections receive into the same memory: what arrives is parsed before the next one receives.
+_RECEIVED = bytearray(256 << 10)
+
+
+class Connection(asyncio.BufferedProtocol):
     """One connection, with the interface that uvicorn.Server expects; app.server.listener sets the attributes.
 
     Attributes:
@@ -121,13 +126,17 @@ class Connection(asyncio.Protocol):
         self._flow.resume_writing()
         del self._parser  # it refers to this object: a cycle that only the garbage collector would free
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _: int) -> bytearray:
+        return _RECEIVED
+
+    def buffer_updated(self, size: int) -> None:
+        data = memoryview(_RECEIVED)[:size]
         if self._lingering:
             self._linger()
         if self._ignores_input or self._transport.is_closing():
             return
         if self._between_requests and not self._first_bytes:
-            self._first_bytes = data[:_KEPT_FIRST_BYTES]
+            self._first_bytes = bytes(data[:_KEPT_FIRST_BYTES])
             self._set_receive_timeout(self.settings.header_seconds, _SLOW_HEAD)
         elif self._in_head and 0 < len(self._first_bytes) < _KEPT_FIRST_BYTES:
             self._first_bytes += data[: _KEPT_FIRST_BYTES - len(self._first_bytes)]
@@ -210,8 +219,7 @@ class Connection(asyncio.Protocol):
         cycle = self._last_read
         if cycle is None or cycle.response_complete:
             return
-        cycle.body += body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        if cycle.add_body(body) > _MAX_UNREAD_BODY_BYTES:
             self._flow.pause_reading()
         cycle.message_event.set()
 
@@ -226,7 +234,7 @@ class Connection(asyncio.Protocol):
             self._last_read.more_body = False
             self._last_read.message_event.set()
 
-    def _parse(self, data: bytes | memoryview) -> None:
+    def _parse(self, data: memoryview) -> None:
         """Parse `data`. An offered upgrade is ignored (RFC 9110, 7.8): the parser, which stops there, is replaced."""
         while True:
             try:
@@ -236,7 +244,7 @@ class Connection(asyncio.Protocol):
                 self._offers_upgrade = False
                 self._parser = httptools.HttpRequestParser(self)
                 self._parser.feed_data(head)
-                data = memoryview(data)[err.args[0] :]
+                data = data[err.args[0] :]
             else:
                 return
 
@@ -479,7 +487,32 @@ class Connection(asyncio.Protocol):
 
 
 class _RequestCycle(RequestResponseCycle):
-    """A request and its response."""
+    """A request and its response. The pieces of the body are kept as they come, and joined at most once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._pieces: list[bytes] = []
+        self._piece_bytes = 0
+
+    def add_body(self, piece: bytes) -> int:
+        """Keep a piece until the application receives it; the number of bytes that it has not received."""
+        self._pieces.append(piece)
+        self._piece_bytes += len(piece)
+        return self._piece_bytes
+
+    async def receive(self) -> Any:
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(_CONTINUE)
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces, self._piece_bytes = [], 0
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
         if self.waiting_for_100_continue and self.more_body:

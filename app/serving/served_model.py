@@ -22,7 +22,6 @@ from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from bundle.tensors import Outputs
-from model.spec import Preprocessing
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
@@ -117,6 +116,7 @@ class ServedModel:
         self._max_queue = max_queue
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
+        self._largest_crop = max(steps.crop for steps in bundle.manifest.preprocessing.values())
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
@@ -183,7 +183,7 @@ class ServedModel:
     @property
     def capacity(self) -> int:
         """How many images may wait."""
-        return self._max_queue or default_queue_images(self.batch(), self.bundle.manifest.preprocessing.values())
+        return self._max_queue or default_queue_images(self.batch(), self._largest_crop)
 
     @property
     def refused(self) -> list[tuple[str, int, str]]:
@@ -211,8 +211,7 @@ class ServedModel:
 
     def check(self, count: int = 1, caller: str = "") -> None:
         """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
-        if self._main.fault is not None:
-            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
+        self._check_ready()
         self._batcher.check_room(count, caller)
 
     def resolution(self, requested: int | None) -> int:
@@ -237,15 +236,14 @@ class ServedModel:
 
     async def self_test(self) -> None:
         """Send the golden images through every engine that is loaded; WrongAnswers or NotReady if one fails."""
-        if self._main.fault is not None:
-            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
+        self._check_ready()
         for engine in list(self._engines.values()):
             await engine.self_test()
 
     @contextmanager
     def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
         """Places in the queue for `count` images until the block ends: all or none, QueueFull."""
-        self.check(count, caller)
+        self._check_ready()
         places = self._batcher.enter(count, caller)
         try:
             yield places
@@ -331,7 +329,8 @@ class ServedModel:
     async def _answer(
         self, place: Place, image: EngineInput, resolution: int, deadline: float, waited: Interval, decode: Interval
     ) -> ModelAnswer:
-        await self.load(resolution)
+        if resolution not in self._engines:
+            await self.load(resolution)
         batched = await self._batcher.submit(place, resolution, image, deadline)
         answer = ModelAnswer(
             result=batched.result,
@@ -356,6 +355,10 @@ class ServedModel:
             raise
         finally:
             place.leave()
+
+    def _check_ready(self) -> None:
+        if self._main.fault is not None:
+            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
 
     async def _load(self, resolution: int) -> None:
         engine = self._main
@@ -400,10 +403,9 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
-def default_queue_images(batch: int, preprocessing: Iterable[Preprocessing]) -> int:
+def default_queue_images(batch: int, side: int) -> int:
     """How many images may wait by default, decoded, for an engine of `batch` images a call: eight calls, at least 64.
 
-    However large its calls are, the pixels of images with any of these `preprocessing` steps fit into 512 MiB.
+    However large its calls are, the pixels of images of this `side` fit into 512 MiB.
     """
-    image_bytes = 3 * max(steps.crop for steps in preprocessing) ** 2
-    return max(LEAST_QUEUE_IMAGES, min(DEFAULT_QUEUE_BATCHES * batch, MOST_QUEUE_BYTES // image_bytes))
+    return max(LEAST_QUEUE_IMAGES, min(DEFAULT_QUEUE_BATCHES * batch, MOST_QUEUE_BYTES // (3 * side**2)))
