@@ -3,14 +3,13 @@
 import asyncio
 import math
 import time
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 from app.errors import TooLate
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """The start and end of an event, in seconds."""
 
     start: float

@@ -221,6 +221,8 @@ class AccessControl:
         return self.admin_port is not None and port == self.admin_port
 
     def _caller(self, headers: Mapping[str, str], on_admin_port: bool) -> tuple[AccessLevel, str]:
+        if not self.keys and not self._admin_keys:
+            return (AccessLevel.ADMIN if on_admin_port else AccessLevel.KEY), ""
         key = _key_in(headers)
         if admin := self._admin_keys.owner(key):
             return AccessLevel.ADMIN, admin

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
@@ -28,8 +29,6 @@ from app.api.schemas import (
     Classification,
     ClassifyOptions,
     ImageResult,
-    Prediction,
-    Timing,
 )
 from app.decoding.content_kind import mistaken
 from app.errors import (
@@ -124,17 +123,17 @@ async def classify(
         except (NotAnImage, BadImage) as err:
             raise upload.with_content_type(err) from err
     request.state.stages += answer.stages
-    return Classification(
-        predictions=_predictions(answer.best(model.bundle.labels)),
-        model=_answered_by(model, resolution),
-        timing_ms=Timing(
-            decode=_milliseconds(answer.decode.seconds),
-            queue=_milliseconds(answer.queued),
-            inference=_milliseconds(answer.inference.seconds),
-            total=_milliseconds(seconds_since_start(request)),
-        ),
-        request_id=request.state.request_id,
-    )
+    return Classification.model_validate({
+        "predictions": _predictions(answer.best(model.bundle.labels)),
+        "model": _answered_by(model, resolution),
+        "timing_ms": {
+            "decode": _milliseconds(answer.decode.seconds),
+            "queue": _milliseconds(answer.queued),
+            "inference": _milliseconds(answer.inference.seconds),
+            "total": _milliseconds(seconds_since_start(request)),
+        },
+        "request_id": request.state.request_id,
+    })  # fmt: skip
 
 
 async def _classify_directly(request: Request) -> Response:
@@ -186,7 +185,9 @@ async def classify_batch(
             else:
                 request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
                 classes = outcome.best(model.bundle.labels)
-                results.append(ImageResult(index=index, filename=name, predictions=_predictions(classes)))
+                results.append(
+                    ImageResult.model_validate({"index": index, "filename": name, "predictions": _predictions(classes)})
+                )
     return BatchClassification(
         results=results,
         model=_answered_by(model, resolution),
@@ -237,22 +238,30 @@ def _with_more(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOpt
     return options.model_copy(update=added.model_dump(exclude_unset=True))
 
 
-def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[Prediction]:
+def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]]:
+    """The fields of a Prediction for each; all of an answer are validated at once."""
     return [
-        Prediction(rank=rank, index=label.index, wnid=label.wnid, label=label.label, score=score)
+        {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
         for rank, (label, score) in enumerate(classes, start=1)
     ]
 
 
 def _answered_by(model: ServedModel, resolution: int) -> AnsweredBy:
-    engine, precision = model.engine(resolution)
+    weights = model.bundle.manifest.weights
+    return _described(model.bundle.name, resolution, *model.engine(resolution), weights.id, weights.source)
+
+
+@lru_cache(maxsize=100)
+def _described(
+    name: str, resolution: int, engine: str, precision: str, weights: str, weights_source: str
+) -> AnsweredBy:
     return AnsweredBy(
-        name=model.bundle.name,
+        name=name,
         resolution=resolution,
         engine=engine,
         precision=precision,
-        weights=model.bundle.manifest.weights.id,
-        weights_source=model.bundle.manifest.weights.source,
+        weights=weights,
+        weights_source=weights_source,
     )
 
 

@@ -255,8 +255,8 @@ async def _infer(
         for output in inference.outputs:
             check_output(output, OUTPUTS)
         if isinstance(tensor, PixelBlock):
-            resolution = _resolution_of_pixels(model, tensor.pixels.shape[1:])
-            service.charge(request, len(tensor.pixels))
+            resolution = _resolution_of_pixels(model, tensor.shape[1:])
+            service.charge(request, tensor.shape[0])
             return inference, await model.classify_pixels(tensor, resolution, deadline, caller=caller)
     finally:
         if isinstance(tensor, PixelBlock):

@@ -1,6 +1,7 @@
 """Where bodies and pixels cross between the HTTP process, one decoder and the engines, without a copy on their way."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -23,16 +24,22 @@ class PixelLocation(NamedTuple):
 class PixelBlock:
     """Decoded images (count, side, side, 3), uint8, in a decoder's memory. Release it once no engine needs them."""
 
-    def __init__(self, memory: int, block: Block, pixels: NDArray[np.uint8]) -> None:
-        self._memory = memory
+    def __init__(self, owner: "DecoderMemory", block: Block, shape: Sequence[int]) -> None:
+        self._owner = owner
         self._block = block
-        self.pixels = pixels  # in place
+        self.shape = tuple(shape)
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """In place."""
+        return self._owner.array(self._block, self.shape)
 
     @property
     def locations(self) -> list[PixelLocation]:
         """One for each image."""
-        image_bytes = self.pixels[0].nbytes
-        return [PixelLocation(self._memory, self._block.offset + n * image_bytes) for n in range(len(self.pixels))]
+        images, *image = self.shape
+        offsets = range(self._block.offset, self._block.offset + math.prod(self.shape), math.prod(image))
+        return [PixelLocation(self._owner.number, offset) for offset in offsets[:images]]
 
     def release(self) -> None:
         self._block.release()
@@ -77,13 +84,9 @@ class DecoderMemory:
     def write(self, block: Block, content: bytes) -> None:
         self._blocks.memory.write(block.offset, content)
 
-    def pixels(self, block: Block, shape: Sequence[int]) -> PixelBlock:
-        """The images that begin `block`, (count, side, side, 3)."""
-        return PixelBlock(self.number, block, self._blocks.memory.array(block.offset, *shape))
-
-    def content(self, block: Block, size: int) -> bytes:
-        """A copy of the first `size` bytes of `block`."""
-        return self._blocks.memory.array(block.offset, size).tobytes()
+    def array(self, block: Block, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """What begins `block`, in place."""
+        return self._blocks.memory.array(block.offset, *shape)
 
     def close(self) -> None:
         self._blocks.close()

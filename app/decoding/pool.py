@@ -159,7 +159,7 @@ class DecoderPool:
         decoded = await self._run(
             caller, _Job("image", [steps.resize, steps.crop], body, math.prod(shape), _IMAGE_REPLY, deadline)
         )
-        return decoded.memory.pixels(decoded.block, shape), decoded.interval
+        return PixelBlock(decoded.memory, decoded.block, shape), decoded.interval
 
     async def inference(
         self,
@@ -181,8 +181,8 @@ class DecoderPool:
         description, shapes = decoded.values
         request = InferenceRequest.model_validate(description)
         if request.inputs[0].name == IMAGE:
-            return request, decoded.memory.pixels(decoded.block, shapes[0])
-        whole = decoded.memory.content(decoded.block, sum(size for (size,) in shapes))
+            return request, PixelBlock(decoded.memory, decoded.block, shapes[0])
+        whole = decoded.memory.array(decoded.block, [sum(size for (size,) in shapes)]).tobytes()
         decoded.block.release()
         ends = list(accumulate(size for (size,) in shapes))
         return request, [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]

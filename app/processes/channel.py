@@ -136,6 +136,9 @@ def encode_message(head: dict[str, Any], arrays: Arrays) -> list[memoryview]:
     return pieces + [np.ascontiguousarray(array).data.cast("B") for array in filter(np.size, arrays)]
 
 
+_EMPTY_ANSWER = Answer(ReplyHead(values=[], log=[], arrays=[]), [], None)
+_EMPTY_HEAD = bytes(encode_message({"values": [], "log": []}, [])[0][_LENGTH.size :])
+
 # A reading yields one buffer after the other, to be filled with what is received, and returns the message: so the same
 # code serves sockets that block and sockets that do not.
 Reading = Generator[memoryview, None, T]
@@ -143,7 +146,11 @@ Reading = Generator[memoryview, None, T]
 
 def read_answer(reply: Reply) -> Reading[Answer]:
     """Reads a worker's answer; raises one of INVALID_ANSWER for one that goes beyond `reply`."""
-    head = ReplyHead.model_validate_json((yield from _read_head(reply.head_bytes)))
+    encoded = yield from _read_head(reply.head_bytes)
+    if encoded == _EMPTY_HEAD:  # the answer of a decoder, for each image
+        reply.check([], [])
+        return _EMPTY_ANSWER
+    head = ReplyHead.model_validate_json(encoded)
     if (head.values is None) == (head.error is None):
         raise ValueError("neither values nor an error, or both")
     if sum(array.bytes for array in head.arrays) > reply.array_bytes:

@@ -2,6 +2,7 @@
 
 import bisect
 import fcntl
+import math
 import mmap
 import os
 import tempfile
@@ -31,7 +32,7 @@ class SharedMemory:
 
     def array(self, offset: int, *shape: int) -> NDArray[np.uint8]:
         """The bytes from `offset` on, in place."""
-        return self.bytes[offset : offset + int(np.prod(shape))].reshape(shape)
+        return self.bytes[offset : offset + math.prod(shape)].reshape(shape)
 
     def write(self, offset: int, content: bytes) -> None:
         self._map[offset : offset + len(content)] = content

@@ -314,8 +314,8 @@ class Connection(asyncio.BufferedProtocol):
             "state": self._app_state.copy(),
         } | request
         return _RequestCycle(
-            scope=scope,  # type: ignore[arg-type]
-            transport=_ResponseTransport(self._transport, self._close_gracefully),  # type: ignore[arg-type]
+            scope=scope,
+            transport=_ResponseTransport(self._transport, self._close_gracefully),
             flow=self._flow,
             logger=log,
             access_logger=log,

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import math
 import resource
@@ -42,7 +43,7 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=self._protocol(),
+                http=self._protocol(),  # type: ignore[arg-type]  # asyncio takes a BufferedProtocol too
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -65,6 +66,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.freeze()  # what was imported stays: collections need not look at it
         if outside.reload:
             self._reload()
 

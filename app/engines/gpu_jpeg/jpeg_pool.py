@@ -145,7 +145,7 @@ class GpuJpegPool(DecoderPool):
             for index in {*range(len(batch))} - {*indices}:
                 blocks[index].release()
         span = Interval(began, time.perf_counter())
-        return {index: (self._gpu_memory.pixels(blocks[index], shape), span) for index in indices}
+        return {index: (PixelBlock(self._gpu_memory, blocks[index], shape), span) for index in indices}
 
     def _decoded(self, batch: Sequence[_Waiting], offsets: list[int]) -> Values:
         """The indices of the JPEGs in `batch` whose pixels are at their `offsets` now."""
