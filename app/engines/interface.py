@@ -7,13 +7,13 @@ without a GPU), and raises EngineRefused where one would expect it to serve.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bundle.plan_manifest import PlanManifest
-from bundle.tensors import Images, Outputs
+from bundle.tensors import ImageRows, Images, Outputs
 
 ReadGraph = Callable[[], bytes]  # the ONNX graph; called at each load, BadBundle if it is not the bundle's
 
@@ -96,4 +96,25 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back all memory, that of a device too; again is a no-op, and nothing is run afterwards."""
+        ...
+
+
+class PendingOutputs(Protocol):
+    """The logits of images for which an engine is at work."""
+
+    def ready(self) -> bool:
+        """Whether `outputs` has nothing to wait for."""
+        ...
+
+    def outputs(self) -> Outputs:
+        """The logits; waits for them."""
+        ...
+
+
+@runtime_checkable
+class OverlappingEngine(Engine, Protocol):
+    """An engine that takes the images of the next call while it computes for the one before, on a device of its own."""
+
+    def begin(self, images: ImageRows) -> PendingOutputs:
+        """Send images of a loaded side on their way. They are not read after it has returned."""
         ...

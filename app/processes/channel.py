@@ -7,12 +7,13 @@ pixels, and no more.
 import json
 import logging
 import math
+import select
 import socket
 import struct
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,6 +189,18 @@ def _read_arrays(headers: Iterable[ArrayHeader]) -> Reading[Arrays]:
     return arrays
 
 
+class PendingResult(Protocol):
+    """What a worker's method may return instead of values and arrays: its work goes on elsewhere, on a GPU."""
+
+    def ready(self) -> bool:
+        """Whether `result` has nothing to wait for."""
+        ...
+
+    def result(self) -> tuple[Values, Arrays]:
+        """The values and arrays of the call; waits for them, and raises what the method would raise."""
+        ...
+
+
 class Channel:
     """Sends and receives messages over a socket that blocks.
 
@@ -216,6 +229,12 @@ class Channel:
         except StopIteration as end:
             message: T = end.value
             return message
+
+    def readable(self, seconds: float) -> bool:
+        """Whether something can be received within `seconds`, or the other side has ended."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(1000 * seconds))
 
     def _fill(self, buffer: memoryview) -> None:
         while buffer:

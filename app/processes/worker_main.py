@@ -12,14 +12,28 @@ import signal
 import socket
 import sys
 import traceback
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.processes.channel import MAX_ERROR_CHARS, MAX_RECORD_CHARS, MAX_RECORDS, Arrays, Channel, Limits, read_request
+from app.processes.channel import (
+    MAX_ERROR_CHARS,
+    MAX_RECORD_CHARS,
+    MAX_RECORDS,
+    Arrays,
+    Channel,
+    Limits,
+    PendingResult,
+    Values,
+    read_request,
+)
 from bundle.bundle_errors import ExplainedError
 
 _MAX_FILES = 250  # that one message can carry
+_POLL_SECONDS = 0.0005  # between looks at whether a pending call has ended
 
 
 def main() -> None:
@@ -42,31 +56,88 @@ def main() -> None:
 def _serve(channel: Channel, files: list[int]) -> None:
     records = _RecordBuffer(logging.INFO)
     logging.basicConfig(level=logging.INFO, handlers=[records])
-    target: Any = None
-    while True:
+    made: list[Any] = []
+
+    def make() -> tuple[Values, Arrays]:
+        module, _, name = head["method"].partition(":")
+        made.append(getattr(importlib.import_module(module), name)(*head["values"], *([files] if files else [])))
+        _apply(Limits(**head["limits"]))
+        return [], []
+
+    with suppress(EOFError, OSError):  # the service has ended
+        head, _ = channel.receive(read_request())
+        _send(channel, records, make)
+        if made:
+            _Calls(channel, records, made[0]).serve()
+
+
+class _Calls:
+    """Answers calls of `target` in order. One whose work goes on elsewhere does not keep the next from beginning."""
+
+    def __init__(self, channel: Channel, records: "_RecordBuffer", target: Any) -> None:
+        self._channel = channel
+        self._records = records
+        self._target = target
+        self._pending: deque[PendingResult] = deque()
+
+    def serve(self) -> None:
+        """Until the service has ended: EOFError or OSError."""
+        while True:
+            head, arrays = self._channel.receive(read_request())
+            self._begin(head, arrays)
+            del arrays
+            self._answer_pending()
+
+    def _begin(self, head: dict[str, Any], arrays: Arrays) -> None:
         try:
-            head, arrays = channel.receive(read_request())
-        except (EOFError, OSError):
-            return
-        reply: dict[str, Any] = {}
-        results: Arrays = []
-        try:
-            if target is None:
-                module, _, name = head["method"].partition(":")
-                target = getattr(importlib.import_module(module), name)(*head["values"], *([files] if files else []))
-                _apply(Limits(**head["limits"]))
-                reply = {"values": []}
-            else:
-                values, results = getattr(target, head["method"])(*head["values"], *arrays)
-                reply = {"values": values}
-        except ExplainedError as err:
-            reply = {"error": type(err).__name__, "message": _shortened(str(err), MAX_ERROR_CHARS)}
-        except Exception:
-            reply = {"error": "", "message": _shortened(traceback.format_exc(), MAX_ERROR_CHARS)}
-        del arrays
-        channel.send(reply | {"log": records.take()}, results)
-        if target is None:
-            return
+            result = getattr(self._target, head["method"])(*head["values"], *arrays)
+        except Exception as err:
+            result = _Failed(err)
+        self._pending.append(_Finished(*result) if isinstance(result, tuple) else result)
+
+    def _answer_pending(self) -> None:
+        """Answer until nothing is pending, or another call has come."""
+        while self._pending:
+            if self._pending[0].ready():
+                _send(self._channel, self._records, self._pending.popleft().result)
+            elif self._channel.readable(_POLL_SECONDS):
+                return
+
+
+@dataclass(frozen=True)
+class _Finished:
+    values: Values
+    arrays: Arrays
+
+    def ready(self) -> bool:
+        return True
+
+    def result(self) -> tuple[Values, Arrays]:
+        return self.values, self.arrays
+
+
+@dataclass(frozen=True)
+class _Failed:
+    err: Exception
+
+    def ready(self) -> bool:
+        return True
+
+    def result(self) -> tuple[Values, Arrays]:
+        raise self.err
+
+
+def _send(channel: Channel, records: "_RecordBuffer", result: Callable[[], tuple[Values, Arrays]]) -> None:
+    """Send what `result` returns, or the error that it raises."""
+    arrays: Arrays = []
+    reply: dict[str, Any] = {}
+    try:
+        reply["values"], arrays = result()
+    except ExplainedError as err:
+        reply = {"error": type(err).__name__, "message": _shortened(str(err), MAX_ERROR_CHARS)}
+    except Exception:
+        reply = {"error": "", "message": _shortened(traceback.format_exc(), MAX_ERROR_CHARS)}
+    channel.send(reply | {"log": records.take()}, arrays)
 
 
 class _RecordBuffer(logging.Handler):

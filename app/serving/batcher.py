@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, TypeVar
 
 from app.errors import QueueFull, TooLarge, TooLate
@@ -57,15 +58,18 @@ async def _at_once() -> None:
 
 
 class Batcher(Generic[QueueItem, QueueResult]):
-    """Calls `run` with batches of waiting items, one call at a time.
+    """Calls `run` with batches of waiting items, as many calls at a time as `calls` says.
 
-    Use as an async context manager: leaving it finishes what was submitted. `limit` and `room` are called each time,
-    since the engine behind `run` may be replaced by one that takes more or less.
+    With several, the items of the next batch are on their way to the engine while it computes for the one before.
+
+    Use as an async context manager: leaving it finishes what was submitted. `limit`, `room` and `calls` are called each
+    time, since the engine behind `run` may be replaced by one that takes more or less.
 
     Args:
         run: is given a key and items of it; gives one result for each item, in order.
         limit: the largest batch for a key.
         room: how many items may wait.
+        calls: how many calls may be on their way.
         ready: no call begins before it returns.
         before: the seconds until the items that have a place, but are not submitted yet, will be.
         on_batch: is told the size of each finished call, and when it ran.
@@ -78,6 +82,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         *,
         limit: Callable[[int], int],
         room: Callable[[], int],
+        calls: Callable[[], int] = lambda: 1,
         ready: Callable[[], Awaitable[None]] = _at_once,
         before: Callable[[], float] = lambda: 0.0,
         on_batch: Callable[[int, Interval], None] = lambda *_: None,
@@ -86,14 +91,16 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._run = run
         self._limit = limit
         self._room = room
+        self._calls = calls
         self._ready = ready
         self._before = before
         self._on_batch = on_batch
         self._clock = clock
         self._taken: Counter[str] = Counter()  # places, by caller
         self._waiting: deque[_Entry[QueueItem, QueueResult]] = deque()
-        self._running: list[_Entry[QueueItem, QueueResult]] = []
-        self._arrived = asyncio.Event()
+        self._running: dict[asyncio.Task[None], list[_Entry[QueueItem, QueueResult]]] = {}
+        self._changed = asyncio.Event()  # an item has arrived, or a call has ended
+        self._latest_end = -math.inf  # of a call
         self._seconds: dict[int | None, float] = {}  # that an image of each key takes, measured
         self._last: int | None = None  # the key of the last call
         self._closing = False
@@ -104,7 +111,8 @@ class Batcher(Generic[QueueItem, QueueResult]):
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
-        await asyncio.gather(*(entry.answer for entry in (*self._running, *self._waiting)), return_exceptions=True)
+        entries = chain(*self._running.values(), self._waiting)
+        await asyncio.gather(*(entry.answer for entry in entries), return_exceptions=True)
         self._worker.cancel()
 
     @property
@@ -148,7 +156,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         answer = asyncio.get_running_loop().create_future()
         entry = _Entry[QueueItem, QueueResult](place, key, item, deadline, self._clock(), answer)
         self._waiting.append(entry)
-        self._arrived.set()
+        self._changed.set()
         return await entry.answer
 
     def _seconds_to_empty(self) -> float:
@@ -163,14 +171,19 @@ class Batcher(Generic[QueueItem, QueueResult]):
 
     async def _work(self) -> None:
         while True:
-            await self._arrived.wait()
+            await self._changed.wait()
             await self._ready()
-            self._running = self._take()
-            if self._running:
-                await self._call(self._running)
-                self._running = []
+            batch = self._take() if len(self._running) < self._calls() else []
+            if batch:
+                call = asyncio.create_task(self._call(batch))
+                self._running[call] = batch
+                call.add_done_callback(self._ended)
             else:
-                self._arrived.clear()
+                self._changed.clear()
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        del self._running[call]
+        self._changed.set()
 
     def _take(self) -> list[_Entry[QueueItem, QueueResult]]:
         """The oldest entry with those of its key, in order; the others stay."""
@@ -206,7 +219,9 @@ class Batcher(Generic[QueueItem, QueueResult]):
                     entry.answer.set_exception(err)
             return
         span = Interval(started, self._clock())
-        self._learn(batch[0].key, span.seconds / len(batch))
+        alone = span.end - max(started, self._latest_end)  # another call may have had the engine until then
+        self._latest_end = span.end
+        self._learn(batch[0].key, alone / len(batch))
         self._on_batch(len(batch), span)
         for entry, result in answered:
             if not entry.answer.done():

@@ -127,6 +127,7 @@ class ServedModel:
             self._run,
             limit=self.batch,
             room=lambda: self.capacity,
+            calls=lambda: self._main.calls,
             ready=self._main.ready,
             before=decoders.seconds_to_empty,
             on_batch=metrics.batch,

@@ -22,6 +22,7 @@ enum Error {
     InvalidValue = 1,
     MemoryAllocation = 2,
     InvalidResourceHandle = 400,
+    NotReady = 600,
     IllegalAddress = 700,
     CaptureUnsupported = 900,
     CaptureInvalidated = 901,
@@ -281,6 +282,12 @@ Error cudaEventSynchronize(Event *event) {
     while (event->moment && !event->moment->reached)
         if (!do_a_step()) return told(Unknown);  // the streams wait for each other
     return told(Success);
+}
+
+Error cudaEventQuery(Event *event) {
+    perhaps_work();
+    if (!events.count(event)) return told(InvalidResourceHandle);
+    return event->moment && !event->moment->reached ? NotReady : told(Success);
 }
 
 Error cudaDeviceSynchronize() {

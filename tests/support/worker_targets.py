@@ -85,3 +85,35 @@ class Talker:
 
 def unmakeable() -> Target:
     raise BadImage("cannot be made")
+
+
+class Later:
+    """Has results that are ready some time after their call has returned."""
+
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+
+    def later(self, value: Any, seconds: float) -> "Pending":
+        self.begun.append(time.monotonic())
+        return Pending(value, time.monotonic() + seconds)
+
+    def beginnings(self) -> tuple[Values, Arrays]:
+        return [*self.begun], []
+
+    def fail(self) -> tuple[Values, Arrays]:
+        raise ArithmeticError("by zero")
+
+
+class Pending:
+    def __init__(self, value: Any, at: float) -> None:
+        self._value = value
+        self._at = at
+
+    def ready(self) -> bool:
+        return time.monotonic() >= self._at
+
+    def result(self) -> tuple[Values, Arrays]:
+        assert self.ready()
+        if self._value is None:
+            raise BadImage("not this one")
+        return [self._value], []

@@ -5,10 +5,10 @@
 
 import hashlib
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
@@ -16,20 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.compiled_cache import open_cache
-from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
+from app.engines.interface import (
+    Engine,
+    EngineFiles,
+    EngineRefused,
+    OverlappingEngine,
+    PendingOutputs,
+    TensorRTPlan,
+)
 from app.engines.registry import ON_CPU, offered_engines
-from app.processes.channel import Arrays, Values
+from app.processes.channel import Arrays, PendingResult, Values
 from app.processes.shared_memory import SharedMemory
 from bundle.bundle_errors import BadBundle, ExplainedError
 from bundle.plan_manifest import PlanManifest
 from bundle.scores import best_classes
-from bundle.tensors import Images
+from bundle.tensors import Images, Outputs
 from model.spec import Activation
 
 log = logging.getLogger(__name__)
 
 _COMPILED_BYTES = 1 << 20  # a compiled model is larger than this, the notes of measurements are smaller
 _LONGEST_REASON = 300
+_OVERLAPPING_CALLS = 2  # one computes while the images of the other are on their way
 
 
 class EngineHost:
@@ -98,9 +106,10 @@ class EngineHost:
         return [[engine.precision for engine in engines], None, None], []
 
     def load(self, name: str, precision: str, images: NDArray[np.uint8]) -> tuple[Values, Arrays]:
-        """Load the engine and run `images`: its batch, the seconds of an image, whether a model was compiled; logits.
+        """Load the engine and run `images`; their logits.
 
-        Where the engine does not work, the reason stands in the place of the batch, and there are no logits.
+        The values are its batch, the calls that may be on their way, the seconds of an image, and whether a model was
+        compiled. Where the engine does not work, the reason stands in the place of the batch, and there are no logits.
         """
         try:
             engine = self._engine = next(one for one in self._engines(name) if one.precision == precision)
@@ -109,9 +118,10 @@ class EngineHost:
             logits = engine.run(images)
             seconds = (time.perf_counter() - began) / len(images)
         except Exception as err:
-            return [self._reason(err), 0.0, False], []
+            return [self._reason(err), 1, 0.0, False], []
         compiled = self._store is not None and self._store.written > _COMPILED_BYTES
-        return [engine.batch, seconds, compiled], [logits]
+        calls = _OVERLAPPING_CALLS if isinstance(engine, OverlappingEngine) else 1
+        return [engine.batch, calls, seconds, compiled], [logits]
 
     def time_image(self) -> tuple[Values, Arrays]:
         """The seconds of an image in the engine's best batch, or the reason why it does not run."""
@@ -125,31 +135,29 @@ class EngineHost:
             return [self._reason(err)], []
         return [(time.perf_counter() - began) / len(images)], []
 
-    def run(self, locations: Sequence[Sequence[int]], counts: Sequence[int]) -> tuple[Values, Arrays]:
+    def run(self, locations: Sequence[Sequence[int]], counts: Sequence[int]) -> tuple[Values, Arrays] | PendingResult:
         """The results for the images whose pixels are at `locations`, each the number of a memory and an offset.
 
         An image's count says how many of its best classes are wanted, and their indices and scores are returned; where
         it is 0 its logits are, in one array (outputs, images with a count of 0, classes).
         """
         assert self._engine is not None
-        outputs = self._engine.run(self._images(locations))
-        best = [
-            best_classes(logits, count, self._activation) if count else []
-            for logits, count in zip(outputs[0], counts, strict=True)
-        ]
-        return best, [outputs[:, [index for index, count in enumerate(counts) if not count]]]
+        if isinstance(self._engine, OverlappingEngine):
+            pending = self._engine.begin([self._image(location) for location in locations])
+            return _PendingResults(pending, counts, self._activation)
+        return _results(self._engine.run(self._together(locations)), counts, self._activation)
 
-    def _images(self, locations: Sequence[Sequence[int]]) -> Images:
-        """The images at `locations`: in place if each begins where the one before it ends, or else copied together."""
-        shape = (self._side, self._side, 3)
-        size = math.prod(shape)
+    def _image(self, location: Sequence[int]) -> NDArray[np.uint8]:
+        memory, offset = location
+        return self._memories[memory].array(offset, self._side, self._side, 3)
+
+    def _together(self, locations: Sequence[Sequence[int]]) -> Images:
+        """The images in one array: in place if each begins where the one before it ends, or else copied."""
+        size = 3 * self._side**2
         memory, begin = locations[0]
         if all([memory, begin + index * size] == [*location] for index, location in enumerate(locations)):
-            return self._memories[memory].array(begin, len(locations), *shape)
-        images = np.empty((len(locations), *shape), np.uint8)
-        for image, (memory, offset) in zip(images, locations, strict=True):
-            image[...] = self._memories[memory].array(offset, *shape)
-        return images
+            return self._memories[memory].array(begin, len(locations), self._side, self._side, 3)
+        return np.stack([self._image(location) for location in locations])
 
     def _engines(self, name: str) -> list[Engine]:
         if name not in self._offered:
@@ -165,6 +173,28 @@ class EngineHost:
             return str(err)
         log.error("the engine cannot run this model", exc_info=err)
         return f"it cannot run this model: {_short(err)}"
+
+
+@dataclass(frozen=True)
+class _PendingResults:
+    pending: PendingOutputs
+    counts: Sequence[int]
+    activation: Activation
+
+    def ready(self) -> bool:
+        return self.pending.ready()
+
+    def result(self) -> tuple[Values, Arrays]:
+        return _results(self.pending.outputs(), self.counts, self.activation)
+
+
+def _results(outputs: Outputs, counts: Sequence[int], activation: Activation) -> tuple[Values, Arrays]:
+    """What EngineHost.run returns for the logits of all images."""
+    best = [
+        best_classes(logits, count, activation) if count else []
+        for logits, count in zip(outputs[0], counts, strict=True)
+    ]
+    return best, [outputs[:, [index for index, count in enumerate(counts) if not count]]]
 
 
 def _short(err: Exception) -> str:

@@ -52,6 +52,7 @@ class EngineProcess:
         name: of the engine, once it is loaded.
         precision: of the engine.
         batch: the most images that a call should hold.
+        calls: how many calls of `run` may be on their way.
         image_seconds: what a golden image took.
         compiled: whether loading compiled a model, which the next process only has to read.
         worker: the process.
@@ -76,13 +77,14 @@ class EngineProcess:
         on_spawn: Callable[[Worker], None],
     ) -> None:
         self.name = self.precision = ""
-        self.batch = 1
+        self.batch = self.calls = 1
         self.image_seconds = 0.0
         self.compiled = False
         self._classes = bundle.manifest.classes
         self._golden = bundle.golden(resolution)
         self._seconds = seconds
-        self._calls: AsyncWorker | None = None
+        self._worker: AsyncWorker | None = None
+        self._images_on_way = 0
         plans = bundle.plans.fit.get(resolution, [])
         self.worker = Worker(
             engine_role(bundle, resolution),
@@ -115,7 +117,7 @@ class EngineProcess:
         Raises EngineRefused, or BadBundle.
         """
         images = self._golden.images
-        (batch, self.image_seconds, self.compiled), logits = self.worker.call(
+        (batch, self.calls, self.image_seconds, self.compiled), logits = self.worker.call(
             "load", [name, precision], [images], seconds=self._seconds
         )
         if not logits:
@@ -132,20 +134,27 @@ class EngineProcess:
 
     def attend(self, on_end: Callable[[], None]) -> None:
         """Get ready for `run`, after all other calls, in the running event loop; `on_end` is as AsyncWorker has it."""
-        self._calls = AsyncWorker(self.worker, on_end)
+        self._worker = AsyncWorker(self.worker, on_end)
 
     async def run(self, inputs: Sequence[EngineInput], seconds: float) -> list[EngineResult]:
-        """The results of `inputs`, within `seconds` or ten times what they took at the start where that is longer."""
+        """The results of `inputs`, within `seconds` or ten times what they took at the start where that is longer.
+
+        With several calls on their way, the time is that of all of them.
+        """
         counts = [image.best for image in inputs]
         shape = (len(OUTPUTS), counts.count(0), self._classes)
         best_bytes = _BYTES_PER_CLASS * sum(counts)
         reply = Reply(
             _HEAD_BYTES + best_bytes, 4 * math.prod(shape), raises=(), check=partial(_check_results, counts, shape)
         )
-        limit = max(seconds, 10 * self.image_seconds * len(inputs))
         values = [[image.location for image in inputs], counts]
-        assert self._calls is not None, "attend has to be called first"
-        best, (outputs,) = await self._calls.call("run", values, seconds=limit, reply=reply)
+        assert self._worker is not None, "attend has to be called first"
+        self._images_on_way += len(inputs)
+        try:
+            limit = max(seconds * self.calls, 10 * self.image_seconds * self._images_on_way)
+            best, (outputs,) = await self._worker.call("run", values, seconds=limit, reply=reply)
+        finally:
+            self._images_on_way -= len(inputs)
         logits = iter(outputs.transpose(1, 0, 2))
         none = outputs[:, :0].reshape(0, self._classes)
         return [
@@ -155,8 +164,8 @@ class EngineProcess:
 
     def release(self) -> None:
         """Make no more calls of `run`, and fail those that are on their way; again is a no-op."""
-        if self._calls is not None:
-            self._calls.close()
+        if self._worker is not None:
+            self._worker.close()
 
     def kill(self) -> None:
         """End the process, whatever it does; again is a no-op."""

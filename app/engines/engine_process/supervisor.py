@@ -41,6 +41,7 @@ class EngineSupervisor:
         name: of the engine that was started.
         precision: of that engine.
         batch: the most images that a call should hold.
+        calls: how many calls may be on their way.
         refused: why other engines were not started, by their names.
         fault: why it is not ready, or None.
 
@@ -77,7 +78,7 @@ class EngineSupervisor:
     ) -> None:
         self.name = engine
         self.precision = precision
-        self.batch = 1
+        self.batch = self.calls = 1
         self.refused: dict[str, str] = {}
         self.fault: str | None = "it is loading"
         self._request = EngineRequest(engine, precision, prefer, least_agreement=least_agreement, null_rate=null_rate)
@@ -193,7 +194,8 @@ class EngineSupervisor:
         if self._closed:
             raise WorkerDied("closed meanwhile")
         self._process = search.find()
-        self.name, self.precision, self.batch = self._process.name, self._process.precision, self._process.batch
+        self.name, self.precision = self._process.name, self._process.precision
+        self.batch, self.calls = self._process.batch, self._process.calls
         if measured := measured_agreement(self._bundle, self._resolution, self.name, self.precision):
             told = measured.describe(request.least_agreement)
             log.info("%s at %d, %s: %s", self._bundle.name, self._resolution, self.precision, told)

@@ -144,6 +144,13 @@ class NvidiaDevice:
     def wait(self, stream: Stream, event: Event) -> None:
         done(cuda.cudaStreamWaitEvent(stream, event, cuda.cudaEventWaitDefault), "letting a stream wait")
 
+    def passed(self, event: Event) -> bool:
+        (error,) = cuda.cudaEventQuery(event)
+        if error == cuda.cudaError_t.cudaErrorNotReady:
+            return False
+        done((error,), "asking the GPU how far it is")
+        return True
+
     def synchronize(self, event: Event) -> None:
         done(cuda.cudaEventSynchronize(event), "waiting for the GPU")
 

@@ -109,6 +109,10 @@ class TensorRTDevice(Protocol):
         """Let later work on `stream` wait for what `event` is now."""
         ...
 
+    def passed(self, event: Event) -> bool:
+        """Whether what `event` is now lies in the past."""
+        ...
+
     def synchronize(self, event: Event) -> None:
         """Wait here for `event`."""
         ...

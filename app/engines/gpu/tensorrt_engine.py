@@ -1,9 +1,10 @@
 """TensorRT: runs a plan that `export/to_trt.py` built of the graph for this GPU."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from itertools import cycle
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,9 +12,9 @@ from app.engines.batch_splitting import BatchSplitter
 from app.engines.gpu.device import DeviceError, PlanNetwork, Tensor, TensorRTDevice
 from app.engines.gpu.slot_self_test import disagreement
 from app.engines.gpu.transfer_slot import Streams, TransferSlot
-from app.engines.interface import Engine, EngineFiles, EngineRefused, TensorRTPlan
+from app.engines.interface import Engine, EngineFiles, EngineRefused, PendingOutputs, TensorRTPlan
 from bundle.plan_manifest import PlanManifest
-from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
+from bundle.tensors import INPUT, OUTPUTS, ImageRows, Images, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class TensorRTEngine:
         self._plan = plan
         self._command = command
         self._held = ExitStack()
-        self._slots: list[TransferSlot] = []
+        self._slots: deque[TransferSlot] = deque()  # those that run, the one that is to be used next first
 
     def load(self, side: int) -> None:
         """Load the plan, and see that every batch size answers the same in every slot; EngineRefused if one does not.
@@ -115,25 +116,41 @@ class TensorRTEngine:
             raise
 
     def run(self, images: Images) -> Outputs:
+        return self.begin(images).outputs()
+
+    def begin(self, images: ImageRows) -> PendingOutputs:
         side = self._plan.manifest.side
-        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3):
-            raise ValueError(f"images of {images.dtype} {images.shape} instead of uint8 (batch, {side}, {side}, 3)")
+        for image in images:
+            if image.dtype != np.uint8 or image.shape != (side, side, 3):
+                raise ValueError(f"an image of {image.dtype} {image.shape} instead of uint8 ({side}, {side}, 3)")
+        outputs = np.empty((len(OUTPUTS), len(images), self._classes if self._slots else 0), np.float32)
+        with self._working() as slots:
+            return _Pending(self._working, outputs, list(self._submitted(images, outputs, slots)))
+
+    def _submitted(
+        self, images: ImageRows, outputs: Outputs, slots: deque[TransferSlot]
+    ) -> Iterator[tuple[TransferSlot, Outputs]]:
+        """Each piece's slot, and where its logits go. A slot is free once its piece before was collected."""
+        for piece in self._buckets.pieces(len(images)):
+            slot = slots[0]
+            slots.rotate(-1)
+            slot.collect()
+            rows = outputs[:, piece.rows]
+            slot.submit(images[piece.rows], piece.bucket, rows)
+            yield slot, rows
+
+    @contextmanager
+    def _working(self) -> Iterator[deque[TransferSlot]]:
+        """The slots, the one that is to be used next first; the engine has failed unless the block succeeds."""
         if not self._slots:
             raise DeviceError("the engine is not loaded, or has failed")
-        outputs = np.empty((len(OUTPUTS), len(images), self._classes), np.float32)
-        slots = self._slots
-        self._slots = []  # until the run has succeeded
-        for slot, piece in zip(cycle(slots), self._buckets.pieces(len(images)), strict=False):
-            slot.collect()
-            slot.submit(images[piece.rows], piece.bucket, outputs[:, piece.rows])
-        for slot in slots:
-            slot.collect()
+        slots, self._slots = self._slots, deque()
+        yield slots
         self._slots = slots
-        return outputs
 
     def close(self) -> None:
         """Give everything back, the last taken first. What the GPU does not take back is free when the process ends."""
-        self._slots = []
+        self._slots = deque()
         held, self._held = self._held, ExitStack()
         held.callback(self._gpu.drain)  # before anything is given back that the GPU may still be using
         try:
@@ -163,7 +180,7 @@ class TensorRTEngine:
         ]
         seconds = {size: slots[0].network_seconds(size) for size in manifest.batch_sizes}
         self._buckets = BatchSplitter(seconds, slots[0].copy_seconds())
-        self._slots = slots
+        self._slots = deque(slots)
         fault = disagreement(slots, manifest.batch_sizes, manifest.side, self.precision, run=self.run, most=self.batch)
         if fault:
             raise EngineRefused(f"the plan does not run as it was built: {fault}. Build it again: {self._command}")
@@ -183,6 +200,33 @@ class TensorRTEngine:
                 f"Build it again: {self._command}"
             )
         return classes
+
+
+@dataclass(eq=False)
+class _Pending:
+    """The logits of a call, whose pieces are in slots; later calls may have collected some already."""
+
+    working: Callable[[], AbstractContextManager[object]]
+    logits: Outputs
+    pieces: list[tuple[TransferSlot, Outputs]]
+    error: DeviceError | None = None  # for `outputs` to raise
+
+    def ready(self) -> bool:
+        try:
+            with self.working():
+                return all(slot.done() for slot, rows in self.pieces if slot.awaits(rows))
+        except DeviceError as err:
+            self.error = err
+            return True
+
+    def outputs(self) -> Outputs:
+        if self.error is not None:
+            raise self.error
+        with self.working():
+            for slot, rows in self.pieces:
+                if slot.awaits(rows):
+                    slot.collect()
+        return self.logits
 
 
 def _version(text: str) -> tuple[int, ...]:

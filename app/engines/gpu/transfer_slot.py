@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.engines.batch_timing import least_seconds
 from app.engines.gpu.device import Address, CaptureFailed, PlanNetwork, Stream, TensorRTDevice
-from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
+from bundle.tensors import INPUT, OUTPUTS, ImageRows, Outputs
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class TransferSlot:
         }
         self._awaited: Outputs | None = None  # where the logits go of the piece that is on its way
 
-    def submit(self, images: Images, bucket: int, outputs: Outputs) -> None:
+    def submit(self, images: ImageRows, bucket: int, outputs: Outputs) -> None:
         """Send `images`, at most `bucket` of them, on their way; `collect` writes their logits to `outputs`.
 
         The rest of the bucket holds what earlier pieces left there. Images do not mix in the network, and no logits of
@@ -102,6 +102,14 @@ class TransferSlot:
             np.copyto(self._awaited, self._returned(self._awaited.shape[1]).reshape(self._awaited.shape))
             self._awaited = None
 
+    def awaits(self, outputs: Outputs) -> bool:
+        """Whether the piece whose logits go to `outputs` has not been collected."""
+        return self._awaited is outputs
+
+    def done(self) -> bool:
+        """Whether `collect` has nothing to wait for."""
+        return self._awaited is None or self._gpu.passed(self._done)
+
     def network_seconds(self, bucket: int) -> float:
         """The seconds of a run of the network with a full bucket."""
 
@@ -123,10 +131,11 @@ class TransferSlot:
 
         return least_seconds(copy) / len(images)
 
-    def _send(self, images: Images) -> None:
+    def _send(self, images: ImageRows) -> None:
         """Copy `images` to pinned memory, and let the GPU copy them from there; `_copied` is when it has."""
         pixels = self._pixels[: len(images)]
-        np.copyto(pixels, images)
+        for place, image in zip(pixels, images, strict=True):
+            np.copyto(place, image)
         self._gpu.copy_in(self._images, pixels, self._streams.images)
         self._gpu.record(self._copied, self._streams.images)
 

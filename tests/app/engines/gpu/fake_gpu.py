@@ -192,6 +192,13 @@ class FakeGpu:
         self.call("wait")
         self.queues[stream].append(Step(lambda: None, after=self.moments[event]))
 
+    def passed(self, event: Event) -> bool:
+        self.call("passed")
+        moment = self.moments[event]
+        if not moment.reached:
+            self.step()  # as late as it may be, and yet at some time
+        return moment.reached
+
     def synchronize(self, event: Event) -> None:
         self.call("synchronize")
         moment = self.moments[event]
