@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,11 @@ from app.processes.async_worker import AsyncWorker
 from app.processes.worker import Worker, WorkerFailed, WorkerHung
 
 SECONDS = 0.4
+
+
+@pytest.fixture(autouse=True)
+def tests_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
 
 
 @asynccontextmanager
@@ -46,7 +53,12 @@ def test_a_call_begins_while_the_one_before_it_is_pending_and_answers_come_in_or
 def test_errors_come_in_order_too() -> None:
     async def main() -> None:
         async with later() as worker:
-            calls = [("later", ["x", SECONDS]), ("fail", []), ("later", [None, 0.0]), ("later", ["y", 0.0])]
+            calls: list[tuple[str, list[Any]]] = [
+                ("later", ["x", SECONDS]),
+                ("fail", []),
+                ("later", [None, 0.0]),
+                ("later", ["y", 0.0]),
+            ]
             work = [worker.call(method, values, seconds=5) for method, values in calls]
             first, failed, refused, last = await asyncio.gather(*work, return_exceptions=True)
             assert (first, last) == ((["x"], []), (["y"], []))
