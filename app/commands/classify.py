@@ -1,6 +1,7 @@
 """`crossvit classify`: classifies many image files with one model, without a server."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -47,7 +48,8 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
 async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[ServedModel]:
     """A started model of `bundle`, with its own decoders and no server."""
     decoders = make_decoders(settings)
-    model = make_model(settings, bundle, decoders, Metrics(list).model(bundle.name))
+    patient = settings.model_copy(update={"max_queue_seconds": math.inf})  # nobody waits for one image
+    model = make_model(patient, bundle, decoders, Metrics(list).model(bundle.name))
     async with decoders:
         try:
             await model.start()

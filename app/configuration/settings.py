@@ -103,10 +103,14 @@ class Settings(BaseSettings):
     ] = 0
     max_queue: Annotated[
         int,
-        Field(
-            ge=0, description="most images that wait for one model (429); 0 for eight batches in 512 MiB, at least 64"
-        ),
+        Field(ge=0, description="most images that wait for one model (429); 0 for eight batches, at least 64"),
     ] = 0
+    max_queue_bytes: Annotated[
+        int, Field(ge=1, description="most memory of the decoded images that wait for one model (429)")
+    ] = 512 << 20
+    max_queue_seconds: Annotated[
+        Seconds, Field(description="longest time that the images that wait may be expected to take (429)")
+    ] = 30
     max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 32
     request_seconds: Annotated[
         Seconds, Field(description="longest time for an answer; a client may set a shorter one")

@@ -67,6 +67,8 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         null_rate=settings.null_rate,
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
+        max_queue_bytes=settings.max_queue_bytes,
+        max_queue_seconds=settings.max_queue_seconds,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
     )

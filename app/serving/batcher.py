@@ -69,6 +69,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         run: is given a key and items of it; gives one result for each item, in order.
         limit: the largest batch for a key.
         room: how many items may wait.
+        most_seconds: that the items which wait may be expected to take, as measured.
         calls: how many calls may be on their way.
         ready: no call begins before it returns.
         before: the seconds until the items that have a place, but are not submitted yet, will be.
@@ -82,6 +83,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         *,
         limit: Callable[[int], int],
         room: Callable[[], int],
+        most_seconds: float = math.inf,
         calls: Callable[[], int] = lambda: 1,
         ready: Callable[[], Awaitable[None]] = _at_once,
         before: Callable[[], float] = lambda: 0.0,
@@ -91,6 +93,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._run = run
         self._limit = limit
         self._room = room
+        self._most_seconds = most_seconds
         self._calls = calls
         self._ready = ready
         self._before = before
@@ -129,13 +132,15 @@ class Batcher(Generic[QueueItem, QueueResult]):
         room = self._room()
         if count > room:
             raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
+        most_seconds = self._most_seconds
         if caller and not self._taken[caller]:
             room += room // _RESERVE_DIVISOR
+            most_seconds += most_seconds / _RESERVE_DIVISOR
         if self.waiting + count > room:
-            raise QueueFull(
-                f"the queue is full: {self.waiting} images wait, {room} may",
-                retry_after=max(1, math.ceil(max(self._seconds_to_empty(), self._before()))),
-            )
+            raise QueueFull(f"the queue is full: {self.waiting} images wait, {room} may", self._retry_after())
+        if self.waiting and (seconds := self._expected_seconds()) > most_seconds:
+            detail = f"the {self.waiting} images that wait take about {seconds:.0f} s, and {most_seconds:.0f} s may"
+            raise QueueFull(f"the queue is full: {detail}", self._retry_after())
 
     def enter(self, count: int = 1, caller: str = "") -> list[Place]:
         """Places for `count` items of `caller`, all or none: QueueFull."""
@@ -158,6 +163,13 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._waiting.append(entry)
         self._changed.set()
         return await entry.answer
+
+    def _expected_seconds(self) -> float:
+        """Until all that wait are decoded and have had their engine call."""
+        return max(self._seconds_to_empty(), self._before())
+
+    def _retry_after(self) -> int:
+        return max(1, math.ceil(self._expected_seconds()))
 
     def _seconds_to_empty(self) -> float:
         """The seconds that all waiting items take, as far as known; one not decoded yet counts as in the last batch."""

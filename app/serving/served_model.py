@@ -25,7 +25,6 @@ from bundle.tensors import Outputs
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
-MOST_QUEUE_BYTES = 512 << 20  # of decoded pixels
 
 T = TypeVar("T")
 
@@ -85,7 +84,9 @@ class ServedModel:
         least_agreement: as EngineRequest has it.
         null_rate: as EngineFiles has it.
         max_batch: the most images in a call; 0 is what the engine is best at.
-        max_queue: the most images that wait; 0 is what `default_queue_images` gives for the default resolution.
+        max_queue: the most images that wait; 0 is eight calls of the default resolution's engine, at least 64.
+        max_queue_bytes: the most memory of their pixels, each counted at the largest resolution.
+        max_queue_seconds: as for Batcher.
         run_seconds: as for EngineSupervisor.
         load_seconds: as for EngineSupervisor.
     """
@@ -102,6 +103,8 @@ class ServedModel:
         null_rate: float = 0.0,
         max_batch: int,
         max_queue: int,
+        max_queue_bytes: int = 512 << 20,
+        max_queue_seconds: float = math.inf,
         run_seconds: float,
         load_seconds: float,
     ) -> None:
@@ -114,9 +117,9 @@ class ServedModel:
         self._null_rate = null_rate
         self._max_batch = max_batch
         self._max_queue = max_queue
+        self._most_images = max_queue_bytes // _image_bytes(bundle)
         self._run_seconds = run_seconds
         self._load_seconds = load_seconds
-        self._largest_crop = max(steps.crop for steps in bundle.manifest.preprocessing.values())
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
@@ -127,6 +130,7 @@ class ServedModel:
             self._run,
             limit=self.batch,
             room=lambda: self.capacity,
+            most_seconds=max_queue_seconds,
             calls=lambda: self._main.calls,
             ready=self._main.ready,
             before=decoders.seconds_to_empty,
@@ -184,7 +188,8 @@ class ServedModel:
     @property
     def capacity(self) -> int:
         """How many images may wait."""
-        return self._max_queue or default_queue_images(self.batch(), self._largest_crop)
+        images = self._max_queue or max(LEAST_QUEUE_IMAGES, DEFAULT_QUEUE_BATCHES * self.batch())
+        return max(1, min(images, self._most_images))
 
     @property
     def refused(self) -> list[tuple[str, int, str]]:
@@ -404,9 +409,6 @@ async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
-def default_queue_images(batch: int, side: int) -> int:
-    """How many images may wait by default, decoded, for an engine of `batch` images a call: eight calls, at least 64.
-
-    However large its calls are, the pixels of images of this `side` fit into 512 MiB.
-    """
-    return max(LEAST_QUEUE_IMAGES, min(DEFAULT_QUEUE_BATCHES * batch, MOST_QUEUE_BYTES // (3 * side**2)))
+def _image_bytes(bundle: Bundle) -> int:
+    """The bytes of an image's pixels at the largest resolution."""
+    return 3 * max(steps.crop for steps in bundle.manifest.preprocessing.values()) ** 2

@@ -384,3 +384,100 @@ def test_a_full_queue_says_when_to_come_again_by_what_is_slower() -> None:
             assert refused.value.retry_after == 30
 
     asyncio.run(main())
+
+
+def test_a_queue_is_full_when_what_waits_is_expected_to_take_too_long() -> None:
+    async def main() -> None:
+        engine = TimedEngine({224: 4.0})
+        batching_of_one = batching(engine, limit=1, most_seconds=10.0, clock=engine.clock)
+        async with batching_of_one as batcher:
+            engine.go.set()
+            await submit(batcher, 0)  # it took 4 s, by the engine's clock
+            engine.go.clear()
+            work = [submit(batcher, 1)]
+            await until(lambda: len(engine.batches) == 2)  # the engine is busy
+            work += [submit(batcher, item) for item in range(3)]  # 12 s
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFull, match="the 3 images that wait take about 12 s, and 11 s may") as refused:
+                batcher.check_room(caller="a")  # has an eighth more, 11.25 s
+            assert refused.value.retry_after == 12
+            engine.go.set()
+            await asyncio.gather(*work)
+            batcher.check_room(caller="a")
+
+    asyncio.run(main())
+
+
+def test_an_empty_queue_has_room_however_slow_the_engine_is() -> None:
+    async def main() -> None:
+        engine = TimedEngine({224: 1000.0})
+        engine.go.set()
+        async with batching(engine, most_seconds=1.0, before=lambda: 100.0, clock=engine.clock) as batcher:
+            await submit(batcher, 0)
+            batcher.check_room(count=5)
+
+    asyncio.run(main())
+
+
+def test_as_many_calls_are_on_their_way_as_the_engine_takes() -> None:
+    async def main() -> None:
+        engine, calls = Engine(), [2]
+        async with batching(engine, limit=2, calls=lambda: calls[0]) as batcher:
+            work = [submit(batcher, item) for item in range(9)]
+            await until(lambda: len(engine.batches) == 2)
+            await asyncio.sleep(0.01)
+            assert engine.batches == [[0, 1], [2, 3]]  # and no third
+            calls[0] = 1  # the engine was replaced by one that takes one call at a time
+            engine.go.set()
+            assert [answer.result for answer in await asyncio.gather(*work)] == [2 * item for item in range(9)]
+            assert [item for batch in engine.batches for item in batch] == [*range(9)]
+
+    asyncio.run(main())
+
+
+def test_with_two_calls_on_their_way_a_failing_one_does_not_harm_the_other_and_closing_waits_for_both() -> None:
+    async def main() -> None:
+        lets: dict[int, asyncio.Event] = {1: asyncio.Event(), 2: asyncio.Event()}
+
+        async def run(_: int, items: list[int]) -> Sequence[int]:
+            await lets[items[0]].wait()
+            if items == [1]:
+                raise RuntimeError("the first")
+            return items
+
+        async with batching(run, limit=1, calls=lambda: 2) as batcher:
+            first, second = submit(batcher, 1), submit(batcher, 2)
+            await asyncio.sleep(0.01)
+            lets[1].set()
+            with pytest.raises(RuntimeError, match="the first"):
+                await first
+            asyncio.get_running_loop().call_later(0.05, lets[2].set)
+        assert (await second).result == 2
+
+    asyncio.run(main())
+
+
+def test_overlapping_calls_are_not_counted_twice_in_the_expected_time() -> None:
+    async def main() -> None:
+        clock, lets = Clock(), [asyncio.Event(), asyncio.Event(), asyncio.Event()]
+
+        async def run(_: int, items: list[int]) -> Sequence[int]:
+            await lets[items[0]].wait()
+            clock.now += 1.0  # of the engine, which computes for one call at a time
+            return items
+
+        async with batching(run, limit=1, calls=lambda: 2, clock=clock) as batcher:
+            work = [submit(batcher, item) for item in (0, 1, 2)]
+            await asyncio.sleep(0.01)
+            for let in lets[:2]:
+                let.set()
+                await asyncio.sleep(0.01)
+            lets[2].set()
+            await asyncio.gather(*work)
+            work = [submit(batcher, 0) for _ in range(5)]
+            with pytest.raises(QueueFull) as refused:
+                batcher.check_room(96)
+            assert refused.value.retry_after == 5  # one second each: they overlap, and the engine is one
+            await asyncio.gather(*work)
+
+    asyncio.run(main())
