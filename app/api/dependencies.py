@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -23,6 +23,11 @@ from app.serving.repository import Repository
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+
+# An extension of the ASGI scope by app.server.connection: a function that is given what to call when the client of the
+# request goes, at once if it has gone already, or None for nothing any more.
+DISCONNECT_EXTENSION = "crossvit.disconnect"
+WatchDisconnect = Callable[[Callable[[], None] | None], None]
 
 
 @dataclass
@@ -120,27 +125,28 @@ SINGLE_PARAMETERS = Depends(refuse_repeated_parameters)
 
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; cancels it and raises ClientDisconnect when the client goes, since nobody would read it."""
-    # The body has been read: the next message is the disconnect.
-    disconnect = asyncio.ensure_future(request.receive())
+    """The result of `work`; cancels it and raises ClientDisconnect when the client goes, since nobody would read it.
+
+    Where the server has no DISCONNECT_EXTENSION, `work` goes on to its end. ASGI's own way, to await `receive` in a
+    second task, takes a twentieth of the processor time of a request.
+    """
+    watch: WatchDisconnect = request.scope.get("extensions", {}).get(DISCONNECT_EXTENSION, _watch_nothing)
     connected = asyncio.timeout(None)
-
-    def cancel(_: object) -> None:
-        connected.reschedule(0)
-
     try:
         async with connected:
-            disconnect.add_done_callback(cancel)
+            watch(lambda: connected.reschedule(0))
             try:
                 return await work
             finally:
-                disconnect.remove_done_callback(cancel)
+                watch(None)
     except TimeoutError as err:
         if not connected.expired():
             raise
         raise ClientDisconnect from err
-    finally:
-        disconnect.cancel()
+
+
+def _watch_nothing(_: Callable[[], None] | None) -> None:
+    pass
 
 
 def seconds_since_start(request: Request) -> float:

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from app.api.dependencies import DISCONNECT_EXTENSION
 from app.api.entry_middleware import strip_prefix
 from app.api.observability_middleware import PROBE_PATHS
 from app.api.schemas import OipError, Problem
@@ -363,8 +364,7 @@ class Connection(asyncio.BufferedProtocol):
     def _disconnect(self) -> None:
         """Tell the application that the client of the current request has gone."""
         if self._current is not None and not self._current.response_complete:
-            self._current.disconnected = True
-            self._current.message_event.set()
+            self._current.disconnect()
 
     def _refuse(self, refused: RequestRefused) -> None:
         """Answer the request that is being read in the application's place, after all earlier ones; read no more."""
@@ -493,6 +493,20 @@ class _RequestCycle(RequestResponseCycle):
         super().__init__(**options)
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
+        self._on_disconnect: Callable[[], None] | None = None
+        self.scope["extensions"] = {DISCONNECT_EXTENSION: self._watch_disconnect}  # type: ignore[dict-item]
+
+    def disconnect(self) -> None:
+        """The client has gone."""
+        self.disconnected = True
+        self.message_event.set()
+        if self._on_disconnect is not None:
+            self._on_disconnect()
+
+    def _watch_disconnect(self, callback: Callable[[], None] | None) -> None:
+        self._on_disconnect = callback
+        if callback is not None and self.disconnected:
+            callback()
 
     def add_body(self, piece: bytes) -> int:
         """Keep a piece until the application receives it; the number of bytes that it has not received."""

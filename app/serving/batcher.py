@@ -100,6 +100,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._on_batch = on_batch
         self._clock = clock
         self._taken: Counter[str] = Counter()  # places, by caller
+        self.waiting = 0  # how many items have a place in the queue
         self._waiting: deque[_Entry[QueueItem, QueueResult]] = deque()
         self._running: dict[asyncio.Task[None], list[_Entry[QueueItem, QueueResult]]] = {}
         self._changed = asyncio.Event()  # an item has arrived, or a call has ended
@@ -118,34 +119,26 @@ class Batcher(Generic[QueueItem, QueueResult]):
         await asyncio.gather(*(entry.answer for entry in entries), return_exceptions=True)
         self._worker.cancel()
 
-    @property
-    def waiting(self) -> int:
-        """How many items have a place in the queue."""
-        return self._taken.total()
-
     def check_room(self, count: int = 1, caller: str = "") -> None:
-        """Raise QueueFull if `count` items of `caller` have no room now; it says when to try again.
+        """Raise QueueFull if `count` items of `caller` have no room now, or if what waits is expected to take too long.
 
-        A full queue still has room for an eighth more, of callers who have no place in it: one caller that fills it
-        does not shut out the others.
+        It says when to try again. A full queue still has room for an eighth more, of callers who have no place in it:
+        one caller that fills it does not shut out the others.
         """
-        room = self._room()
-        if count > room:
-            raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
-        most_seconds = self._most_seconds
-        if caller and not self._taken[caller]:
-            room += room // _RESERVE_DIVISOR
-            most_seconds += most_seconds / _RESERVE_DIVISOR
-        if self.waiting + count > room:
-            raise QueueFull(f"the queue is full: {self.waiting} images wait, {room} may", self._retry_after())
-        if self.waiting and (seconds := self._expected_seconds()) > most_seconds:
-            detail = f"the {self.waiting} images that wait take about {seconds:.0f} s, and {most_seconds:.0f} s may"
+        self._check_places(count, caller)
+        if not self.waiting:
+            return
+        seconds, most = self._expected_seconds(), self._most_seconds
+        most += most / _RESERVE_DIVISOR if self._has_reserve(caller) else 0.0
+        if seconds > most:
+            detail = f"the {self.waiting} images that wait take about {seconds:.0f} s, and {most:.0f} s may"
             raise QueueFull(f"the queue is full: {detail}", self._retry_after())
 
     def enter(self, count: int = 1, caller: str = "") -> list[Place]:
         """Places for `count` items of `caller`, all or none: QueueFull."""
-        self.check_room(count, caller)
+        self._check_places(count, caller)
         self._taken[caller] += count
+        self.waiting += count
         return [Place(lambda: self._left(caller)) for _ in range(count)]
 
     async def submit(
@@ -164,6 +157,18 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._changed.set()
         return await entry.answer
 
+    def _has_reserve(self, caller: str) -> bool:
+        return bool(caller) and caller not in self._taken
+
+    def _check_places(self, count: int, caller: str) -> None:
+        room = self._room()
+        if count > room:
+            raise TooLarge(f"{count} images are more than the queue holds, which is {room}")
+        if self._has_reserve(caller):
+            room += room // _RESERVE_DIVISOR
+        if self.waiting + count > room:
+            raise QueueFull(f"the queue is full: {self.waiting} images wait, {room} may", self._retry_after())
+
     def _expected_seconds(self) -> float:
         """Until all that wait are decoded and have had their engine call."""
         return max(self._seconds_to_empty(), self._before())
@@ -177,6 +182,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         return known + max(0, self.waiting - len(self._waiting)) * self._seconds.get(self._last, 0.0)
 
     def _left(self, caller: str) -> None:
+        self.waiting -= 1
         self._taken[caller] -= 1
         if not self._taken[caller]:
             del self._taken[caller]
