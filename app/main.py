@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app.api import classify_routes, oip_routes, operations_routes
 from app.api.auth import AccessControl, Keys, RateLimit
-from app.api.classify_routes import DIRECT_CLASSIFY
 from app.api.dependencies import Service
 from app.api.direct_routes import DirectRoutes
 from app.api.entry_middleware import EntryMiddleware
@@ -74,7 +73,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         app.include_router(routes.router)
     if settings.docs:
         serve_docs(app)
-    app.add_middleware(DirectRoutes, routes=[DIRECT_CLASSIFY])
+    app.add_middleware(DirectRoutes, routes=[*classify_routes.DIRECT_ROUTES, *oip_routes.DIRECT_ROUTES])
     app.add_middleware(
         EntryMiddleware,
         prefix=settings.root_path or "",

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.api.auth import AccessLevel
 from app.api.dependencies import (
@@ -136,18 +136,6 @@ async def classify(
     })  # fmt: skip
 
 
-async def _classify_directly(request: Request) -> Response:
-    """What FastAPI does for `classify`, in the same order."""
-    service: Service = request.app.state.service
-    await service.authorize(request, AccessLevel.KEY, rate_limited=True)
-    await refuse_repeated_parameters(request)
-    answer = await classify(request, _with_more(_DEFAULTS, request.query_params), service)
-    return Response(answer.model_dump_json(), media_type="application/json")
-
-
-DIRECT_CLASSIFY = DirectRoute("/classify", frozenset({"POST"}), _classify_directly)
-
-
 @router.post(
     "/classify/batch",
     summary="Classify several images",
@@ -194,6 +182,27 @@ async def classify_batch(
         total_ms=_milliseconds(seconds_since_start(request)),
         request_id=request.state.request_id,
     )
+
+
+def _directly(
+    endpoint: Callable[[Request, ClassifyOptions, Service], Awaitable[BaseModel]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """What FastAPI does for `endpoint`, in the same order."""
+
+    async def handler(request: Request) -> Response:
+        service: Service = request.app.state.service
+        await service.authorize(request, AccessLevel.KEY, rate_limited=True)
+        await refuse_repeated_parameters(request)
+        answer = await endpoint(request, _with_more(_DEFAULTS, request.query_params), service)
+        return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+
+    return handler
+
+
+DIRECT_ROUTES = [
+    DirectRoute("/classify", _directly(classify)),
+    DirectRoute("/classify/batch", _directly(classify_batch)),
+]
 
 
 def _not_an_image(body: bytes) -> ExplainedError | None:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from app.api.auth import AccessLevel
 from app.api.dependencies import Service, ServiceDep, caller_id, require_access, run_while_connected
+from app.api.direct_routes import DirectRoute
 from app.api.oip_schemas import (
     INFER_REQUEST,
     INFER_RESPONSE,
@@ -202,6 +203,24 @@ async def infer(request: Request, service: ServiceDep, name: ModelName) -> Respo
     # In a thread: the JSON for many images is megabytes, and writing it would block the event loop.
     accepted = request.headers.get("Accept-Encoding", "")
     return await asyncio.to_thread(_response, accepted, inference, model, name, answers)
+
+
+async def _infer_directly(request: Request) -> Response:
+    """What FastAPI does for `infer`, in the same order."""
+    service: Service = request.app.state.service
+    name = request.path_params["name"]
+    if "version" in request.path_params:
+        await service.authorize(request, AccessLevel.KEY)
+        await _check_version(name, request.path_params["version"])
+    await service.authorize(request, AccessLevel.KEY, rate_limited=True)
+    return await infer(request, service, name)
+
+
+_MODEL_PATH = "/v2/models/{name}"
+DIRECT_ROUTES = [
+    DirectRoute(f"{_MODEL_PATH}/infer", _infer_directly),
+    DirectRoute(f"{_MODEL_PATH}/versions/{{version}}/infer", _infer_directly),
+]
 
 
 @router.post(
