@@ -20,11 +20,13 @@ def scores(logits: NDArray[np.floating], activation: Activation) -> NDArray[np.f
 def best_classes(logits: NDArray[np.floating], count: int, activation: Activation = SOFTMAX) -> list[tuple[int, float]]:
     """Index and score of the `count` classes with the largest of `logits` (classes,), the best first.
 
-    Equal ones are in the order of their indices. There are fewer where there are fewer classes.
+    Equal ones are in the order of their indices, NaN comes last. There are fewer where there are fewer classes.
     """
     values = scores(logits, activation)
+    descending = -logits
     candidates = np.arange(len(logits))
     if count < len(logits):
-        candidates = np.flatnonzero(logits >= np.partition(logits, -count)[-count])
-    order = candidates[np.argsort(-logits[candidates], kind="stable")][:count]
+        # Not <=, which NaN never is.
+        candidates = np.flatnonzero(~(descending > np.partition(descending, count - 1)[count - 1]))
+    order = candidates[np.argsort(descending[candidates], kind="stable")][:count]
     return [(int(index), float(values[index])) for index in order]

@@ -18,8 +18,8 @@ class _Call:
 class AsyncWorker:
     """Takes over a started worker: from now on its calls are made here, in the thread of the running event loop.
 
-    Several calls may be on their way; the worker answers them in order. `close` it before the worker is killed by other
-    means.
+    Several calls may be on their way; the worker answers them in order. The answer of a call that was cancelled is read
+    and dropped. `close` it before the worker is killed by other means.
 
     Args:
         worker: has no call on its way.
@@ -31,6 +31,7 @@ class AsyncWorker:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._calls: deque[_Call] = deque()
+        self._unsent = bytearray()  # of requests, while the socket takes no more
         self._buffer = memoryview(b"")  # the part of the answer that is being received
         self._socket = worker.connection
         self._socket.setblocking(False)
@@ -49,7 +50,7 @@ class AsyncWorker:
         call = _Call(read_answer(reply), self._loop.create_future())
         timer = self._loop.call_later(seconds, self._fail, TimeoutError())
         try:
-            await self._send(call, method, values)
+            self._send(call, method, values)
             answer = await call.answer
         except TimeoutError as err:
             await self.kill()
@@ -73,19 +74,33 @@ class AsyncWorker:
         self.close()
         await asyncio.to_thread(self.worker.kill)
 
-    async def _send(self, call: _Call, method: str, values: Values) -> None:
+    def _send(self, call: _Call, method: str, values: Values) -> None:
         if not self._open:
             raise EOFError
         self._calls.append(call)
         if len(self._calls) == 1:
             self._begin(call)
         (message,) = encode_message({"method": method, "values": values}, [])
+        if not self._unsent:
+            message = message[self._sent(message) :]
+        if message:  # rare: the worker reads each request at once, unless it is stopped
+            self._unsent += message
+            self._loop.add_writer(self._socket, self._send_more)
+
+    def _send_more(self) -> None:
+        del self._unsent[: self._sent(self._unsent)]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket)
+
+    def _sent(self, data: memoryview | bytearray) -> int:
+        """How many bytes of `data` the socket takes now; all if the worker has ended, which fails its calls."""
         try:
-            sent = self._socket.send(message)
+            return self._socket.send(data)
         except BlockingIOError:
-            sent = 0
-        if sent < len(message):  # rare: the worker reads each request at once, unless it is stopped
-            await self._loop.sock_sendall(self._socket, message[sent:])
+            return 0
+        except OSError as err:
+            self._fail(err)
+            return len(data)
 
     def _begin(self, call: _Call) -> None:
         self._buffer = next(call.reading)
@@ -122,6 +137,7 @@ class AsyncWorker:
         if self._open:
             self._open = False
             self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
         while self._calls:
             call = self._calls.popleft()
             if not call.answer.done():

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -77,8 +78,9 @@ class _WaitingHandler(logging.StreamHandler[TextIO]):
     """Writes lines to standard error, and waits until it has taken them."""
 
     def write_line(self, line: str) -> None:
-        self.stream.write(line + self.terminator)
-        self.flush()
+        with suppress(AttributeError, OSError, ValueError):  # standard error is not there, full or closed
+            self.stream.write(line + self.terminator)
+            self.flush()
 
 
 class DroppingHandler(logging.Handler):

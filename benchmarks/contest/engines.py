@@ -11,7 +11,6 @@ from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.engines.interface import Engine, EngineFiles, TensorRTPlan
 from app.engines.registry import AUTO, offered_engines
 from app.errors import NoEngine
-from app.processes.shared_buffer import SharedBuffer
 from benchmarks.contest.contestant import Contestant, Images, Logits, Task
 from bundle.file_names import GRAPHS
 from bundle.golden import Golden, mismatch
@@ -81,14 +80,12 @@ def files_of(bundle: Bundle, resolution: int) -> EngineFiles:
 
 def _chosen(bundle: Bundle, resolution: int, precision: str) -> tuple[str, str]:
     """The engine and precision that the service takes by itself; `precision` may be "auto" too."""
-    buffer = SharedBuffer()
-    search = EngineSearch(bundle, resolution, EngineRequest(AUTO, precision), buffer, seconds=SEARCH_SECONDS)
+    search = EngineSearch(bundle, resolution, EngineRequest(AUTO, precision), seconds=SEARCH_SECONDS)
     try:
         found = search.find()
         return found.name, found.precision
     finally:
         search.stop()
-        buffer.close()
 
 
 def _loaded(files: EngineFiles, golden: Golden, name: str, precision: str) -> Engine:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.scores import scores
+from bundle.scores import best_classes, scores
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -13,3 +13,26 @@ def test_scores_are_those_of_pytorch_also_for_logits_that_would_overflow(activat
     found = scores(logits, activation)  # type: ignore[arg-type]
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-12)
     np.testing.assert_allclose(scores(logits[1], activation), found[1])  # type: ignore[arg-type]
+
+
+def test_the_best_classes_come_first_with_the_softmax_of_their_logits() -> None:
+    logits = np.array([1.0, 3.0, 2.0], np.float32)
+    exponentials = np.exp([1.0, 3.0, 2.0])
+    expected = [(1, 2), (2, 1), (0, 0)]
+    assert [index for index, _ in best_classes(logits, 5)] == [index for index, _ in expected]
+    assert [score for _, score in best_classes(logits, 5)] == pytest.approx(
+        [exponentials[i] / exponentials.sum() for i in (1, 2, 0)]
+    )
+
+
+def test_large_logits_of_the_best_classes_do_not_overflow() -> None:
+    assert best_classes(np.array([1e4, -1e4], np.float32), 2) == [(0, 1.0), (1, 0.0)]
+
+
+def test_equal_scores_come_in_index_order() -> None:
+    assert [index for index, _ in best_classes(np.zeros(4, np.float32), 3)] == [0, 1, 2]
+
+
+def test_sigmoid_scores_are_of_each_class_apart_ordered_by_their_logits() -> None:
+    assert best_classes(np.array([0.0, 40.0, 50.0], np.float32), 3, "sigmoid") == [(2, 1.0), (1, 1.0), (0, 0.5)]
+    assert best_classes(np.array([-1e4], np.float32), 5, "sigmoid") == [(0, 0.0)]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from app.serving.served_model import top
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import NotABundle
 from bundle.reader import open_bundle
+from bundle.scores import best_classes
 from bundle.tensors import OUTPUTS
 from export import to_onnx
 from export.graphs.served_graph import Served
@@ -305,6 +305,6 @@ def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
     opened.close()
     assert opened.warning is None
     logits = opened.golden(64).logits[0, 0]
-    ((index, score),) = top(logits, 5, opened.manifest.activation)
+    ((index, score),) = best_classes(logits, 5, opened.manifest.activation)
     assert index == 0
     assert score == pytest.approx(1 / (1 + np.exp(-logits[0])))

@@ -62,7 +62,12 @@ class Decoding:
         return found
 
     def _decoded(self, body: bytes) -> Pixels:
-        pixels, _ = asyncio.run_coroutine_threadsafe(self.decoders.decode(body, STEPS), self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
+
+    async def _copied(self, body: bytes) -> Pixels:
+        block, _ = await self.decoders.decode(body, STEPS)
+        pixels = block.pixels[0].copy()
+        block.release()
         return pixels
 
 

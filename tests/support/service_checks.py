@@ -14,8 +14,8 @@ import numpy as np
 
 from app.decoding.image_decoding import decode
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
-from app.serving.served_model import top
 from bundle.reader import open_bundle
+from bundle.scores import best_classes
 from tests.support.pictures import encoded, scene
 from tests.support.waiting import wait_until
 
@@ -43,7 +43,7 @@ def check_photographs(url: str, bundle: Path) -> None:
     with httpx.Client(base_url=url, timeout=60) as client:
         for body in bodies:
             pixels = decode(body, opened.manifest.preprocessing[224], 10**9)
-            expected = top(reference.run(pixels[np.newaxis])[0][0], 3)
+            expected = best_classes(reference.run(pixels[np.newaxis])[0][0], 3)
             response = client.post("/classify", params={"top_k": 3}, files={"file": body})
             assert response.status_code == 200, response.text
             answer = response.json()["predictions"]

@@ -17,8 +17,8 @@ from PIL import Image
 
 from app.decoding.image_decoding import decode
 from app.engines.cpu.onnxruntime_engine import OnnxRuntimeEngine
-from app.serving.served_model import top
 from bundle.reader import open_bundle
+from bundle.scores import best_classes
 from tests.support import reference_network
 from tests.support.pictures import JPEG, encoded, scene
 from tests.support.problems import assert_problem
@@ -72,7 +72,7 @@ def test_a_jpeg_at_224_is_answered_as_the_graph_answers_its_pixels(client: httpx
     engine = OnnxRuntimeEngine((bundle / "model.onnx").read_bytes)
     engine.load(224)
     pixels = decode(JPEG, opened.manifest.preprocessing[224], 10**9)
-    expected = top(engine.run(pixels[np.newaxis])[0][0], 5)
+    expected = best_classes(engine.run(pixels[np.newaxis])[0][0], 5)
     answer = post(client).json()["predictions"]
     assert [prediction["index"] for prediction in answer] == [index for index, _ in expected]
     np.testing.assert_allclose(

@@ -48,8 +48,9 @@ async def until_busy(decoders: list[int]) -> None:
 
 
 async def assert_right(decoders: DecoderPool) -> None:
-    pixels, span = await decoders.decode(PNG, STEPS)
-    assert np.array_equal(pixels, decode(PNG, STEPS, 10**6))
+    block, span = await decoders.decode(PNG, STEPS)
+    assert np.array_equal(block.pixels[0], decode(PNG, STEPS, 10**6))
+    block.release()
     assert 0 < span.seconds < 10
 
 
@@ -177,8 +178,9 @@ def test_every_format_decodes_in_a_sealed_worker() -> None:
         async with decoding() as (decoders, _):
             for kind in FORMATS:
                 body = encoded(scene(300, 280), kind)
-                pixels, _ = await decoders.decode(body, STEPS)
-                assert np.array_equal(pixels, decode(body, STEPS, 10**6)), kind
+                block, _ = await decoders.decode(body, STEPS)
+                assert np.array_equal(block.pixels[0], decode(body, STEPS, 10**6)), kind
+                block.release()
 
     asyncio.run(main())
 
@@ -189,8 +191,8 @@ def test_json_in_every_charset_is_read_in_a_sealed_worker() -> None:
     async def main() -> None:
         for charset in CHARSETS:
             async with decoding() as (decoders, restarts):
-                asked, (file,) = await decoders.inference(text.encode(charset), json_bytes=None, max_images=1)
-                assert (asked.id, file.tobytes(), restarts) == ("\u00fc", b"one", []), charset
+                asked, files = await decoders.inference(text.encode(charset), json_bytes=None, max_images=1)
+                assert (asked.id, files, restarts) == ("\u00fc", [b"one"], []), charset
 
     asyncio.run(main())
 
@@ -214,8 +216,8 @@ def test_decoders_decode_large_jpegs_smaller_if_they_are_told_to() -> None:
     async def main() -> None:
         for scaled in (False, True):
             async with decoding(scaled_jpeg=scaled) as (decoders, _):
-                pixels, _ = await decoders.decode(body, STEPS)
-                assert np.array_equal(pixels, decode(body, STEPS, LIMIT, scaled_jpeg=scaled))
+                block, _ = await decoders.decode(body, STEPS)
+                assert np.array_equal(block.pixels[0], decode(body, STEPS, LIMIT, scaled_jpeg=scaled))
 
     asyncio.run(main())
 
@@ -246,11 +248,9 @@ def test_a_decoder_that_speaks_unasked_is_replaced() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("what", ["process", "thread"])
 def test_while_no_process_can_be_started_images_are_refused(
-    what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real = threading.Thread.start
     attempts = 0
     pauses: list[float] = []
 
@@ -259,23 +259,14 @@ def test_while_no_process_can_be_started_images_are_refused(
         attempts += 1
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    def no_thread(thread: threading.Thread) -> None:
-        if not thread.name.startswith("decoder"):
-            return real(thread)
-        nonlocal attempts
-        attempts += 1
-        raise RuntimeError("can't start new thread")
-
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
         await asyncio.sleep(0.02)
 
-    patched = {"process": (subprocess, "Popen", no_process), "thread": (threading.Thread, "start", no_thread)}[what]
-
     async def main() -> None:
         async with decoding(sleep=sleep) as (decoders, restarts):
             with monkeypatch.context() as patch:
-                patch.setattr(*patched)
+                patch.setattr(subprocess, "Popen", no_process)
                 os.kill(workers(os.getpid(), "decoder")[0], signal.SIGKILL)
                 await until(lambda: attempts)
                 with pytest.raises(NotReady, match="no decoder could be started; the log says why") as caught:
@@ -292,6 +283,33 @@ def test_while_no_process_can_be_started_images_are_refused(
     asyncio.run(main())
     assert "no decoder can be started, the next attempt is in" in caplog.text
     assert len(workers(os.getpid(), "decoder")) == 0
+
+
+def test_while_no_thread_can_be_started_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = threading.Thread.start
+
+    def no_thread(thread: threading.Thread) -> None:
+        if thread.name.startswith("decoder"):
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    async def sleep(_: float) -> None:
+        await asyncio.sleep(0.02)
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            async with DecoderPool(
+                count=1, max_pixels=LIMIT, seconds=10, memory_bytes=1 << 30, sleep=sleep
+            ) as decoders:
+                with pytest.raises(NotReady, match="no decoder could be started; the log says why"):
+                    await decoders.decode(PNG, STEPS)
+                patch.undo()
+                await until(lambda: decoders._serving)
+                await assert_right(decoders)
+
+    asyncio.run(main())
+    assert workers(os.getpid(), "decoder") == []
 
 
 def test_one_callers_slow_images_do_not_hold_up_anothers() -> None:

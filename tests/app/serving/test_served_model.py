@@ -3,7 +3,6 @@ import math
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,41 +14,20 @@ import pytest
 
 from app.decoding.pool import DecoderPool
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
-from app.processes.shared_buffer import SharedBuffer
-from app.serving.served_model import ModelAnswer, ServedModel, default_queue_images, top
+from app.processes.shared_memory import SharedMemory
+from app.serving.served_model import ModelAnswer, ServedModel, default_queue_images
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
+from bundle.scores import best_classes
 from model.spec import PREPROCESSING
 from tests.app.engines import fakes
 from tests.support.pictures import encoded, scene
+from tests.support.pixel_blocks import pixel_block
 from tests.support.plans import put_plan
 from tests.support.processes import workers
 from tests.support.waiting import until
 
 PNG = encoded(scene(300, 280))
-
-
-def test_scores_are_the_softmax_of_the_logits_best_first() -> None:
-    logits = np.array([1.0, 3.0, 2.0], np.float32)
-    exponentials = np.exp([1.0, 3.0, 2.0])
-    expected = [(1, 2), (2, 1), (0, 0)]
-    assert [index for index, _ in top(logits, 5)] == [index for index, _ in expected]
-    assert [score for _, score in top(logits, 5)] == pytest.approx(
-        [exponentials[i] / exponentials.sum() for i in (1, 2, 0)]
-    )
-
-
-def test_large_logits_do_not_overflow() -> None:
-    assert top(np.array([1e4, -1e4], np.float32), 2) == [(0, 1.0), (1, 0.0)]
-
-
-def test_equal_scores_come_in_index_order() -> None:
-    assert [index for index, _ in top(np.zeros(4, np.float32), 3)] == [0, 1, 2]
-
-
-def test_sigmoid_scores_are_of_each_class_apart_ordered_by_their_logits() -> None:
-    assert top(np.array([0.0, 40.0, 50.0], np.float32), 3, "sigmoid") == [(2, 1.0), (1, 1.0), (0, 0.5)]
-    assert top(np.array([-1e4], np.float32), 5, "sigmoid") == [(0, 0.0)]
 
 
 @asynccontextmanager
@@ -74,9 +52,7 @@ def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle) as model:
             answer = await classify(model)
-            assert answer.outputs.shape == (3, 1000)
-            assert len(answer.best(model.bundle.labels, 5)) == 5
-            assert answer.activation == "softmax"
+            assert (answer.outputs.shape, answer.best(model.bundle.labels)) == ((3, 1000), [])
             spans = (answer.waited, answer.decode, answer.queue, answer.inference)
             moments = [moment for span in spans for moment in (span.start, span.end)]
             assert moments == sorted(moments)
@@ -89,28 +65,69 @@ def test_pixels_go_to_the_engine_as_they_are(bundle: Path) -> None:
     async def main() -> None:
         async with serving(bundle) as model:
             golden = model.bundle.golden(224)
-            answers = await model.classify_pixels(golden.images, 224)
+            block = await pixel_block(model._decoders, golden.images)
+            answers = await model.classify_pixels(block, 224)
             for answer, logits in zip(answers, golden.logits.transpose(1, 0, 2), strict=True):
                 np.testing.assert_allclose(answer.outputs, logits, atol=1e-5)
 
     asyncio.run(main())
 
 
-def test_a_batch_is_put_together_off_the_event_loop(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    array, threads = SharedBuffer.array, set()
+def test_the_best_classes_are_those_of_the_logits_which_do_not_come_with_them(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            logits = (await classify(model)).outputs[0]
+            for count in (1, 5, 1000, 2000):
+                answer = await model.classify(PNG, best=count)
+                assert answer.result.best == best_classes(logits, count)
+                assert [label.index for label, _ in answer.best(model.bundle.labels)] == [
+                    index for index, _ in best_classes(logits, count)
+                ]
+                assert answer.outputs.size == 0
 
-    def watched(tray: SharedBuffer, *shape: int) -> Any:
-        threads.add(threading.current_thread())
-        return array(tray, *shape)
+    asyncio.run(main())
+
+
+def test_images_that_want_classes_and_images_that_want_logits_share_a_call(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            logits = (await classify(model)).outputs
+            ranked = [index for index, _ in best_classes(logits[0], 1000)]
+            (engine,) = workers(os.getpid(), "engine")
+            os.kill(engine, signal.SIGSTOP)
+            wanted = [3, 0, 1, 0, 1000]
+            work = [asyncio.create_task(model.classify(PNG, best=best)) for best in [1, *wanted]]
+            await until(lambda: model.waiting == len(wanted) and len(model._batcher._waiting) == len(wanted))
+            os.kill(engine, signal.SIGCONT)
+            _, *answers = await asyncio.gather(*work)
+            assert len({answer.inference for answer in answers}) == 1
+            for best, answer in zip(wanted, answers, strict=True):
+                assert [index for index, _ in answer.result.best] == ranked[:best]
+                assert answer.outputs.shape == ((0, 1000) if best else (3, 1000))
+                if not best:
+                    np.testing.assert_allclose(answer.outputs, logits, atol=1e-5)
+
+    asyncio.run(main())
+
+
+def test_pixels_of_an_image_never_pass_through_this_process(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched = 0
+    array = SharedMemory.array
+
+    def watched(memory: SharedMemory, offset: int, *shape: int) -> Any:
+        nonlocal touched
+        touched += 1
+        return array(memory, offset, *shape)
 
     async def main() -> None:
         async with serving(bundle) as model:
-            monkeypatch.setattr(SharedBuffer, "array", watched)
+            monkeypatch.setattr(SharedMemory, "array", watched)
             assert (await classify(model)).outputs.shape == (3, 1000)
+            assert touched == 0
+            await model.self_test()  # whose images are of this process
+            assert touched
 
     asyncio.run(main())
-    assert threads
-    assert threading.main_thread() not in threads
 
 
 def test_a_resolution_is_loaded_once_even_if_those_who_asked_have_gone(bundle: Path) -> None:
@@ -230,7 +247,7 @@ def test_unset_limits_are_what_the_engine_is_best_at_and_eight_batches(bundle: P
 def test_images_that_wait_by_default_are_bounded_by_their_bytes(
     batch: int, resolutions: list[int], images: int
 ) -> None:
-    assert default_queue_images(batch, [PREPROCESSING[resolution] for resolution in resolutions]) == images
+    assert default_queue_images(batch, max(PREPROCESSING[resolution].crop for resolution in resolutions)) == images
     assert images * 3 * max(resolutions) ** 2 <= 512 << 20
 
 

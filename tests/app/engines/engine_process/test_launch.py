@@ -11,9 +11,9 @@ from app.engines.engine_process.engine_host import EngineHost
 from app.engines.engine_process.launch import EngineProcess
 from app.engines.engine_process.selection import EngineRequest, EngineSearch
 from app.errors import EngineFailed, NoEngine
-from app.processes.shared_buffer import SharedBuffer
 from bundle.bundle_errors import BadBundle
 from bundle.reader import Bundle, open_bundle
+from model.spec import SOFTMAX
 from tests.app.engines import fakes
 from tests.support.plans import put_plan
 from tests.support.processes import workers
@@ -44,12 +44,10 @@ class Started:
 
 
 def started(bundle: Bundle, request: EngineRequest, seconds: float = 60, resolution: int = 224) -> Started:
-    buffer = SharedBuffer()
-    search = EngineSearch(bundle, resolution, request, buffer, seconds=seconds)
+    search = EngineSearch(bundle, resolution, request, seconds=seconds)
     try:
         return Started(search.find(), search.refused)
     finally:
-        buffer.close()
         assert len(workers(os.getpid(), "engine")) <= 1  # those that were not taken have ended
         search.stop()
 
@@ -129,7 +127,7 @@ def test_a_half_graph_that_was_overwritten_is_not_believed(tmp_path: Path) -> No
     graph = tmp_path / "model.fp16.onnx"
     graph.write_bytes(b"half")
     with graph.open("rb") as file:
-        host = EngineHost({"fp16": hashlib.sha256(b"half").hexdigest()}, [], "", 224, 2, 0.0, [file.fileno(), 0])
+        host = EngineHost({"fp16": hashlib.sha256(b"half").hexdigest()}, [], "", 224, 2, SOFTMAX, 0.0, [file.fileno()])
         read = host._files.graphs["fp16"]
         assert read() == read() == b"half"
         graph.write_bytes(b"HALF")

@@ -19,7 +19,6 @@ from app.engines.engine_process.launch import EngineProcess
 from app.engines.engine_process.selection import Candidate, EngineRequest, EngineSearch
 from app.engines.interface import EngineFiles, EngineRefused
 from app.errors import EngineFailed, NoEngine, WrongAnswers
-from app.processes.shared_buffer import SharedBuffer
 from app.processes.worker import Worker, WorkerDied
 from bundle.agreement import Agreement
 from bundle.bundle_errors import BadBundle
@@ -27,6 +26,7 @@ from bundle.golden import Golden
 from bundle.plans import Plans
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Outputs
+from model.spec import SOFTMAX
 from tests.support.agreements import GOOD, agreement
 
 
@@ -50,13 +50,11 @@ def choose(
     restart: Candidate | None = None,
     least_agreement: float | None = None,
 ) -> Chosen:
-    buffer = SharedBuffer()
     request = EngineRequest(engine, precision, prefer, restart, least_agreement)
-    search = EngineSearch(bundle, 224, request, buffer, seconds=60)
+    search = EngineSearch(bundle, 224, request, seconds=60)
     try:
         return Chosen(search, search.find())
     finally:
-        buffer.close()
         for worker in search._workers:
             worker.kill()
 
@@ -139,7 +137,7 @@ class LocalProcess(EngineProcess):
         self,
         bundle: Bundle,
         resolution: int,
-        buffer: SharedBuffer,
+        memories: Sequence[int],
         *,
         seconds: float,
         null_rate: float,
@@ -148,7 +146,7 @@ class LocalProcess(EngineProcess):
         self._golden = bundle.golden(resolution)
         self._seconds = seconds
         host = EngineHost(
-            {}, [], bundle.plan_command(resolution), self._golden.images.shape[1], 2, null_rate, [buffer.file]
+            {}, [], bundle.plan_command(resolution), self._golden.images.shape[1], 2, SOFTMAX, null_rate, memories
         )
         self.worker = cast(Worker, LocalWorker(host))
         on_spawn(self.worker)

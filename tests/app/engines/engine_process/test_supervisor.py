@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.decoding.decoder_memory import PixelLocation
+from app.engines.engine_process.launch import EngineInput
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import EngineFailed, EngineHung, NoEngine, NotReady, WrongAnswers
 from bundle.bundle_errors import BadBundle
@@ -149,7 +151,7 @@ def test_an_engine_that_raises_fails_its_call_and_is_started_again(bundle: Path)
     async def main() -> None:
         async with running(open_bundle(bundle)) as (engine, restarts):
             with pytest.raises(EngineFailed):
-                await engine.run(np.zeros((1, 225, 225, 3), np.uint8))  # a side that it was not loaded for
+                await engine.classify([EngineInput(PixelLocation(0, 1 << 40))])  # beyond the end of the memory
             await assert_right(engine)
             assert restarts == ["failed"]
 

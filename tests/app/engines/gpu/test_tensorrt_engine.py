@@ -46,6 +46,7 @@ from bundle.golden import Golden, mismatch
 from bundle.plan_manifest import PlanManifest
 from bundle.reader import open_bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
+from model.spec import SOFTMAX
 from tests.app.engines.gpu.fake_gpu import FakeContext, FakeGpu
 from tests.app.engines.gpu.fake_tensorrt import LoadedPlan, Trt
 from tests.bindings.fetch import NotToBeHad, fetched
@@ -796,7 +797,7 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     offer(gpu, monkeypatch)
     (tmp_path / "plan").write_bytes(content)
     with (tmp_path / "plan").open("rb") as plan:
-        host = EngineHost({}, [passport().model_dump_json()], "python build_it.py", SIDE, 2, 0.0, [plan.fileno(), 0])
+        host = EngineHost({}, [passport().model_dump_json()], "build it", SIDE, 2, SOFTMAX, 0.0, [plan.fileno()])
         images = pictures(3)
         with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its manifest describes"):
             host.load("tensorrt", passport().precision, images)

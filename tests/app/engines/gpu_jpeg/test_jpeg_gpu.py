@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.decoding.decoder_memory import PixelBlock
 from app.decoding.image_decoding import decode
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
@@ -22,11 +23,11 @@ from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from app.timing import Interval
 from bundle.reader import open_bundle
-from model.preprocess import Pixels
 from model.spec import PREPROCESSING, Preprocessing
 from tests.app.engines.gpu_jpeg import fake_jpegs
 from tests.app.engines.gpu_jpeg.fake_jpegs import Jpegs
 from tests.support.pictures import encoded, scene
+from tests.support.pixel_blocks import pixel_block
 from tests.support.processes import workers
 from tests.support.servers import StartServer
 
@@ -48,7 +49,7 @@ class CountingPool(GpuJpegPool):
         super().__init__(**options)
         self.by_gpu: list[bytes] = []
 
-    async def _by_gpu(self, body: bytes, steps: Preprocessing) -> tuple[Pixels, Interval] | None:
+    async def _by_gpu(self, body: bytes, steps: Preprocessing) -> tuple[PixelBlock, Interval] | None:
         decoded = await super()._by_gpu(body, steps)
         if decoded is not None:
             self.by_gpu.append(body)
@@ -71,7 +72,9 @@ class Served:
         answers = await asyncio.gather(*(self.classify(body, resolution) for body in bodies))
         for body, answer in zip(bodies, answers, strict=True):
             pixels = decode(body, PREPROCESSING[resolution], 10**6)
-            (expected,) = await self.model.classify_pixels(pixels[None], resolution)
+            block = await pixel_block(self.pool, pixels[None])
+            (expected,) = await self.model.classify_pixels(block, resolution)
+            block.release()
             np.testing.assert_allclose(answer.outputs, expected.outputs, atol=1e-4, rtol=0)
             assert answer.decode.seconds > 0
         assert sorted(self.pool.by_gpu) == sorted(body for body in bodies if body in by_gpu)
@@ -208,9 +211,9 @@ def test_jpegs_that_wait_are_decoded_together(bundle: Path, monkeypatch: pytest.
     batches: list[int] = []
     decoded = GpuJpegPool._decoded
 
-    def counted(pool: GpuJpegPool, batch: Any) -> Any:
+    def counted(pool: GpuJpegPool, batch: Any, offsets: list[int]) -> Any:
         batches.append(len(batch))
-        return decoded(pool, batch)
+        return decoded(pool, batch, offsets)
 
     monkeypatch.setattr(GpuJpegPool, "_decoded", counted)
 
