@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from app.api.auth import AccessControl, AccessLevel
+from app.api.instance_group import InstanceGroup
 from app.api.origin_policy import OriginPolicy
 from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings
@@ -37,7 +38,10 @@ class Service:
         access: API keys, admin keys and rate limits.
         origin_policy: which web pages and host names may ask.
         body_limits: the limits of request bodies, and the memory that they hold.
+        group: all instances of the service.
+        loaded: is set once the models are loaded that are served from the start.
         stopping: true from SIGTERM on: readiness ends, everything else goes on until the port closes.
+        retiring: true while another instance takes this one's place: connections are not kept.
     """
 
     settings: Settings
@@ -47,7 +51,10 @@ class Service:
     access: AccessControl
     origin_policy: OriginPolicy
     body_limits: BodyLimits
+    group: InstanceGroup
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
+    retiring: bool = False
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.
@@ -70,10 +77,10 @@ class Service:
             self.origin_policy.check_admin(request.headers, by_port=self.access.port_grants_admin(server[1]))
         request.state.caller = await self.access.check(request.headers, server[1], required, rate_limited=rate_limited)
 
-    def charge(self, request: Request, images: int) -> None:
+    async def charge(self, request: Request, images: int) -> None:
         """Count the images of a request that was authorized as rate limited; raises as AccessControl.charge does."""
         server = request.scope.get("server") or ("", None)
-        self.access.charge(request.headers, server[1], images)
+        await self.access.charge(request.headers, server[1], images)
 
 
 def caller_id(request: Request) -> str:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 
 import structlog
 
@@ -17,12 +18,13 @@ _FLUSH_SECONDS = 2.0  # after which nothing more is expected to be written
 log = logging.getLogger(__name__)
 
 
-def configure(level: str, form: str, *, waits: bool = True) -> None:
+def configure(level: str, form: str, *, waits: bool = True, instance: int | None = None) -> None:
     """Log to standard error.
 
     Args:
         level: the lowest level that is logged.
         form: "json", "console", or "auto" for console on a terminal and else json.
+        instance: the number that each line has as `instance`, if there are several instances.
         waits: whether logging waits while standard error is not read; if not, lines are dropped then.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -32,6 +34,8 @@ def configure(level: str, form: str, *, waits: bool = True) -> None:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=not console),
     ]
+    if instance is not None:
+        shared.append(partial(_add_instance, instance))
     renderer: list[structlog.typing.Processor] = (
         # structlog's own traceback shows local variables: keys and images.
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
@@ -53,6 +57,13 @@ def configure(level: str, form: str, *, waits: bool = True) -> None:
     logging.captureWarnings(True)
     # It logs errors in clients' forms, with their bytes; the answer tells the client.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
+
+def _add_instance(
+    number: int, _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event["instance"] = number
+    return event
 
 
 class DroppingHandler(logging.Handler):

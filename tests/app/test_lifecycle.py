@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from app.errors import BadParameter
-from app.server.listener import listen
+from app.server.listening_sockets import listen
 from tests.support.nginx import AVAILABLE, Nginx, nginx
 from tests.support.pictures import JPEG
 from tests.support.processes import workers
