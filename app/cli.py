@@ -54,7 +54,7 @@ def serve_command(context: typer.Context) -> None:
 
             status = run_service(settings)
         else:
-            from app.instances.instance_count import run_instances
+            from app.instances.parent import run_instances
 
             status = run_instances(settings, context.args)
     raise typer.Exit(status)

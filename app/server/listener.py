@@ -17,7 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from app.api.dependencies import Service
 from app.configuration.settings import Settings
-from app.machine.signals import ALL, outside
+from app.machine.signals import handled_by_loop, outside
 from app.server.acceptor import Acceptor
 from app.server.connection import Connection
 from app.server.connection_limits import MAX_ADMIN_CONNECTIONS, MAX_PROBE_CONNECTIONS, ConnectionLimiter, StartScheduler
@@ -116,22 +116,13 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self._terminate,
             signal.SIGINT: self._stop,
             signal.SIGHUP: self._reload,
         }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
+        with handled_by_loop(handlers):
             yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ALL)  # while they have no handler
-            for number in handlers:
-                loop.remove_signal_handler(number)
-            outside.take()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
 
     def _protocol(self) -> type[Connection]:
         public = ConnectionLimiter(self._settings.max_connections, MAX_PROBE_CONNECTIONS)
