@@ -41,7 +41,7 @@ class Service:
         group: all instances of the service.
         loaded: is set once the models are loaded that are served from the start.
         stopping: true from SIGTERM on: readiness ends, everything else goes on until the port closes.
-        retiring: true while another instance takes this one's place: connections are not kept.
+        away: true while other instances should serve: connections are not kept.
     """
 
     settings: Settings
@@ -54,7 +54,7 @@ class Service:
     group: InstanceGroup
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
-    retiring: bool = False
+    away: bool = False
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.

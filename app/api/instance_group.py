@@ -9,6 +9,7 @@ from app.api.rate_limit import RateLimit
 from app.errors import NotReady
 from app.serving.repository import Repository
 from app.telemetry.metrics import Metrics, Totals
+from bundle.bundle_errors import ExplainedError
 
 
 class MetricFamilies(Protocol):
@@ -90,7 +91,7 @@ class LocalInstance:
     async def instances(self) -> tuple[int, int]:
         try:
             await self.check_ready()
-        except NotReady:
+        except ExplainedError:
             return 1, 0
         return 1, 1
 

@@ -17,6 +17,7 @@ class Assignment:
         number: of the instance, from 0 on.
         instances: how many there are.
         cpus: that it runs on; empty for all that the parent has.
+        accepts: whether it accepts connections before it is ready, since no other instance is.
         unloaded: models that were unloaded, and that it does not load.
         control: the socket to the parent.
         public: the listening sockets of the port.
@@ -26,6 +27,7 @@ class Assignment:
     number: int
     instances: int
     cpus: Sequence[int]
+    accepts: bool
     unloaded: Sequence[str]
     control: int
     public: Sequence[int]

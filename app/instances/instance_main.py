@@ -42,6 +42,7 @@ def main() -> int:
 def _join(assignment: Assignment, service: "Service") -> "InstanceMember":
     from app.instances.instance_member import InstanceMember
 
+    service.away = not assignment.accepts
     service.repository.leave_out(assignment.unloaded)
     return InstanceMember(assignment.connection(), service)
 

@@ -45,6 +45,7 @@ class InstanceMember:
                 "ping": self._ping,
                 "report": self._report,
                 "wait_until_loaded": self._wait_until_loaded,
+                "accept": self._accept,
                 "stop": self._stop,
                 "retire": self._retire,
                 "check_ready": self._local.check_ready,
@@ -105,14 +106,19 @@ class InstanceMember:
             log.error("the parent of the instances has ended: this instance finishes what it accepted, and ends")
             self._server.stop(0)
 
-    async def _ping(self) -> Report:
-        return self._counters()
+    async def _ping(self) -> tuple[bool, Report]:
+        """Whether the default model is ready, and the counts."""
+        _, ready = await self._local.instances()
+        return bool(ready), self._counters()
 
     async def _report(self) -> Report:
         return make_report(self._service.metrics, counters_only=False)
 
     async def _wait_until_loaded(self) -> None:
         await self._service.loaded.wait()
+
+    async def _accept(self, accepting: bool) -> None:
+        self._server.accept(accepting)
 
     async def _stop(self, grace_seconds: float) -> None:
         self._server.stop(grace_seconds)

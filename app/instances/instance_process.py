@@ -37,6 +37,7 @@ class InstanceProcess:
         arguments: of `crossvit serve`.
         environment: of the process.
         methods: what it may ask its parent.
+        on_ping: is called after each answer to a ping.
     """
 
     def __init__(
@@ -45,17 +46,22 @@ class InstanceProcess:
         arguments: Sequence[str],
         environment: dict[str, str],
         methods: dict[str, Method],
+        on_ping: Callable[[], None],
     ) -> None:
         self.counters: Report = EMPTY_REPORT
         self.left = self.loaded = False
         self.killed = ""
+        self._on_ping = on_ping
+        self._ready = False
         self._ping_sent: float | None = None
         self._answered = asyncio.Event()
+        self._telling: set[asyncio.Task[None]] = set()
         self._channel = ControlChannel(methods | {"leave": self._leave})
         ours, theirs = socket.socketpair()
         with theirs:
             told = assignment(theirs.fileno())
             self.number = told.number
+            self._accepting = told.accepts
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "app.instances.instance_main", told.to_json(), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -69,6 +75,11 @@ class InstanceProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def ready(self) -> bool:
+        """Whether the default model was ready at the last ping."""
+        return self._ready and not self.late and not self._running.done()
 
     @property
     def late(self) -> bool:
@@ -90,7 +101,7 @@ class InstanceProcess:
     async def wait_until_loaded(self) -> None:
         """Return when its models are loaded; ChannelClosed when it ends."""
         await self.ask("wait_until_loaded")
-        self.loaded = True
+        self._ready = self.loaded = True
 
     async def wait_until_ended(self) -> int:
         """The exit status, negative for a signal."""
@@ -101,6 +112,12 @@ class InstanceProcess:
                 self.kill("it closed its control socket and did not end")
             await asyncio.sleep(0.01)
         return status
+
+    def accept(self, accepting: bool) -> None:
+        """Let it accept connections, or leave them to others."""
+        if accepting != self._accepting:
+            self._accepting = accepting
+            self._tell("accept", accepting)
 
     def stop(self, grace_seconds: float) -> None:
         """Let it end readiness, and close the port after `grace_seconds`."""
@@ -119,7 +136,9 @@ class InstanceProcess:
         self._process.kill()
 
     def _tell(self, method: str, *values: Any) -> None:
-        self._telling = asyncio.create_task(self._told(method, *values))
+        task = asyncio.create_task(self._told(method, *values))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _told(self, method: str, *values: Any) -> None:
         try:
@@ -139,7 +158,7 @@ class InstanceProcess:
         while True:
             self._ping_sent = time.monotonic()
             try:
-                self.counters = await self._channel.ask("ping", seconds=limit)
+                self._ready, self.counters = await self._ping(limit)
             except TimeoutError:
                 self.kill(f"its event loop did not answer for {limit:g} s")
                 return
@@ -147,8 +166,22 @@ class InstanceProcess:
                 return
             self._ping_sent = None
             self._answered.set()
+            self._on_ping()
             limit = _HUNG_SECONDS
             await asyncio.sleep(_PING_SECONDS)
+
+    async def _ping(self, limit: float) -> tuple[bool, Report]:
+        """Its answer. TimeoutError after `limit`, without the time in which this process was stopped itself."""
+        asking = asyncio.ensure_future(self._channel.ask("ping"))
+        try:
+            for _ in range(round(limit / _LATE_SECONDS)):
+                done, _ = await asyncio.wait([asking], timeout=_LATE_SECONDS)
+                if done:
+                    ready, counters = asking.result()
+                    return ready, counters
+            raise TimeoutError
+        finally:
+            asking.cancel()
 
     async def _leave(self, counters: Report) -> None:
         self.counters = counters

@@ -87,7 +87,9 @@ class InstanceSupervisor:
 
     def _launch(self, number: int) -> InstanceProcess:
         assignment = partial(self._assignment, number)
-        process = InstanceProcess(assignment, self._arguments, self._environment, self._methods)
+        process = InstanceProcess(
+            assignment, self._arguments, self._environment, self._methods, on_ping=self._share_connections
+        )
         self._roster.processes.append(process)
         self._spawn(self._note_loaded(process))
         self._spawn(self._follow(process))
@@ -99,6 +101,7 @@ class InstanceSupervisor:
             number=number,
             instances=self._roster.count,
             cpus=sorted(self._cpus[number]) if self._cpus else [],
+            accepts=not self._first_loaded.is_set(),
             unloaded=sorted(self._roster.unloaded),
             control=control,
             public=[listener.fileno() for listener in self._listeners.public],
@@ -109,7 +112,16 @@ class InstanceSupervisor:
         with suppress(ChannelClosed):
             await process.wait_until_loaded()
             self._first_loaded.set()
+            self._share_connections()
             log.info("instance %d is ready", process.number)
+
+    def _share_connections(self) -> None:
+        """Let those instances accept connections that are ready; if none is, all of them."""
+        if not self._roster.stopping:
+            current = self._roster.current.values()
+            some_ready = any(process.ready for process in current)
+            for process in current:
+                process.accept(process.ready or not some_ready)
 
     async def _follow(self, process: InstanceProcess) -> None:
         """Wait for the end of an instance, and start it again if it should run."""
@@ -165,6 +177,7 @@ class InstanceSupervisor:
                 log.error("a new process for instance %d did not start: the instances stay as they are", number)
             return None
         old, self._roster.current[number] = self._roster.current[number], new
+        self._share_connections()
         old.retire()
         return old
 

@@ -11,7 +11,7 @@ _PAUSE_SECONDS = 1.0  # after an error, such as too many open files
 
 
 class Acceptor:
-    """Accepts one connection in each turn of the event loop, and makes a protocol for it; `close` ends it.
+    """Accepts one connection in each turn of the event loop, and makes a protocol for it, after `resume`.
 
     The servers of asyncio and uvloop accept until no connection waits. Of instances that share the socket, the one that
     wakes first would take a whole burst of connections; these are kept, so that it would stay busier than the others.
@@ -22,27 +22,28 @@ class Acceptor:
         self._listener = listener
         self._make_protocol = make_protocol
         self._opening: set[asyncio.Task[object]] = set()
-        self._pause: asyncio.TimerHandle | None = None
+        self._pausing: asyncio.TimerHandle | None = None
         listener.setblocking(False)
-        self._resume()
 
     def accept_waiting(self) -> None:
         """Accept all connections that wait: the system resets them when the port closes."""
         while self._accept():
             pass
 
-    def close(self) -> None:
-        """Accept no more. The socket stays open."""
-        if self._pause is not None:
-            self._pause.cancel()
+    def resume(self) -> None:
+        """Accept connections from now on."""
+        self.pause()
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def pause(self) -> None:
+        """Accept no more for now. The socket stays open."""
+        if self._pausing is not None:
+            self._pausing.cancel()
         self._loop.remove_reader(self._listener.fileno())
 
-    async def wait_closed(self) -> None:
+    async def wait_opened(self) -> None:
         """Wait until every accepted connection has its protocol."""
         await asyncio.gather(*self._opening, return_exceptions=True)
-
-    def _resume(self) -> None:
-        self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> bool:
         """Whether a connection waited."""
@@ -52,8 +53,8 @@ class Acceptor:
             return False  # another instance has taken it, or the client has gone
         except OSError as err:
             log.error("no connection can be accepted for %g s: %s", _PAUSE_SECONDS, err)
-            self._loop.remove_reader(self._listener.fileno())
-            self._pause = self._loop.call_later(_PAUSE_SECONDS, self._resume)
+            self.pause()
+            self._pausing = self._loop.call_later(_PAUSE_SECONDS, self.resume)
             return False
         connection.setblocking(False)
         opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make_protocol, connection))

@@ -79,6 +79,7 @@ class Server(uvicorn.Server):
             sys.exit(STARTUP_FAILURE)
         self.servers = []  # it accepts no connections itself
         self._acceptors = [Acceptor(listener, self._new_connection) for listener in sockets or []]
+        self.accept(not self._service.away)
         self.started = True
         if self._companion is not None:
             await self._companion.start(self)
@@ -87,10 +88,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for acceptor in self._acceptors:
-            if not self._service.retiring:  # then other instances accept what waits
+            if not self._service.away:  # else other instances accept what waits
                 acceptor.accept_waiting()
-            acceptor.close()
-            await acceptor.wait_closed()
+            acceptor.pause()
+            await acceptor.wait_opened()
         await super().shutdown(sockets)
         if self._companion is not None:
             await self._companion.end()
@@ -104,14 +105,19 @@ class Server(uvicorn.Server):
         self._service.stopping = True
         asyncio.get_running_loop().call_later(grace_seconds, self._stop)
 
-    def retire(self) -> None:
-        """Accept no more connections, and close those that there are: each after its next answer, all after the grace
-        period. Another instance goes on.
-        """
-        log.info("retiring: another instance has taken this one's place")
-        self._service.retiring = True
+    def accept(self, accepting: bool) -> None:
+        """Accept connections, or leave them to other instances; those that there are end with their next answer."""
+        self._service.away = not accepting
         for acceptor in self._acceptors:
-            acceptor.close()
+            if accepting:
+                acceptor.resume()
+            else:
+                acceptor.pause()
+
+    def retire(self) -> None:
+        """Leave all to other instances, and end after the grace period."""
+        log.info("retiring: another process has taken this one's place")
+        self.accept(False)
         asyncio.get_running_loop().call_later(self._settings.grace_seconds, self._exit)
 
     @contextmanager
