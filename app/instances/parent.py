@@ -20,7 +20,7 @@ def run_instances(settings: Settings, arguments: Sequence[str]) -> int:
     Raises BadParameter if a port cannot be bound. If one instance is the best, it is this process.
     """
     logs.configure(settings.log_level, settings.log_format, waits=False)
-    count = settings.instances or chosen_count(settings, arguments)
+    count = settings.instances or chosen_count(arguments)
     if count == 1:
         return run_service(settings)
     listeners = open_listeners(settings)

@@ -72,7 +72,7 @@ def classified(server: Server) -> float:
 
 
 @asynccontextmanager
-async def clients(url: str, count: int = 4, *, keep: bool = True) -> AsyncIterator[Counter[str]]:
+async def clients(url: str, count: int, *, keep: bool = True) -> AsyncIterator[Counter[str]]:
     """Clients that ask again and again, on connections that they keep or not; how often which answer or error came."""
     answers: Counter[str] = Counter()
     going = True
@@ -177,7 +177,7 @@ def test_a_reload_under_load_loses_no_request_and_reaches_all_instances(pair: Se
         return {str(ask(pair, "/models").json()["models"][0]["weights_source"]) for _ in range(8)}
 
     async def main() -> None:
-        async with clients(pair.url) as answers:
+        async with clients(pair.url, 3) as answers:
             for number, start in enumerate(("by signal", "by request")):
                 change_source(served, start)
                 if number:
@@ -225,7 +225,7 @@ def test_a_rolling_restart_under_load_loses_no_request(pair: Server) -> None:
     before, images = instances(pair.pid), classified(pair)
 
     async def main() -> None:
-        async with clients(pair.url) as answers, clients(pair.url, keep=False) as others:
+        async with clients(pair.url, 2) as answers, clients(pair.url, 2, keep=False) as others:
             pair.process.send_signal(signal.SIGUSR2)
             await until(lambda: "all instances are replaced" in pair.log_text(), poll_seconds=0.1)
             ended = answers.total()
