@@ -1,9 +1,12 @@
 """How many instances `--instances auto` starts."""
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from app.machine.cpus import usable_cpus
 from app.machine.signals import outside
@@ -25,7 +28,7 @@ def chosen_count(arguments: Sequence[str]) -> int:
         return 1
     command = [sys.executable, "-P", "-m", "app.instances.count_measurement", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as measuring:
-        outside.cleanup = measuring.kill  # its own processes notice the end
+        outside.cleanup = partial(os.killpg, measuring.pid, signal.SIGKILL)
         answer, _ = measuring.communicate()
     outside.cleanup = lambda: None
     if measuring.returncode:

@@ -26,6 +26,7 @@ class Outside:
         for number in _STOPPING:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._remember)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it is for the parent of several instances, once that runs
 
     def _remember(self, _number: int, _frame: FrameType | None) -> None:
         self.reload = True
