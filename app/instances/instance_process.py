@@ -28,8 +28,6 @@ class InstanceProcess:
     Attributes:
         number: of the instance.
         counters: what it has counted, as its parent knows it.
-        left: whether it has ended orderly.
-        loaded: whether its models were loaded.
         killed: why its parent killed it, or empty.
 
     Args:
@@ -49,7 +47,6 @@ class InstanceProcess:
         on_ping: Callable[[], None],
     ) -> None:
         self.counters: Report = EMPTY_REPORT
-        self.left = self.loaded = False
         self.killed = ""
         self._on_ping = on_ping
         self._ready = False
@@ -101,7 +98,7 @@ class InstanceProcess:
     async def wait_until_loaded(self) -> None:
         """Return when its models are loaded; ChannelClosed when it ends."""
         await self.ask("wait_until_loaded")
-        self._ready = self.loaded = True
+        self._ready = True
 
     async def wait_until_ended(self) -> int:
         """The exit status, negative for a signal."""
@@ -185,7 +182,6 @@ class InstanceProcess:
 
     async def _leave(self, counters: Report) -> None:
         self.counters = counters
-        self.left = True
 
     async def _unless_ended(self, waiting: Any) -> None:
         task = asyncio.ensure_future(waiting)

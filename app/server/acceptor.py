@@ -25,11 +25,6 @@ class Acceptor:
         self._pausing: asyncio.TimerHandle | None = None
         listener.setblocking(False)
 
-    def accept_waiting(self) -> None:
-        """Accept all connections that wait: the system resets them when the port closes."""
-        while self._accept():
-            pass
-
     def resume(self) -> None:
         """Accept connections from now on."""
         self.pause()
@@ -45,19 +40,17 @@ class Acceptor:
         """Wait until every accepted connection has its protocol."""
         await asyncio.gather(*self._opening, return_exceptions=True)
 
-    def _accept(self) -> bool:
-        """Whether a connection waited."""
+    def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False  # another instance has taken it, or the client has gone
+            return  # another instance has taken it, or the client has gone
         except OSError as err:
             log.error("no connection can be accepted for %g s: %s", _PAUSE_SECONDS, err)
             self.pause()
             self._pausing = self._loop.call_later(_PAUSE_SECONDS, self.resume)
-            return False
+            return
         connection.setblocking(False)
         opening = self._loop.create_task(self._loop.connect_accepted_socket(self._make_protocol, connection))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
-        return True

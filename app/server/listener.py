@@ -88,8 +88,6 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for acceptor in self._acceptors:
-            if not self._service.away:  # else other instances accept what waits
-                acceptor.accept_waiting()
             acceptor.pause()
             await acceptor.wait_opened()
         await super().shutdown(sockets)
