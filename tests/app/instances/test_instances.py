@@ -282,15 +282,20 @@ def test_an_instance_without_an_engine_leaves_connections_to_the_other(pair: Ser
     def statuses(count: int) -> set[int]:
         return {ask(pair, "/classify", "POST", files={"file": JPEG}).status_code for _ in range(count)}
 
-    (hung,) = engines()
-    os.kill(hung, signal.SIGSTOP)
-    wait_until(lambda: 504 in statuses(1))
-    (starting,) = wait_until(lambda: found if (found := engines()) and found != [hung] else None)
-    os.kill(starting, signal.SIGSTOP)  # so that it takes longer
-    wait_until(lambda: ready_instances(pair) == 1)
-    time.sleep(1.5)  # the parent asks every second
-    assert statuses(20) == {200}
-    assert ask(pair, "/readyz").status_code == 200
+    with ExitStack() as opened:
+        kept = [opened.enter_context(httpx.Client(base_url=pair.url, headers=HEADERS)) for _ in range(10)]
+        assert {client.get("/livez").status_code for client in kept} == {200}
+        (hung,) = engines()
+        os.kill(hung, signal.SIGSTOP)
+        wait_until(lambda: 504 in statuses(1))
+        (starting,) = wait_until(lambda: found if (found := engines()) and found != [hung] else None)
+        os.kill(starting, signal.SIGSTOP)  # so that it takes longer
+        wait_until(lambda: ready_instances(pair) == 1)
+        time.sleep(1.5)  # the parent asks every second
+        assert statuses(20) == {200}
+        answers = [client.get("/readyz") for client in kept]  # of either instance
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.headers.get("Connection") for answer in answers} == {None, "close"}
     os.kill(starting, signal.SIGKILL)
     wait_until(lambda: ready_instances(pair) == COUNT)
     assert have_ended([hung, starting])
