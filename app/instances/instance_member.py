@@ -10,7 +10,7 @@ from app.api.dependencies import Service
 from app.api.instance_group import InstanceGroup, MetricFamilies
 from app.errors import NotReady
 from app.instances.control_channel import ChannelClosed, ControlChannel
-from app.instances.instance_report import make_report, read_metrics, read_totals
+from app.instances.instance_report import report_of, read_metrics, read_totals
 from app.instances.report_sums import Report
 from app.server.listener import Server
 from app.telemetry.metrics import Totals
@@ -112,7 +112,7 @@ class InstanceMember:
         return bool(ready), self._counters()
 
     async def _report(self) -> Report:
-        return make_report(self._service.metrics, counters_only=False)
+        return report_of(self._service.metrics, counters_only=False)
 
     async def _wait_until_loaded(self) -> None:
         await self._service.loaded.wait()
@@ -127,4 +127,4 @@ class InstanceMember:
         self._server.retire()
 
     def _counters(self) -> Report:
-        return make_report(self._service.metrics, counters_only=True)
+        return report_of(self._service.metrics, counters_only=True)

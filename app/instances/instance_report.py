@@ -13,7 +13,7 @@ _STAGES = ("answered", "failed", "queue", "decode", "inference")
 _BATCH = "batch "  # before the size of a batch
 
 
-def make_report(metrics: Metrics, *, counters_only: bool) -> Report:
+def report_of(metrics: Metrics, *, counters_only: bool) -> Report:
     """All metrics of this process or, without reading the folder of models, those that only grow; and its totals."""
     families = (metrics.counters if counters_only else metrics.registry).collect()
     return {

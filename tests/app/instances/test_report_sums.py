@@ -2,7 +2,7 @@
 
 from prometheus_client import exposition
 
-from app.instances.instance_report import make_report, read_metrics, read_totals
+from app.instances.instance_report import report_of, read_metrics, read_totals
 from app.instances.report_sums import growing, sum_reports
 from app.telemetry.metrics import Metrics, ModelState
 from app.timing import Interval
@@ -21,8 +21,8 @@ def counted(images: int, *, ready: bool, queue: int) -> Metrics:
 
 def lines(*metrics: Metrics, ended: tuple[Metrics, ...] = ()) -> dict[str, float]:
     """What Prometheus reads of these instances, and of others that have ended."""
-    reports = [make_report(one, counters_only=False) for one in metrics]
-    reports += [growing(make_report(one, counters_only=True)) for one in ended]
+    reports = [report_of(one, counters_only=False) for one in metrics]
+    reports += [growing(report_of(one, counters_only=True)) for one in ended]
     text = exposition.generate_latest(read_metrics(sum_reports(reports, 2))).decode()
     pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
@@ -54,7 +54,7 @@ def test_what_an_ended_instance_counted_stays_and_what_it_held_does_not() -> Non
 
 
 def test_the_totals_of_statistics_add_up() -> None:
-    reports = [make_report(counted(images, ready=True, queue=0), counters_only=True) for images in (2, 3)]
+    reports = [report_of(counted(images, ready=True, queue=0), counters_only=True) for images in (2, 3)]
     totals = read_totals(sum_reports(reports, 2))["a"]
     assert (totals.answered.count, totals.queue.count, totals.queue.seconds) == (5, 5, 2.5)
     assert {size: total.count for size, total in totals.batches.items()} == {1: 5}
