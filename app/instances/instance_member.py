@@ -10,7 +10,7 @@ from app.api.dependencies import Service
 from app.api.instance_group import InstanceGroup, MetricFamilies
 from app.errors import NotReady
 from app.instances.control_channel import ChannelClosed, ControlChannel
-from app.instances.instance_report import report_of, read_metrics, read_totals
+from app.instances.instance_report import SummedMetrics, read_totals, report_of
 from app.instances.report_sums import Report
 from app.server.listener import Server
 from app.telemetry.metrics import Totals
@@ -33,7 +33,6 @@ class InstanceMember:
         self._connection = connection
         self._service = service
         self._local: InstanceGroup = service.group
-        self._loads: asyncio.Task[None] | None = None
         self._ended = False
         service.group = self
 
@@ -87,7 +86,7 @@ class InstanceMember:
         await self._ask("take", name, images, paid)
 
     async def metrics(self) -> MetricFamilies:
-        return read_metrics(await self._ask("report"))
+        return SummedMetrics(await self._ask("report"))
 
     async def totals(self) -> Mapping[str, Totals]:
         return read_totals(await self._ask("report"))

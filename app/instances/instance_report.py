@@ -5,7 +5,6 @@ from typing import Any
 
 from prometheus_client import Metric
 
-from app.api.instance_group import MetricFamilies
 from app.instances.report_sums import Report
 from app.telemetry.metrics import Metrics, Total, Totals
 
@@ -23,7 +22,7 @@ def report_of(metrics: Metrics, *, counters_only: bool) -> Report:
 
 
 class SummedMetrics:
-    """The metrics of a report."""
+    """The metrics of a report, as prometheus_client writes them."""
 
     def __init__(self, report: Report) -> None:
         self._families: dict[str, Any] = report["metrics"]
@@ -34,10 +33,6 @@ class SummedMetrics:
             for sample in content["samples"]:
                 family.add_sample(*sample)
             yield family
-
-
-def read_metrics(report: Report) -> MetricFamilies:
-    return SummedMetrics(report)
 
 
 def read_totals(report: Report) -> dict[str, Totals]:

@@ -194,6 +194,7 @@ class InstanceSupervisor:
     def _stop(self, grace_seconds: float) -> None:
         """Stop all instances together: the end of the service as a whole takes no longer than that of one."""
         again, self._roster.stopping = self._roster.stopping, True
+        log.info("stopping %d instances", len(self._roster.processes))
         self._listeners.close()  # the instances have them until the grace period ends
         for process in self._roster.processes:
             process.stop(0 if again else grace_seconds)

@@ -9,6 +9,7 @@ from app.configuration.settings import Settings
 from app.instances import count_measurement, instance_count
 from app.instances.count_measurement import best_count
 from app.instances.instance_count import candidate_counts, chosen_count, fastest_count
+from app.machine.cpus import usable_cpus
 
 
 def test_a_small_machine_has_one_instance_without_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,15 +36,25 @@ def test_the_fewer_instances_are_taken_of_those_that_are_as_fast() -> None:
     assert fastest_count({1: 100, 2: 90}) == 1
 
 
+def measured_options(bundle: Path) -> list[str]:
+    """Options whose measurement is remembered for both tests that need one."""
+    return ["--bundle", str(bundle), "--engine", "onnxruntime", "--precision", "f32", "--max-batch", "3"]
+
+
 def test_instances_are_measured_side_by_side_once(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    options = ["--bundle", str(bundle), "--engine", "onnxruntime", "--precision", "f32", "--max-batch", "3"]
+    options = measured_options(bundle)
     settings = Settings.from_command_line(options)
     best = best_count(settings, options, [1, 2])
     figures = [message for message in caplog.messages if "images/s together, onnxruntime" in message]
     assert [figure.partition(" ")[0] for figure in figures] == ["1", "2"]
     assert best in (1, 2)
     assert best_count(settings, ["--no-such-option"], [1, 2]) == best
+
+
+def test_a_process_of_its_own_measures_and_prints_the_number(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance_count, "usable_cpus", lambda: 8)  # that process sees the machine as it is
+    assert chosen_count(measured_options(bundle)) in candidate_counts(usable_cpus())
 
 
 def test_instances_share_a_gpu_by_their_cpus(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,9 @@ def test_metrics_and_statistics_are_those_of_all_instances(pair: Server) -> None
     found = metrics(pair)
     assert found["crossvit_requests_total"] >= requests + 10
     assert found["crossvit_model_ready"] == found["crossvit_model_info"] == 1
+    assert "# EOF" in httpx.get(f"{pair.url}/metrics", headers={"Accept": "application/openmetrics-text"}).text
+    assert ask(pair, "/readyz?deep=1").json() == {"status": "ready"}
+    assert ask(pair, "/readyz?model=nothing").status_code == 404
     assert found["crossvit_instances"] == found["crossvit_instances_ready"] == COUNT
     (statistics,) = ask(pair, "/v2/models/served/stats").json()["model_stats"]
     assert statistics["inference_count"] == images + 10

@@ -2,7 +2,7 @@
 
 from prometheus_client import exposition
 
-from app.instances.instance_report import report_of, read_metrics, read_totals
+from app.instances.instance_report import SummedMetrics, read_totals, report_of
 from app.instances.report_sums import growing, sum_reports
 from app.telemetry.metrics import Metrics, ModelState
 from app.timing import Interval
@@ -23,7 +23,7 @@ def lines(*metrics: Metrics, ended: tuple[Metrics, ...] = ()) -> dict[str, float
     """What Prometheus reads of these instances, and of others that have ended."""
     reports = [report_of(one, counters_only=False) for one in metrics]
     reports += [growing(report_of(one, counters_only=True)) for one in ended]
-    text = exposition.generate_latest(read_metrics(sum_reports(reports, 2))).decode()
+    text = exposition.generate_latest(SummedMetrics(sum_reports(reports, 2))).decode()
     pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
 
