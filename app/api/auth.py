@@ -93,13 +93,8 @@ class AccessControl:
         files = {"api": self.keys.file, "admin": self._admin_keys.file}
         return {kind: file for kind, file in files.items() if file is not None}
 
-    async def check(
-        self, headers: Mapping[str, str], port: int | None, required: AccessLevel, *, rate_limited: bool = False
-    ) -> str:
-        """The caller's name, "" for a caller without a key.
-
-        A `rate_limited` request counts as one image. Raises Unauthorized, Forbidden or RateLimited.
-        """
+    def check(self, headers: Mapping[str, str], port: int | None, required: AccessLevel) -> str:
+        """The caller's name, "" for a caller without a key. Raises Unauthorized or Forbidden."""
         if required == AccessLevel.OPEN:
             return ""
         on_admin_port = self._is_admin_port(port)
@@ -114,18 +109,18 @@ class AccessControl:
                 raise Forbidden("this needs an admin key")
             kind = "an admin key" if required == AccessLevel.ADMIN else "a key"
             raise Unauthorized(f"send {kind} that the service knows, as Authorization: Bearer KEY or X-API-Key: KEY")
-        if rate_limited and self._take is not None and name and level == AccessLevel.KEY:
-            await self._take(name, 1, 0)
         return name
 
-    async def charge(self, headers: Mapping[str, str], port: int | None, images: int) -> None:
-        """Count the `images` of a request that `check` accepted as rate limited, one of which it counted already.
+    async def charge(self, headers: Mapping[str, str], port: int | None, images: int = 1, *, paid: int = 0) -> None:
+        """Count the `images` of a request that `check` accepted, `paid` of which were counted before.
 
         Raises RateLimited, or TooLarge for more than the rate ever allows.
         """
+        if self._take is None:
+            return
         level, name = self._caller(headers, self._is_admin_port(port))
-        if self._take is not None and name and level == AccessLevel.KEY:
-            await self._take(name, images, 1)
+        if name and level == AccessLevel.KEY:
+            await self._take(name, images, paid)
 
     def port_grants_admin(self, port: int | None) -> bool:
         """Whether a request to `port` has admin access without a key."""

@@ -71,16 +71,21 @@ class Service:
         return float(request.state.started) + seconds
 
     async def authorize(self, request: Request, required: AccessLevel, *, rate_limited: bool = False) -> None:
-        """Accept the request if its key, port and origin allow `required`; raises as AccessControl.check does."""
+        """Accept the request if its key, port and origin allow `required`, and count it if it is `rate_limited`.
+
+        Raises as AccessControl.check and `charge` do.
+        """
         server = request.scope.get("server") or ("", None)
         if required == AccessLevel.ADMIN:
             self.origin_policy.check_admin(request.headers, by_port=self.access.port_grants_admin(server[1]))
-        request.state.caller = await self.access.check(request.headers, server[1], required, rate_limited=rate_limited)
+        request.state.caller = self.access.check(request.headers, server[1], required)
+        if rate_limited:
+            await self.access.charge(request.headers, server[1])
 
     async def charge(self, request: Request, images: int) -> None:
-        """Count the images of a request that was authorized as rate limited; raises as AccessControl.charge does."""
+        """Count the images of a request that was counted as one already; raises as AccessControl.charge does."""
         server = request.scope.get("server") or ("", None)
-        await self.access.charge(request.headers, server[1], images)
+        await self.access.charge(request.headers, server[1], images, paid=1)
 
 
 def caller_id(request: Request) -> str:
