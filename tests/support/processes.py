@@ -34,10 +34,11 @@ def instances(pid: int) -> dict[int, int]:
     return found
 
 
-def accepted_connections(pid: int, port: int) -> int:
-    """The connections that a process has accepted on `port` and that are open."""
+def clients_of(pid: int, port: int) -> set[int]:
+    """The clients' ports of the open connections that a process has accepted on `port`."""
     connections: list[Any] = _of(pid, lambda process: process.net_connections("tcp"), [])
-    return sum(found.status == psutil.CONN_ESTABLISHED and found.laddr.port == port for found in connections)
+    open_ones = (found for found in connections if found.status == psutil.CONN_ESTABLISHED)
+    return {found.raddr.port for found in open_ones if found.laddr.port == port}
 
 
 def resident_mb(pid: int) -> float:
