@@ -49,22 +49,15 @@ def serve_command(context: typer.Context) -> None:
 
     with clear_errors():
         settings = Settings.from_command_line(context.args)
-        _start_processes(settings)  # they import on other cores while this process does
+        if settings.instances == 1:
+            from app.server.service_run import run_service
 
-        from app.main import create_app
-        from app.server.listener import Server
-        from app.telemetry import logs
+            status = run_service(settings)
+        else:
+            from app.instances.parent import run_instances
 
-        logs.configure(settings.log_level, settings.log_format, waits=False)
-        failed = False
-
-        def stop() -> None:
-            nonlocal failed
-            failed = server.should_exit = True
-
-        server = Server(create_app(settings, on_failure=stop), settings)
-        server.run_until_stopped()
-    raise typer.Exit(FAILED if failed else 0)
+            status = run_instances(settings, context.args)
+    raise typer.Exit(status)
 
 
 @main.command("classify")
@@ -169,23 +162,6 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
             error(f"{package} is not installed: pip install 'crossvit[{extra}]' installs what this command needs")
             raise typer.Exit(FAILED)
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
-
-
-def _start_processes(settings: "Settings") -> None:
-    from app.processes.worker import end_spares, start_spare
-
-    outside.cleanup = end_spares
-    libraries = {
-        "auto": ["app.engines.cpu.openvino_engine"],
-        "openvino": ["app.engines.cpu.openvino_engine"],
-        "onnxruntime": ["app.engines.cpu.onnxruntime_engine"],
-    }
-    role = f"engine {settings.default_model or settings.bundle.name}"
-    start_spare(
-        role, "app.engines.engine_process.engine_host", *libraries.get(settings.engine, []), keep_environment=True
-    )
-    for _ in range(settings.decoder_count):
-        start_spare("decoder", "app.decoding.decoder_worker")
 
 
 async def _classify(

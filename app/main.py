@@ -11,14 +11,16 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app.api import classify_routes, oip_routes, operations_routes
-from app.api.auth import AccessControl, Keys, RateLimit
+from app.api.auth import AccessControl, Keys
 from app.api.dependencies import Service
 from app.api.direct_routes import DirectRoutes
 from app.api.entry_middleware import EntryMiddleware
+from app.api.instance_group import LocalInstance
 from app.api.observability_middleware import PROBE_PATHS, REQUEST_ID_HEADER, ObservabilityMiddleware
 from app.api.openapi import correct_openapi, serve_docs
 from app.api.origin_policy import OriginPolicy
 from app.api.problems import add_error_handlers, error_response
+from app.api.rate_limit import RateLimit
 from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
@@ -98,7 +100,10 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             expose_headers=[REQUEST_ID_HEADER, LENGTH_HEADER, "Retry-After"],
         )
     app.add_middleware(
-        ObservabilityMiddleware, metrics=service.metrics, tracing=tracing, stopping=lambda: service.stopping
+        ObservabilityMiddleware,
+        metrics=service.metrics,
+        tracing=tracing,
+        stopping=lambda: service.stopping or service.away,
     )
     add_error_handlers(app)
     correct_openapi(app, keys=bool(service.access.keys))
@@ -119,9 +124,13 @@ def _service(settings: Settings) -> Service:
 
     repository = Repository(settings.bundle, settings.default_model, make, settings.preload)
     limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
-    access = AccessControl(keys, admin_keys, settings.admin_port, limit)
+
+    async def take(name: str, images: int, paid: int) -> None:
+        await service.group.take(name, images, paid)
+
+    access = AccessControl(keys, admin_keys, settings.admin_port, take if limit else None)
     metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
-    return Service(
+    service = Service(
         settings=settings,
         repository=repository,
         decoders=decoders,
@@ -129,7 +138,9 @@ def _service(settings: Settings) -> Service:
         access=access,
         origin_policy=OriginPolicy(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
         body_limits=BodyLimits(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
+        group=LocalInstance(repository, metrics, limit, stopping=lambda: service.stopping),
     )
+    return service
 
 
 async def _load(service: Service, on_failure: Callable[[], None] | None) -> None:
@@ -137,6 +148,7 @@ async def _load(service: Service, on_failure: Callable[[], None] | None) -> None
     try:
         await service.repository.load_all()
         await decoders
+        service.loaded.set()
     except (LoadFailed, NotReady) as err:
         log.error("%s", err)
         if on_failure:

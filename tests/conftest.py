@@ -58,6 +58,7 @@ GROUPS = {
         "tests/app/test_lifecycle.py",
         "tests/app/test_limits.py",
         "tests/app/test_overload.py",
+        "tests/app/instances/",
         "tests/app/server/",
         "tests/app/processes/",
     ],

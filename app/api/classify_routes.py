@@ -157,7 +157,7 @@ async def classify_batch(
     async with reading as (model, options, upload):
         resolution = model.resolution(options.resolution)
         caller = caller_id(request)
-        service.charge(request, len(upload.files))
+        await service.charge(request, len(upload.files))
 
         problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.requests import ClientDisconnect
 
 from app.api.auth import AccessControl, AccessLevel
+from app.api.instance_group import InstanceGroup
 from app.api.origin_policy import OriginPolicy
 from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings
@@ -42,7 +43,10 @@ class Service:
         access: API keys, admin keys and rate limits.
         origin_policy: which web pages and host names may ask.
         body_limits: the limits of request bodies, and the memory that they hold.
+        group: all instances of the service.
+        loaded: is set once the models are loaded that are served from the start.
         stopping: true from SIGTERM on: readiness ends, everything else goes on until the port closes.
+        away: true while other instances should serve: connections are not kept.
     """
 
     settings: Settings
@@ -52,7 +56,10 @@ class Service:
     access: AccessControl
     origin_policy: OriginPolicy
     body_limits: BodyLimits
+    group: InstanceGroup
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
+    away: bool = False
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.
@@ -69,16 +76,21 @@ class Service:
         return float(request.state.started) + seconds
 
     async def authorize(self, request: Request, required: AccessLevel, *, rate_limited: bool = False) -> None:
-        """Accept the request if its key, port and origin allow `required`; raises as AccessControl.check does."""
+        """Accept the request if its key, port and origin allow `required`, and count it if it is `rate_limited`.
+
+        Raises as AccessControl.check and `charge` do.
+        """
         server = request.scope.get("server") or ("", None)
         if required == AccessLevel.ADMIN:
             self.origin_policy.check_admin(request.headers, by_port=self.access.port_grants_admin(server[1]))
-        request.state.caller = await self.access.check(request.headers, server[1], required, rate_limited=rate_limited)
+        request.state.caller = self.access.check(request.headers, server[1], required)
+        if rate_limited:
+            await self.access.charge(request.headers, server[1])
 
-    def charge(self, request: Request, images: int) -> None:
-        """Count the images of a request that was authorized as rate limited; raises as AccessControl.charge does."""
+    async def charge(self, request: Request, images: int) -> None:
+        """Count the images of a request that was counted as one already; raises as AccessControl.charge does."""
         server = request.scope.get("server") or ("", None)
-        self.access.charge(request.headers, server[1], images)
+        await self.access.charge(request.headers, server[1], images, paid=1)
 
 
 def caller_id(request: Request) -> str:

@@ -31,7 +31,6 @@ from app.api.oip_schemas import (
     optional_body,
 )
 from app.api.oip_statistics import model_statistics
-from app.api.operations_routes import check_ready
 from app.api.problems import ACCESS_ERRORS, error_responses
 from app.decoding.decoder_memory import PixelBlock
 from app.decoding.oip_tensors import (
@@ -119,15 +118,15 @@ async def live(request: Request, service: ServiceDep) -> Live:
 async def ready(request: Request, service: ServiceDep) -> Ready:
     """The default model is ready."""
     await service.authorize(request, AccessLevel[service.settings.health_access.upper()])
-    await check_ready(service)
+    await service.group.check_ready()
     return Ready()
 
 
 @router.get("/models/stats", dependencies=_KEY_REQUIRED, responses=_SERVER_RESPONSES)
 async def all_statistics(service: ServiceDep) -> dict[str, Any]:
     """The statistics of all served models."""
-    models = [entry.model for entry in service.repository.entries if entry.model is not None]
-    return {"model_stats": [model_statistics(model, MODEL_VERSION) for model in models]}
+    served = [entry.name for entry in service.repository.entries if entry.model is not None]
+    return {"model_stats": await _statistics(service, served)}
 
 
 @model_router.get("", dependencies=_KEY_REQUIRED, responses=_MODEL_RESPONSES)
@@ -150,7 +149,7 @@ async def metadata(service: ServiceDep, name: ModelName) -> ModelMetadata:
 @model_router.get("/ready", dependencies=_KEY_REQUIRED, responses=_MODEL_RESPONSES)
 async def model_ready(service: ServiceDep, name: ModelName) -> ModelReady:
     """The model is ready."""
-    await check_ready(service, name)
+    await service.group.check_ready(name)
     return ModelReady(name=name)
 
 
@@ -179,7 +178,7 @@ async def config(service: ServiceDep, name: ModelName) -> dict[str, Any]:
 @model_router.get("/stats", dependencies=_KEY_REQUIRED, responses=_MODEL_RESPONSES)
 async def statistics(service: ServiceDep, name: ModelName) -> dict[str, Any]:
     """What the model has done since it was first loaded; times in nanoseconds."""
-    return {"model_stats": [model_statistics(service.repository.model(name), MODEL_VERSION)]}
+    return {"model_stats": await _statistics(service, [service.repository.model(name).bundle.name])}
 
 
 @model_router.post(
@@ -249,15 +248,20 @@ async def load(request: Request, service: ServiceDep, name: ModelName) -> dict[s
     """Serve the bundle as it is on disk now. An older model is served until the new one has passed its self-test."""
     if (await _repository_request(request, service, LoadRequest)).parameters:
         raise LoadFailed("parameters are not supported: the bundle defines the model")
-    await service.repository.load(name)
+    await service.group.load(name)
     return {}
 
 
 @router.post("/repository/models/{name}/unload", dependencies=_ADMIN_REQUIRED, responses=_UNLOAD_RESPONSES)
 async def unload(service: ServiceDep, name: ModelName) -> dict[str, Any]:
     """Stop serving the model. Its accepted requests are finished, then its memory is freed."""
-    await service.repository.unload(name)
+    await service.group.unload(name)
     return {}
+
+
+async def _statistics(service: Service, names: Sequence[str]) -> list[dict[str, Any]]:
+    totals = await service.group.totals()
+    return [model_statistics(name, MODEL_VERSION, totals[name]) for name in names]
 
 
 async def _infer(
@@ -275,13 +279,13 @@ async def _infer(
             check_output(output, OUTPUTS)
         if isinstance(tensor, PixelBlock):
             resolution = _resolution_of_pixels(model, tensor.shape[1:])
-            service.charge(request, tensor.shape[0])
+            await service.charge(request, tensor.shape[0])
             return inference, await model.classify_pixels(tensor, resolution, deadline, caller=caller)
     finally:
         if isinstance(tensor, PixelBlock):
             tensor.release()
     resolution = _requested_resolution(model, inference)
-    service.charge(request, len(tensor))
+    await service.charge(request, len(tensor))
     return inference, await model.classify_all(tensor, resolution, deadline, caller=caller)
 
 

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Total, Totals
 
 
-def model_statistics(model: ServedModel, version: str) -> dict[str, Any]:
+def model_statistics(name: str, version: str, totals: Totals) -> dict[str, Any]:
     """What the model has done since it was first loaded; what Triton counts and this service does not have is zero."""
-    totals: Totals = model.metrics.totals
     return {
-        "name": model.bundle.name,
+        "name": name,
         "version": version,
         "last_inference": int(1000 * totals.last),
         "inference_count": totals.answered.count,

@@ -1,14 +1,14 @@
 """What operators and probes ask: GET /models, /livez, /readyz and /metrics, and POST /admin/reload."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import exposition
 
 from app.api.auth import AccessLevel
-from app.api.dependencies import SINGLE_PARAMETERS, Service, ServiceDep, require_access
+from app.api.dependencies import SINGLE_PARAMETERS, ServiceDep, require_access
 from app.api.problems import ACCESS_ERRORS, error_responses
-from app.api.schemas import Fallback, ModelInfo, ModelList, Reloaded, Status
+from app.api.schemas import Fallback, InstanceCount, ModelInfo, ModelList, Reloaded, Status
 from app.errors import BadParameter, NotReady, UnknownModel
 from app.serving.repository import RepositoryEntry
 
@@ -23,8 +23,13 @@ router = APIRouter(redirect_slashes=False)
     dependencies=[require_access(AccessLevel.KEY)],
 )
 async def models(service: ServiceDep) -> ModelList:
-    """What is served, by which engine, with which weights."""
-    return ModelList(models=[_model_info(entry, service.repository.default) for entry in service.repository.entries])
+    """What is served, by which engine, with which weights; of several instances, one of them answers for its own."""
+    total, ready = await service.group.instances()
+    default = service.repository.default
+    return ModelList(
+        models=[_model_info(entry, default) for entry in service.repository.entries],
+        instances=InstanceCount(total=total, ready=ready),
+    )
 
 
 @router.post(
@@ -36,7 +41,7 @@ async def models(service: ServiceDep) -> ModelList:
 )
 async def reload(service: ServiceDep) -> Reloaded:
     """Serve what is on disk now, as SIGHUP does: load new and changed bundles, unload those that are gone."""
-    return Reloaded(faults=await service.repository.reload())
+    return Reloaded(faults=await service.group.reload())
 
 
 @router.get("/livez", summary="Liveness", tags=["Operations"], responses=error_responses(*ACCESS_ERRORS))
@@ -65,7 +70,7 @@ async def readyz(
     await service.authorize(request, max(probing, AccessLevel.KEY) if deep or model else probing)
     if deep:
         service.origin_policy.check_page(request.headers)
-    await check_ready(service, model, deep=deep)
+    await service.group.check_ready(model, deep=deep)
     return Status(status="ready")
 
 
@@ -79,25 +84,14 @@ async def readyz(
 async def metrics(request: Request, service: ServiceDep) -> Response:
     """What Prometheus scrapes."""
     await service.authorize(request, AccessLevel[service.settings.metrics_access.upper()])
+    families: Any = await service.group.metrics()  # prometheus_client says a registry, and only collects
     try:
         encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        content = encode(service.metrics.registry)
+        content = encode(families)
     except (ValueError, TypeError):  # the client asks for a version that does not exist
         encode, content_type = exposition.choose_encoder("")
-        content = encode(service.metrics.registry)
+        content = encode(families)
     return Response(content, headers={"Content-Type": content_type})
-
-
-async def check_ready(service: Service, name: str | None = None, *, deep: bool = False) -> None:
-    """Raise NotReady, UnknownModel or WrongAnswers unless the model called `name`, or the default one, is ready."""
-    if service.stopping:
-        raise NotReady("the service is stopping")
-    model = service.repository.model(name)
-    if model.fault is not None:
-        raise NotReady(f"{model.bundle.name}: {model.fault}", retry_after=1)
-    if deep:
-        with model.in_use():
-            await model.self_test()
 
 
 def _model_info(entry: RepositoryEntry, default: str) -> ModelInfo:

@@ -137,10 +137,18 @@ class ModelInfo(BaseModel):
     bundle: Annotated[str | None, Field(description="sha256 of the bundle's manifest")] = None
 
 
+class InstanceCount(BaseModel):
+    """How many instances the service has, and in how many of them the default model is ready."""
+
+    total: int
+    ready: int
+
+
 class ModelList(BaseModel):
     """All models that the service knows, served or not."""
 
     models: list[ModelInfo]
+    instances: InstanceCount
 
 
 class Reloaded(BaseModel):

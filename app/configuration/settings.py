@@ -37,6 +37,10 @@ def _split(value: object) -> object:
     return [item.strip("\"'") for item in value.replace(",", " ").split()]
 
 
+def _count_or_auto(value: object) -> object:
+    return 0 if isinstance(value, str) and value.lower() == "auto" else value
+
+
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 RequiredKey = Literal["open", "key", "admin"]
@@ -119,6 +123,17 @@ class Settings(BaseSettings):
         Seconds, Field(description="longest engine call, or ten times its time at start if that is longer")
     ] = 10
     load_seconds: Annotated[Seconds, Field(description="longest start of an engine")] = 300
+
+    instances: Annotated[
+        int,
+        BeforeValidator(_count_or_auto),
+        Field(
+            ge=0,
+            le=1024,
+            description="whole services on this port, each with its share of the CPUs; auto, or 0, measures how many "
+            "are the fastest",
+        ),
+    ] = 1
 
     # Inputs
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body")] = 10_000_000
@@ -250,6 +265,22 @@ class Settings(BaseSettings):
     def affordable_decoders(self) -> int | None:
         """The number of decoders for which there is memory, if that is known."""
         return affordable_decoders(usable_memory(), self.max_pixels, self.decode_bytes)
+
+    def for_one_of(self, instances: int) -> "Settings":
+        """The settings of one of `instances`: bounds that describe the service as a whole are divided.
+
+        Each instance has room for one request of the largest size at least.
+        """
+        if instances == 1:
+            return self
+        bounds = {
+            "max_connections": max(1, self.max_connections // instances),
+            "max_queue": max(self.max_images, self.max_queue // instances) if self.max_queue else 0,
+            "max_queue_bytes": self.max_queue_bytes // instances,
+            "max_bodies_bytes": max(self.max_body_bytes, self.max_bodies_bytes // instances),
+            "decoders": max(1, self.decoders // instances) if self.decoders else 0,
+        }
+        return self.model_copy(update=bounds)
 
     @classmethod
     def settings_customise_sources(

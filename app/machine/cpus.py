@@ -1,10 +1,11 @@
-"""The number of CPUs that this process may use: by its affinity, and by its container's quota."""
+"""The number of CPUs that this process may use: by its affinity, its container's quota, and its instance's share."""
 
 import math
 import os
 from pathlib import Path
 
 from app.machine.cgroups import ROOT, cgroup_text, groups
+from app.machine.machine_share import inherited_share
 
 
 def allowed_cpus() -> int:
@@ -15,9 +16,11 @@ def allowed_cpus() -> int:
 def usable_cpus() -> int:
     """The number of allowed CPUs, or the control group's CPU quota, rounded up, if that is less.
 
-    With more threads the kernel only stops all of them for the rest of each period.
+    With more threads the kernel only stops all of them for the rest of each period. In one of several instances its
+    share, rounded up, takes the place of the quota.
     """
-    quota = cpu_quota()
+    share = inherited_share()
+    quota = cpu_quota() if share is None else share.cpus
     return allowed_cpus() if quota is None else max(1, min(allowed_cpus(), math.ceil(quota)))
 
 

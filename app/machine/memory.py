@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from app.machine.cgroups import ROOT, cgroup_text, groups
+from app.machine.machine_share import inherited_share
 
 _MB = 1_000_000
 _LIMIT_FILES = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
@@ -14,7 +15,12 @@ _GRAPH_COPIES = 3  # of the float32 graph, in the leanest engine at its start
 
 
 def usable_memory(root: Path = ROOT) -> int | None:
-    """The machine's memory in bytes, or the least limit of the control groups; None if the system tells neither."""
+    """The machine's memory in bytes, or the least limit of the control groups; None if the system tells neither.
+
+    In one of several instances it is the instance's share of that.
+    """
+    if (share := inherited_share()) is not None:
+        return share.memory
     limits = [limit for limit in (_machine_memory(root), memory_limit(root)) if limit is not None]
     return min(limits, default=None)
 

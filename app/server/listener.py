@@ -1,29 +1,38 @@
-"""The server of the HTTP process: listening sockets, signals, and a shutdown that loses no request."""
+"""The server of the HTTP process: signals, and a shutdown that loses no request."""
 
 import asyncio
-import errno
 import gc
 import logging
 import math
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
 from app.api.dependencies import Service
 from app.configuration.settings import Settings
-from app.errors import BadParameter
-from app.machine.signals import ALL, outside
+from app.machine.signals import handled_by_loop, outside
+from app.server.acceptor import Acceptor
 from app.server.connection import Connection
 from app.server.connection_limits import MAX_ADMIN_CONNECTIONS, MAX_PROBE_CONNECTIONS, ConnectionLimiter, StartScheduler
+from app.server.listening_sockets import ListeningSockets, open_listeners
 from app.serving.repository import Repository
 
 log = logging.getLogger(__name__)
+
+
+class Companion(Protocol):
+    """What runs beside a server, from its start to its end."""
+
+    async def start(self, server: "Server") -> None: ...
+    async def end(self) -> None: ...
 
 
 class Server(uvicorn.Server):
@@ -34,16 +43,17 @@ class Server(uvicorn.Server):
     skips the grace period. SIGHUP reads the models on disk again.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, companion: Companion | None = None) -> None:
         self._settings = settings
         self._service: Service = app.state.service
+        self._companion = companion
+        self._acceptors: list[Acceptor] = []
         self._reloads: set[asyncio.Task[Any]] = set()
+        self._connection_class = self._protocol()
         super().__init__(
             uvicorn.Config(
                 app,
-                host=settings.host,
-                port=settings.port,
-                http=self._protocol(),  # type: ignore[arg-type]  # asyncio takes a BufferedProtocol too
+                http=self._connection_class,  # type: ignore[arg-type]  # asyncio takes a BufferedProtocol too
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -53,41 +63,72 @@ class Server(uvicorn.Server):
             )
         )
 
-    def run_until_stopped(self) -> None:
-        """Bind, serve, drain. Raises BadParameter if a port cannot be bound, before anything is loaded."""
+    def run_until_stopped(self, listeners: ListeningSockets | None = None) -> None:
+        """Serve, then drain; on ports that are bound here unless there are `listeners`.
+
+        Raises BadParameter if a port cannot be bound, before anything is loaded.
+        """
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))  # the settings limit connections
-        sockets = listen(self._settings.host, self._settings.port, self.config.backlog)
-        if self._settings.admin_port is not None:
-            admin = listen(self._settings.admin_host, self._settings.admin_port, self.config.backlog)
-            self._service.access.admin_port = admin[0].getsockname()[1]
-            sockets += admin
-        self.run(sockets=sockets)
+        listeners = listeners or open_listeners(self._settings)
+        self._service.access.admin_port = listeners.admin_port
+        self.run(sockets=listeners.all)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
         gc.freeze()  # what was imported stays: collections need not look at it
+        self.servers = []  # it accepts no connections itself
+        self._acceptors = [Acceptor(listener, self._new_connection) for listener in sockets or []]
+        self.accept(not self._service.away)
+        self.started = True
+        if self._companion is not None:
+            await self._companion.start(self)
         if outside.reload:
             self._reload()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for acceptor in self._acceptors:
+            acceptor.pause()
+            await acceptor.wait_opened()
+        await super().shutdown(sockets)
+        if self._companion is not None:
+            await self._companion.end()
+
+    def stop(self, grace_seconds: float) -> None:
+        """End readiness now and close the port after `grace_seconds`; at once if it is stopping already."""
+        if self._service.stopping or not self.started:
+            self._stop()
+            return
+        log.info("stopping: no longer ready, the port closes in %g s", grace_seconds)
+        self._service.stopping = True
+        asyncio.get_running_loop().call_later(grace_seconds, self._stop)
+
+    def accept(self, accepting: bool) -> None:
+        """Accept connections, or leave them to other instances; those that there are end with their next answer."""
+        self._service.away = not accepting
+        for acceptor in self._acceptors:
+            if accepting:
+                acceptor.resume()
+            else:
+                acceptor.pause()
+
+    def retire(self) -> None:
+        """Leave all to other instances, and end after the grace period."""
+        log.info("retiring: another process has taken this one's place")
+        self.accept(False)
+        asyncio.get_running_loop().call_later(self._settings.grace_seconds, self._exit)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self._terminate,
             signal.SIGINT: self._stop,
             signal.SIGHUP: self._reload,
         }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        try:
+        with handled_by_loop(handlers):
             yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, ALL)  # while they have no handler
-            for number in handlers:
-                loop.remove_signal_handler(number)
-            outside.take()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
 
     def _protocol(self) -> type[Connection]:
         public = ConnectionLimiter(self._settings.max_connections, MAX_PROBE_CONNECTIONS)
@@ -103,18 +144,17 @@ class Server(uvicorn.Server):
 
         return ServiceConnection
 
+    def _new_connection(self) -> Connection:
+        return self._connection_class(self.config, self.server_state, self.lifespan.state)
+
     def _terminate(self) -> None:
-        if self._service.stopping or not self.started:
-            self._stop()
-            return
-        log.info("stopping: no longer ready, the port closes in %g s", self._settings.grace_seconds)
-        self._service.stopping = True
-        asyncio.get_running_loop().call_later(self._settings.grace_seconds, self._stop)
+        self.stop(self._settings.grace_seconds)
 
     def _stop(self) -> None:
-        if self.should_exit:
-            return
         self._service.stopping = True
+        self._exit()
+
+    def _exit(self) -> None:
         self.should_exit = True
 
     def _reload(self) -> None:
@@ -129,57 +169,3 @@ class Server(uvicorn.Server):
 async def _reload(repository: Repository) -> None:
     log.info("reading the models on disk again")
     await repository.reload()
-
-
-def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Sockets that listen on every address of `host`, all with the same port number.
-
-    "::" accepts IPv4 too. An address that this machine does not have is skipped if there is another one. BadParameter
-    if none is left, or if one is in use.
-    """
-    name = host.removeprefix("[").removesuffix("]")
-    requested = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-    try:
-        addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as err:
-        raise BadParameter(f"cannot listen on {requested}: {name!r} is not the name or address of a host") from err
-    listeners: list[socket.socket] = []
-    failure: OSError | None = None
-    for family, address in dict.fromkeys((family, address) for family, _, _, _, address in addresses):
-        number = listeners[0].getsockname()[1] if listeners else port
-        try:
-            listeners.append(_bound(family, (address[0], number, *address[2:]), backlog, both=name == "::"))
-        except OSError as err:
-            failure = err
-            if err.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                break
-        else:
-            log.info("listening on %s", _url(listeners[-1]))
-    if not listeners or (failure is not None and failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
-        for listener in listeners:
-            listener.close()
-        assert failure is not None
-        raise BadParameter(f"cannot listen on {requested}: {failure.strerror}") from failure
-    return listeners
-
-
-def _bound(family: int, address: tuple[Any, ...], backlog: int, *, both: bool) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
-        listener.bind(address)
-        listener.listen(backlog)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    address, port, *flow_and_scope = listener.getsockname()
-    if listener.family != socket.AF_INET6:
-        return f"http://{address}:{port}"
-    zone = f"%25{socket.if_indextoname(flow_and_scope[1])}" if flow_and_scope[1] else ""  # RFC 6874
-    return f"http://[{address.partition('%')[0]}{zone}]:{port}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +89,18 @@ class Repository:
             raise NotReady(f"{entry.name} is not served: {why}")
         return entry.model
 
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Do not load these models at the start: other instances have unloaded them."""
+        for name in names:
+            if name in self._entries:
+                self._entries[name].reason = UNLOADED
+
     async def load_all(self) -> None:
         """Load every model that was found, the default one first; LoadFailed if that one cannot be loaded."""
-        await self.load(self.default)
-        for name in list(self._entries):
+        names = [name for name, entry in self._entries.items() if entry.reason != UNLOADED]
+        if self.default in names:
+            await self.load(self.default)
+        for name in names:
             if name != self.default:
                 try:
                     await self.load(name)

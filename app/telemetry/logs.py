@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
@@ -21,12 +22,13 @@ _FLUSH_SECONDS = 2.0  # after which nothing more is expected to be written
 log = logging.getLogger(__name__)
 
 
-def configure(level: str, form: str, *, waits: bool = True) -> None:
+def configure(level: str, form: str, *, waits: bool = True, instance: int | None = None) -> None:
     """Log to standard error.
 
     Args:
         level: the lowest level that is logged.
         form: "json", "console", or "auto" for console on a terminal and else json.
+        instance: the number that each line has as `instance`, if there are several instances.
         waits: whether logging waits while standard error is not read; if not, lines are dropped then.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -35,6 +37,8 @@ def configure(level: str, form: str, *, waits: bool = True) -> None:
         _add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=not console),
     ]
+    if instance is not None:
+        shared.append(partial(_add_instance, instance))
     renderer: list[structlog.typing.Processor] = (
         # structlog's own traceback shows local variables: keys and images.
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
@@ -81,6 +85,13 @@ class _WaitingHandler(logging.StreamHandler[TextIO]):
         with suppress(AttributeError, OSError, ValueError):  # standard error is not there, full or closed
             self.stream.write(line + self.terminator)
             self.flush()
+
+
+def _add_instance(
+    number: int, _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event["instance"] = number
+    return event
 
 
 class DroppingHandler(logging.Handler):

@@ -76,12 +76,21 @@ class Totals:
 
 
 class Metrics:
-    """The service's metrics, in their own registry; `states` is called for the models' values at each scrape."""
+    """The service's metrics; `states` is called for the models' values at each scrape.
+
+    Attributes:
+        registry: all of them.
+        counters: those that only grow, which are kept when this process ends and others go on; and what it has of
+            Python and the process.
+    """
 
     def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
-        self.registry = CollectorRegistry()
+        self.counters = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
+            collector(registry=self.counters)
+        self.counters.register(_DroppedLines())
+        self.registry = CollectorRegistry()
+        self.registry.register(self.counters)
         self.registry.register(_Gauges(states))
         self.requests = self._counter("requests", "Answered requests", "route", "method", "status")
         self.request_seconds = self._histogram("request_seconds", "From headers to answer", _REQUEST_BUCKETS, "route")
@@ -106,6 +115,11 @@ class Metrics:
         """The metrics of the model `name`; they are kept when it is reloaded."""
         return self._models.setdefault(name, ModelMetrics(self, name))
 
+    @property
+    def totals(self) -> dict[str, Totals]:
+        """The totals of each model that has been loaded."""
+        return {name: model.totals for name, model in self._models.items()}
+
     def show_key_files(self, ok: Mapping[str, Callable[[], bool]]) -> None:
         """Show at each scrape whether each file of keys is in order; `ok` has a check for each kind of keys."""
         text = "1 if the keys are what their file says"
@@ -114,10 +128,10 @@ class Metrics:
             gauge.labels(kind).set_function(is_ok)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"crossvit_{name}", text, labels, registry=self.registry)
+        return Counter(f"crossvit_{name}", text, labels, registry=self.counters)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"crossvit_{name}", text, labels, buckets=buckets, registry=self.registry)
+        return Histogram(f"crossvit_{name}", text, labels, buckets=buckets, registry=self.counters)
 
 
 class ModelMetrics:
@@ -180,6 +194,11 @@ class _Gauges(Collector):
                 info.add_metric([state.name, *(state.info[name] for name in names)], 1)
             for engine in sorted(state.refused):
                 refused.add_metric([state.name, engine], 1)
+        return [queue, ready, info, refused]
+
+
+class _DroppedLines(Collector):
+    def collect(self) -> Iterable[Metric]:
         dropped = CounterMetricFamily("crossvit_log_lines_dropped", "Lines that standard error did not take in time")
         dropped.add_metric([], DroppingHandler.dropped)
-        return [queue, ready, info, refused, dropped]
+        return [dropped]

@@ -23,7 +23,7 @@ import httpx
 import pytest
 
 from app.errors import BadParameter
-from app.server.listener import listen
+from app.server.listening_sockets import listen
 from tests.support.nginx import AVAILABLE, Nginx, nginx
 from tests.support.pictures import JPEG
 from tests.support.processes import workers
@@ -79,6 +79,7 @@ def test_a_stop_is_seen_first_then_nothing_accepted_is_lost(bundle: Path, start_
     server = start_server("--bundle", str(bundle), *ENGINE, "--grace-seconds", "3")
     server.wait_until_ready()
     with ThreadPoolExecutor(64) as pool, httpx.Client(base_url=server.url) as kept:
+        server.process.send_signal(signal.SIGUSR2)  # it is for the parent of several instances
         assert "connection" not in kept.get("/livez").headers
         server.process.send_signal(signal.SIGTERM)
         started = time.monotonic()

@@ -1,7 +1,8 @@
 """Processes of this machine: descendants, workers, memory and processor time. One that has ended has used nothing."""
 
+import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -21,6 +22,23 @@ def workers(pid: int, role: str = "") -> list[int]:
         if "app.processes.worker_main" in command and command[5].startswith(role):
             found.append(child.pid)
     return sorted(found)
+
+
+def instances(pid: int) -> dict[int, int]:
+    """The processes of the instances that `pid` is the parent of, by the instances' numbers; the newest of each."""
+    found = {}
+    for child in sorted(_children(pid, recursive=False), key=lambda process: process.pid):
+        command: list[str] = _of(child.pid, psutil.Process.cmdline, [])
+        if "app.instances.instance_main" in command:
+            found[int(json.loads(command[4])["number"])] = child.pid
+    return found
+
+
+def clients_of(pid: int, port: int) -> set[int]:
+    """The clients' ports of the open connections that a process has accepted on `port`."""
+    connections: list[Any] = _of(pid, lambda process: process.net_connections("tcp"), [])
+    open_ones = (found for found in connections if found.status == psutil.CONN_ESTABLISHED)
+    return {found.raddr.port for found in open_ones if found.laddr.port == port}
 
 
 def resident_mb(pid: int) -> float:

@@ -1,6 +1,5 @@
 """Keys, admin keys and rates: alone, and at a service that has all of them."""
 
-import asyncio
 import hmac
 import socket
 from collections.abc import Callable, Iterator
@@ -11,12 +10,11 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.api.auth import AccessControl, AccessLevel, Keys, RateLimit
+from app.api.auth import AccessControl, AccessLevel, Keys
 from app.configuration.settings import Settings
-from app.errors import BadParameter, Forbidden, RateLimited, TooLarge, Unauthorized
+from app.errors import BadParameter, Forbidden, Unauthorized
 from app.main import create_app
 from bundle.bundle_errors import ExplainedError
-from tests.support.clock import Clock
 from tests.support.servers import StartServer, free_port
 from tests.support.waiting import wait_until
 
@@ -112,7 +110,7 @@ def outcome(
 ) -> str | type[ExplainedError]:
     headers = {name.lower(): value for name, value in (header(key) if key else {}).items()}
     try:
-        return asyncio.run(checked.check(headers, port, needed))
+        return checked.check(headers, port, needed)
     except ExplainedError as err:
         return type(err)
 
@@ -171,85 +169,6 @@ def test_what_is_open_takes_any_key() -> None:
 def test_where_a_key_is_looked_for(name: str, value: str, known: bool) -> None:
     found = outcome(AccessControl(KEYS, NONE, None, None), ANN, MAIN, AccessLevel.KEY, lambda _: {name: value})
     assert found == ("ann" if known else Unauthorized)
-
-
-# Rates
-
-
-def refused(limit: RateLimit, images: int = 1, paid: int = 0) -> int | None:
-    """After how many seconds ann may send so many images."""
-    with pytest.raises(RateLimited) as caught:
-        limit.take("ann", images, paid=paid)
-    return caught.value.retry_after
-
-
-def test_a_rate_is_of_each_key_and_says_when_to_come_again() -> None:
-    clock = Clock()
-    limit = RateLimit("2/minute", clock)
-    limit.take("ann")
-    clock.now += 10
-    limit.take("ann")
-    limit.take("bob")
-    with pytest.raises(RateLimited, match="the limit of 2 images per minute for each key is reached"):
-        limit.take("ann")
-    assert refused(limit) == 50
-
-
-def test_a_rate_is_of_a_moving_window_in_which_refusals_do_not_count() -> None:
-    clock = Clock()
-    limit = RateLimit("1/second", clock)
-    limit.take("ann")
-    for _ in range(5):
-        assert refused(limit) == 1
-    clock.now += 1
-    limit.take("ann")
-
-
-def test_a_rate_counts_images_and_says_when_there_is_room_for_all_of_them() -> None:
-    clock = Clock()
-    limit = RateLimit("10/minute", clock)
-    limit.take("ann", 6)
-    clock.now += 20
-    limit.take("ann", 4)
-    assert refused(limit, 6) == 40
-    assert refused(limit, 7) == 60
-    clock.now += 40
-    limit.take("ann", 6)
-
-
-def test_what_a_request_paid_before_its_images_were_known_is_a_part_of_them_or_given_back() -> None:
-    limit = RateLimit("10/minute", Clock())
-    for _ in range(2):
-        limit.take("ann")
-        limit.take("ann", 4, paid=1)
-    for _ in range(20):
-        limit.take("ann")
-        assert refused(limit, 4, paid=1) == 60
-    limit.take("ann", 2)
-
-
-def test_more_images_than_a_rate_ever_allows_are_refused_with_the_rate() -> None:
-    limit = RateLimit("2/minute", Clock())
-    limit.take("ann")
-    with pytest.raises(TooLarge, match=r"32 images in one request are more than the limit of 2 images per minute"):
-        limit.take("ann", 32, paid=1)
-    limit.take("ann", 2)
-
-
-def test_a_rate_keeps_nothing_of_windows_that_have_passed() -> None:
-    clock = Clock()
-    limit = RateLimit("1000/second", clock)
-    for number in range(500):
-        limit.take(f"key-{number % 50}")
-    clock.now += 1.1
-    limit.take("last")
-    assert [*limit._usage] == ["last"]
-
-
-@pytest.mark.parametrize("limit", ["0/minute", "many", "5"])
-def test_an_invalid_rate_is_refused(limit: str) -> None:
-    with pytest.raises(BadParameter, match="rate limit"):
-        RateLimit(limit)
 
 
 # A service with everything

@@ -141,3 +141,25 @@ def test_no_error_shows_a_key(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, 
     with pytest.raises(ValidationError) as caught:
         Settings()
     assert "1234567890" not in " ".join([str(caught.value), *describe_errors(caught.value)])
+
+
+def test_bounds_of_the_service_are_divided_between_instances_with_room_for_a_request_in_each() -> None:
+    service = Settings(
+        max_connections=1000,
+        max_queue=64,
+        max_images=20,
+        max_bodies_bytes=100_000_000,
+        max_body_bytes=30_000_000,
+        decoders=3,
+    )
+    assert service.for_one_of(1) == service
+    part = service.for_one_of(4)
+    assert (part.max_connections, part.max_queue, part.decoders) == (250, 20, 1)
+    assert (part.max_bodies_bytes, part.max_body_bytes, part.max_images) == (30_000_000, 30_000_000, 20)
+    assert Settings().for_one_of(4).max_queue == 0
+
+
+def test_the_number_of_instances_is_a_number_or_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSVIT_INSTANCES", "Auto")
+    assert Settings().instances == 0
+    assert Settings.from_command_line(["--instances", "3"]).instances == 3
