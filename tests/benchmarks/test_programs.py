@@ -1,5 +1,6 @@
 """The programs that measure a running service, for a moment each: that they print what they promise."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def test_service_cost_prints_rounds_stages_and_starts(bundle: Path, capsys: pyte
     printed = capsys.readouterr().out
     for column in ("added, ms", "% of what the cores could", "rest in the service", "ready after, s"):
         assert column in printed
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk sends the load")
+def test_service_cost_of_the_null_engine_prints_costs_stations_and_ratios(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service_cost(PHOTOS, bundle, rounds=1, seconds=1, engine="null", null_clients="2", tiny=True)
+    printed = capsys.readouterr().out
+    for word in ("front end, ms", "/v2 tensor", "batch of 4", "hand to decoder", "metrics"):
+        assert word in printed
+    service_cost(PHOTOS, bundle, rounds=1, seconds=1, engine="null", null_clients="2", other=ROOT)
+    assert "medians of the rounds' ratios" in capsys.readouterr().out
 
 
 def test_soak_counts_answers_and_overload_refuses(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
