@@ -24,7 +24,6 @@ from tests.support.processes import own_cpu_seconds, workers
 from tests.support.servers import Server, running
 
 _BATCH_IMAGES = 4
-_MAX_QUEUE = 4096  # no client is refused
 _WARM_UP_SECONDS = 2
 _TINY_SIDE = 32
 _PROFILED_CLIENTS = 16
@@ -122,7 +121,7 @@ def service(checkout: Path, options: Sequence[str], *program: str) -> AbstractCo
     """The service of a checkout, in its own interpreter where it has one; `program` is run in place of `-m app`."""
     own = checkout / ".venv" / "bin" / "python"
     command = [str(own if own.exists() else sys.executable), *(program or ("-m", "app")), "serve"]
-    command += ["--log-level", "info", "--grace-seconds", "0", "--max-queue", str(_MAX_QUEUE), *options, "--port"]
+    command += ["--log-level", "info", "--grace-seconds", "0", *options, "--port"]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     return running(command, cwd=checkout, environment=environment, log=Path(os.devnull))
 

@@ -46,6 +46,7 @@ from tests.support.processes import own_cpu_seconds, proportional_mb, resident_m
 from tests.support.servers import Server, crossvit_serve
 
 STAGES = ["decode", "queue", "inference"]
+NULL_MAX_QUEUE = 4096  # no client is refused
 ANSWERING_SECONDS = 3  # before memory is read
 
 
@@ -71,6 +72,7 @@ def service_cost(
     print(f"{opened.name}, {len(bodies)} photographs; {machine()}\n")
     if engine == NULL_ENGINE:
         options = ["--bundle", str(bundle.resolve()), "--engine", engine, "--null-rate", str(null_rate)]
+        options += ["--max-queue", str(NULL_MAX_QUEUE)]
         counts = [int(count) for count in null_clients.split(",")]
         if other is None:
             print_request_costs(opened, bodies, options, counts, rounds, seconds)

@@ -179,7 +179,7 @@ class AccessControl:
         files = {"api": self.keys.file, "admin": self._admin_keys.file}
         return {kind: file for kind, file in files.items() if file is not None}
 
-    async def check(
+    def check(
         self, headers: Mapping[str, str], port: int | None, required: AccessLevel, *, rate_limited: bool = False
     ) -> str:
         """The caller's name, "" for a caller without a key.

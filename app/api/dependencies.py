@@ -68,7 +68,7 @@ class Service:
         server = request.scope.get("server") or ("", None)
         if required == AccessLevel.ADMIN:
             self.origin_policy.check_admin(request.headers, by_port=self.access.port_grants_admin(server[1]))
-        request.state.caller = await self.access.check(request.headers, server[1], required, rate_limited=rate_limited)
+        request.state.caller = self.access.check(request.headers, server[1], required, rate_limited=rate_limited)
 
     def charge(self, request: Request, images: int) -> None:
         """Count the images of a request that was authorized as rate limited; raises as AccessControl.charge does."""

@@ -17,7 +17,7 @@ REQUEST_ID_HEADER = "X-Request-ID"
 PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
 
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY_HEADERS = {
+SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -65,8 +65,7 @@ class ObservabilityMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        client_id = headers.get(REQUEST_ID_HEADER, "")
-        request_id = client_id if _ACCEPTED_REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
+        request_id = request_id_for(headers.get(REQUEST_ID_HEADER, ""))
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "started": time.perf_counter(), "stages": [], "caller": ""}
         status = 499  # stays if no response was sent
@@ -85,7 +84,7 @@ class ObservabilityMiddleware:
 
     def _add_headers(self, scope: Scope, headers: MutableHeaders, request_id: str) -> None:
         headers[REQUEST_ID_HEADER] = request_id
-        for name, value in _SECURITY_HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
         if scope["path"] in ("/docs", "/docs/oauth2-redirect"):
             headers["Content-Security-Policy"] = _DOCS_CONTENT_SECURITY_POLICY
@@ -113,6 +112,11 @@ class ObservabilityMiddleware:
         )
         if self._tracing is not None and route not in PROBE_PATHS:
             self._tracing.record(scope["method"], route, status, headers, state)
+
+
+def request_id_for(client_id: str) -> str:
+    """The client's own id if it is short and harmless to log, else a new one."""
+    return client_id if _ACCEPTED_REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
 
 
 def _labels(scope: Scope) -> tuple[str, str]:

@@ -2,12 +2,13 @@
 
 httptools parses the requests, and uvicorn's RequestResponseCycle runs the application and writes its responses. From
 top to bottom: what the transport, the server and the parser call, then the responses, in the order of their requests
-(RFC 9112, 9.3.2), the refusal of invalid requests, the end of the connection (9.6), and the timeouts of slow clients.
+(RFC 9112, 9.3.2), the refusals, the end of the connection (9.6), and the timeouts of slow clients.
 """
 
 import asyncio
 import logging
 import select
+import time
 import uuid
 from asyncio import TimerHandle
 from collections import deque
@@ -23,11 +24,14 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from app.api.early_refusal import EarlyRefusal, EarlyRefusals
 from app.api.entry_middleware import strip_prefix
 from app.api.observability_middleware import PROBE_PATHS
 from app.api.schemas import OipError, Problem
 from app.configuration.settings import Settings
 from app.server.connection_limits import ConnectionLimiter, ConnectionState, StartScheduler
+from app.server.refusal_log import RefusalLog
+from app.server.refusal_pacer import RefusalPacer
 from app.server.request_head import RequestHead, RequestRefused, explain_parse_error, missing_length
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,8 @@ _MAX_LINGER_SILENT_SECONDS = 3.0
 _KEPT_FIRST_BYTES = 64  # enough to recognise another protocol than HTTP
 _RESET_POLL_SECONDS = 0.1
 _FIRST_RESET_PROBE_SECONDS = 0.5
+_PACED_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_MAX_DROPPED_BODY_BYTES = 1 << 20  # of a refused request; beyond it, closing the connection costs less
 _SLOW_HEAD = "its headers arrive too slowly"
 _IPV4_MAPPED_PREFIX = "::ffff:"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -57,11 +63,17 @@ class Connection(asyncio.Protocol):
     Attributes:
         settings: they have the time limits and the path prefix.
         start_scheduler: it starts the requests, except probes.
+        early_refusals: decides which requests need not start.
+        refusal_log: counts those.
         limiter_of: gives the limiter of the connections of a port, by its number.
+        pacer_of: gives the pacer of a port's refusals.
     """
 
     settings: Settings
     start_scheduler: StartScheduler
+    early_refusals: EarlyRefusals
+    refusal_log: RefusalLog
+    pacer_of: Callable[[int], RefusalPacer]
     limiter_of: Callable[[int], ConnectionLimiter]
 
     def __init__(
@@ -107,7 +119,9 @@ class Connection(asyncio.Protocol):
         self._server = _unmapped(get_local_addr(transport))
         self._client = _unmapped(get_remote_addr(transport))
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn waits for them at its end
-        self._limiter = self.limiter_of(self._server[1] if self._server else 0)
+        port = self._server[1] if self._server else 0
+        self._limiter = self.limiter_of(port)
+        self._pacer = self.pacer_of(port)
         self._limiter.add(self)
         self._set_receive_timeout(self.settings.header_seconds, "it sends no request")
 
@@ -147,6 +161,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as err:
             self._refuse(missing_length() if self._undeclared_body else explain_parse_error(err, self._first_bytes))
         else:
+            self._limit_dropped_body()
             self._update_state()
 
     def eof_received(self) -> bool:
@@ -184,8 +199,14 @@ class Connection(asyncio.Protocol):
             self._last_unanswered.keep_alive = False
 
     def abort(self) -> None:
-        """Close at once: another connection needs the place."""
-        self._transport.abort()
+        """Close at once: another connection needs the place. A refusal that waits for its turn is sent first."""
+        current = self._current
+        if current is None or current.refusal is None or current.response_complete:
+            self._transport.abort()
+            return
+        self._transport.write(self._early_response(current, current.refusal, closes=True))
+        current.response_complete = True
+        self._transport.close()
 
     # Called by the parser
 
@@ -208,7 +229,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         cycle = self._last_read
-        if cycle is None or cycle.response_complete:
+        if cycle is None or cycle.response_complete or cycle.refusal is not None:
             return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
@@ -221,7 +242,8 @@ class Connection(asyncio.Protocol):
         self._between_requests = self._in_head = True
         self._first_bytes = b""
         self._wire_bytes = self._body_bytes = 0
-        self._set_receive_timeout(None)
+        answered = self._last_unanswered is None  # before all of the body was here
+        self._set_receive_timeout(self.settings.keep_alive_seconds if answered else None)
         if self._last_read is not None:
             self._last_read.more_body = False
             self._last_read.message_event.set()
@@ -278,8 +300,13 @@ class Connection(asyncio.Protocol):
         self._undeclared_body = method in _METHODS_WITH_BODY and not self._head.has_length
         # Bytes after the last request of a connection are dropped, unless they may be meant as its undeclared body.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=not self._undeclared_body)
+        refusal = self._early_refusal(scope, path)
         self._last_read = self._make_cycle(scope, keep_alive, expects)
-        self._answer(self._last_read, self._app, at_once=path in _IMMEDIATE_PATHS)
+        self._last_read.paced = path not in PROBE_PATHS
+        if refusal is None:
+            self._answer(self._last_read, self._app, at_once=path in _IMMEDIATE_PATHS)
+        else:
+            self._refuse_early(self._last_read, refusal)
 
     def _path_below_prefix(self, path: str) -> str:
         return strip_prefix(path, self.settings.root_path or "")
@@ -306,8 +333,8 @@ class Connection(asyncio.Protocol):
             "state": self._app_state.copy(),
         } | request
         return _RequestCycle(
-            scope=scope,  # type: ignore[arg-type]
-            transport=_ResponseTransport(self._transport, self._close_gracefully),  # type: ignore[arg-type]
+            scope=scope,
+            transport=_ResponseTransport(self._transport, self._close_gracefully),
             flow=self._flow,
             logger=log,
             access_logger=log,
@@ -317,6 +344,7 @@ class Connection(asyncio.Protocol):
             expect_100_continue=expects_continue,
             keep_alive=keep_alive,
             on_response=self._on_response_sent,
+            pacer=self._pacer,
         )
 
     def _answer(self, cycle: "_RequestCycle", app: App, *, at_once: bool = False) -> None:
@@ -357,6 +385,46 @@ class Connection(asyncio.Protocol):
         if self._current is not None and not self._current.response_complete:
             self._current.disconnected = True
             self._current.message_event.set()
+
+    def _early_refusal(self, scope: dict[str, Any], path: str) -> EarlyRefusal | None:
+        """The refusal of a request, if its head is enough to decide it, and no earlier request waits for its answer."""
+        if scope["method"] != "POST" or self._undeclared_body or self._last_unanswered is not None:
+            return None
+        return self.early_refusals.refusal_of(scope | {"client": self._client, "server": self._server}, path)
+
+    def _refuse_early(self, cycle: "_RequestCycle", refusal: EarlyRefusal) -> None:
+        """Send `refusal` when its turn comes. The body is read meanwhile and dropped, unless it is a large one."""
+        cycle.refusal = refusal
+        large = any(int(length) > _MAX_DROPPED_BODY_BYTES for length in self._head.values(b"content-length"))
+        # A client that waits for 100 may send its body or not (RFC 9110, 10.1.1).
+        if large or cycle.waiting_for_100_continue or refusal.closes:
+            cycle.keep_alive = False
+        self._current = cycle
+        self._pacer.schedule(partial(self._send_early_refusal, cycle, refusal))
+
+    def _send_early_refusal(self, cycle: "_RequestCycle", refusal: EarlyRefusal) -> None:
+        if cycle.response_complete:  # it was sent to make room
+            return
+        response = self._early_response(cycle, refusal, closes=not cycle.keep_alive)
+        if not cycle.disconnected:
+            cycle.send_whole(response)
+
+    def _early_response(self, cycle: "_RequestCycle", refusal: EarlyRefusal, *, closes: bool) -> bytes:
+        """The bytes of the refusal, which is counted."""
+        self.refusal_log.count(type(refusal.error).__name__)
+        self.early_refusals.count(refusal, time.perf_counter() - cycle.started, sent=not cycle.disconnected)
+        return refusal.response(self._server_state.default_headers, closes=closes)
+
+    def _limit_dropped_body(self) -> None:
+        """Stop reading the body of a refused request that is a large one."""
+        cycle = self._last_read
+        if self._in_head or cycle is None or cycle.refusal is None or self._body_bytes <= _MAX_DROPPED_BODY_BYTES:
+            return
+        if cycle.response_complete:
+            self._close_gracefully()
+        else:
+            cycle.keep_alive = False
+            self._flow.pause_reading()
 
     def _refuse(self, refused: RequestRefused) -> None:
         """Answer the request that is being read in the application's place, after all earlier ones; read no more."""
@@ -421,8 +489,8 @@ class Connection(asyncio.Protocol):
         """Tell the limiter what this connection waits for."""
         if self._transport.is_closing():
             return
-        if self._lingering or self._last_unanswered is None:
-            state = ConnectionState.IDLE
+        if self._lingering or self._last_unanswered is None or self._last_unanswered.refusal is not None:
+            state = ConnectionState.IDLE  # a refused request makes room for others
         elif self._in_head:
             state = ConnectionState.WORKING
         else:
@@ -479,12 +547,35 @@ class Connection(asyncio.Protocol):
 
 
 class _RequestCycle(RequestResponseCycle):
-    """A request and its response."""
+    """A request and its response.
+
+    Attributes:
+        refusal: why the application is not asked, if it is not.
+        paced: whether a refusal waits for its turn.
+        started: when the head was complete, on the clock of time.perf_counter.
+    """
+
+    def __init__(self, pacer: RefusalPacer, **given: Any) -> None:
+        super().__init__(**given)
+        self._pacer = pacer
+        self.refusal: EarlyRefusal | None = None
+        self.paced = True
+        self.started = time.perf_counter()
 
     async def send(self, message: Any) -> None:
+        if self.paced and message["type"] == "http.response.start" and message["status"] in _PACED_STATUSES:
+            await self._pacer.wait()
         if self.waiting_for_100_continue and self.more_body:
             self.keep_alive = False  # the client may send its body or not (RFC 9110, 10.1.1)
         await super().send(message)
+
+    def send_whole(self, response: bytes) -> None:
+        """Send the response, head and body, in the application's place."""
+        self.response_started = self.response_complete = True
+        self.transport.write(response)
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class _ResponseTransport:

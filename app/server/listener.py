@@ -15,11 +15,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.dependencies import Service
+from app.api.early_refusal import EarlyRefusals
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.machine.signals import ALL, outside
 from app.server.connection import Connection
 from app.server.connection_limits import MAX_ADMIN_CONNECTIONS, MAX_PROBE_CONNECTIONS, ConnectionLimiter, StartScheduler
+from app.server.refusal_log import RefusalLog
+from app.server.refusal_pacer import RefusalPacer
 from app.serving.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._service: Service = app.state.service
         self._reloads: set[asyncio.Task[Any]] = set()
+        self._refusal_log = RefusalLog()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -68,6 +72,10 @@ class Server(uvicorn.Server):
         if outside.reload:
             self._reload()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._refusal_log.write()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -90,14 +98,20 @@ class Server(uvicorn.Server):
     def _protocol(self) -> type[Connection]:
         public = ConnectionLimiter(self._settings.max_connections, MAX_PROBE_CONNECTIONS)
         admin = ConnectionLimiter(MAX_ADMIN_CONNECTIONS)
+        pacer, no_pacer = RefusalPacer(), RefusalPacer(rate=math.inf)
         service = self._service
 
         class ServiceConnection(Connection):
             settings = self._settings
             start_scheduler = StartScheduler()
+            early_refusals = EarlyRefusals(service)
+            refusal_log = self._refusal_log
 
             def limiter_of(self, port: int) -> ConnectionLimiter:
                 return admin if port == service.access.admin_port else public
+
+            def pacer_of(self, port: int) -> RefusalPacer:
+                return no_pacer if port == service.access.admin_port else pacer
 
         return ServiceConnection
 

@@ -1,6 +1,5 @@
 """Keys, admin keys and rates: alone, and at a service that has all of them."""
 
-import asyncio
 import hmac
 import socket
 from collections.abc import Callable, Iterator
@@ -112,7 +111,7 @@ def outcome(
 ) -> str | type[ExplainedError]:
     headers = {name.lower(): value for name, value in (header(key) if key else {}).items()}
     try:
-        return asyncio.run(checked.check(headers, port, needed))
+        return checked.check(headers, port, needed)
     except ExplainedError as err:
         return type(err)
 
