@@ -75,19 +75,18 @@ async def beside(
 ) -> dict[str, str]:
     """A row of the table: the calm rate, and what is left of it beside the attack."""
     await patient(server, photos, _WARM_UP_SECONDS)
-    calm, calm_seconds = await patient(server, photos, _CALM_SECONDS)
-    calm_rate = calm[200] / calm_seconds
+    calm_rate = (await patient(server, photos, _CALM_SECONDS))[200] / _CALM_SECONDS
     memory, used, began = resident_mb(server.pid), own_cpu_seconds(server.pid), time.perf_counter()
     with probing(server.url) as probes:
-        attackers, (patients, lasted) = await asyncio.gather(attack, patient(server, photos, seconds))
+        attackers, patients = await asyncio.gather(attack, patient(server, photos, seconds))
     front_end = (own_cpu_seconds(server.pid) - used) / (time.perf_counter() - began)
     total = attackers + patients
-    rate = total[200] / lasted
+    rate = total[200] / seconds
     return {
         "calm, answers/s": f"{calm_rate:.1f}",
         "in the flood": f"{rate:.1f} ({rate / calm_rate:.2f})",
-        "of it patient clients'": f"{patients[200] / lasted:.1f}",
-        "refused/s": f"{total[429] / lasted:.0f}",
+        "of it patient clients'": f"{patients[200] / seconds:.1f}",
+        "refused/s": f"{total[429] / seconds:.0f}",
         "answers by status": ", ".join(f"{status}: {count}" for status, count in sorted(total.items())),
         "/livez p50, p99, longest, ms": ", ".join(
             f"{1000 * value:.1f}" for value in (centile(probes, 50), centile(probes, 99), max(probes))
@@ -97,13 +96,13 @@ async def beside(
     }
 
 
-async def patient(server: Server, photos: Sequence[bytes], seconds: float) -> tuple[Statuses, float]:
-    """Answers to clients that wait for each answer, and for a tenth of a second after a refusal; how long it took."""
+async def patient(server: Server, photos: Sequence[bytes], seconds: float) -> Statuses:
+    """Answers within `seconds` to clients that wait for each answer, and for a tenth of a second after a refusal."""
     async with LoadClient(server.url) as client:
         requests = [client.post("/classify", photo, "image/jpeg") for photo in photos]
-        run, elapsed = await driven(client, requests, Load(clients=_PATIENT_CLIENTS), seconds)
-    answers = (sample.answer for sample in run.samples)
-    return Counter(answer.status if isinstance(answer, HttpAnswer) else 0 for answer in answers), elapsed
+        run, _ = await driven(client, requests, Load(clients=_PATIENT_CLIENTS), seconds)
+    answers = (sample.answer for sample in run.samples if sample.done <= run.end)
+    return Counter(answer.status if isinstance(answer, HttpAnswer) else 0 for answer in answers)
 
 
 async def fast_flood(server: Server, requests: Sequence[bytes], clients: int, pause: float, seconds: float) -> Statuses:
@@ -112,6 +111,7 @@ async def fast_flood(server: Server, requests: Sequence[bytes], clients: int, pa
 
 
 async def slow_flood(server: Server, requests: Sequence[bytes], pause: float, seconds: float) -> Statuses:
+    """Clients on slow networks; answers after `seconds` do not count."""
     statuses: Statuses = Counter()
     supply = itertools.cycle(requests)
     end = time.perf_counter() + seconds
@@ -120,7 +120,8 @@ async def slow_flood(server: Server, requests: Sequence[bytes], pause: float, se
         while time.perf_counter() < end:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    statuses[await slow_exchange(server.port, next(supply))] += 1
+                    status = await slow_exchange(server.port, next(supply))
+                statuses[status] += time.perf_counter() <= end
             except (OSError, EOFError, TimeoutError):
                 statuses[0] += 1
             await asyncio.sleep(pause)

@@ -50,6 +50,7 @@ class EarlyRefusal:
         route: the route's path, as the metrics have it.
         inference: whether the body is that of the Open Inference Protocol.
         closes: whether the service is stopping, so that each response closes its connection.
+        varies: whether pages of other origins may call the service, which all its responses say.
     """
 
     error: ExplainedError
@@ -57,6 +58,7 @@ class EarlyRefusal:
     route: str
     inference: bool
     closes: bool
+    varies: bool
 
     @property
     def status(self) -> HTTPStatus:
@@ -70,6 +72,7 @@ class EarlyRefusal:
         seconds = retry_after(self.error)
         headers = [*default_headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind)]
         headers += [] if seconds is None else [(b"retry-after", b"%d" % seconds)]
+        headers += [(b"vary", b"Origin")] if self.varies else []
         headers += [(REQUEST_ID_HEADER.lower().encode(), self.request_id.encode()), *_SECURITY_HEADERS]
         headers += [(b"connection", b"close")] if closes else []
         lines = [_STATUS_LINES[self.status], *(b"%s: %s" % header for header in headers)]
@@ -138,7 +141,16 @@ class EarlyRefusals:
         except ExplainedError as limited:
             error = limited
         request_id = request_id_for(request.headers.get(REQUEST_ID_HEADER, ""))
-        return EarlyRefusal(error, request_id, target.route, target.inference, self._service.stopping)
+        error = error.with_traceback(None)  # which would keep the request's objects
+        service = self._service
+        return EarlyRefusal(
+            error,
+            request_id,
+            target.route,
+            target.inference,
+            closes=service.stopping,
+            varies=bool(service.settings.cors_origins),
+        )
 
 
 def _target(path: str, query: bytes) -> _Target | None:

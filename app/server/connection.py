@@ -104,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._last_read: _RequestCycle | None = None
         self._current: _RequestCycle | None = None  # its response is being made or sent
         self._pipeline: deque[tuple[_RequestCycle, App]] = deque()  # they wait for the current one
+        self._waits_for_turn = False  # the last request was refused
         # The end of the connection
         self._ignores_input = False  # bytes are read and dropped
         self._lingering = False  # the last response is sent, and the client may still be sending
@@ -302,7 +303,6 @@ class Connection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(lenient_data_after_close=not self._undeclared_body)
         refusal = self._early_refusal(scope, path)
         self._last_read = self._make_cycle(scope, keep_alive, expects)
-        self._last_read.paced = path not in PROBE_PATHS
         if refusal is None:
             self._answer(self._last_read, self._app, at_once=path in _IMMEDIATE_PATHS)
         else:
@@ -344,12 +344,11 @@ class Connection(asyncio.Protocol):
             expect_100_continue=expects_continue,
             keep_alive=keep_alive,
             on_response=self._on_response_sent,
-            pacer=self._pacer,
         )
 
     def _answer(self, cycle: "_RequestCycle", app: App, *, at_once: bool = False) -> None:
         """Have `app` answer after all earlier requests: then when it is scheduled, or `at_once`."""
-        if self._current is not None and not self._current.response_complete:
+        if self._waits_for_turn or (self._current is not None and not self._current.response_complete):
             self._flow.pause_reading()
             self._pipeline.append((cycle, app))
             return
@@ -371,6 +370,20 @@ class Connection(asyncio.Protocol):
 
     def _on_response_sent(self) -> None:
         self._server_state.total_requests += 1
+        if self._lingering or self._transport.is_closing():
+            return
+        current = self._current
+        refused = current is not None and current.refusal is None and current.status in _PACED_STATUSES
+        if current is None or not refused or current.scope["path"] in PROBE_PATHS:
+            self._go_on()
+        else:  # the application is done: it holds no memory while the client waits
+            self._waits_for_turn = True
+            self._flow.pause_reading()
+            self._pacer.schedule(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on to the next request."""
+        self._waits_for_turn = False
         if self._lingering or self._transport.is_closing():
             return
         self._flow.resume_reading()
@@ -550,21 +563,20 @@ class _RequestCycle(RequestResponseCycle):
     """A request and its response.
 
     Attributes:
+        status: of the response that the application has begun.
         refusal: why the application is not asked, if it is not.
-        paced: whether a refusal waits for its turn.
         started: when the head was complete, on the clock of time.perf_counter.
     """
 
-    def __init__(self, pacer: RefusalPacer, **given: Any) -> None:
+    def __init__(self, **given: Any) -> None:
         super().__init__(**given)
-        self._pacer = pacer
+        self.status = 0
         self.refusal: EarlyRefusal | None = None
-        self.paced = True
         self.started = time.perf_counter()
 
     async def send(self, message: Any) -> None:
-        if self.paced and message["type"] == "http.response.start" and message["status"] in _PACED_STATUSES:
-            await self._pacer.wait()
+        if message["type"] == "http.response.start":
+            self.status = int(message["status"])
         if self.waiting_for_100_continue and self.more_body:
             self.keep_alive = False  # the client may send its body or not (RFC 9110, 10.1.1)
         await super().send(message)
