@@ -301,20 +301,20 @@ def test_a_lone_client_does_not_wait(full: Server) -> None:
 
 
 def test_a_flood_takes_turns_while_probes_and_admins_do_not(full: Server) -> None:
-    with flood(full, 120) as connections:
+    with flood(full, 300) as connections:  # 1.5 s of turns
         with connect(full) as probe, socket.create_connection(("127.0.0.1", ADMIN_PORT), timeout=20) as admin:
-            assert timed(probe, LIVEZ) < 0.2
-            assert timed(admin, head("/classify", ALICE)) < 0.2
+            assert timed(probe, LIVEZ) < 0.6
+            assert timed(admin, head("/classify", ALICE)) < 0.6
         with connect(full) as late:
-            assert timed(late, head("/classify", ALICE)) > 0.3  # 120 turns of 5 ms come first
-        assert [statuses(received(connection)) for connection in connections] == [[429]] * 120
+            assert timed(late, head("/classify", ALICE)) > 0.6
+        assert [statuses(received(connection)) for connection in connections] == [[429]] * 300
 
 
 def test_the_connection_of_a_refusal_by_the_route_waits_before_its_next_request(full: Server) -> None:
-    with flood(full, 100), connect(full) as connection:
-        assert timed(connection, head("/classify", ALICE, f"Origin: {PAGE}")) < 0.3
-        assert 0.1 < timed(connection, LIVEZ) < 2.5
-        assert timed(connection, LIVEZ) < 0.2
+    with flood(full, 300), connect(full) as connection:
+        assert timed(connection, head("/classify", ALICE, f"Origin: {PAGE}")) < 0.6
+        assert 0.5 < timed(connection, LIVEZ) < 2.7
+        assert timed(connection, LIVEZ) < 0.5
 
 
 def test_a_client_that_leaves_before_its_turn_is_noticed(full: Server) -> None:
@@ -337,6 +337,7 @@ def test_refusals_are_counted_in_the_metrics_and_the_log_and_retries_are_spread(
         'crossvit_request_seconds_count{route="/v2/models/{name}/infer"}',
         'crossvit_rejected_total{reason="QueueFull"}',
     ]
+    rested(full)  # what others left is counted
     before = [metric(full, name) for name in names]
     with httpx.Client(base_url=full.url, headers=fields(ALICE)) as client:
         refused = [client.post(INFER) for _ in range(20)]
