@@ -328,6 +328,38 @@ def test_a_client_that_leaves_before_its_turn_is_noticed(full: Server) -> None:
         wait_until(lambda: metric(full, left) > before + 10)
 
 
+def test_a_refusal_that_waits_gives_its_place_to_a_new_connection(start_server: StartServer, bundle: Path) -> None:
+    server = occupied(start_server, bundle, "--max-connections", "6")
+    body = head("/classify", length=len(JPEG)) + JPEG
+    with connect(server) as first, connect(server) as second:
+        for connection in (first, second):
+            connection.sendall(body)
+            time.sleep(0.5)
+        for _ in range(100):  # they leave, and their turns stay
+            leave(server, 4)
+        with ExitStack() as stack:
+            waiting = [stack.enter_context(connect(server)) for _ in range(4)]
+            for connection in waiting:
+                connection.sendall(head("/classify"))
+                wait_until_read(connection)
+            with connect(server) as late:
+                assert timed(late, LIVEZ) < 0.5
+                replaced = waiting[0].recv(65536)
+                assert statuses(replaced) == [429]
+                assert b"connection: close" in replaced
+            assert [statuses(received(connection)) for connection in waiting[1:]] == [[429]] * 3
+        (engine,) = workers(server.pid, "engine")
+        os.kill(engine, signal.SIGCONT)
+
+
+def leave(server: Server, count: int) -> None:
+    """Send requests that are refused, and reset their connections."""
+    with flood(server, count) as connections:
+        time.sleep(0.004)  # the server reads them
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 # What operators see
 
 
