@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection (RFC 9112): bytes in, requests to the application, responses out, all within limits.
 
-httptools parses the requests, and uvicorn's RequestResponseCycle runs the application and writes its responses. From
-top to bottom: what the transport, the server and the parser call, then the responses, in the order of their requests
-(RFC 9112, 9.3.2), the refusals, the end of the connection (9.6), and the timeouts of slow clients.
+httptools parses the requests, and a RequestCycle runs the application and writes its responses. From top to bottom:
+what the transport, the server and the parser call, then the responses, in the order of their requests (RFC 9112,
+9.3.2), the refusals, the end of the connection (9.6), and the timeouts of slow clients.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from typing import Any
 import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
@@ -32,6 +31,7 @@ from app.configuration.settings import Settings
 from app.server.connection_limits import ConnectionLimiter, ConnectionState, StartScheduler
 from app.server.refusal_log import RefusalLog
 from app.server.refusal_pacer import RefusalPacer
+from app.server.request_cycle import RequestCycle, ResponseTransport
 from app.server.request_head import RequestHead, RequestRefused, explain_parse_error, missing_length
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,9 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._refusal: RequestRefused | None = None  # raised in a parser callback
         # The requests that are being answered
-        self._last_read: _RequestCycle | None = None
-        self._current: _RequestCycle | None = None  # its response is being made or sent
-        self._pipeline: deque[tuple[_RequestCycle, App]] = deque()  # they wait for the current one
+        self._last_read: RequestCycle | None = None
+        self._current: RequestCycle | None = None  # its response is being made or sent
+        self._pipeline: deque[tuple[RequestCycle, App]] = deque()  # they wait for the current one
         self._waits_for_turn = False  # the last request was refused
         # The end of the connection
         self._ignores_input = False  # bytes are read and dropped
@@ -314,13 +314,13 @@ class Connection(asyncio.Protocol):
     # Responses, in the order of the requests (RFC 9112, 9.3.2)
 
     @property
-    def _last_unanswered(self) -> "_RequestCycle | None":
+    def _last_unanswered(self) -> RequestCycle | None:
         """The last request whose response is not complete."""
         if self._pipeline:
             return self._pipeline[-1][0]
         return None if self._current is None or self._current.response_complete else self._current
 
-    def _make_cycle(self, request: dict[str, Any], keep_alive: bool, expects_continue: bool = False) -> "_RequestCycle":
+    def _make_cycle(self, request: dict[str, Any], keep_alive: bool, expects_continue: bool = False) -> RequestCycle:
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -332,9 +332,9 @@ class Connection(asyncio.Protocol):
             "query_string": b"",
             "state": self._app_state.copy(),
         } | request
-        return _RequestCycle(
+        return RequestCycle(
             scope=scope,
-            transport=_ResponseTransport(self._transport, self._close_gracefully),
+            transport=ResponseTransport(self._transport, self._close_gracefully),
             flow=self._flow,
             logger=log,
             access_logger=log,
@@ -346,7 +346,7 @@ class Connection(asyncio.Protocol):
             on_response=self._on_response_sent,
         )
 
-    def _answer(self, cycle: "_RequestCycle", app: App, *, at_once: bool = False) -> None:
+    def _answer(self, cycle: RequestCycle, app: App, *, at_once: bool = False) -> None:
         """Have `app` answer after all earlier requests: then when it is scheduled, or `at_once`."""
         if self._waits_for_turn or (self._current is not None and not self._current.response_complete):
             self._flow.pause_reading()
@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
         else:
             self.start_scheduler.schedule(start)
 
-    def _start(self, cycle: "_RequestCycle", app: App) -> None:
+    def _start(self, cycle: RequestCycle, app: App) -> None:
         if cycle.disconnected:  # while it waited for its start
             return
         task = self._loop.create_task(cycle.run_asgi(app))
@@ -401,11 +401,16 @@ class Connection(asyncio.Protocol):
 
     def _early_refusal(self, scope: dict[str, Any], path: str) -> EarlyRefusal | None:
         """The refusal of a request, if its head is enough to decide it, and no earlier request waits for its answer."""
-        if scope["method"] != "POST" or self._undeclared_body or self._last_unanswered is not None:
+        if (
+            scope["method"] != "POST"
+            or self._undeclared_body
+            or self._waits_for_turn
+            or self._last_unanswered is not None
+        ):
             return None
         return self.early_refusals.refusal_of(scope | {"client": self._client, "server": self._server}, path)
 
-    def _refuse_early(self, cycle: "_RequestCycle", refusal: EarlyRefusal) -> None:
+    def _refuse_early(self, cycle: RequestCycle, refusal: EarlyRefusal) -> None:
         """Send `refusal` when its turn comes. The body is read meanwhile and dropped, unless it is a large one."""
         cycle.refusal = refusal
         large = any(int(length) > _MAX_DROPPED_BODY_BYTES for length in self._head.values(b"content-length"))
@@ -415,14 +420,14 @@ class Connection(asyncio.Protocol):
         self._current = cycle
         self._pacer.schedule(partial(self._send_early_refusal, cycle, refusal))
 
-    def _send_early_refusal(self, cycle: "_RequestCycle", refusal: EarlyRefusal) -> None:
+    def _send_early_refusal(self, cycle: RequestCycle, refusal: EarlyRefusal) -> None:
         if cycle.response_complete:  # it was sent to make room
             return
         response = self._early_response(cycle, refusal, closes=not cycle.keep_alive)
         if not cycle.disconnected:
             cycle.send_whole(response)
 
-    def _early_response(self, cycle: "_RequestCycle", refusal: EarlyRefusal, *, closes: bool) -> bytes:
+    def _early_response(self, cycle: RequestCycle, refusal: EarlyRefusal, *, closes: bool) -> bytes:
         """The bytes of the refusal, which is counted."""
         self.refusal_log.count(type(refusal.error).__name__)
         self.early_refusals.count(refusal, time.perf_counter() - cycle.started, sent=not cycle.disconnected)
@@ -557,46 +562,6 @@ class Connection(asyncio.Protocol):
                 self._transport.write(_CONTINUE)
             probe_after *= 2
         self._loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset, since, probe_after)
-
-
-class _RequestCycle(RequestResponseCycle):
-    """A request and its response.
-
-    Attributes:
-        status: of the response that the application has begun.
-        refusal: why the application is not asked, if it is not.
-        started: when the head was complete, on the clock of time.perf_counter.
-    """
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
-        self.status = 0
-        self.refusal: EarlyRefusal | None = None
-        self.started = time.perf_counter()
-
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.status = int(message["status"])
-        if self.waiting_for_100_continue and self.more_body:
-            self.keep_alive = False  # the client may send its body or not (RFC 9110, 10.1.1)
-        await super().send(message)
-
-    def send_whole(self, response: bytes) -> None:
-        """Send the response, head and body, in the application's place."""
-        self.response_started = self.response_complete = True
-        self.transport.write(response)
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
-
-
-class _ResponseTransport:
-    """The transport as a request cycle sees it; `close` is called in place of the transport's."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
 
 
 def _refusal(refused: RequestRefused, *, inference: bool) -> App:
