@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.flood import flood
 from benchmarks.machine import ROOT
 from benchmarks.reliability import overload, soak
 from benchmarks.roofline import roofline
@@ -41,6 +42,13 @@ def test_soak_counts_answers_and_overload_refuses(bundle: Path, capsys: pytest.C
     assert "200: " in lines[-1]
     overload(PHOTOS, bundle, times=20, seconds=2, max_queue=32)
     assert "429: " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk sends the load")
+def test_flood_prints_a_row_for_each_kind(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flood(PHOTOS, bundle, seconds=2, clients=20, kinds="raw,slow", engine="null", null_rate=20)
+    printed = capsys.readouterr().out
+    assert [line.split()[1] for line in printed.splitlines()[-4:] if line.startswith("| ")] == ["raw", "slow"]
 
 
 def test_roofline_prints_a_rate_for_each_precision(capsys: pytest.CaptureFixture[str]) -> None:
