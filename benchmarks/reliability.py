@@ -1,4 +1,4 @@
-"""The service under hostile and under too much load: `python -m benchmarks.reliability soak|overload --help`.
+"""The service under hostile and under too much load: `python -m benchmarks.reliability soak|overload|flood --help`.
 
 Prints Markdown, and reports only.
 """
@@ -23,11 +23,13 @@ from PIL import Image
 
 from app.commands.bench.http_client import HttpRequest, LoadClient, NoAnswer
 from benchmarks.command_line import BundlePath, PhotosFolder, run
+from benchmarks.flood import flood
 from benchmarks.machine import line as machine
 from benchmarks.markdown import print_table
 from benchmarks.photographs import photographs
 from bundle.reader import open_bundle
-from tests.support.load import capacity, centile, flood, probing
+from tests.support.load import capacity, centile, probing
+from tests.support.load import flood as open_loop
 from tests.support.processes import family, open_files, own_resident_mb, resident_mb, threads
 from tests.support.servers import crossvit_serve
 
@@ -87,7 +89,7 @@ def overload(
         with probing(server.url) as at_rest:
             time.sleep(5)
         with probing(server.url) as under_load:
-            outcome = asyncio.run(flood(server.url, bodies, times * rate, seconds))
+            outcome = asyncio.run(open_loop(server.url, bodies, times * rate, seconds))
         after = resident_mb(server.pid)
     accepted, refused = outcome.seconds[200], outcome.seconds.get(429, [0.0])
     served = len(accepted) / seconds
@@ -225,4 +227,4 @@ def _times(seconds: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    run(soak, overload, program="benchmarks.reliability")
+    run(soak, overload, flood, program="benchmarks.reliability")

@@ -1,6 +1,6 @@
 """The cost of serving beside decoding and inference: `python -m benchmarks.service_cost PHOTOS --bundle BUNDLE`.
 
-Prints three tables as Markdown, and reports only:
+Prints tables as Markdown, and reports only:
 
 - Interleaved rounds of the engine alone in its process, of decoding on one core, and of the service with one client and
   with many. Serving adds the time of an answer to one client less decoding and an engine call. With many clients the
@@ -8,6 +8,10 @@ Prints three tables as Markdown, and reports only:
 - The stages of those answers, as their `timing_ms` has them, and the processor time of the service's processes.
 - With --starts, services that start in turns from the compiled cache, timed from the command to the first 200 of
   /readyz, and their memory after they have answered.
+- With --engine null, which computes nothing, what a request costs: answers a second, the processor time of each kind of
+  process for an answer, and the share of each station of the front end; for several numbers of clients, and for raw
+  bodies, forms, tensors and batches. wrk sends the load. With --other the service of another checkout is measured in
+  turns with this one's.
 """
 
 import asyncio
@@ -16,6 +20,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -26,11 +31,13 @@ from app.commands.bench.http_client import HttpAnswer, LoadClient
 from app.commands.bench.load_generator import Load
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
+from app.engines.registry import NULL_ENGINE
 from app.machine.cpus import usable_cpus
 from benchmarks.command_line import BundlePath, PhotosFolder, run
 from benchmarks.machine import line as machine
 from benchmarks.markdown import print_table, spread
 from benchmarks.photographs import photographs
+from benchmarks.request_cost import print_comparison, print_request_costs, tiny_image
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import Images
 from model.files.pixels import TRUSTED_MAX_PIXELS
@@ -39,6 +46,7 @@ from tests.support.processes import own_cpu_seconds, proportional_mb, resident_m
 from tests.support.servers import Server, crossvit_serve
 
 STAGES = ["decode", "queue", "inference"]
+NULL_MAX_QUEUE = 4096  # no client is refused
 ANSWERING_SECONDS = 3  # before memory is read
 
 
@@ -50,10 +58,27 @@ def service_cost(
     rounds: int = 5,
     seconds: Annotated[float, typer.Option(help="of each part of a round")] = 5,
     starts: Annotated[int, typer.Option(help="of each precision")] = 0,
+    engine: Annotated[str, typer.Option(help="null: what a request costs, apart from the engine")] = "auto",
+    null_clients: Annotated[str, typer.Option(help="with --engine null: the numbers of clients")] = "1,16,64,256",
+    null_rate: Annotated[float, typer.Option(help="with --engine null: as in `crossvit serve`")] = 0,
+    tiny: Annotated[
+        bool, typer.Option(help="with --engine null: one tiny image, so that decoding costs little")
+    ] = False,
+    other: Annotated[Path | None, typer.Option(help="with --engine null: a checkout to compare with")] = None,
 ) -> None:
     """Compare the service with its own engine and with decoding; several precisions (a,b) are started in turns."""
     bodies, opened, precisions = photographs(photos), open_bundle(bundle), precision.split(",")
+    bodies = [tiny_image()] if tiny else bodies
     print(f"{opened.name}, {len(bodies)} photographs; {machine()}\n")
+    if engine == NULL_ENGINE:
+        options = ["--bundle", str(bundle.resolve()), "--engine", engine, "--null-rate", str(null_rate)]
+        options += ["--max-queue", str(NULL_MAX_QUEUE)]
+        counts = [int(count) for count in null_clients.split(",")]
+        if other is None:
+            print_request_costs(opened, bodies, options, counts, rounds, seconds)
+        else:
+            print_comparison(opened, bodies, other.resolve(), options, counts, rounds, seconds)
+        return
     if rounds:
         print_costs(opened, bodies, precisions[0], clients, rounds, seconds)
     if starts:

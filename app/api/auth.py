@@ -122,6 +122,11 @@ class AccessControl:
         if name and level == AccessLevel.KEY:
             await self._take(name, images, paid)
 
+    @property
+    def rate_limited(self) -> bool:
+        """Whether keys have a rate limit."""
+        return self._take is not None
+
     def port_grants_admin(self, port: int | None) -> bool:
         """Whether a request to `port` has admin access without a key."""
         return self._is_admin_port(port) and not self._admin_keys

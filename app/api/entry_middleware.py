@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.origin_policy import SAFE_METHODS, OriginPolicy
 from app.errors import BadParameter
 
-_MAX_QUERY_PARAMETERS = 32  # each costs time to parse
+MAX_QUERY_PARAMETERS = 32  # each costs time to parse
 _ALL_METHODS = "GET, HEAD, OPTIONS, POST"
 _ROUTER_KEYS = ("route", "fastapi", "path_params", "endpoint")  # the router writes them into the scope
 
@@ -68,8 +68,8 @@ class EntryMiddleware:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if scope["query_string"].count(b"&") >= _MAX_QUERY_PARAMETERS:
-            raise BadParameter(f"the query has more than {_MAX_QUERY_PARAMETERS} parameters")
+        if scope["query_string"].count(b"&") >= MAX_QUERY_PARAMETERS:
+            raise BadParameter(f"the query has more than {MAX_QUERY_PARAMETERS} parameters")
         if scope["path"] not in self._open_paths:
             self._origin_policy.check_host(headers)
         if scope["method"] not in SAFE_METHODS:

@@ -19,7 +19,7 @@ PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/r
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
 _POLICY_FIELD = b"content-security-policy"
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-_SECURITY_HEADERS = {  # of every response that has none of that name
+SECURITY_HEADERS = {  # of every response that has none of that name
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
     b"referrer-policy": b"no-referrer",
@@ -68,8 +68,7 @@ class ObservabilityMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        client_id = headers.get(REQUEST_ID_HEADER, "")
-        request_id = client_id if _ACCEPTED_REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
+        request_id = request_id_for(headers.get(REQUEST_ID_HEADER, ""))
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "started": time.perf_counter(), "stages": [], "caller": ""}
         status = 499  # stays if no response was sent
@@ -93,7 +92,7 @@ class ObservabilityMiddleware:
         if scope["path"] in _DOCS_PATHS:
             own.add(_POLICY_FIELD)
             yield _POLICY_FIELD, _DOCS_CONTENT_SECURITY_POLICY
-        for name, value in _SECURITY_HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             if name not in own:
                 yield name, value
         if self._stopping() and b"connection" not in own:
@@ -120,6 +119,11 @@ class ObservabilityMiddleware:
         )
         if self._tracing is not None and route not in PROBE_PATHS:
             self._tracing.record(scope["method"], route, status, headers, state)
+
+
+def request_id_for(client_id: str) -> str:
+    """The client's own id if it is short and harmless to log, else a new one."""
+    return client_id if _ACCEPTED_REQUEST_ID.fullmatch(client_id) else uuid.uuid4().hex
 
 
 def _labels(scope: Scope) -> tuple[str, str]:

@@ -191,11 +191,11 @@ async def statistics(service: ServiceDep, name: ModelName) -> dict[str, Any]:
 async def infer(request: Request, service: ServiceDep, name: ModelName) -> Response:
     """The logits, or with `classification` the best classes, for the images in one tensor."""
     deadline = service.deadline(request)
-    json_bytes = _json_bytes(request)
+    header_bytes = json_bytes(request)
     model = service.repository.model(name)
     with model.in_use(), service.body_limits.open_body(request) as body:
         model.check(caller=caller_id(request))
-        work = _infer(request, service, model, await body.whole(), json_bytes, deadline)
+        work = _infer(request, service, model, await body.whole(), header_bytes, deadline)
         inference, answers = await run_while_connected(request, work)
     slowest = max(answers, key=lambda answer: answer.inference.end)
     request.state.stages += slowest.stages
@@ -295,7 +295,7 @@ async def _check_version(name: ModelName, version: ModelVersion) -> None:
         raise UnknownModel(f"{name[:60]!r} has no version {version[:20]!r}; its only version is {MODEL_VERSION!r}")
 
 
-def _json_bytes(request: Request) -> int | None:
+def json_bytes(request: Request) -> int | None:
     """The length of the body's JSON where binary tensors follow it."""
     length = request.headers.get(LENGTH_HEADER)
     if length is not None and not (length.isascii() and length.isdecimal() and len(length) < 12):

@@ -1,6 +1,7 @@
 """Error responses: application/problem+json (RFC 9457), below /v2 {"error": …} as in the Open Inference Protocol."""
 
 import logging
+import random
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -95,6 +96,17 @@ def problem_of(err: ExplainedError, request_id: str) -> Problem:
     )
 
 
+def retry_after(err: ExplainedError) -> int | None:
+    """The seconds of the response's Retry-After, if it has one.
+
+    Those of a refusal that hits many clients at once are spread at random, by half of them or a second, so that the
+    clients do not come back at once either.
+    """
+    if err.retry_after is None or isinstance(err, RateLimited):
+        return err.retry_after
+    return err.retry_after + random.randint(0, max(1, err.retry_after // 2))  # noqa: S311, nothing secret
+
+
 def error_responses(*errors: type[ExplainedError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of these errors, for a route's `responses`."""
     kind, model = ("application/json", OipError) if inference else (MEDIA_TYPE, Problem)
@@ -123,17 +135,22 @@ def _response(request: Request, status: HTTPStatus, detail: str) -> JSONResponse
     return _problem_response(request, problem)
 
 
-def _problem_response(request: Request, problem: Problem) -> JSONResponse:
-    if request.url.path.startswith("/v2"):
+def problem_response(problem: Problem, *, inference: bool) -> JSONResponse:
+    """The problem in its own format, or in that of the Open Inference Protocol."""
+    if inference:
         return JSONResponse(OipError(error=problem.detail).model_dump(), problem.status)
     return JSONResponse(problem.model_dump(), problem.status, media_type=MEDIA_TYPE)
+
+
+def _problem_response(request: Request, problem: Problem) -> JSONResponse:
+    return problem_response(problem, inference=request.url.path.startswith("/v2"))
 
 
 def _explained_response(request: Request, err: ExplainedError) -> JSONResponse:
     _count(request, type(err))
     response = _problem_response(request, problem_of(err, request.state.request_id))
-    if err.retry_after is not None:
-        response.headers["Retry-After"] = str(err.retry_after)
+    if (seconds := retry_after(err)) is not None:
+        response.headers["Retry-After"] = str(seconds)
     if isinstance(err, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(err, UnknownCoding):

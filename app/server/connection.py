@@ -1,13 +1,14 @@
 """HTTP/1.1 on one connection (RFC 9112): bytes in, requests to the application, responses out, all within limits.
 
-httptools parses the requests, and uvicorn's RequestResponseCycle runs the application and writes its responses. From
-top to bottom: what the transport, the server and the parser call, then the responses, in the order of their requests
-(RFC 9112, 9.3.2), the refusal of invalid requests, the end of the connection (9.6), and the timeouts of slow clients.
+httptools parses the requests, and a RequestCycle runs the application and writes its responses. From top to bottom:
+what the transport, the server and the parser call, then the responses, in the order of their requests (RFC 9112,
+9.3.2), the refusals, the end of the connection (9.6), and the timeouts of slow clients.
 """
 
 import asyncio
 import logging
 import select
+import time
 import uuid
 from asyncio import TimerHandle
 from collections import deque
@@ -19,16 +20,18 @@ from typing import Any
 import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app.api.dependencies import DISCONNECT_EXTENSION
+from app.api.early_refusal import EarlyRefusal, EarlyRefusals
 from app.api.entry_middleware import strip_prefix
 from app.api.observability_middleware import PROBE_PATHS
 from app.api.schemas import OipError, Problem
 from app.configuration.settings import Settings
 from app.server.connection_limits import ConnectionLimiter, ConnectionState, StartScheduler
+from app.server.refusal_log import RefusalLog
+from app.server.refusal_pacer import RefusalPacer
+from app.server.request_cycle import CONTINUE, RequestCycle, ResponseTransport
 from app.server.request_head import RequestHead, RequestRefused, explain_parse_error, missing_length
 
 log = logging.getLogger(__name__)
@@ -46,9 +49,10 @@ _MAX_LINGER_SILENT_SECONDS = 3.0
 _KEPT_FIRST_BYTES = 64  # enough to recognise another protocol than HTTP
 _RESET_POLL_SECONDS = 0.1
 _FIRST_RESET_PROBE_SECONDS = 0.5
+_PACED_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_MAX_DROPPED_BODY_BYTES = 1 << 20  # of a refused request; beyond it, closing the connection costs less
 _SLOW_HEAD = "its headers arrive too slowly"
 _IPV4_MAPPED_PREFIX = "::ffff:"
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 App = Callable[..., Any]
 
@@ -63,11 +67,17 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         settings: they have the time limits and the path prefix.
         start_scheduler: it starts the requests, except probes.
+        early_refusals: decides which requests need not start.
+        refusal_log: counts those.
         limiter_of: gives the limiter of the connections of a port, by its number.
+        pacer_of: gives the pacer of a port's refusals.
     """
 
     settings: Settings
     start_scheduler: StartScheduler
+    early_refusals: EarlyRefusals
+    refusal_log: RefusalLog
+    pacer_of: Callable[[int], RefusalPacer]
     limiter_of: Callable[[int], ConnectionLimiter]
 
     def __init__(
@@ -95,9 +105,10 @@ class Connection(asyncio.BufferedProtocol):
         self._body_bytes = 0
         self._refusal: RequestRefused | None = None  # raised in a parser callback
         # The requests that are being answered
-        self._last_read: _RequestCycle | None = None
-        self._current: _RequestCycle | None = None  # its response is being made or sent
-        self._pipeline: deque[tuple[_RequestCycle, App]] = deque()  # they wait for the current one
+        self._last_read: RequestCycle | None = None
+        self._current: RequestCycle | None = None  # its response is being made or sent
+        self._pipeline: deque[tuple[RequestCycle, App]] = deque()  # they wait for the current one
+        self._waits_for_turn = False  # the last request was refused
         # The end of the connection
         self._ignores_input = False  # bytes are read and dropped
         self._lingering = False  # the last response is sent, and the client may still be sending
@@ -113,7 +124,9 @@ class Connection(asyncio.BufferedProtocol):
         self._server = _unmapped(get_local_addr(transport))
         self._client = _unmapped(get_remote_addr(transport))
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn waits for them at its end
-        self._limiter = self.limiter_of(self._server[1] if self._server else 0)
+        port = self._server[1] if self._server else 0
+        self._limiter = self.limiter_of(port)
+        self._pacer = self.pacer_of(port)
         self._limiter.add(self)
         self._set_receive_timeout(self.settings.header_seconds, "it sends no request")
 
@@ -157,6 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         except httptools.HttpParserError as err:
             self._refuse(missing_length() if self._undeclared_body else explain_parse_error(err, self._first_bytes))
         else:
+            self._limit_dropped_body()
             self._update_state()
 
     def eof_received(self) -> bool:
@@ -194,8 +208,14 @@ class Connection(asyncio.BufferedProtocol):
             self._last_unanswered.keep_alive = False
 
     def abort(self) -> None:
-        """Close at once: another connection needs the place."""
-        self._transport.abort()
+        """Close at once: another connection needs the place. A refusal that waits for its turn is sent first."""
+        current = self._current
+        if current is None or current.refusal is None or current.response_complete:
+            self._transport.abort()
+            return
+        self._transport.write(self._early_response(current, current.refusal, closes=True))
+        current.response_complete = True
+        self._transport.close()
 
     # Called by the parser
 
@@ -218,7 +238,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         cycle = self._last_read
-        if cycle is None or cycle.response_complete:
+        if cycle is None or cycle.response_complete or cycle.refusal is not None:
             return
         if cycle.add_body(body) > _MAX_UNREAD_BODY_BYTES:
             self._flow.pause_reading()
@@ -230,7 +250,8 @@ class Connection(asyncio.BufferedProtocol):
         self._between_requests = self._in_head = True
         self._first_bytes = b""
         self._wire_bytes = self._body_bytes = 0
-        self._set_receive_timeout(None)
+        answered = self._last_unanswered is None  # before all of the body was here
+        self._set_receive_timeout(self.settings.keep_alive_seconds if answered else None)
         if self._last_read is not None:
             self._last_read.more_body = False
             self._last_read.message_event.set()
@@ -287,8 +308,12 @@ class Connection(asyncio.BufferedProtocol):
         self._undeclared_body = method in _METHODS_WITH_BODY and not self._head.has_length
         # Bytes after the last request of a connection are dropped, unless they may be meant as its undeclared body.
         self._parser.set_dangerous_leniencies(lenient_data_after_close=not self._undeclared_body)
+        refusal = self._early_refusal(scope, path)
         self._last_read = self._make_cycle(scope, keep_alive, expects)
-        self._answer(self._last_read, self._app, at_once=path in _IMMEDIATE_PATHS)
+        if refusal is None:
+            self._answer(self._last_read, self._app, at_once=path in _IMMEDIATE_PATHS)
+        else:
+            self._refuse_early(self._last_read, refusal)
 
     def _path_below_prefix(self, path: str) -> str:
         return strip_prefix(path, self.settings.root_path or "")
@@ -296,13 +321,13 @@ class Connection(asyncio.BufferedProtocol):
     # Responses, in the order of the requests (RFC 9112, 9.3.2)
 
     @property
-    def _last_unanswered(self) -> "_RequestCycle | None":
+    def _last_unanswered(self) -> RequestCycle | None:
         """The last request whose response is not complete."""
         if self._pipeline:
             return self._pipeline[-1][0]
         return None if self._current is None or self._current.response_complete else self._current
 
-    def _make_cycle(self, request: dict[str, Any], keep_alive: bool, expects_continue: bool = False) -> "_RequestCycle":
+    def _make_cycle(self, request: dict[str, Any], keep_alive: bool, expects_continue: bool = False) -> RequestCycle:
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -314,9 +339,9 @@ class Connection(asyncio.BufferedProtocol):
             "query_string": b"",
             "state": self._app_state.copy(),
         } | request
-        return _RequestCycle(
+        return RequestCycle(
             scope=scope,
-            transport=_ResponseTransport(self._transport, self._close_gracefully),
+            transport=ResponseTransport(self._transport, self._close_gracefully),
             flow=self._flow,
             logger=log,
             access_logger=log,
@@ -328,9 +353,9 @@ class Connection(asyncio.BufferedProtocol):
             on_response=self._on_response_sent,
         )
 
-    def _answer(self, cycle: "_RequestCycle", app: App, *, at_once: bool = False) -> None:
+    def _answer(self, cycle: RequestCycle, app: App, *, at_once: bool = False) -> None:
         """Have `app` answer after all earlier requests: then when it is scheduled, or `at_once`."""
-        if self._current is not None and not self._current.response_complete:
+        if self._waits_for_turn or (self._current is not None and not self._current.response_complete):
             self._flow.pause_reading()
             self._pipeline.append((cycle, app))
             return
@@ -343,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.start_scheduler.schedule(start)
 
-    def _start(self, cycle: "_RequestCycle", app: App) -> None:
+    def _start(self, cycle: RequestCycle, app: App) -> None:
         if cycle.disconnected:  # while it waited for its start
             return
         task = self._loop.create_task(cycle.run_asgi(app))
@@ -352,6 +377,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_response_sent(self) -> None:
         self._server_state.total_requests += 1
+        if self._lingering or self._transport.is_closing():
+            return
+        current = self._current
+        refused = current is not None and current.refusal is None and current.status in _PACED_STATUSES
+        if current is None or not refused or current.scope["path"] in PROBE_PATHS:
+            self._go_on()
+        else:  # the application is done: it holds no memory while the client waits
+            self._waits_for_turn = True
+            self._flow.pause_reading()
+            self._pacer.schedule(self._go_on)
+
+    def _go_on(self) -> None:
+        """Go on to the next request."""
+        self._waits_for_turn = False
         if self._lingering or self._transport.is_closing():
             return
         self._flow.resume_reading()
@@ -365,6 +404,51 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the application that the client of the current request has gone."""
         if self._current is not None and not self._current.response_complete:
             self._current.disconnect()
+
+    def _early_refusal(self, scope: dict[str, Any], path: str) -> EarlyRefusal | None:
+        """The refusal of a request, if its head is enough to decide it, and no earlier request waits for its answer."""
+        if (
+            scope["method"] != "POST"
+            or self._undeclared_body
+            or self._waits_for_turn
+            or self._last_unanswered is not None
+        ):
+            return None
+        return self.early_refusals.refusal_of(scope | {"client": self._client, "server": self._server}, path)
+
+    def _refuse_early(self, cycle: RequestCycle, refusal: EarlyRefusal) -> None:
+        """Send `refusal` when its turn comes. The body is read meanwhile and dropped, unless it is a large one."""
+        cycle.refusal = refusal
+        large = any(int(length) > _MAX_DROPPED_BODY_BYTES for length in self._head.values(b"content-length"))
+        # A client that waits for 100 may send its body or not (RFC 9110, 10.1.1).
+        if large or cycle.waiting_for_100_continue or refusal.closes:
+            cycle.keep_alive = False
+        self._current = cycle
+        self._pacer.schedule(partial(self._send_early_refusal, cycle, refusal))
+
+    def _send_early_refusal(self, cycle: RequestCycle, refusal: EarlyRefusal) -> None:
+        if cycle.response_complete:  # it was sent to make room
+            return
+        response = self._early_response(cycle, refusal, closes=not cycle.keep_alive)
+        if not cycle.disconnected:
+            cycle.send_whole(response)
+
+    def _early_response(self, cycle: RequestCycle, refusal: EarlyRefusal, *, closes: bool) -> bytes:
+        """The bytes of the refusal, which is counted."""
+        self.refusal_log.count(type(refusal.error).__name__)
+        self.early_refusals.count(refusal, time.perf_counter() - cycle.started, sent=not cycle.disconnected)
+        return refusal.response(self._server_state.default_headers, closes=closes)
+
+    def _limit_dropped_body(self) -> None:
+        """Stop reading the body of a refused request that is a large one."""
+        cycle = self._last_read
+        if self._in_head or cycle is None or cycle.refusal is None or self._body_bytes <= _MAX_DROPPED_BODY_BYTES:
+            return
+        if cycle.response_complete:
+            self._close_gracefully()
+        else:
+            cycle.keep_alive = False
+            self._flow.pause_reading()
 
     def _refuse(self, refused: RequestRefused) -> None:
         """Answer the request that is being read in the application's place, after all earlier ones; read no more."""
@@ -429,8 +513,8 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the limiter what this connection waits for."""
         if self._transport.is_closing():
             return
-        if self._lingering or self._last_unanswered is None:
-            state = ConnectionState.IDLE
+        if self._lingering or self._last_unanswered is None or self._last_unanswered.refusal is not None:
+            state = ConnectionState.IDLE  # a refused request makes room for others
         elif self._in_head:
             state = ConnectionState.WORKING
         else:
@@ -481,66 +565,9 @@ class Connection(asyncio.BufferedProtocol):
         current = self._current
         if self._loop.time() - since >= probe_after and current is not None:
             if current.scope["http_version"] != "1.0" and not current.response_started:
-                self._transport.write(_CONTINUE)
+                self._transport.write(CONTINUE)
             probe_after *= 2
         self._loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset, since, probe_after)
-
-
-class _RequestCycle(RequestResponseCycle):
-    """A request and its response. The pieces of the body are kept as they come, and joined at most once."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._pieces: list[bytes] = []
-        self._piece_bytes = 0
-        self._on_disconnect: Callable[[], None] | None = None
-        self.scope["extensions"] = {DISCONNECT_EXTENSION: self._watch_disconnect}  # type: ignore[dict-item]
-
-    def disconnect(self) -> None:
-        """The client has gone."""
-        self.disconnected = True
-        self.message_event.set()
-        if self._on_disconnect is not None:
-            self._on_disconnect()
-
-    def _watch_disconnect(self, callback: Callable[[], None] | None) -> None:
-        self._on_disconnect = callback
-        if callback is not None and self.disconnected:
-            callback()
-
-    def add_body(self, piece: bytes) -> int:
-        """Keep a piece until the application receives it; the number of bytes that it has not received."""
-        self._pieces.append(piece)
-        self._piece_bytes += len(piece)
-        return self._piece_bytes
-
-    async def receive(self) -> Any:
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(_CONTINUE)
-            self.waiting_for_100_continue = False
-        if not self.disconnected and not self.response_complete:
-            self.flow.resume_reading()
-            await self.message_event.wait()
-            self.message_event.clear()
-        if self.disconnected or self.response_complete:
-            return {"type": "http.disconnect"}
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces, self._piece_bytes = [], 0
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
-
-    async def send(self, message: Any) -> None:
-        if self.waiting_for_100_continue and self.more_body:
-            self.keep_alive = False  # the client may send its body or not (RFC 9110, 10.1.1)
-        await super().send(message)
-
-
-class _ResponseTransport:
-    """The transport as a request cycle sees it; `close` is called in place of the transport's."""
-
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
-        self.is_closing = transport.is_closing
-        self.close = close
 
 
 def _refusal(refused: RequestRefused, *, inference: bool) -> App:

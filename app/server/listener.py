@@ -17,12 +17,15 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from app.api.dependencies import Service
+from app.api.early_refusal import EarlyRefusals
 from app.configuration.settings import Settings
 from app.machine.signals import handled_by_loop, outside
 from app.server.acceptor import Acceptor
 from app.server.connection import Connection
 from app.server.connection_limits import MAX_ADMIN_CONNECTIONS, MAX_PROBE_CONNECTIONS, ConnectionLimiter, StartScheduler
 from app.server.listening_sockets import ListeningSockets, open_listeners
+from app.server.refusal_log import RefusalLog
+from app.server.refusal_pacer import RefusalPacer
 from app.serving.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Server(uvicorn.Server):
         self._companion = companion
         self._acceptors: list[Acceptor] = []
         self._reloads: set[asyncio.Task[Any]] = set()
+        self._refusal_log = RefusalLog()
         self._connection_class = self._protocol()
         super().__init__(
             uvicorn.Config(
@@ -93,6 +97,7 @@ class Server(uvicorn.Server):
             acceptor.pause()
             await acceptor.wait_opened()
         await super().shutdown(sockets)
+        self._refusal_log.write()
         if self._companion is not None:
             await self._companion.end()
 
@@ -133,14 +138,20 @@ class Server(uvicorn.Server):
     def _protocol(self) -> type[Connection]:
         public = ConnectionLimiter(self._settings.max_connections, MAX_PROBE_CONNECTIONS)
         admin = ConnectionLimiter(MAX_ADMIN_CONNECTIONS)
+        pacer, no_pacer = RefusalPacer(), RefusalPacer(rate=math.inf)
         service = self._service
 
         class ServiceConnection(Connection):
             settings = self._settings
             start_scheduler = StartScheduler()
+            early_refusals = EarlyRefusals(service)
+            refusal_log = self._refusal_log
 
             def limiter_of(self, port: int) -> ConnectionLimiter:
                 return admin if port == service.access.admin_port else public
+
+            def pacer_of(self, port: int) -> RefusalPacer:
+                return no_pacer if port == service.access.admin_port else pacer
 
         return ServiceConnection
 

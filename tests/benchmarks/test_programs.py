@@ -1,9 +1,11 @@
 """The programs that measure a running service, for a moment each: that they print what they promise."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks.flood import flood
 from benchmarks.machine import ROOT
 from benchmarks.reliability import overload, soak
 from benchmarks.roofline import roofline
@@ -21,6 +23,18 @@ def test_service_cost_prints_rounds_stages_and_starts(bundle: Path, capsys: pyte
         assert column in printed
 
 
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk sends the load")
+def test_service_cost_of_the_null_engine_prints_costs_stations_and_ratios(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service_cost(PHOTOS, bundle, rounds=1, seconds=1, engine="null", null_clients="2", tiny=True)
+    printed = capsys.readouterr().out
+    for word in ("front end, ms", "/v2 tensor", "batch of 4", "hand to decoder", "metrics"):
+        assert word in printed
+    service_cost(PHOTOS, bundle, rounds=1, seconds=1, engine="null", null_clients="2", other=ROOT)
+    assert "medians of the rounds' ratios" in capsys.readouterr().out
+
+
 def test_soak_counts_answers_and_overload_refuses(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soak(PHOTOS, bundle, requests=40, clients=4)
     lines = capsys.readouterr().out.splitlines()
@@ -28,6 +42,13 @@ def test_soak_counts_answers_and_overload_refuses(bundle: Path, capsys: pytest.C
     assert "200: " in lines[-1]
     overload(PHOTOS, bundle, times=20, seconds=2, max_queue=32)
     assert "429: " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk sends the load")
+def test_flood_prints_a_row_for_each_kind(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flood(PHOTOS, bundle, seconds=2, clients=20, kinds="raw,slow", engine="null", null_rate=20)
+    printed = capsys.readouterr().out
+    assert [line.split()[1] for line in printed.splitlines()[-4:] if line.startswith("| ")] == ["raw", "slow"]
 
 
 def test_roofline_prints_a_rate_for_each_precision(capsys: pytest.CaptureFixture[str]) -> None:

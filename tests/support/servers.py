@@ -123,13 +123,20 @@ StartServer = Callable[..., Server]
 
 @contextmanager
 def running(
-    command: Sequence[str], *, port: int | None = None, log: Path | None = None, cwd: Path | None = None
+    command: Sequence[str],
+    *,
+    port: int | None = None,
+    log: Path | None = None,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
     """The server that `command` starts, which gets the port, a free one by default, as its last argument."""
     port = port or free_port()
     output = log.open("wb") if log else None
     try:
-        process = subprocess.Popen([*command, str(port)], cwd=cwd, stdout=output, stderr=output and subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, str(port)], cwd=cwd, env=environment, stdout=output, stderr=output and subprocess.STDOUT
+        )
     finally:
         if output:
             output.close()
