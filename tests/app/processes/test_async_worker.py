@@ -223,6 +223,20 @@ def test_a_worker_that_ended_just_before_a_call_fails_it_and_nothing_is_left_unr
     checked(main)
 
 
+def test_a_worker_that_closes_its_connection_in_the_middle_of_an_answer_fails_the_call() -> None:
+    async def main() -> None:
+        async with scripted() as one:
+            call = one.call()
+            await asyncio.sleep(0)
+            one.other.recv(1000)  # or else the connection would be reset
+            one.other.send(answer(1)[:10])
+            one.other.close()
+            with pytest.raises(WorkerDied):
+                await call
+
+    checked(main)
+
+
 @pytest.mark.parametrize("when", ["idle", "with its answer"])
 def test_data_that_was_not_asked_for_ends_the_worker(when: str) -> None:
     async def main() -> None:
