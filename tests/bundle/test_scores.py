@@ -53,8 +53,6 @@ def test_the_best_classes_are_those_of_a_plain_sort_with_ties_in_index_order_and
     with np.errstate(invalid="ignore"):
         found = best_classes(logits, count, activation)
         expected = scores(logits, activation)
-    ranked = sorted(
-        range(len(values)), key=lambda index: (np.isnan(values[index]), -np.nan_to_num(values[index]), index)
-    )
+    ranked = sorted(range(len(values)), key=lambda index: (np.isnan(values[index]), -np.nan_to_num(values[index])))
     assert [index for index, _ in found] == ranked[:count]
     np.testing.assert_array_equal([score for _, score in found], expected[ranked[:count]])
