@@ -22,7 +22,7 @@ from bundle.scores import best_classes
 from model.spec import PREPROCESSING
 from tests.app.engines import fakes
 from tests.support.pictures import encoded, scene
-from tests.support.pixel_blocks import pixel_block
+from tests.support.pixel_blocks import pixel_block, used_bytes
 from tests.support.plans import put_plan
 from tests.support.processes import workers
 from tests.support.waiting import until
@@ -31,11 +31,13 @@ PNG = encoded(scene(300, 280))
 
 
 @asynccontextmanager
-async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
+async def serving(bundle: Path, *, shared_bytes: int = 256 << 20, **options: Any) -> AsyncIterator[ServedModel]:
     """A model of `bundle` on the real engine and decoders."""
     given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
     given |= {"run_seconds": 5, "load_seconds": 60} | options
-    async with DecoderPool(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+    async with DecoderPool(
+        count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30, shared_bytes=shared_bytes
+    ) as decoders:
         model = ServedModel(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
         try:
             await model.start()
@@ -283,5 +285,53 @@ def test_each_resolution_has_what_serves_it_best(bundle: Path, tmp_path: Path, m
             await until(lambda: model.fault is None)
             assert (model.engine(), model.capacity) == (("onnxruntime-cuda", "f32"), 128)
             assert [(engine, at) for engine, at, _ in model.refused] == [("tensorrt", 224), ("tensorrt", 384)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stage", ["waits for a decoder", "is decoded", "waits for the engine", "runs"])
+def test_a_request_that_is_given_up_at_any_stage_leaves_no_memory_taken(bundle: Path, stage: str) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            await classify(model)  # every process is ready
+            role = "decoder" if "decode" in stage else "engine"
+            (stopped,) = workers(os.getpid(), role)
+            os.kill(stopped, signal.SIGSTOP)
+            work = [asyncio.create_task(classify(model)) for _ in range(4)]
+            decoders = model._decoders
+            if role == "decoder":
+                await until(lambda: used_bytes(decoders) > 150_000)  # room for one image, of which all others wait
+            else:
+                await until(lambda: len(model._batcher._waiting) == 3 and len(model._batcher._running) == 1)
+                assert used_bytes(decoders) >= 4 * 150_528
+            given_up = work[:1] if stage in ("is decoded", "runs") else work[1:]
+            for task in given_up:
+                task.cancel()
+            await asyncio.gather(*given_up, return_exceptions=True)
+            os.kill(stopped, signal.SIGCONT)
+            kept = [task for task in work if task not in given_up]
+            assert [type(answer) for answer in await asyncio.gather(*kept)] == [ModelAnswer] * len(kept)
+            await until(lambda: used_bytes(decoders) == 0)
+            (memory,) = [memory._blocks for memory in decoders._memories]
+            assert memory._gaps == [(0, memory.memory.size)]
+            await classify(model)
+
+    asyncio.run(main())
+
+
+def test_a_full_memory_delays_decoding_and_loses_nothing(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, shared_bytes=400_000) as model:  # two images and a body
+            expected = (await classify(model)).outputs
+            (engine,) = workers(os.getpid(), "engine")
+            os.kill(engine, signal.SIGSTOP)
+            work = [asyncio.create_task(classify(model)) for _ in range(10)]
+            await until(lambda: used_bytes(model._decoders) > 300_000)
+            await asyncio.sleep(0.2)
+            assert len(model._batcher._waiting) + len(model._batcher._running) <= 2
+            os.kill(engine, signal.SIGCONT)
+            for answer in await asyncio.gather(*work):
+                np.testing.assert_allclose(answer.outputs, expected, atol=1e-5)
+            assert used_bytes(model._decoders) == 0
 
     asyncio.run(main())
