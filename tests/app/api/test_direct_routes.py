@@ -46,7 +46,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "a damaged image": {"content": JPEG[:3000]},
     "too large": {"content": JPEG + bytes(300_000)},
     "an unknown coding": {"content": JPEG, "headers": {"Content-Encoding": "zstd-2"}},
-    "no time": {"content": JPEG, "headers": {"X-Request-Timeout-Ms": "0"}},
+    "no time": {"content": JPEG, "headers": {"X-Request-Timeout-Ms": "1"}},
     "no number of milliseconds": {"content": JPEG, "headers": {"X-Request-Timeout-Ms": "soon"}},
     "no key": {"content": JPEG, "headers": {"Authorization": ""}},
     "a wrong key": {"content": JPEG, "headers": {"Authorization": "Bearer wrong"}},

@@ -108,11 +108,11 @@ def test_bodies_of_all_sizes_arrive_unchanged_one_after_the_other_and_in_a_pipel
             for body in bodies:
                 writer.write(framed(body, chunk))
                 assert await answer_of(reader) == expected(body), len(body)
+            assert app.largest <= (128 + 256) * KIB  # beyond what may wait unread, no more than arrives at once
             for body in bodies:  # all before the first answer is read
                 writer.write(framed(body, chunk))
             for body in bodies:
                 assert await answer_of(reader) == expected(body), len(body)
-        assert app.largest <= (128 + 256) * KIB  # beyond what may wait unread, no more than arrives at once
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
