@@ -62,7 +62,8 @@ class Decoding:
         return found
 
     def _decoded(self, body: bytes) -> Pixels:
-        return asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
+        pixels: Pixels = asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
+        return pixels
 
     async def _copied(self, body: bytes) -> Pixels:
         block, _ = await self.decoders.decode(body, STEPS)

@@ -16,6 +16,8 @@ from app.decoding.decoder_worker import Decoder
 from app.errors import BadImage
 from app.processes.channel import Arrays, Values
 
+TARGET = "tests.support.worker_targets:Target"
+
 
 class Target:
     """Does what a test asks it to."""

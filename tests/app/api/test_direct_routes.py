@@ -1,7 +1,7 @@
 """POST /classify without the framework in between, beside the framework's own answers: one service, both ways in."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -70,11 +70,11 @@ class Ways:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self._direct = app.build_middleware_stack()
-        routes = next(layer for layer in app.user_middleware if layer.cls is DirectRoutes)
+        routes = next(layer for layer in app.user_middleware if layer.cls == DirectRoutes)
         app.user_middleware.remove(routes)
         self._framework = app.build_middleware_stack()
 
-    async def answer(self, name: str, *, direct: bool) -> tuple[httpx.Response, dict[str, Any]]:
+    async def answer(self, name: str, *, direct: bool) -> tuple[httpx.Response, Mapping[str, Any]]:
         """The answer and its request's line in the log."""
         request = {"method": "POST", "url": "/classify"} | REQUESTS[name]
         request["headers"] = ADMIN | request.get("headers", {})

@@ -5,7 +5,7 @@ import pytest
 
 from app.decoding.decoder_memory import DecoderMemory, PixelBlock, PixelLocation, claimed
 from app.errors import TooLarge
-from app.processes.shared_memory import Block
+from app.processes.shared_memory import SharedBlock
 
 PAGE = 4096
 
@@ -74,7 +74,7 @@ def test_locations_are_where_each_image_begins() -> None:
 def test_a_result_that_its_caller_no_longer_takes_is_released(when: str) -> None:
     async def main() -> None:
         memory = DecoderMemory(0, PAGE)
-        answer: asyncio.Future[Block] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[SharedBlock] = asyncio.get_running_loop().create_future()
         caller = asyncio.create_task(claimed(answer, lambda block: block.release()))
         await asyncio.sleep(0)
         if when == "after":

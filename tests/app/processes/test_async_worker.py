@@ -19,8 +19,9 @@ from app.errors import BadImage
 from app.processes.async_worker import AsyncWorker
 from app.processes.channel import EMPTY_REPLY, Reply
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
-from tests.app.processes.test_worker import ANSWER, TARGET, Ended, invalid_answers, message
 from tests.support.waiting import until
+from tests.support.worker_answers import ANSWER, Ended, invalid_answers, message
+from tests.support.worker_targets import TARGET
 
 LARGE = "x" * 3_000_000  # more than a socket takes at once
 

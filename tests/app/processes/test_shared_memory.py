@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.processes.shared_memory import Block, BlockMemory, SharedMemory
+from app.processes.shared_memory import BlockMemory, SharedBlock, SharedMemory
 
 PAGE = mmap.PAGESIZE
 MEGABYTE = 1 << 20
@@ -105,7 +105,7 @@ def test_punching_a_hole_leaves_zeros_and_ends_no_reader() -> None:
 PAGES = 12
 
 
-def pages_of(block: Block) -> set[int]:
+def pages_of(block: SharedBlock) -> set[int]:
     assert block.offset % PAGE == block.size % PAGE == 0
     return set(range(block.offset // PAGE, (block.offset + block.size) // PAGE))
 
@@ -120,7 +120,7 @@ def test_blocks_never_overlap_and_whatever_fits_into_a_gap_is_given_the_lowest(s
         nonlocal releases
         releases += 1
 
-    memory, held, expected = BlockMemory(PAGES * PAGE, released), list[Block](), 0
+    memory, held, expected = BlockMemory(PAGES * PAGE, released), list[SharedBlock](), 0
     for step in steps:
         used = set().union(*map(pages_of, held))
         if isinstance(step, float):
