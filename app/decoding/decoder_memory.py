@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import TooLarge
-from app.processes.shared_memory import Block, BlockMemory
+from app.processes.shared_memory import BlockMemory, SharedBlock
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class PixelLocation(NamedTuple):
 class PixelBlock:
     """Decoded images (count, side, side, 3), uint8, in a decoder's memory. Release it once no engine needs them."""
 
-    def __init__(self, owner: "DecoderMemory", block: Block, shape: Sequence[int]) -> None:
+    def __init__(self, owner: "DecoderMemory", block: SharedBlock, shape: Sequence[int]) -> None:
         self._owner = owner
         self._block = block
         self.shape = tuple(shape)
@@ -72,7 +72,7 @@ class DecoderMemory:
         self._blocks = BlockMemory(size, self._released.set)
         self.file = self._blocks.memory.file
 
-    async def take(self, size: int) -> Block:
+    async def take(self, size: int) -> SharedBlock:
         """A block, as soon as there is one; TooLarge if there can be none."""
         if not self._blocks.fits(size):
             raise TooLarge(f"{size:,} bytes are more than a decoder's memory, which is {self._blocks.memory.size:,}")
@@ -81,10 +81,10 @@ class DecoderMemory:
             await self._released.wait()
         return block
 
-    def write(self, block: Block, content: bytes) -> None:
+    def write(self, block: SharedBlock, content: bytes) -> None:
         self._blocks.memory.write(block.offset, content)
 
-    def array(self, block: Block, shape: Sequence[int]) -> NDArray[np.uint8]:
+    def array(self, block: SharedBlock, shape: Sequence[int]) -> NDArray[np.uint8]:
         """What begins `block`, in place."""
         return self._blocks.memory.array(block.offset, *shape)
 

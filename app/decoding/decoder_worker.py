@@ -1,7 +1,6 @@
 """The worker's side of decoding: turns untrusted bytes into pixels. `app.decoding.pool` calls it."""
 
 import json
-import os
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -26,14 +25,12 @@ class Decoder:
     Args:
         max_pixels: as for app.decoding.image_decoding.decode.
         scaled_jpeg: as for app.decoding.image_decoding.decode.
-        files: the memory in which bodies and results cross. It is closed: the process cannot map more of it, or change
-            its size.
+        files: the memory in which bodies and results cross; its size is sealed.
     """
 
     def __init__(self, max_pixels: int, scaled_jpeg: bool, files: Sequence[int]) -> None:
         (memory,) = files
         self._memory = SharedMemory(file=memory)
-        os.close(memory)
         self._max_pixels = max_pixels
         self._scaled_jpeg = scaled_jpeg
         Image.init()

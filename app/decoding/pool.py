@@ -19,7 +19,7 @@ from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from app.processes.async_worker import AsyncWorker
 from app.processes.channel import Arrays, Limits, Reply, Values
-from app.processes.shared_memory import Block
+from app.processes.shared_memory import SharedBlock
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
@@ -41,7 +41,7 @@ class Decoded:
 
     values: Values
     memory: DecoderMemory
-    block: Block
+    block: SharedBlock
     interval: Interval
 
 
@@ -328,7 +328,7 @@ class DecoderPool:
 
     async def _call(self, job: _Job, worker: AsyncWorker, memory: DecoderMemory) -> Decoded:
         result = await memory.take(job.result_bytes)
-        body: Block | None = None
+        body: SharedBlock | None = None
         try:
             body = await memory.take(len(job.body))
             memory.write(body, job.body)

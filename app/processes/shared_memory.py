@@ -49,7 +49,7 @@ class SharedMemory:
             self.file = -1
 
 
-class Block:
+class SharedBlock:
     """A part of a BlockMemory. Releasing it twice is releasing it once."""
 
     def __init__(self, owner: "BlockMemory", offset: int, size: int) -> None:
@@ -77,17 +77,17 @@ class BlockMemory:
         self._on_release = on_release
         self._gaps = [(0, self.memory.size)]  # offset and size of what is free, by offset
 
-    def take(self, size: int) -> Block | None:
+    def take(self, size: int) -> SharedBlock | None:
         """A block of at least `size` bytes, None while no gap is large enough."""
         size = _whole_pages(max(1, size))
         for index, (offset, free) in enumerate(self._gaps):
             if free >= size:
                 self._gaps[index : index + 1] = [(offset + size, free - size)] if free > size else []
-                return Block(self, offset, size)
+                return SharedBlock(self, offset, size)
         return None
 
     def give_back(self, offset: int, size: int) -> None:
-        """Make a gap of the block that was there; Block.release calls it."""
+        """Make a gap of the block that was there; SharedBlock.release calls it."""
         if size > _KEPT_BYTES:
             self.memory.discard(offset, size)
         index = bisect.bisect(self._gaps, (offset, size))

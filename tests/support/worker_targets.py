@@ -1,17 +1,22 @@
 """Objects for worker processes to hold."""
 
+import ctypes
 import logging
 import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from app.decoding.decoder_worker import Decoder
 from app.errors import BadImage
 from app.processes.channel import Arrays, Values
+
+TARGET = "tests.support.worker_targets:Target"
 
 
 class Target:
@@ -117,3 +122,31 @@ class Pending:
         if self._value is None:
             raise BadImage("not this one")
         return [self._value], []
+
+
+class Intruder(Decoder):
+    """A decoder that an image has taken over."""
+
+    def scribble(self, value: int) -> tuple[Values, Arrays]:
+        """Write to all that it can."""
+        self._memory.bytes[...] = value
+        return [], []
+
+    def cut_short(self) -> tuple[Values, Arrays]:
+        """Names the open files whose size it can change, apart from standard output and error."""
+        changed = []
+        for file in range(3, 1000):
+            with suppress(OSError):
+                os.ftruncate(file, 0)
+                changed.append(file)
+        return changed, []
+
+    def read_beyond(self) -> tuple[Values, Arrays]:
+        """Map more than its memory has, and read there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mremap.restype = ctypes.c_void_p
+        size, may_move = self._memory.size, 1
+        address = ctypes.c_void_p(self._memory.bytes.ctypes.data)
+        self._memory.bytes = np.empty(0, np.uint8)
+        moved = libc.mremap(address, ctypes.c_size_t(size), ctypes.c_size_t(2 * size), ctypes.c_int(may_move))
+        return [ctypes.string_at(moved + size, 1)[0]], []

@@ -1,7 +1,11 @@
-import pytest
-from starlette.requests import Request
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from app.api.dependencies import caller_id
+import pytest
+from starlette.requests import ClientDisconnect, Request
+
+from app.api.dependencies import caller_id, run_while_connected
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,96 @@ from app.api.dependencies import caller_id
 def test_whose_share_a_request_takes(name: str, address: str, expected: str) -> None:
     request = Request({"type": "http", "client": (address, 1), "state": {"caller": name}})
     assert caller_id(request) == expected
+
+
+def checked(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `main`; what the event loop's exception handler is told fails, and so does a task that is left."""
+    reported: list[Any] = []
+
+    async def watched() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        await main()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(watched())
+    assert reported == []
+
+
+def connected_until(gone: asyncio.Event) -> Request:
+    async def receive() -> dict[str, str]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    return Request({"type": "http"}, receive)
+
+
+def test_work_is_cancelled_when_the_client_goes() -> None:
+    async def main() -> None:
+        gone, ended = asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            asyncio.get_running_loop().call_later(0.01, gone.set)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        with pytest.raises(ClientDisconnect):
+            await run_while_connected(connected_until(gone), work())
+        assert ended.is_set()
+        current = asyncio.current_task()
+        assert current is not None
+        assert not current.cancelling()
+
+    checked(main)
+
+
+def test_the_result_and_the_errors_of_the_work_pass_unchanged() -> None:
+    async def main() -> None:
+        async def result() -> int:
+            await asyncio.sleep(0)
+            return 7
+
+        async def late() -> int:
+            raise TimeoutError("its own")
+
+        assert await run_while_connected(connected_until(asyncio.Event()), result()) == 7
+        with pytest.raises(TimeoutError, match="its own"):
+            await run_while_connected(connected_until(asyncio.Event()), late())
+
+    checked(main)
+
+
+def test_a_request_that_is_cancelled_itself_is_not_taken_for_one_whose_client_has_gone() -> None:
+    async def main() -> None:
+        task = asyncio.create_task(run_while_connected(connected_until(asyncio.Event()), asyncio.sleep(60)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    checked(main)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(
+            "client", marks=pytest.mark.xfail(strict=True, reason="the timeout is over when it is rescheduled")
+        ),
+        "work",
+    ],
+)
+def test_a_client_that_goes_in_the_moment_of_its_answer_is_no_error_of_the_service(first: str) -> None:
+    async def main() -> None:
+        gone, answered = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(run_while_connected(connected_until(gone), answered.wait()))
+        await asyncio.sleep(0.01)
+        for event in (gone, answered) if first == "client" else (answered, gone):
+            event.set()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        assert outcome is True or isinstance(outcome, ClientDisconnect)
+
+    checked(main)

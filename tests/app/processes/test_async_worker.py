@@ -19,8 +19,9 @@ from app.errors import BadImage
 from app.processes.async_worker import AsyncWorker
 from app.processes.channel import EMPTY_REPLY, Reply
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
-from tests.app.processes.test_worker import ANSWER, TARGET, Ended, invalid_answers, message
 from tests.support.waiting import until
+from tests.support.worker_answers import ANSWER, Ended, invalid_answers, message
+from tests.support.worker_targets import TARGET
 
 LARGE = "x" * 3_000_000  # more than a socket takes at once
 
@@ -219,6 +220,20 @@ def test_a_worker_that_ended_just_before_a_call_fails_it_and_nothing_is_left_unr
             one.other.close()  # the event loop has not seen it yet
             with pytest.raises(WorkerDied):
                 await one.calls.call("echo", [], seconds=10)
+
+    checked(main)
+
+
+def test_a_worker_that_closes_its_connection_in_the_middle_of_an_answer_fails_the_call() -> None:
+    async def main() -> None:
+        async with scripted() as one:
+            call = one.call()
+            await asyncio.sleep(0)
+            one.other.recv(1000)  # or else the connection would be reset
+            one.other.send(answer(1)[:10])
+            one.other.close()
+            with pytest.raises(WorkerDied):
+                await call
 
     checked(main)
 

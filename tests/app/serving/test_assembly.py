@@ -23,6 +23,8 @@ def test_a_model_is_made_as_the_settings_say(bundle: Path, monkeypatch: pytest.M
         null_rate=500,
         max_batch=3,
         max_queue=70,
+        max_queue_bytes=10**8,
+        max_queue_seconds=9,
         engine_seconds=11,
         load_seconds=12,
     )
@@ -36,6 +38,8 @@ def test_a_model_is_made_as_the_settings_say(bundle: Path, monkeypatch: pytest.M
         "null_rate": 500,
         "max_batch": 3,
         "max_queue": 70,
+        "max_queue_bytes": 10**8,
+        "max_queue_seconds": 9,
         "run_seconds": 11,
         "load_seconds": 12,
     }

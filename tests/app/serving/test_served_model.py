@@ -15,14 +15,13 @@ import pytest
 from app.decoding.pool import DecoderPool
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
 from app.processes.shared_memory import SharedMemory
-from app.serving.served_model import ModelAnswer, ServedModel, default_queue_images
+from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
 from bundle.scores import best_classes
-from model.spec import PREPROCESSING
 from tests.app.engines import fakes
 from tests.support.pictures import encoded, scene
-from tests.support.pixel_blocks import pixel_block
+from tests.support.pixel_blocks import pixel_block, used_bytes
 from tests.support.plans import put_plan
 from tests.support.processes import workers
 from tests.support.waiting import until
@@ -31,11 +30,13 @@ PNG = encoded(scene(300, 280))
 
 
 @asynccontextmanager
-async def serving(bundle: Path, **options: Any) -> AsyncIterator[ServedModel]:
+async def serving(bundle: Path, *, shared_bytes: int = 256 << 20, **options: Any) -> AsyncIterator[ServedModel]:
     """A model of `bundle` on the real engine and decoders."""
     given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
     given |= {"run_seconds": 5, "load_seconds": 60} | options
-    async with DecoderPool(count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30) as decoders:
+    async with DecoderPool(
+        count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30, shared_bytes=shared_bytes
+    ) as decoders:
         model = ServedModel(open_bundle(bundle), decoders, Metrics(list).model(bundle.name), **given)
         try:
             await model.start()
@@ -241,14 +242,20 @@ def test_unset_limits_are_what_the_engine_is_best_at_and_eight_batches(bundle: P
 
 
 @pytest.mark.parametrize(
-    ("batch", "resolutions", "images"),
-    [(1, [224], 64), (128, [224], 1024), (512, [224], 3566), (512, [224, 384], 1213), (512, [224, 480], 776)],
+    ("max_queue", "max_batch", "max_bytes", "images"),
+    [(0, 8, 512 << 20, 64), (0, 16, 512 << 20, 128), (500, 8, 512 << 20, 500), (500, 8, 64 << 20, 97), (0, 8, 1, 1)],
 )
-def test_images_that_wait_by_default_are_bounded_by_their_bytes(
-    batch: int, resolutions: list[int], images: int
+def test_images_that_wait_are_bounded_by_their_number_and_by_their_bytes_at_the_largest_resolution(
+    bundle: Path, max_queue: int, max_batch: int, max_bytes: int, images: int
 ) -> None:
-    assert default_queue_images(batch, max(PREPROCESSING[resolution].crop for resolution in resolutions)) == images
-    assert images * 3 * max(resolutions) ** 2 <= 512 << 20
+    async def main() -> None:
+        more = {"max_queue": max_queue, "max_batch": max_batch, "max_queue_bytes": max_bytes}
+        async with serving(bundle, **more) as model:
+            assert model.capacity == images
+            side = max(steps.crop for steps in model.bundle.manifest.preprocessing.values())
+            assert images == 1 or images * 3 * side**2 <= max_bytes
+
+    asyncio.run(main())
 
 
 def test_a_model_with_large_batches_queues_as_many_images_as_fit_its_largest_resolution(bundle: Path) -> None:
@@ -283,5 +290,53 @@ def test_each_resolution_has_what_serves_it_best(bundle: Path, tmp_path: Path, m
             await until(lambda: model.fault is None)
             assert (model.engine(), model.capacity) == (("onnxruntime-cuda", "f32"), 128)
             assert [(engine, at) for engine, at, _ in model.refused] == [("tensorrt", 224), ("tensorrt", 384)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("stage", ["waits for a decoder", "is decoded", "waits for the engine", "runs"])
+def test_a_request_that_is_given_up_at_any_stage_leaves_no_memory_taken(bundle: Path, stage: str) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            await classify(model)  # every process is ready
+            role = "decoder" if "decode" in stage else "engine"
+            (stopped,) = workers(os.getpid(), role)
+            os.kill(stopped, signal.SIGSTOP)
+            work = [asyncio.create_task(classify(model)) for _ in range(4)]
+            decoders = model._decoders
+            if role == "decoder":
+                await until(lambda: used_bytes(decoders) > 150_000)  # room for one image, of which all others wait
+            else:
+                await until(lambda: len(model._batcher._waiting) == 3 and len(model._batcher._running) == 1)
+                assert used_bytes(decoders) >= 4 * 150_528
+            given_up = work[:1] if stage in ("is decoded", "runs") else work[1:]
+            for task in given_up:
+                task.cancel()
+            await asyncio.gather(*given_up, return_exceptions=True)
+            os.kill(stopped, signal.SIGCONT)
+            kept = [task for task in work if task not in given_up]
+            assert [type(answer) for answer in await asyncio.gather(*kept)] == [ModelAnswer] * len(kept)
+            await until(lambda: used_bytes(decoders) == 0)
+            (memory,) = [memory._blocks for memory in decoders._memories]
+            assert memory._gaps == [(0, memory.memory.size)]
+            await classify(model)
+
+    asyncio.run(main())
+
+
+def test_a_full_memory_delays_decoding_and_loses_nothing(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle, shared_bytes=400_000) as model:  # two images and a body
+            expected = (await classify(model)).outputs
+            (engine,) = workers(os.getpid(), "engine")
+            os.kill(engine, signal.SIGSTOP)
+            work = [asyncio.create_task(classify(model)) for _ in range(10)]
+            await until(lambda: used_bytes(model._decoders) > 300_000)
+            await asyncio.sleep(0.2)
+            assert len(model._batcher._waiting) + len(model._batcher._running) <= 2
+            os.kill(engine, signal.SIGCONT)
+            for answer in await asyncio.gather(*work):
+                np.testing.assert_allclose(answer.outputs, expected, atol=1e-5)
+            assert used_bytes(model._decoders) == 0
 
     asyncio.run(main())

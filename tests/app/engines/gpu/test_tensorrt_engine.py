@@ -45,7 +45,7 @@ from bundle.bundle_errors import BadBundle
 from bundle.golden import Golden, mismatch
 from bundle.plan_manifest import PlanManifest
 from bundle.reader import open_bundle
-from bundle.tensors import OUTPUTS, Images, Outputs
+from bundle.tensors import OUTPUTS, ImageRows, Images, Outputs
 from model.spec import SOFTMAX
 from tests.app.engines.gpu.fake_gpu import FakeContext, FakeGpu
 from tests.app.engines.gpu.fake_tensorrt import LoadedPlan, Trt
@@ -300,7 +300,7 @@ class RunsOnItsOwnStream(TransferSlot):
 class IsNeverWaitedFor(TransferSlot):
     """The next piece takes the lane while one is on its way."""
 
-    def submit(self, images: Images, bucket: int, outputs: Outputs) -> None:
+    def submit(self, images: ImageRows, bucket: int, outputs: Outputs) -> None:
         super().submit(images, bucket, outputs)
         self._awaited = None
 
