@@ -81,8 +81,8 @@ class DecoderMemory:
             await self._released.wait()
         return block
 
-    def write(self, block: SharedBlock, content: bytes) -> None:
-        self._blocks.memory.write(block.offset, content)
+    def write(self, offset: int, content: bytes) -> None:
+        self._blocks.memory.write(offset, content)
 
     def array(self, block: SharedBlock, shape: Sequence[int]) -> NDArray[np.uint8]:
         """What begins `block`, in place."""

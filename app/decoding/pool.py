@@ -327,21 +327,19 @@ class DecoderPool:
         return None
 
     async def _call(self, job: _Job, worker: AsyncWorker, memory: DecoderMemory) -> Decoded:
-        result = await memory.take(job.result_bytes)
-        body: SharedBlock | None = None
+        # One block for both: two would wait for each other's room in a memory that is nearly full.
+        block = await memory.take(job.result_bytes + len(job.body))
         try:
-            body = await memory.take(len(job.body))
+            body = block.offset + job.result_bytes
             memory.write(body, job.body)
             started = time.perf_counter()
-            values = [*job.values, body.offset, len(job.body), result.offset]
+            values = [*job.values, body, len(job.body), block.offset]
             returned, _ = await worker.call(job.method, values, seconds=self._seconds, reply=job.reply)
         except BaseException:
-            result.release()
+            block.release()
             raise
-        finally:
-            if body is not None:
-                body.release()
-        return Decoded(returned, memory, result, Interval(started, time.perf_counter()))
+        block.shorten(job.result_bytes)
+        return Decoded(returned, memory, block, Interval(started, time.perf_counter()))
 
     def _lost(self, job: _Job, reason: str, message: str) -> str:
         if not self._closed:

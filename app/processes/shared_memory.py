@@ -57,6 +57,13 @@ class SharedBlock:
         self.offset = offset
         self.size = size
 
+    def shorten(self, size: int) -> None:
+        """Keep the first `size` bytes only."""
+        kept = _whole_pages(max(1, size))
+        if self._owner is not None and kept < self.size:
+            self.size, rest = kept, self.size - kept
+            self._owner.give_back(self.offset + kept, rest)
+
     def release(self) -> None:
         """Give it back; what was written there stays until another block is made of it."""
         owner, self._owner = self._owner, None

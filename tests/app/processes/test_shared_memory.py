@@ -185,3 +185,21 @@ def test_a_large_block_gives_its_memory_back_when_it_is_released_and_small_ones_
     assert again is not None
     assert memory.memory.array(again.offset, again.size).max() <= 7
     memory.close()
+
+
+def test_a_shortened_block_gives_the_rest_back_and_is_released_as_what_it_is() -> None:
+    memory = BlockMemory(4 * mmap.PAGESIZE)
+    block = memory.take(3 * mmap.PAGESIZE)
+    assert block is not None
+    block.shorten(10)
+    assert block.size == mmap.PAGESIZE
+    other = memory.take(3 * mmap.PAGESIZE)
+    assert other is not None
+    assert other.offset == mmap.PAGESIZE
+    block.shorten(mmap.PAGESIZE)  # nothing more to give
+    block.release()
+    block.shorten(1)
+    other.release()
+    whole = memory.take(4 * mmap.PAGESIZE)
+    assert whole is not None
+    memory.close()

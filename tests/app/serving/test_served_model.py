@@ -326,7 +326,7 @@ def test_a_request_that_is_given_up_at_any_stage_leaves_no_memory_taken(bundle: 
 
 def test_a_full_memory_delays_decoding_and_loses_nothing(bundle: Path) -> None:
     async def main() -> None:
-        async with serving(bundle, shared_bytes=400_000) as model:  # two images and a body
+        async with serving(bundle, shared_bytes=2 * 224 * 224 * 3 + len(PNG) + 8192) as model:  # two images and a body
             expected = (await classify(model)).outputs
             (engine,) = workers(os.getpid(), "engine")
             os.kill(engine, signal.SIGSTOP)
