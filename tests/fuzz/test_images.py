@@ -62,12 +62,11 @@ class Decoding:
         return found
 
     def _decoded(self, body: bytes) -> Pixels:
-        pixels: Pixels = asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
-        return pixels
+        return asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
 
     async def _copied(self, body: bytes) -> Pixels:
         block, _ = await self.decoders.decode(body, STEPS)
-        pixels = block.pixels[0].copy()
+        pixels: Pixels = block.pixels[0].copy()
         block.release()
         return pixels
 

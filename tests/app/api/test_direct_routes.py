@@ -70,7 +70,9 @@ class Ways:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self._direct = app.build_middleware_stack()
-        routes = next(layer for layer in app.user_middleware if layer.cls == DirectRoutes)
+        routes = next(
+            layer for layer in app.user_middleware if getattr(layer.cls, "__name__", "") == DirectRoutes.__name__
+        )
         app.user_middleware.remove(routes)
         self._framework = app.build_middleware_stack()
 
