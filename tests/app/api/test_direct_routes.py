@@ -73,7 +73,7 @@ class Ways:
         routes = next(
             layer for layer in app.user_middleware if getattr(layer.cls, "__name__", "") == DirectRoutes.__name__
         )
-        app.user_middleware.remove(routes)
+        del app.user_middleware[is_direct.index(True)]
         self._framework = app.build_middleware_stack()
 
     async def answer(self, name: str, *, direct: bool) -> tuple[httpx.Response, Mapping[str, Any]]:
