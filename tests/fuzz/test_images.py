@@ -62,8 +62,7 @@ class Decoding:
         return found
 
     def _decoded(self, body: bytes) -> Pixels:
-        pixels: Pixels = asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
-        return pixels
+        return asyncio.run_coroutine_threadsafe(self._copied(body), self.loop).result(60)
 
     async def _copied(self, body: bytes) -> Pixels:
         block, _ = await self.decoders.decode(body, STEPS)

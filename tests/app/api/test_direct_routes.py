@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -70,8 +70,8 @@ class Ways:
     def __init__(self, app: FastAPI) -> None:
         self.app = app
         self._direct = app.build_middleware_stack()
-        routes = next(layer for layer in app.user_middleware if layer.cls == cast(object, DirectRoutes))
-        app.user_middleware.remove(routes)
+        names = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
+        del app.user_middleware[names.index(DirectRoutes.__name__)]
         self._framework = app.build_middleware_stack()
 
     async def answer(self, name: str, *, direct: bool) -> tuple[httpx.Response, Mapping[str, Any]]:
@@ -110,10 +110,13 @@ async def service(bundle: Path) -> AsyncIterator[Ways]:
         root_path="/below",
     )
     app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        model = app.state.service.repository
-        await until(lambda: all(entry.state == "READY" for entry in model.entries))
+    lifespan = app.router.lifespan_context(app)
+    await lifespan.__aenter__()
+    try:
+        await until(lambda: all(entry.state == "READY" for entry in app.state.service.repository.entries))
         yield Ways(app)
+    finally:
+        await lifespan.__aexit__(None, None, None)  # never with an error, as a server does
 
 
 def form_of(value: Any) -> Any:
