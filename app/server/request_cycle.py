@@ -42,13 +42,14 @@ class RequestCycle(RequestResponseCycle):
         """The client has gone."""
         self.disconnected = True
         self.message_event.set()
-        if self._on_disconnect is not None:
-            self._on_disconnect()
+        callback, self._on_disconnect = self._on_disconnect, None
+        if callback is not None:
+            callback()
 
     def _watch_disconnect(self, callback: Callable[[], None] | None) -> None:
         self._on_disconnect = callback
-        if callback is not None and self.disconnected:
-            callback()
+        if self.disconnected:
+            self.disconnect()
 
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():

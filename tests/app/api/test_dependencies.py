@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from app.api.dependencies import caller_id, run_while_connected
+from app.api.dependencies import DISCONNECT_EXTENSION, caller_id, run_while_connected
 
 
 @pytest.mark.parametrize(
@@ -39,27 +39,34 @@ def checked(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     assert reported == []
 
 
-def connected_until(gone: asyncio.Event) -> Request:
-    async def receive() -> dict[str, str]:
-        await gone.wait()
-        return {"type": "http.disconnect"}
+class Client:
+    """The client of a request, as app.server.request_cycle tells of it."""
 
-    return Request({"type": "http"}, receive)
+    def __init__(self) -> None:
+        self.request = Request({"type": "http", "extensions": {DISCONNECT_EXTENSION: self._watch}})
+        self._callback: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        if self._callback is not None:
+            self._callback()
+
+    def _watch(self, callback: Callable[[], None] | None) -> None:
+        self._callback = callback
 
 
 def test_work_is_cancelled_when_the_client_goes() -> None:
     async def main() -> None:
-        gone, ended = asyncio.Event(), asyncio.Event()
+        client, ended = Client(), asyncio.Event()
 
         async def work() -> None:
-            asyncio.get_running_loop().call_later(0.01, gone.set)
+            asyncio.get_running_loop().call_later(0.01, client.leave)
             try:
                 await asyncio.sleep(60)
             finally:
                 ended.set()
 
         with pytest.raises(ClientDisconnect):
-            await run_while_connected(connected_until(gone), work())
+            await run_while_connected(client.request, work())
         assert ended.is_set()
         current = asyncio.current_task()
         assert current is not None
@@ -77,16 +84,23 @@ def test_the_result_and_the_errors_of_the_work_pass_unchanged() -> None:
         async def late() -> int:
             raise TimeoutError("its own")
 
-        assert await run_while_connected(connected_until(asyncio.Event()), result()) == 7
+        assert await run_while_connected(Client().request, result()) == 7
         with pytest.raises(TimeoutError, match="its own"):
-            await run_while_connected(connected_until(asyncio.Event()), late())
+            await run_while_connected(Client().request, late())
+
+    checked(main)
+
+
+def test_where_the_server_does_not_tell_of_clients_work_goes_on_to_its_end() -> None:
+    async def main() -> None:
+        assert await run_while_connected(Request({"type": "http"}), asyncio.sleep(0, "done")) == "done"
 
     checked(main)
 
 
 def test_a_request_that_is_cancelled_itself_is_not_taken_for_one_whose_client_has_gone() -> None:
     async def main() -> None:
-        task = asyncio.create_task(run_while_connected(connected_until(asyncio.Event()), asyncio.sleep(60)))
+        task = asyncio.create_task(run_while_connected(Client().request, asyncio.sleep(60)))
         await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -98,19 +112,17 @@ def test_a_request_that_is_cancelled_itself_is_not_taken_for_one_whose_client_ha
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param(
-            "client", marks=pytest.mark.xfail(strict=True, reason="the timeout is over when it is rescheduled")
-        ),
+        "client",
         "work",
     ],
 )
 def test_a_client_that_goes_in_the_moment_of_its_answer_is_no_error_of_the_service(first: str) -> None:
     async def main() -> None:
-        gone, answered = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(run_while_connected(connected_until(gone), answered.wait()))
+        client, answered = Client(), asyncio.Event()
+        task = asyncio.create_task(run_while_connected(client.request, answered.wait()))
         await asyncio.sleep(0.01)
-        for event in (gone, answered) if first == "client" else (answered, gone):
-            event.set()
+        for happen in (client.leave, answered.set) if first == "client" else (answered.set, client.leave):
+            happen()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         assert outcome is True or isinstance(outcome, ClientDisconnect)
 
