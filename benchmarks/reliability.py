@@ -47,15 +47,18 @@ def soak(
     bundle: BundlePath,
     requests: Annotated[int, typer.Option(min=10)] = 100_000,
     clients: int = 12,
+    instances: int = 1,
 ) -> None:
     """Send many requests, good and bad, and print the number of answers by status.
 
-    After every tenth of them it prints memory, open files and threads of the service and its workers.
+    After every tenth of them it prints memory, open files and threads of the service and its workers; with several
+    instances the service's own process is their parent, and they count as its workers.
     """
     bodies, name = photographs(photos), open_bundle(bundle).name
-    with crossvit_serve(None, "--bundle", str(bundle), "--log-level", "error", "--decoders", "0") as server:
+    options = ["--bundle", str(bundle), "--log-level", "error", "--decoders", "0", "--instances", str(instances)]
+    with crossvit_serve(None, *options) as server:
         server.wait_until_ready()
-        print(f"{name}, {requests:,} requests, {clients} clients; {machine()}\n")
+        print(f"{name}, {requests:,} requests, {clients} clients, {instances} instances; {machine()}\n")
         columns = ["requests", "seconds", "service, MB", "with workers, MB", "open files", "threads"]
         print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         print(usage_row("0", "0", server.pid))
@@ -72,6 +75,7 @@ def overload(
     seconds: float = 60,
     max_queue: int = 64,
     max_batch: int = 0,
+    instances: int = 1,
 ) -> None:
     """Measure the capacity (closed loop), then send so many times as many requests.
 
@@ -80,7 +84,7 @@ def overload(
     """
     bodies, name = photographs(photos), open_bundle(bundle).name
     options = ["--bundle", str(bundle), "--log-level", "error", "--decoders", "0"]
-    options += ["--max-queue", str(max_queue), "--max-batch", str(max_batch)]
+    options += ["--max-queue", str(max_queue), "--max-batch", str(max_batch), "--instances", str(instances)]
     with crossvit_serve(None, *options) as server:
         server.wait_until_ready()
         batch = largest_batch(server.url)
