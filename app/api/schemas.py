@@ -148,7 +148,7 @@ class ModelList(BaseModel):
     """All models that the service knows, served or not."""
 
     models: list[ModelInfo]
-    instances: InstanceCount
+    instances: InstanceCount = InstanceCount(total=1, ready=1)  # of an older service
 
 
 class Reloaded(BaseModel):

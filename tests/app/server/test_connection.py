@@ -342,7 +342,8 @@ def test_a_request_whose_client_has_closed_the_connection_is_logged_as_499(serve
     )
     head = b"POST /classify/batch?resolution=480 HTTP/1.1\r\n"
     head += b"".join(b"%s: %s\r\n" % field for field in request.headers.raw) + b"\r\n"
-    with connected(server) as connection:
+    with connected(server) as busy, connected(server) as connection:
+        busy.sendall(head.replace(name.encode(), b"other") + request.read())  # so that there is time to leave
         connection.sendall(head + request.read())
         wait_until_read(connection)
         if end == "reset":

@@ -2,23 +2,34 @@
 
 import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from app.api.early_refusal import EarlyRefusals
 from app.configuration.settings import Settings
 from app.server.connection import Connection
 from app.server.connection_limits import ConnectionLimiter, StartScheduler
+from app.server.refusal_log import RefusalLog
+from app.server.refusal_pacer import RefusalPacer
 
 KIB = 1 << 10
 EDGES = [size * KIB + more for size in (64, 128, 256) for more in (-1, 0, 1)]
 SIZES = [0, 1, *EDGES, 3 << 20, (8 << 20) + 7]
+
+
+class NoEarlyRefusals:
+    """Lets the application answer every request."""
+
+    def refusal_of(self, *_: object) -> None:
+        return None
 
 
 class Echo:
@@ -58,9 +69,15 @@ async def served(app: Echo) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio
         settings = Settings(bundle=Path("unused"))
         start_scheduler = StartScheduler()
         limiter = ConnectionLimiter(10)
+        early_refusals = cast(EarlyRefusals, NoEarlyRefusals())
+        refusal_log = RefusalLog()
+        pacer = RefusalPacer(math.inf)
 
         def limiter_of(self, _: int) -> ConnectionLimiter:
             return self.limiter
+
+        def pacer_of(self, _: int) -> RefusalPacer:
+            return self.pacer
 
     loop = asyncio.get_running_loop()
     state = ServerState()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.engines.gpu.device import DeviceError
 from app.engines.interface import OverlappingEngine
-from tests.app.engines.gpu.test_tensorrt_engine import fake, held, loaded, network, pictures
+from tests.app.engines.gpu.on_fake_gpu import fake, held, loaded, network, pictures
 
 
 def test_it_is_an_engine_whose_calls_may_overlap() -> None:
