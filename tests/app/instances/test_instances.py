@@ -108,6 +108,11 @@ def test_the_parent_imports_no_web_framework_no_engine_and_no_arrays(pair: Serve
 
 
 def test_connections_that_are_opened_at_once_spread_over_the_instances(pair: Server) -> None:
+    wait_until(lambda: min(burst(pair)) >= 4)  # not in each: other work may have the core of one of them
+
+
+def burst(pair: Server) -> list[int]:
+    """How many of 32 connections each instance has accepted."""
     with ExitStack() as opened:
         connections = [opened.enter_context(connect(pair)) for _ in range(32)]
         for connection in connections:
@@ -116,7 +121,7 @@ def test_connections_that_are_opened_at_once_spread_over_the_instances(pair: Ser
             assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         counts = [len(clients_of(pid, pair.port)) for pid in instances(pair.pid).values()]
     assert sum(counts) >= 32
-    assert min(counts) >= 4, counts
+    return counts
 
 
 def test_an_instance_has_its_share_of_the_cores_and_a_number_in_its_log(pair: Server) -> None:
