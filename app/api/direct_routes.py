@@ -1,8 +1,8 @@
 """Routes that classify, without the framework between them and the request.
 
 FastAPI describes them in the OpenAPI document, and answers the other methods of their paths. Resolving the dependencies
-of a request and validating its parameters and its response take FastAPI 40 % of the processor time that the HTTP
-process spends on `POST /classify` (docs/performance.md), so these routes do it themselves.
+of a request and validating its parameters and its response took FastAPI 40 % of the processor time that the HTTP
+process spent on `POST /classify` (docs/performance.md), so these routes do it themselves.
 """
 
 import re
