@@ -57,6 +57,11 @@ class _Job:
     deadline: float
     answer: asyncio.Future[Decoded] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
+    @property
+    def over(self) -> bool:
+        """Whether its request has gone, or is too late."""
+        return self.answer.done() or time.perf_counter() >= self.deadline
+
     def fail(self, err: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(err)
@@ -251,7 +256,7 @@ class DecoderPool:
 
     async def _serve(self, started: Worker, memory: DecoderMemory) -> bool:
         """Give jobs to the worker until it ends; True if it had any."""
-        next_turn = _NextTurn()
+        next_turn = _NextTurn(self._idle)
         worker = AsyncWorker(started, on_end=next_turn.end)
         self._serving += 1
         self._retry_after = None
@@ -261,11 +266,15 @@ class DecoderPool:
         try:
             while reason is None:
                 turn = await self._turn(next_turn)
-                if turn is None:
+                block = None if turn is None else await self._block(turn, memory)
+                if next_turn.ended:
+                    if turn is not None and block is not None:  # another worker decodes it
+                        block.release()
+                        self._queue.give_back(turn)
                     reason = await self._ended_between_images(worker)
-                else:
+                elif turn is not None and block is not None:
                     served = True
-                    reason = await self._decode_next(turn, worker, memory)
+                    reason = await self._decode_next(turn, block, worker, memory)
             await worker.kill()
         finally:
             worker.close()
@@ -282,13 +291,7 @@ class DecoderPool:
         turn = self._queue.take()
         if turn is not None:
             return turn
-        next_turn.future = asyncio.get_running_loop().create_future()
-        self._idle.append(next_turn.future)
-        try:
-            return await next_turn.future
-        finally:
-            if next_turn.future in self._idle:
-                self._idle.remove(next_turn.future)
+        return await next_turn.wait()
 
     async def _ended_between_images(self, worker: AsyncWorker) -> str:
         end = await asyncio.to_thread(worker.worker.describe_end)
@@ -296,15 +299,35 @@ class DecoderPool:
         self._on_restart("ended")
         return "ended"
 
-    async def _decode_next(self, turn: Turn[_Job], worker: AsyncWorker, memory: DecoderMemory) -> str | None:
+    async def _block(self, turn: Turn[_Job], memory: DecoderMemory) -> SharedBlock | None:
+        """Room for the body and the result of a job, once there is some; None if the job is not needed or too late.
+
+        One block for both: two would wait for each other's room in a memory that is nearly full.
+        """
+        job = turn.item
+        try:
+            block = None if job.over else await memory.take(job.result_bytes + len(job.body))
+        except TooLarge as err:
+            block = None
+            job.fail(err)
+        except asyncio.CancelledError:
+            job.fail(NotReady("the service is stopping"))
+            raise
+        if block is not None and not job.over:
+            return block
+        if block is not None:
+            block.release()
+        self._queue.drop(turn)
+        job.fail(TooLate("the request's deadline has passed before its image was decoded"))
+        return None
+
+    async def _decode_next(
+        self, turn: Turn[_Job], block: SharedBlock, worker: AsyncWorker, memory: DecoderMemory
+    ) -> str | None:
         """Answer the job of `turn`; the reason if the worker was lost by it."""
         job, started = turn.item, time.perf_counter()
-        if job.answer.done() or started >= job.deadline:  # its request has gone, or is too late
-            self._queue.drop(turn)
-            job.fail(TooLate("the request's deadline has passed before its image was decoded"))
-            return None
         try:
-            decoded = await self._call(job, worker, memory)
+            decoded = await self._call(job, block, worker, memory)
             if job.answer.done():
                 decoded.block.release()
             else:
@@ -326,9 +349,7 @@ class DecoderPool:
             self._queue.over(turn, time.perf_counter() - started)
         return None
 
-    async def _call(self, job: _Job, worker: AsyncWorker, memory: DecoderMemory) -> Decoded:
-        # One block for both: two would wait for each other's room in a memory that is nearly full.
-        block = await memory.take(job.result_bytes + len(job.body))
+    async def _call(self, job: _Job, block: SharedBlock, worker: AsyncWorker, memory: DecoderMemory) -> Decoded:
         try:
             body = block.offset + job.result_bytes
             memory.write(body, job.body)
@@ -349,16 +370,31 @@ class DecoderPool:
 
 
 class _NextTurn:
-    """What an idle worker waits for: its next turn, or None when it ends meanwhile."""
+    """What an idle worker waits for among those in `idle`: its next turn, or None when it ends meanwhile."""
 
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Turn[_Job] | None] | None = None
+    def __init__(self, idle: deque[asyncio.Future[Turn[_Job] | None]]) -> None:
+        self._idle = idle
+        self._future: asyncio.Future[Turn[_Job] | None] | None = None
         self.ended = False
 
+    async def wait(self) -> Turn[_Job] | None:
+        self._future = asyncio.get_running_loop().create_future()
+        self._idle.append(self._future)
+        try:
+            return await self._future
+        finally:
+            self._leave()
+
     def end(self) -> None:
+        """The worker has ended: it is given no turn any more."""
         self.ended = True
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
+        self._leave()
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def _leave(self) -> None:
+        if self._future is not None and self._future in self._idle:
+            self._idle.remove(self._future)
 
 
 def _check_image(values: Values, _: Arrays) -> None:

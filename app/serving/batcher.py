@@ -102,6 +102,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._taken: Counter[str] = Counter()  # places, by caller
         self.waiting = 0  # how many items have a place in the queue
         self._waiting: deque[_Entry[QueueItem, QueueResult]] = deque()
+        self._keys: Counter[int] = Counter()  # of those that wait: the expected time is asked for each request
         self._running: dict[asyncio.Task[None], list[_Entry[QueueItem, QueueResult]]] = {}
         self._changed = asyncio.Event()  # an item has arrived, or a call has ended
         self._latest_end = -math.inf  # of a call
@@ -154,6 +155,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         answer = asyncio.get_running_loop().create_future()
         entry = _Entry[QueueItem, QueueResult](place, key, item, deadline, self._clock(), answer)
         self._waiting.append(entry)
+        self._keys[key] += 1
         self._changed.set()
         return await entry.answer
 
@@ -178,7 +180,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
 
     def _seconds_to_empty(self) -> float:
         """The seconds that all waiting items take, as far as known; one not decoded yet counts as in the last batch."""
-        known = sum(self._seconds.get(entry.key, 0.0) for entry in self._waiting)
+        known = sum(count * self._seconds.get(key, 0.0) for key, count in self._keys.items())
         return known + max(0, self.waiting - len(self._waiting)) * self._seconds.get(self._last, 0.0)
 
     def _left(self, caller: str) -> None:
@@ -210,6 +212,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
             alive = [entry for entry in self._waiting if not entry.answer.done()]
             if not alive:
                 self._waiting.clear()
+                self._keys.clear()
                 return []
             same = [entry for entry in alive if entry.key == alive[0].key]
             limit = self._limit(alive[0].key)
@@ -221,6 +224,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
             batch = [entry for entry in same if entry.deadline >= end][:limit]
             taken = {id(entry) for entry in batch}
             self._waiting = deque(entry for entry in alive if id(entry) not in taken and not entry.answer.done())
+            self._keys = Counter(entry.key for entry in self._waiting)
             if batch:
                 return batch
 

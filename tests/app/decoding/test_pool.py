@@ -326,3 +326,35 @@ def test_one_callers_slow_images_do_not_hold_up_anothers() -> None:
             await asyncio.gather(*slow, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_an_image_that_comes_in_the_moment_in_which_an_idle_decoder_has_ended_is_decoded_by_the_next() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            (decoder,) = workers(os.getpid(), "decoder")
+            os.kill(decoder, signal.SIGKILL)
+            time.sleep(0.2)  # noqa: ASYNC251, the event loop must not see its end before the images are there
+            await asyncio.gather(*(assert_right(decoders) for _ in range(3)))
+            assert restarts == ["ended"]
+
+    asyncio.run(main())
+
+
+def test_an_image_that_waits_for_memory_does_not_pay_for_a_decoder_that_ends_meanwhile() -> None:
+    async def main() -> None:
+        size = 3 * STEPS.crop**2 + len(PNG)
+        async with decoding(shared_bytes=size + 8192) as (decoders, restarts):
+            held, _ = await decoders.decode(PNG, STEPS)
+            waiting = asyncio.create_task(assert_right(decoders))
+            late = asyncio.create_task(decoders.decode(PNG, STEPS, time.perf_counter() + 0.1))
+            await asyncio.sleep(0.05)
+            (decoder,) = workers(os.getpid(), "decoder")
+            os.kill(decoder, signal.SIGKILL)
+            await asyncio.sleep(0.2)
+            held.release()
+            await waiting
+            with pytest.raises(TooLate):
+                await late
+            assert restarts == ["ended"]
+
+    asyncio.run(main())
