@@ -16,6 +16,7 @@ import numpy as np
 
 from app.configuration.settings import Settings
 from app.engines.engine_process.supervisor import EngineSupervisor
+from app.serving.assembly import make_engine
 from bundle.discovery import bundle_at
 from bundle.reader import Bundle, open_bundle
 
@@ -32,16 +33,7 @@ def main() -> None:
 
 
 async def _probe(settings: Settings, bundle: Bundle) -> None:
-    engine = EngineSupervisor(
-        bundle,
-        bundle.manifest.default_resolution,
-        engine=settings.engine,
-        precision=settings.precision,
-        least_agreement=settings.least_agreement,
-        null_rate=settings.null_rate,
-        run_seconds=settings.engine_seconds,
-        load_seconds=settings.load_seconds,
-    )
+    engine = make_engine(settings, bundle, bundle.manifest.default_resolution)
     try:
         await engine.start()
         print(json.dumps({"engine": engine.name, "precision": engine.precision}), flush=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
 from app.engines.registry import NULL_ENGINE
 from app.machine.cpus import usable_cpus
@@ -69,6 +70,20 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         max_queue=settings.max_queue,
         max_queue_bytes=settings.max_queue_bytes,
         max_queue_seconds=settings.max_queue_seconds,
+        run_seconds=settings.engine_seconds,
+        load_seconds=settings.load_seconds,
+    )
+
+
+def make_engine(settings: Settings, bundle: Bundle, resolution: int) -> EngineSupervisor:
+    """An engine alone, to be measured: without decoders, queue and batches."""
+    return EngineSupervisor(
+        bundle,
+        resolution,
+        engine=settings.engine,
+        precision=settings.precision,
+        least_agreement=settings.least_agreement,
+        null_rate=settings.null_rate,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
     )

@@ -24,6 +24,7 @@ import pytest
 
 from app.errors import BadParameter
 from app.server.listening_sockets import listen
+from tests.support.changed_bundles import change_source
 from tests.support.nginx import AVAILABLE, Nginx, nginx
 from tests.support.pictures import JPEG
 from tests.support.processes import workers
@@ -314,16 +315,6 @@ def test_deep_readiness_asks_the_engine_itself(bundle: Path, start_server: Start
     assert deep().status_code == 200
 
 
-def replace(bundle: Path, source: str) -> None:
-    """Put another bundle at its place, as an export does."""
-    new = Path(shutil.copytree(bundle, bundle.with_name(".new")))
-    manifest = json.loads((new / "manifest.json").read_text())
-    manifest["weights"]["source"] = source
-    (new / "manifest.json").write_text(json.dumps(manifest))
-    shutil.rmtree(bundle)
-    new.rename(bundle)
-
-
 def test_models_are_replaced_under_load_without_a_lost_request(
     bundle: Path, tmp_path: Path, start_server: StartServer
 ) -> None:
@@ -336,7 +327,7 @@ def test_models_are_replaced_under_load_without_a_lost_request(
 
     async def main() -> None:
         async with clients(server.url, count=4) as answers:
-            replace(served, "by signal")
+            change_source(served, "by signal")
             server.process.send_signal(signal.SIGHUP)
             await until(lambda: source() == "by signal")
             (served / "labels.json").write_text("[]")

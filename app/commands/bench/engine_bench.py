@@ -13,6 +13,7 @@ from app.configuration.settings import Settings
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import BadParameter
+from app.serving.assembly import make_engine
 from bundle.bundle_errors import ExplainedError
 from bundle.reader import Bundle
 from bundle.tensors import Images
@@ -92,16 +93,7 @@ async def measure_engine(
     Raises as EngineSupervisor does, and BadParameter for an image that cannot be decoded.
     """
     pixels, decoding = decode_samples(bundle, images, resolution, settings.max_pixels, scaled_jpeg=settings.scaled_jpeg)
-    engine = EngineSupervisor(
-        bundle,
-        resolution,
-        engine=settings.engine,
-        precision=settings.precision,
-        least_agreement=settings.least_agreement,
-        null_rate=settings.null_rate,
-        run_seconds=settings.engine_seconds,
-        load_seconds=settings.load_seconds,
-    )
+    engine = make_engine(settings, bundle, resolution)
     call_seconds: dict[int, list[float]] = {batch: [] for batch in batches}
     interrupted = False
     try:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.changed_bundles import change_source
 from tests.support.pictures import JPEG
 from tests.support.processes import clients_of, family, instances, workers
 from tests.support.raw_http import connect
@@ -205,16 +206,6 @@ def ask_bundle(server: Server) -> str:
     """The folder that the server serves."""
     arguments = Path(f"/proc/{server.pid}/cmdline").read_text().split("\0")
     return arguments[arguments.index("--bundle") + 1]
-
-
-def change_source(bundle: Path, source: str) -> None:
-    """Put another bundle at its place, as an export does."""
-    new = Path(shutil.copytree(bundle, bundle.with_name(".new")))
-    manifest = json.loads((new / "manifest.json").read_text())
-    manifest["weights"]["source"] = source
-    (new / "manifest.json").write_text(json.dumps(manifest))
-    shutil.rmtree(bundle)
-    new.rename(bundle)
 
 
 def test_models_are_unloaded_and_loaded_in_all_instances_also_in_one_that_is_replaced(pair: Server) -> None:
