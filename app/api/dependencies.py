@@ -140,7 +140,7 @@ async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) ->
     """The result of `work`; cancels it and raises ClientDisconnect when the client goes, since nobody would read it.
 
     Where the server has no DISCONNECT_EXTENSION, `work` goes on to its end. ASGI's own way, to await `receive` in a
-    second task, takes a twentieth of the processor time of a request.
+    second task, makes and cancels a task for each request.
     """
     watch: WatchDisconnect = request.scope.get("extensions", {}).get(DISCONNECT_EXTENSION, _watch_nothing)
     connected = asyncio.timeout(None)
