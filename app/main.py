@@ -103,7 +103,6 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         ObservabilityMiddleware,
         metrics=service.metrics,
         tracing=tracing,
-        stopping=lambda: service.stopping or service.away,
     )
     add_error_handlers(app)
     correct_openapi(app, keys=bool(service.access.keys))

@@ -61,6 +61,11 @@ class Service:
     stopping: bool = False
     away: bool = False
 
+    @property
+    def leaving(self) -> bool:
+        """Whether connections end with the answers to the requests that have arrived."""
+        return self.stopping or self.away
+
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.
 

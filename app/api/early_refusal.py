@@ -49,7 +49,6 @@ class EarlyRefusal:
     Attributes:
         route: the route's path, as the metrics have it.
         inference: whether the body is that of the Open Inference Protocol.
-        closes: whether the service is stopping, so that each response closes its connection.
         varies: whether pages of other origins may call the service, which all its responses say.
     """
 
@@ -57,7 +56,6 @@ class EarlyRefusal:
     request_id: str
     route: str
     inference: bool
-    closes: bool
     varies: bool
 
     @property
@@ -142,7 +140,6 @@ class EarlyRefusals:
             request_id,
             target.route,
             target.inference,
-            closes=service.stopping or service.away,
             varies=bool(service.settings.cors_origins),
         )
 

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import structlog
 from starlette.datastructures import Headers
@@ -47,7 +47,6 @@ class ObservabilityMiddleware:
         app: the application inside.
         metrics: they count each request.
         tracing: it records each request but probes; None for no traces.
-        stopping: while it returns true, each response closes its connection.
     """
 
     def __init__(
@@ -56,12 +55,10 @@ class ObservabilityMiddleware:
         *,
         metrics: Metrics,
         tracing: Tracing | None,
-        stopping: Callable[[], bool],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._tracing = tracing
-        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,8 +92,6 @@ class ObservabilityMiddleware:
         for name, value in SECURITY_HEADERS.items():
             if name not in own:
                 yield name, value
-        if self._stopping() and b"connection" not in own:
-            yield b"connection", b"close"
 
     def _record(self, scope: Scope, headers: Headers, status: int) -> None:
         state = scope["state"]

@@ -332,7 +332,8 @@ class DecoderPool:
                 decoded.block.release()
             else:
                 job.answer.set_result(decoded)
-        except WorkerHung:
+        except WorkerHung as err:
+            log.warning("a decoder was lost: %s", err)
             return self._lost(job, "hung", f"the image takes longer than {self._seconds:g} s to decode")
         except WorkerDied as err:
             log.warning("a decoder was lost: %s", err)

@@ -96,9 +96,9 @@ class ParentRequests:
 
     async def report(self) -> Report:
         """The sum of all instances, those that have ended included."""
-        ended = self._roster.ended  # before an instance ends that is asked now
+        ended, running = self._roster.ended, list(self._roster.processes)  # together: no instance is in neither
         _, ready = await self.instances()
-        reports = await asyncio.gather(*map(_report, self._roster.processes))
+        reports = await asyncio.gather(*map(_report, running))
         return sum_reports([ended, *reports, self._own_report(ready)], self._roster.count)
 
     async def _in_turn(self, method: str, name: str) -> None:

@@ -7,10 +7,7 @@ what the transport, the server and the parser call, then the responses, in the o
 
 import asyncio
 import logging
-import select
 import time
-import uuid
-from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -26,11 +23,12 @@ from uvicorn.server import ServerState
 from app.api.early_refusal import EarlyRefusal, EarlyRefusals
 from app.api.entry_middleware import strip_prefix
 from app.api.observability_middleware import PROBE_PATHS
-from app.api.schemas import OipError, Problem
 from app.configuration.settings import Settings
+from app.server.client_timeouts import ClientTimeouts
 from app.server.connection_limits import ConnectionLimiter, ConnectionState, StartScheduler
 from app.server.refusal_log import RefusalLog
 from app.server.refusal_pacer import RefusalPacer
+from app.server.refusal_response import refusal_app
 from app.server.request_cycle import CONTINUE, RequestCycle, ResponseTransport
 from app.server.request_head import RequestHead, RequestRefused, explain_parse_error, missing_length
 
@@ -47,8 +45,6 @@ _UNDECLARED_BODY_SECONDS = 0.05
 _IMMEDIATE_PATHS = PROBE_PATHS - {"/metrics"}  # /metrics takes longer than the other probes
 _MAX_LINGER_SILENT_SECONDS = 3.0
 _KEPT_FIRST_BYTES = 64  # enough to recognise another protocol than HTTP
-_RESET_POLL_SECONDS = 0.1
-_FIRST_RESET_PROBE_SECONDS = 0.5
 _PACED_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _MAX_DROPPED_BODY_BYTES = 1 << 20  # of a refused request; beyond it, closing the connection costs less
 _SLOW_HEAD = "its headers arrive too slowly"
@@ -69,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         start_scheduler: it starts the requests, except probes.
         early_refusals: decides which requests need not start.
         refusal_log: counts those.
+        leaving: whether connections end with the answers to the requests that have arrived.
         limiter_of: gives the limiter of the connections of a port, by its number.
         pacer_of: gives the pacer of a port's refusals.
     """
@@ -77,6 +74,7 @@ class Connection(asyncio.BufferedProtocol):
     start_scheduler: StartScheduler
     early_refusals: EarlyRefusals
     refusal_log: RefusalLog
+    leaving: Callable[[], bool]
     pacer_of: Callable[[int], RefusalPacer]
     limiter_of: Callable[[int], ConnectionLimiter]
 
@@ -91,8 +89,6 @@ class Connection(asyncio.BufferedProtocol):
         self._app_state = app_state
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._receive_timer: TimerHandle | None = None
-        self._send_timer: TimerHandle | None = None
         # The request that is being read
         self._parser = httptools.HttpRequestParser(self)
         self._head = RequestHead()
@@ -121,6 +117,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._flow = FlowControl(transport)
+        self._timeouts = ClientTimeouts(transport, self._flow, self._cut_off)
         self._server = _unmapped(get_local_addr(transport))
         self._client = _unmapped(get_remote_addr(transport))
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn waits for them at its end
@@ -128,11 +125,10 @@ class Connection(asyncio.BufferedProtocol):
         self._limiter = self.limiter_of(port)
         self._pacer = self.pacer_of(port)
         self._limiter.add(self)
-        self._set_receive_timeout(self.settings.header_seconds, "it sends no request")
+        self._timeouts.await_bytes(self.settings.header_seconds, "it sends no request")
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._set_receive_timeout(None)
-        self._set_send_timeout(None)
+        self._timeouts.close()
         self._server_state.connections.discard(self)
         self._limiter.remove(self)
         self._pipeline.clear()
@@ -151,7 +147,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._between_requests and not self._first_bytes:
             self._first_bytes = bytes(data[:_KEPT_FIRST_BYTES])
-            self._set_receive_timeout(self.settings.header_seconds, _SLOW_HEAD)
+            self._timeouts.await_bytes(self.settings.header_seconds, _SLOW_HEAD)
         elif self._in_head and 0 < len(self._first_bytes) < _KEPT_FIRST_BYTES:
             self._first_bytes += data[: _KEPT_FIRST_BYTES - len(self._first_bytes)]
         self._wire_bytes += len(data)
@@ -186,16 +182,16 @@ class Connection(asyncio.BufferedProtocol):
         if self._last_unanswered is None:
             return False
         self._last_unanswered.keep_alive = False
-        self._loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset, self._loop.time(), _FIRST_RESET_PROBE_SECONDS)
+        self._timeouts.await_reset(lambda: not self._lingering, self._send_interim_response)
         return True
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
-        self._set_send_timeout(self.settings.body_seconds)
+        self._timeouts.await_reading(self.settings.body_seconds)
 
     def resume_writing(self) -> None:
         self._flow.resume_writing()
-        self._set_send_timeout(None)
+        self._timeouts.stop_awaiting_reading()
 
     # Called by the server
 
@@ -223,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head = RequestHead()
         self._between_requests = False
         self._in_head = True
-        self._set_receive_timeout(self.settings.header_seconds, _SLOW_HEAD)
+        self._timeouts.await_bytes(self.settings.header_seconds, _SLOW_HEAD)
 
     def on_url(self, piece: bytes) -> None:
         self._undeclared_body = False
@@ -251,7 +247,10 @@ class Connection(asyncio.BufferedProtocol):
         self._first_bytes = b""
         self._wire_bytes = self._body_bytes = 0
         answered = self._last_unanswered is None  # before all of the body was here
-        self._set_receive_timeout(self.settings.keep_alive_seconds if answered else None)
+        if answered:
+            self._timeouts.await_bytes(self.settings.keep_alive_seconds)
+        else:
+            self._timeouts.await_no_bytes()
         if self._last_read is not None:
             self._last_read.more_body = False
             self._last_read.message_event.set()
@@ -302,7 +301,7 @@ class Connection(asyncio.BufferedProtocol):
             )
         self._in_head = False
         # Longer than the application's own time limit, which answers 408: this one ends a body that goes on after that.
-        self._set_receive_timeout(self.settings.body_seconds + 5, "its body arrives too slowly")
+        self._timeouts.await_bytes(self.settings.body_seconds + 5, "its body arrives too slowly")
         keep_alive = version != "1.0" and self._parser.should_keep_alive() and not self._limiter.is_probe_only(self)
         expects = version != "1.0" and self._head.expects_continue
         self._undeclared_body = method in _METHODS_WITH_BODY and not self._head.has_length
@@ -351,7 +350,11 @@ class Connection(asyncio.BufferedProtocol):
             expect_100_continue=expects_continue,
             keep_alive=keep_alive,
             on_response=self._on_response_sent,
+            ends_connection=self._ends_with_current,
         )
+
+    def _ends_with_current(self) -> bool:
+        return self.leaving() and not self._pipeline
 
     def _answer(self, cycle: RequestCycle, app: App, *, at_once: bool = False) -> None:
         """Have `app` answer after all earlier requests: then when it is scheduled, or `at_once`."""
@@ -387,6 +390,7 @@ class Connection(asyncio.BufferedProtocol):
             self._waits_for_turn = True
             self._flow.pause_reading()
             self._pacer.schedule(self._go_on)
+            self._update_state()
 
     def _go_on(self) -> None:
         """Go on to the next request."""
@@ -397,7 +401,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._pipeline:
             self._answer(*self._pipeline.popleft())
         elif self._between_requests:
-            self._set_receive_timeout(self.settings.keep_alive_seconds, "")
+            self._timeouts.await_bytes(self.settings.keep_alive_seconds)
         self._update_state()
 
     def _disconnect(self) -> None:
@@ -421,7 +425,7 @@ class Connection(asyncio.BufferedProtocol):
         cycle.refusal = refusal
         large = any(int(length) > _MAX_DROPPED_BODY_BYTES for length in self._head.values(b"content-length"))
         # A client that waits for 100 may send its body or not (RFC 9110, 10.1.1).
-        if large or cycle.waiting_for_100_continue or refusal.closes:
+        if large or cycle.waiting_for_100_continue:
             cycle.keep_alive = False
         self._current = cycle
         self._pacer.schedule(partial(self._send_early_refusal, cycle, refusal))
@@ -429,6 +433,8 @@ class Connection(asyncio.BufferedProtocol):
     def _send_early_refusal(self, cycle: RequestCycle, refusal: EarlyRefusal) -> None:
         if cycle.response_complete:  # it was sent to make room
             return
+        if self._ends_with_current():
+            cycle.keep_alive = False
         response = self._early_response(cycle, refusal, closes=not cycle.keep_alive)
         if not cycle.disconnected:
             cycle.send_whole(response)
@@ -454,7 +460,7 @@ class Connection(asyncio.BufferedProtocol):
         """Answer the request that is being read in the application's place, after all earlier ones; read no more."""
         log.info("the client %s is refused: %d, %s", self._peer, refused.status, refused.detail)
         self._ignores_input = True
-        self._set_receive_timeout(None)
+        self._timeouts.await_no_bytes()
         in_body = not self._in_head or (self._undeclared_body and self._last_unanswered is self._last_read)
         if in_body and self._last_read is not None:  # the application may have the request already
             if self._pipeline:
@@ -475,7 +481,7 @@ class Connection(asyncio.BufferedProtocol):
         inference = self._path_below_prefix(path).startswith("/v2")
         cycle = self._make_cycle({"method": method, "path": "", "raw_path": b"", "headers": []}, keep_alive=False)
         cycle.more_body = False
-        self._answer(cycle, _refusal(refused, inference=inference))
+        self._answer(cycle, refusal_app(refused, inference=inference))
         self._update_state()
 
     # The end of the connection (RFC 9112, 9.6)
@@ -501,7 +507,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _linger(self) -> None:
         """Wait for more bytes or the client's close: seconds after each byte, `body_seconds` in all."""
-        self._set_receive_timeout(min(_MAX_LINGER_SILENT_SECONDS, max(0, self._linger_deadline - self._loop.time())))
+        self._timeouts.await_bytes(min(_MAX_LINGER_SILENT_SECONDS, max(0, self._linger_deadline - self._loop.time())))
 
     # Clients that are slow or gone
 
@@ -513,7 +519,8 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the limiter what this connection waits for."""
         if self._transport.is_closing():
             return
-        if self._lingering or self._last_unanswered is None or self._last_unanswered.refusal is not None:
+        last = self._last_unanswered
+        if self._lingering or self._waits_for_turn or last is None or last.refusal is not None:
             state = ConnectionState.IDLE  # a refused request makes room for others
         elif self._in_head:
             state = ConnectionState.WORKING
@@ -521,81 +528,20 @@ class Connection(asyncio.BufferedProtocol):
             state = ConnectionState.RECEIVING
         self._limiter.set_state(self, state)
 
-    def _set_receive_timeout(self, seconds: float | None, why: str = "") -> None:
-        """Cut the client off after `seconds`, None for never. The log says `why`; an idle connection closes without."""
-        if self._receive_timer is not None:
-            self._receive_timer.cancel()
-            self._receive_timer = None
-        if seconds is not None:
-            self._receive_timer = self._loop.call_later(seconds, self._on_receive_timeout, seconds, why)
-
-    def _on_receive_timeout(self, seconds: float, why: str) -> None:
-        if self._flow.read_paused:  # the service is not reading: the client is not late
-            self._set_receive_timeout(seconds, why)
-        elif why:
-            self._cut_off(why)
-        else:
-            self._transport.abort()
-
-    def _set_send_timeout(self, seconds: float | None) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
-        if seconds is not None:
-            self._send_timer = self._loop.call_later(seconds, self._cut_off, "it does not read its response")
-
     def _cut_off(self, why: str) -> None:
-        log.info("the client %s is cut off: %s", self._peer, why)
+        if why:
+            log.info("the client %s is cut off: %s", self._peer, why)
         self._pipeline.clear()
         self._disconnect()
         self._transport.abort()
 
-    def _poll_for_reset(self, since: float, probe_after: float) -> None:
-        """Detect a client that has closed the connection: it sends the same FIN as one that only stopped sending.
-
-        The system of a client that has closed answers any byte with a reset. So while a request waits, the client is
-        sent interim responses, at doubling intervals: one that still reads must accept them at any time (RFC 9110,
-        15.2). HTTP/1.0 has no interim responses.
-        """
-        if self._transport.is_closing() or self._lingering:
-            return
-        if _is_reset(self._transport):
-            self._cut_off("it has closed the connection")
-            return
+    def _send_interim_response(self) -> None:
+        """Send the client of the current request bytes that it must accept; HTTP/1.0 has none such."""
         current = self._current
-        if self._loop.time() - since >= probe_after and current is not None:
-            if current.scope["http_version"] != "1.0" and not current.response_started:
-                self._transport.write(CONTINUE)
-            probe_after *= 2
-        self._loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset, since, probe_after)
-
-
-def _refusal(refused: RequestRefused, *, inference: bool) -> App:
-    """An application that answers with the refusal, in the format of app.api.problems."""
-
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        status = refused.status
-        problem = Problem(title=status.phrase, status=status, detail=refused.detail, request_id=uuid.uuid4().hex)
-        body = OipError(error=refused.detail) if inference else problem
-        kind = b"application/json" if inference else b"application/problem+json"
-        headers = {b"content-type": kind, b"x-request-id": problem.request_id.encode()}
-        await _respond(send, status, body.model_dump_json().encode(), headers)
-
-    return app
-
-
-async def _respond(send: Any, status: HTTPStatus, body: bytes, headers: dict[bytes, bytes]) -> None:
-    headers |= {b"content-length": b"%d" % len(body), b"x-content-type-options": b"nosniff"}
-    await send({"type": "http.response.start", "status": int(status), "headers": list(headers.items())})
-    await send({"type": "http.response.body", "body": body})
+        if current is not None and current.scope["http_version"] != "1.0" and not current.response_started:
+            self._transport.write(CONTINUE)
 
 
 def _unmapped(address: tuple[str, int | None] | None) -> tuple[str, int] | None:
     """`address`, as IPv4 where an IPv6 socket shows an IPv4 client (RFC 4291, 2.5.5.2)."""
     return None if address is None else (address[0].removeprefix(_IPV4_MAPPED_PREFIX), address[1] or 0)
-
-
-def _is_reset(transport: asyncio.Transport) -> bool:
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)
-    return bool(poll.poll(0))  # poll reports POLLHUP and POLLERR without being asked for them

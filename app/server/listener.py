@@ -147,6 +147,9 @@ class Server(uvicorn.Server):
             early_refusals = EarlyRefusals(service)
             refusal_log = self._refusal_log
 
+            def leaving(self) -> bool:
+                return service.leaving
+
             def limiter_of(self, port: int) -> ConnectionLimiter:
                 return admin if port == service.access.admin_port else public
 

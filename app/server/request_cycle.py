@@ -16,14 +16,19 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class RequestCycle(RequestResponseCycle):
     """A request and its response. The pieces of the body are kept as they come, and joined at most once.
 
+    Args:
+        ends_connection: asked when the response begins: whether the connection ends with it.
+        given: as uvicorn has it.
+
     Attributes:
         status: of the response that the application has begun.
         refusal: why the application is not asked, if it is not.
         started: when the head was complete, on the clock of time.perf_counter.
     """
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, *, ends_connection: Callable[[], bool], **given: Any) -> None:
         super().__init__(**given)
+        self._ends_connection = ends_connection
         self.status = 0
         self.refusal: EarlyRefusal | None = None
         self.started = time.perf_counter()
@@ -68,6 +73,8 @@ class RequestCycle(RequestResponseCycle):
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
+            if self._ends_connection():
+                self.keep_alive = False  # the response says so
         if self.waiting_for_100_continue and self.more_body:
             self.keep_alive = False  # the client may send its body or not (RFC 9110, 10.1.1)
         await super().send(message)

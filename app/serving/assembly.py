@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
@@ -62,21 +64,16 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         bundle,
         decoders,
         metrics,
-        engine=settings.engine,
-        precision=settings.precision,
-        least_agreement=settings.least_agreement,
-        null_rate=settings.null_rate,
+        make_engine=partial(make_engine, settings),
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         max_queue_bytes=settings.max_queue_bytes,
         max_queue_seconds=settings.max_queue_seconds,
-        run_seconds=settings.engine_seconds,
-        load_seconds=settings.load_seconds,
     )
 
 
-def make_engine(settings: Settings, bundle: Bundle, resolution: int) -> EngineSupervisor:
-    """An engine alone, to be measured: without decoders, queue and batches."""
+def make_engine(settings: Settings, bundle: Bundle, resolution: int, **more: Any) -> EngineSupervisor:
+    """The engine of `bundle` for `resolution`; `more` is for one that has decoders and metrics."""
     return EngineSupervisor(
         bundle,
         resolution,
@@ -86,6 +83,7 @@ def make_engine(settings: Settings, bundle: Bundle, resolution: int) -> EngineSu
         null_rate=settings.null_rate,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
+        **more,
     )
 
 

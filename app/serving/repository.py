@@ -97,15 +97,12 @@ class Repository:
 
     async def load_all(self) -> None:
         """Load every model that was found, the default one first; LoadFailed if that one cannot be loaded."""
-        names = [name for name, entry in self._entries.items() if entry.reason != UNLOADED]
-        if self.default in names:
-            await self.load(self.default)
-        for name in names:
-            if name != self.default:
-                try:
-                    await self.load(name)
-                except ExplainedError as err:
-                    log.error("%s", err)
+        await self._load_unless_unloaded(self.default)
+        for name in [name for name in self._entries if name != self.default]:
+            try:
+                await self._load_unless_unloaded(name)
+            except ExplainedError as err:
+                log.error("%s", err)
 
     async def load(self, name: str) -> None:
         """Serve the bundle called `name` as it is on disk now; no-op if it is served already.
@@ -114,35 +111,7 @@ class Repository:
         given. Raises UnknownModel, or LoadFailed: the old one goes on.
         """
         async with self._changing:
-            found = await asyncio.to_thread(find_bundles, self._path)
-            if name not in found.bundles:
-                why = found.fault or found.passed_over.get(name, "")
-                raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
-            entry = self._entries.setdefault(name, RepositoryEntry(name))
-            if entry.model is None:
-                entry.reason = LOADING
-            try:
-                bundle = await asyncio.to_thread(open_bundle, found.bundles[name])
-                if entry.model is not None and entry.model.bundle.same_as(bundle):
-                    bundle.close()
-                    entry.reason = ""  # of an attempt in between
-                    return
-                model = await self._start(bundle)
-            except Exception as err:
-                reason = str(err) if isinstance(err, ExplainedError) else repr(err)
-                entry.reason = reason
-                if not isinstance(err, ExplainedError):
-                    log.exception("%s cannot be loaded", name)
-                raise LoadFailed(f"{name} cannot be loaded: {reason}") from err
-            except BaseException:
-                entry.reason = "loading was interrupted"
-                raise
-            if self._closed:
-                self._retire(model)
-                raise LoadFailed("the service is stopping")
-            old, entry.model, entry.reason = entry.model, model, ""
-            self._retire(old)
-            log.info("%s is ready: %s, %s", name, *model.engine())
+            await self._load(name)
 
     async def unload(self, name: str) -> None:
         """Serve `name` no more; it finishes what it was given. UnknownModel if it is not known."""
@@ -185,6 +154,43 @@ class Repository:
             old, entry.model, entry.reason = entry.model, None, "the service is stopping"
             self._retire(old)
         await asyncio.gather(*self._retiring)
+
+    async def _load_unless_unloaded(self, name: str) -> None:
+        """Load `name`, unless somebody unloads it while another model loads."""
+        async with self._changing:
+            if name in self._entries and self._entries[name].reason != UNLOADED:
+                await self._load(name)
+
+    async def _load(self, name: str) -> None:
+        found = await asyncio.to_thread(find_bundles, self._path)
+        if name not in found.bundles:
+            why = found.fault or found.passed_over.get(name, "")
+            raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
+        entry = self._entries.setdefault(name, RepositoryEntry(name))
+        if entry.model is None:
+            entry.reason = LOADING
+        try:
+            bundle = await asyncio.to_thread(open_bundle, found.bundles[name])
+            if entry.model is not None and entry.model.bundle.same_as(bundle):
+                bundle.close()
+                entry.reason = ""  # of an attempt in between
+                return
+            model = await self._start(bundle)
+        except Exception as err:
+            reason = str(err) if isinstance(err, ExplainedError) else repr(err)
+            entry.reason = reason
+            if not isinstance(err, ExplainedError):
+                log.exception("%s cannot be loaded", name)
+            raise LoadFailed(f"{name} cannot be loaded: {reason}") from err
+        except BaseException:
+            entry.reason = "loading was interrupted"
+            raise
+        if self._closed:
+            self._retire(model)
+            raise LoadFailed("the service is stopping")
+        old, entry.model, entry.reason = entry.model, model, ""
+        self._retire(old)
+        log.info("%s is ready: %s, %s", name, *model.engine())
 
     async def _start(self, bundle: Bundle) -> ServedModel:
         if bundle.warning:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.launch import EngineInput, EngineResult
-from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.supervisor import EngineSupervisor
-from app.errors import BadParameter, NotReady
+from app.errors import NotReady
 from app.serving.batcher import Batcher, Place
+from app.serving.model_engines import ModelEngines
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
 from bundle.agreement import Agreement
@@ -68,8 +68,7 @@ class ModelAnswer:
 class ServedModel:
     """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
 
-    Each resolution has an engine in a process of its own, the default one from the start, others from their first
-    request; they have the default one's engine if that works for them too. One of them runs at a time, on all cores.
+    Of the engines of its resolutions one runs at a time, on all cores.
 
     Every method that classifies takes a `deadline` (on the clock of time.perf_counter) and raises TooLate when it
     passes. `best` is the number of best classes that are wanted, 0 for logits. Room in the queue and the decoders' time
@@ -79,16 +78,11 @@ class ServedModel:
         bundle: is closed with the model.
         decoders: make pixels of encoded images; other models may use them too.
         metrics: of this model.
-        engine: that may run it, or "auto".
-        precision: that the engine must have, or "auto".
-        least_agreement: as EngineRequest has it.
-        null_rate: as EngineFiles has it.
+        make_engine: makes an EngineSupervisor of the bundle, a resolution and the options that are the model's.
         max_batch: the most images in a call; 0 is what the engine is best at.
         max_queue: the most images that wait; 0 is eight calls of the default resolution's engine, at least 64.
         max_queue_bytes: the most memory of their pixels, each counted at the largest resolution.
         max_queue_seconds: as for Batcher.
-        run_seconds: as for EngineSupervisor.
-        load_seconds: as for EngineSupervisor.
     """
 
     def __init__(
@@ -97,42 +91,34 @@ class ServedModel:
         decoders: DecoderPool,
         metrics: ModelMetrics,
         *,
-        engine: str,
-        precision: str,
-        least_agreement: float | None = None,
-        null_rate: float = 0.0,
+        make_engine: Callable[..., EngineSupervisor],
         max_batch: int,
         max_queue: int,
         max_queue_bytes: int = 512 << 20,
         max_queue_seconds: float = math.inf,
-        run_seconds: float,
-        load_seconds: float,
     ) -> None:
         self.bundle = bundle
         self.metrics = metrics
         self._decoders = decoders
-        self._engine = engine
-        self._precision = precision
-        self._least_agreement = least_agreement
-        self._null_rate = null_rate
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._most_images = max_queue_bytes // _image_bytes(bundle)
-        self._run_seconds = run_seconds
-        self._load_seconds = load_seconds
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
-        self._engines: dict[int, EngineSupervisor] = {}
-        self._loads: dict[int, asyncio.Task[None]] = {}
-        self._main = self._make(bundle.manifest.default_resolution)
+        self._engines = ModelEngines(
+            bundle,
+            lambda resolution, prefer: make_engine(
+                bundle, resolution, prefer=prefer, memories=decoders.files, on_restart=metrics.engine_restarted
+            ),
+        )
         self._batcher = Batcher[EngineInput, EngineResult](
-            self._run,
+            self._engines.run,
             limit=self.batch,
             room=lambda: self.capacity,
             most_seconds=max_queue_seconds,
-            calls=lambda: self._main.calls,
-            ready=self._main.ready,
+            calls=lambda: self._engines.calls,
+            ready=self._engines.ready,
             before=decoders.seconds_to_empty,
             on_batch=metrics.batch,
         )
@@ -141,7 +127,7 @@ class ServedModel:
         """Load the default resolution and `resolutions`; raises as EngineSupervisor.start does."""
         await self._batcher.__aenter__()
         for resolution in dict.fromkeys([self.bundle.manifest.default_resolution, *resolutions]):
-            await self.load(resolution)
+            await self._engines.load(resolution)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -163,27 +149,22 @@ class ServedModel:
             self._unused.clear()
             await self._unused.wait()
         await self._batcher.__aexit__()
-        for load in self._loads.values():
-            load.cancel()
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
-        await asyncio.gather(*(engine.close() for engine in (self._main, *self._engines.values())))
+        await self._engines.close()
         self.bundle.close()
 
     def engine(self, resolution: int | None = None) -> tuple[str, str]:
         """Name and precision of what runs `resolution`, or the default one."""
-        engine = self._engines.get(self.resolution(resolution), self._main)
+        engine = self._engines.at(self.resolution(resolution))
         return engine.name, engine.precision
 
     @property
     def agreement(self) -> dict[int, Agreement]:
         """How the engines agreed with float32 at the export, by resolution; without those in float32."""
-        engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
-        measured = {at: measured_agreement(self.bundle, at, *self.engine(at)) for at in sorted(engines)}
-        return {at: found for at, found in measured.items() if found}
+        return self._engines.agreement
 
     def batch(self, resolution: int | None = None) -> int:
         """The most images in an engine call."""
-        return self._max_batch or self._engines.get(self.resolution(resolution), self._main).batch
+        return self._max_batch or self._engines.at(self.resolution(resolution)).batch
 
     @property
     def capacity(self) -> int:
@@ -194,21 +175,18 @@ class ServedModel:
     @property
     def refused(self) -> list[tuple[str, int, str]]:
         """Engines, and ways of decoding, that could be expected to serve and do not; at which resolution, and why."""
-        engines = {self.bundle.manifest.default_resolution: self._main} | self._engines
-        refused = []
-        for at, engine in sorted(engines.items()):
-            refused += [(name, at, why) for name, why in (engine.refused | self._decoders.refused).items()]
-        return refused
+        ways = self._decoders.refused.items()
+        return self._engines.refused + [(way, at, why) for at in self._engines.started for way, why in ways]
 
     @property
     def loaded(self) -> list[int]:
         """The resolutions that are ready."""
-        return sorted(resolution for resolution, engine in self._engines.items() if engine.fault is None)
+        return self._engines.loaded
 
     @property
     def fault(self) -> str | None:
         """Why the default resolution cannot be served now, if so."""
-        return self._main.fault
+        return self._engines.fault
 
     @property
     def waiting(self) -> int:
@@ -222,29 +200,16 @@ class ServedModel:
 
     def resolution(self, requested: int | None) -> int:
         """The resolution to serve; BadParameter if the bundle lacks the one that was requested."""
-        if requested is None:
-            return self.bundle.manifest.default_resolution
-        if requested not in self.bundle.resolutions:
-            offered = ", ".join(map(str, self.bundle.resolutions))
-            raise BadParameter(f"resolution {requested} is not served; one of {offered}")
-        return requested
+        return self._engines.resolution(requested)
 
     async def load(self, resolution: int) -> None:
         """Make `resolution` ready and self-test it; requests at others go on meanwhile."""
-        if resolution not in self._loads:
-            self._loads[resolution] = asyncio.create_task(self._load(resolution))
-        try:
-            # If the first client goes away, others may be waiting for the same.
-            await asyncio.shield(self._loads[resolution])
-        except Exception:
-            self._loads.pop(resolution, None)  # the next request tries again
-            raise
+        await self._engines.load(resolution)
 
     async def self_test(self) -> None:
         """Send the golden images through every engine that is loaded; WrongAnswers or NotReady if one fails."""
         self._check_ready()
-        for engine in list(self._engines.values()):
-            await engine.self_test()
+        await self._engines.self_test()
 
     @contextmanager
     def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
@@ -335,8 +300,7 @@ class ServedModel:
     async def _answer(
         self, place: Place, image: EngineInput, resolution: int, deadline: float, waited: Interval, decode: Interval
     ) -> ModelAnswer:
-        if resolution not in self._engines:
-            await self.load(resolution)
+        await self._engines.load(resolution)
         batched = await self._batcher.submit(place, resolution, image, deadline)
         answer = ModelAnswer(
             result=batched.result,
@@ -363,40 +327,8 @@ class ServedModel:
             place.leave()
 
     def _check_ready(self) -> None:
-        if self._main.fault is not None:
-            raise NotReady(f"{self.bundle.name}: {self._main.fault}", retry_after=1)
-
-    async def _load(self, resolution: int) -> None:
-        engine = self._main
-        if resolution != self.bundle.manifest.default_resolution:
-            engine = self._make(resolution, prefer=(self._main.name, self._main.precision))
-        try:
-            await engine.start()
-        except BaseException:
-            await engine.close()
-            raise
-        self._engines[resolution] = engine
-
-    def _make(self, resolution: int, prefer: tuple[str, str] | None = None) -> EngineSupervisor:
-        return EngineSupervisor(
-            self.bundle,
-            resolution,
-            memories=self._decoders.files,
-            engine=self._engine,
-            precision=self._precision,
-            least_agreement=self._least_agreement,
-            null_rate=self._null_rate,
-            prefer=prefer,
-            run_seconds=self._run_seconds,
-            load_seconds=self._load_seconds,
-            on_restart=self.metrics.engine_restarted,
-        )
-
-    async def _run(self, resolution: int, images: list[EngineInput]) -> Sequence[EngineResult]:
-        engine = self._engines[resolution]
-        if engine is not self._main and engine.fault is not None:  # those at other resolutions do not wait for it
-            raise NotReady(f"{self.bundle.name} at {resolution}: {engine.fault}", retry_after=1)
-        return await engine.classify(images)
+        if self._engines.fault is not None:
+            raise NotReady(f"{self.bundle.name}: {self._engines.fault}", retry_after=1)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -115,6 +115,29 @@ def test_what_was_accepted_when_the_port_closes_is_finished(bundle: Path, start_
     assert server.process.wait(30) == 0
 
 
+def test_requests_that_have_arrived_in_a_pipeline_are_answered_when_the_service_stops(
+    bundle: Path, start_server: StartServer
+) -> None:
+    server = start_server("--bundle", str(bundle), *ENGINE, "--grace-seconds", "20")
+    server.wait_until_ready()
+    (engine,) = workers(server.process.pid, "engine")
+    os.kill(engine, signal.SIGSTOP)
+    request = b"POST /classify HTTP/1.1\r\nHost: service\r\nContent-Length: %d\r\n\r\n%s" % (len(JPEG), JPEG)
+    with connect(server) as connection:
+        connection.sendall(3 * request)
+        wait_until_read(connection)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: state(server) == 503)
+        os.kill(engine, signal.SIGCONT)
+        answered = b""
+        while piece := connection.recv(1 << 16):
+            answered += piece
+    assert answered.count(b"HTTP/1.1 200 ") == 3
+    assert answered.count(b"connection: close") == 1
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_with_status_0_while_it_loads_and_while_clients_stall(
     bundle: Path, start_server: StartServer, number: signal.Signals

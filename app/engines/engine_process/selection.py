@@ -340,7 +340,7 @@ class EngineSearch:
         if len(self._tried) <= 1 and self._error is not None:
             return self._error
         request = f"engine={engine}, precision={precision}"
-        reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items())
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.refused.items()) or "none could be started"
         if self._tried:
             return NoEngine(f"none of the engines here can run this model for {request} ({reasons}); the log says why")
         if precision.startswith(INT8) and INT8 not in self._bundle.graphs:

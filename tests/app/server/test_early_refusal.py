@@ -352,6 +352,29 @@ def test_a_refusal_that_waits_gives_its_place_to_a_new_connection(start_server: 
         os.kill(engine, signal.SIGCONT)
 
 
+def test_a_connection_that_waits_after_a_refusal_by_the_route_gives_its_place_to_a_new_one(
+    start_server: StartServer, bundle: Path
+) -> None:
+    server = occupied(start_server, bundle, "--max-connections", "6")
+    body = head("/classify", length=len(JPEG)) + JPEG
+    with connect(server) as first, connect(server) as second:
+        for connection in (first, second):
+            connection.sendall(body)
+            time.sleep(0.5)
+        for _ in range(100):  # they leave, and their turns stay
+            leave(server, 4)
+        with ExitStack() as stack:
+            refused = [stack.enter_context(connect(server)) for _ in range(4)]
+            for connection in refused:
+                connection.sendall(head("/classify", "Origin: http://service", length=len(JPEG)) + JPEG)
+                assert statuses(received(connection)) == [429]
+            with connect(server) as late:
+                late.sendall(b"GET /models HTTP/1.1\r\nHost: service\r\n\r\n")
+                assert statuses(received(late)) == [200]
+        (engine,) = workers(server.pid, "engine")
+        os.kill(engine, signal.SIGCONT)
+
+
 def leave(server: Server, count: int) -> None:
     """Send requests that are refused, and reset their connections."""
     with flood(server, count) as connections:

@@ -71,6 +71,10 @@ async def served(app: Echo) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio
         limiter = ConnectionLimiter(10)
         early_refusals = cast(EarlyRefusals, NoEarlyRefusals())
         refusal_log = RefusalLog()
+
+        def leaving(self) -> bool:
+            return False
+
         pacer = RefusalPacer(math.inf)
 
         def limiter_of(self, _: int) -> ConnectionLimiter:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from app.decoding.pool import DecoderPool
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import LoadFailed, NotReady, UnknownModel
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
@@ -54,12 +56,11 @@ async def serving(path: Path, default: str | None = None, **more: Any) -> AsyncI
                 bundle,
                 decoders,
                 Metrics(list).model(bundle.name),
-                engine="onnxruntime",
-                precision="f32",
+                make_engine=partial(
+                    EngineSupervisor, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
+                ),
                 max_batch=8,
                 max_queue=16,
-                run_seconds=5,
-                load_seconds=60,
             )
 
         repository = Repository(path, default, make, **more)
@@ -290,6 +291,20 @@ def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(folder: Path
             with pytest.raises(NotReady, match="b is not served: it could not be loaded; GET /models says why"):
                 repository.model("b")
             assert "labels.json is not the file" in repository.entries[1].fault
+
+    asyncio.run(main())
+
+
+def test_a_model_that_is_unloaded_while_another_loads_is_not_loaded(folder: Path) -> None:
+    async def main() -> None:
+        async with serving(folder, "a") as repository:
+            loading = asyncio.create_task(repository.load_all())
+            await until(lambda: workers(os.getpid(), "engine"))
+            await repository.unload("b")
+            await loading
+            assert states(repository) == {"a": "READY", "b": "UNAVAILABLE"}
+            with pytest.raises(NotReady, match="b is not served: it is unloaded"):
+                repository.model("b")
 
     asyncio.run(main())
 

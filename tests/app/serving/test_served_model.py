@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from app.decoding.pool import DecoderPool
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
 from app.processes.shared_memory import SharedMemory
 from app.serving.served_model import ModelAnswer, ServedModel
@@ -32,8 +34,13 @@ PNG = encoded(scene(300, 280))
 @asynccontextmanager
 async def serving(bundle: Path, *, shared_bytes: int = 256 << 20, **options: Any) -> AsyncIterator[ServedModel]:
     """A model of `bundle` on the real engine and decoders."""
-    given: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "max_batch": 8, "max_queue": 16}
-    given |= {"run_seconds": 5, "load_seconds": 60} | options
+    of_engine: dict[str, Any] = {"engine": "onnxruntime", "precision": "f32", "run_seconds": 5, "load_seconds": 60}
+    of_engine |= {name: options.pop(name) for name in of_engine.keys() & options.keys()}
+    given: dict[str, Any] = {
+        "make_engine": partial(EngineSupervisor, **of_engine),
+        "max_batch": 8,
+        "max_queue": 16,
+    } | options
     async with DecoderPool(
         count=1, max_pixels=10**6, seconds=10, memory_bytes=1 << 30, shared_bytes=shared_bytes
     ) as decoders:

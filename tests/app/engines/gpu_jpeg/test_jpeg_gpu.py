@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from app.decoding.decoder_memory import PixelBlock
 from app.decoding.image_decoding import decode
+from app.engines.engine_process.supervisor import EngineSupervisor
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
@@ -89,12 +91,11 @@ async def serving(bundle: Path, *, seconds: float = 10) -> AsyncIterator[Served]
             open_bundle(bundle),
             decoders,
             Metrics(list).model(bundle.name),
-            engine="onnxruntime",
-            precision="f32",
+            make_engine=partial(
+                EngineSupervisor, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
+            ),
             max_batch=8,
             max_queue=16,
-            run_seconds=5,
-            load_seconds=60,
         )
         try:
             await decoders.start()
