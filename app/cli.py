@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | classify | evaluate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | evaluate | bench | export | train | models`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """
@@ -7,7 +7,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,9 @@ from rich.table import Column, Table
 
 from app.commands.classify_output import ClassifyFormat, open_report
 from app.commands.terminal import clear_errors, print_table
+from app.errors import NotInstalled
 from app.machine.signals import outside
+from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, check_installed
 from bundle.bundle_errors import BadBundle
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
 from model.spec import RESOLUTIONS, VARIANTS
@@ -48,7 +49,9 @@ def serve_command(context: typer.Context) -> None:
     from app.configuration.settings import Settings
 
     with clear_errors():
-        settings = Settings.from_command_line(context.args)
+        settings, arguments = Settings.from_command_line(context.args), context.args
+        if settings.sources:
+            settings, arguments = _with_bundles(settings, arguments)
         if settings.instances == 1:
             from app.server.service_run import run_service
 
@@ -56,7 +59,7 @@ def serve_command(context: typer.Context) -> None:
         else:
             from app.instances.parent import run_instances
 
-            status = run_instances(settings, context.args)
+            status = run_instances(settings, arguments)
     raise typer.Exit(status)
 
 
@@ -72,13 +75,14 @@ def classify_command(
     from app.commands.classify import image_files
     from app.configuration.settings import Settings, log_remarks
     from bundle.discovery import bundle_at
+    from bundle.pulled_bundles import bundle_named
     from bundle.reader import open_bundle
     from model.files.folders import others_in
 
     with clear_errors():
-        settings = Settings(bundle=bundle) if bundle else Settings()
+        settings = Settings(bundle=bundle_named(bundle)) if bundle else Settings()
         log_remarks()
-        opened = open_bundle(bundle_at(settings.bundle, settings.default_model))
+        opened = open_bundle(bundle_at(settings.bundles, settings.default_model))
         if opened.warning:
             notes.print(opened.warning, style="bold red")
         files = list(image_files(paths))
@@ -112,6 +116,12 @@ def bench_command(context: typer.Context) -> None:
 def export_command(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
     _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK_PACKAGES, "onnx", "onnxscript"))
+
+
+@main.command("pull", context_settings=_PASS_ARGUMENTS_ON)
+def pull_command(context: typer.Context) -> None:
+    """Fetch weights and make the bundle of a source, without PyTorch; `crossvit serve SOURCE` does it too."""
+    _run_instead(PULL_MODULE, context.args, extra="cpu", needs=PULL_PACKAGES)
 
 
 @main.command("train", context_settings=_PASS_ARGUMENTS_ON)
@@ -148,8 +158,21 @@ def models_command(
     for path in others.values():
         table.add_row("", "", "", "", "", "", _describe_bundle(path))
     print_table(table)
-    for reason in filter(None, [search.fault, *search.passed_over.values()]):
+    for reason in (*search.faults, *search.passed_over.values()):
         notes.print(f"passed over: {reason}", markup=False, highlight=False)
+
+
+def _with_bundles(settings: "Settings", arguments: list[str]) -> tuple["Settings", list[str]]:
+    """The settings and arguments with the bundles of the sources in their place; those that are not there are made."""
+    from app.pulling.source_bundles import bundles_of_sources
+
+    options = {"labels": settings.labels and settings.labels.absolute(), "activation": settings.activation}
+    making = [text for name, value in options.items() if value for text in (f"--{name}", str(value))]
+    bundles = bundles_of_sources(
+        settings.sources, making, lambda line: notes.print(line, markup=False, highlight=False)
+    )
+    arguments = settings.replace_sources(arguments, bundles)
+    return settings.from_command_line(arguments), arguments
 
 
 def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[str]) -> None:
@@ -157,10 +180,11 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
 
     It is no call: the service's package imports neither the exporter nor PyTorch, which those programs need.
     """
-    for package in needs:
-        if find_spec(package) is None:
-            error(f"{package} is not installed: pip install 'crossvit[{extra}]' installs what this command needs")
-            raise typer.Exit(FAILED)
+    try:
+        check_installed(needs, extra)
+    except NotInstalled as err:
+        error(err)
+        raise typer.Exit(FAILED) from err
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 

@@ -78,13 +78,19 @@ def command_of(
 ) -> typer.Typer:
     """A command with an option for each field of `model`; it calls `use` with the values that are given, as text.
 
-    So the model validates them, and what is not given comes from elsewhere. The values of a list, which may be
-    repeated, are joined by commas. `positional` is the field, a list, that has no option. `variable` names the
+    So the model validates them, and what is not given comes from elsewhere. The values of an option that is a list, and
+    may be repeated, are joined by commas. `positional` is the field, a list, that has no option. `variable` names the
     environment variable of a field in --help; this function reads none.
     """
 
     def command(**given: Any) -> object:
-        return use(**{name: _as_text(value) for name, value in given.items() if value is not None and value != []})
+        return use(
+            **{
+                name: ",".join(value) if isinstance(value, list) and name != positional else value
+                for name, value in given.items()
+                if value is not None and value != []
+            }
+        )
 
     parameters = [
         inspect.Parameter(
@@ -122,10 +128,6 @@ def spread(arguments: Sequence[str], *options: str) -> list[str]:
     return written
 
 
-def _as_text(value: object) -> object:
-    return ",".join(value) if isinstance(value, list) else value
-
-
 def _argument(name: str, field: FieldInfo) -> object:
     return Annotated[list[str] | None, typer.Argument(metavar=name.upper(), help=field.description)]
 
@@ -156,7 +158,7 @@ def _default(field: FieldInfo) -> str:
 
 def _metavar(annotation: object) -> str:
     kinds = (annotation, *get_args(annotation))
-    if get_origin(annotation) is Literal:
-        return f"[{'|'.join(get_args(annotation))}]"
+    if choices := next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ()):
+        return f"[{'|'.join(choices)}]"
     metavar = next((_METAVARS[kind] for kind in kinds if kind in _METAVARS), "TEXT")
     return f"{metavar},..." if get_origin(annotation) is list else metavar

@@ -169,7 +169,7 @@ def test_export_hands_its_arguments_on() -> None:
 
 @pytest.mark.parametrize("command", ["export", "train"])
 def test_a_package_that_is_not_installed_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr("app.pulling.pull_command.find_spec", lambda name: None if name == "torch" else name)
     done = CliRunner().invoke(main, [command, "--help"])
     assert done.exit_code == 1
     assert f"error: torch is not installed: pip install 'crossvit[{command}]'" in done.output

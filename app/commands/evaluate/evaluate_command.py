@@ -21,6 +21,7 @@ from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
+from bundle.pulled_bundles import bundle_named
 from model.command_line import STOPPED, error, new_app, notes
 from model.dataset import BadDataset, Dataset
 
@@ -80,7 +81,7 @@ def evaluate(
         draw = _make_draw(plot)
         if url is None:
             check_absent("--url", model=model, clients=clients)
-            settings = _settings(bundle=bundle, **own)
+            settings = _settings(bundle=bundle and bundle_named(bundle), **own)
             open_source = partial(
                 bundle_source,
                 settings=settings,
@@ -154,7 +155,7 @@ def _second(own: dict[str, Any], first: Settings, against: str | None, against_b
         if not (engine and colon and precision):
             raise BadParameter(f"--against {against}: must be like openvino:f32")
         own = own | {"engine": engine, "precision": precision}
-    return _settings(bundle=against_bundle or first.bundle, **own)
+    return _settings(bundle=bundle_named(against_bundle) if against_bundle else first.bundle, **own)
 
 
 def _make_draw(plot: Path | None) -> Callable[[EvaluationReport], None]:
