@@ -7,20 +7,18 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
 from app.commands.classify_output import ClassifyFormat, open_report
-from app.commands.terminal import clear_errors, print_table
+from app.commands.terminal import clear_errors
 from app.errors import NotInstalled
 from app.machine.signals import outside
 from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, check_installed
-from bundle.bundle_errors import BadBundle
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
-from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
     from app.configuration.settings import Settings
@@ -35,8 +33,14 @@ _NETWORK_PACKAGES = ("torch", "safetensors", "huggingface_hub")
 
 
 @main.callback(invoke_without_command=True)
-def crossvit(context: typer.Context) -> None:
-    """CrossViT image classification: export a checkpoint, serve it, classify with it, measure it."""
+def crossvit(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """CrossViT image classification: serve a network, classify with it, measure it; train and export your own."""
+    if show_version:
+        typer.echo(f"crossvit {version('crossvit')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(MISUSED)
@@ -65,13 +69,16 @@ def serve_command(context: typer.Context) -> None:
 
 @main.command("classify")
 def classify_command(
-    paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    bundle: Annotated[Path | None, typer.Option(help="folder that export/to_onnx.py wrote")] = None,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="image files, or folders of them")],
+    bundle: Annotated[Path | None, typer.Option(help="a bundle, or the name of one that was pulled")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
     resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
     output: Annotated[ClassifyFormat, typer.Option("--format", help="how to print the answers")] = ClassifyFormat.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others still are."""
+    if not any(path.exists() for path in paths):  # if any does, it is classified
+        error(f"{', '.join(map(str, paths))}: no such file")
+        raise typer.Exit(FAILED)
     from app.commands.classify import image_files
     from app.configuration.settings import Settings, log_remarks
     from bundle.discovery import bundle_at
@@ -80,18 +87,15 @@ def classify_command(
     from model.files.folders import others_in
 
     with clear_errors():
+        files = list(image_files(paths))
+        if not files:
+            error(f"no image files there{others_in(paths)}")
+            raise typer.Exit(FAILED)
         settings = Settings(bundle=bundle_named(bundle)) if bundle else Settings()
         log_remarks()
         opened = open_bundle(bundle_at(settings.bundles, settings.default_model))
         if opened.warning:
             notes.print(opened.warning, style="bold red")
-        files = list(image_files(paths))
-        if not files:
-            error(f"no image files there{others_in(paths)}")
-            raise typer.Exit(FAILED)
-        if not any(path.exists() for path in files):  # if any does, it is classified
-            error(f"{', '.join(map(str, files))}: no such file")
-            raise typer.Exit(FAILED)
         failures = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
     raise typer.Exit(FAILED if failures else 0)
 
@@ -132,32 +136,16 @@ def train_command(context: typer.Context) -> None:
 
 @main.command("models")
 def models_command(
-    folder: Annotated[Path, typer.Option(help="folder of the bundles")] = Path("artifacts"),
+    folder: Annotated[Path, typer.Option(help="folder of further bundles")] = Path("artifacts"),
 ) -> None:
-    """List the variants of CrossViT, and the bundles made from them."""
+    """List the networks, and the bundles of them that were pulled or are in a folder."""
+    from app.commands.model_list import print_bundles, print_networks
     from bundle.discovery import find_bundles
+    from bundle.pulled_bundles import pulled_bundles
 
-    table = Table(
-        Column("variant", no_wrap=True),
-        "parameters",
-        *(f"GMAC at {side}" for side in RESOLUTIONS),
-        "trained at",
-        "bundle",
-    )
+    print_networks()
     search = find_bundles(folder)
-    others = dict(search.bundles)
-    for variant in VARIANTS.values():
-        path = others.pop(variant.name, None)
-        table.add_row(
-            variant.name,
-            f"{variant.million_params:.2f} M",
-            *(f"{gmacs:.2f}" for gmacs in variant.gmacs),
-            str(variant.resolution),
-            _describe_bundle(path) if path else "",
-        )
-    for path in others.values():
-        table.add_row("", "", "", "", "", "", _describe_bundle(path))
-    print_table(table)
+    print_bundles([*(path for paths in pulled_bundles().values() for path in paths), *search.bundles.values()])
     for reason in (*search.faults, *search.passed_over.values()):
         notes.print(f"passed over: {reason}", markup=False, highlight=False)
 
@@ -213,15 +201,3 @@ async def _classify(
                 progress.advance(bar)
         report.close()
     return failures
-
-
-def _describe_bundle(folder: Path) -> str:
-    from bundle.reader import open_bundle
-
-    try:
-        bundle = open_bundle(folder)
-    except BadBundle as err:
-        return f"damaged: {err}"
-    bundle.close()
-    manifest = bundle.manifest
-    return f"{folder}: {manifest.variant}, {manifest.classes} classes, weights {manifest.weights.id[:19]}"

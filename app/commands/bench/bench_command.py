@@ -34,10 +34,16 @@ _DEFAULT_BATCHES = "1,2,4,8"
 def bench(
     images: Annotated[
         list[Path] | None,
-        typer.Argument(help="image files, or folders of them; by default pictures made by code, which decode faster"),
+        typer.Argument(
+            metavar="IMAGES",
+            help="image files, or folders of them; by default pictures made by code, which decode faster",
+        ),
     ] = None,
     url: Annotated[str | None, typer.Option(help="a running server, such as http://127.0.0.1:8000")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="a bundle whose engine is measured without a server")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="a bundle, or the name of one that was pulled, whose engine is measured without a server"),
+    ] = None,
     clients: Annotated[
         str | None,
         typer.Option(help=f"with --url: clients at once, each waiting for its answer ({_DEFAULT_CLIENTS})"),

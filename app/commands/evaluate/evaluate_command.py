@@ -39,7 +39,10 @@ def evaluate(
         typer.Argument(metavar="DATA", help="folders or zip files of <class>/<image>, or WebDataset's tar files"),
     ],
     bundle: Annotated[
-        Path | None, typer.Option(help="the bundle whose engine is asked; by default that of `crossvit serve`")
+        Path | None,
+        typer.Option(
+            help="the bundle whose engine is asked, or the name of a pulled one; by default that of CROSSVIT_BUNDLE"
+        ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
     precision: Annotated[str | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
