@@ -148,7 +148,12 @@ class EngineSearch:
                 return process
         best: EngineProcess | None = None
         for candidate in [candidate for name in tier for candidate in self._candidates(name)]:
-            if not self._cannot_win(candidate) and (process := self._try(candidate)):
+            if self._cannot_win(candidate):
+                continue
+            log.info(
+                "%s at %d: trying %s %s; later starts try nothing", self._bundle.name, self._resolution, *candidate
+            )
+            if process := self._try(candidate):
                 best = self._faster(best, process) if best else process
         if best:
             self._remember((best.name, best.precision), remembered)
