@@ -13,8 +13,8 @@ from app.errors import PullFailed
 from app.machine.signals import outside
 from app.pulling.pull_command import PULL_PACKAGES, check_installed, pull_command
 from bundle.bundle_errors import BadBundle
+from bundle.cached_source import HUB_PREFIX, CachedSource, cached_source
 from bundle.discovery import find_bundles
-from bundle.pull_source import HUB_PREFIX, PullSource, pull_source
 from bundle.pulled_bundles import is_current, pulled_folder, read_pull_record
 
 _POLL_SECONDS = 0.02
@@ -30,7 +30,7 @@ def bundles_of_sources(sources: Sequence[str], options: Sequence[str], say: Say)
     `options` are those of `crossvit pull`, for sources that are not bundles; without any, a bundle stays as it was
     made. Raises BadSource, PullFailed or NotInstalled, and BadBundle if two models would have one name.
     """
-    found = [_own_bundle(text) or pull_source(text) for text in sources]
+    found = [_own_bundle(text) or cached_source(text) for text in sources]
     _check_names(found)
     return [each if isinstance(each, Path) else _made(each, list(options), say) for each in found]
 
@@ -42,7 +42,7 @@ def _own_bundle(text: str) -> Path | None:
     return None if plain or text.startswith(HUB_PREFIX) or not find_bundles(path).bundles else path
 
 
-def _check_names(found: Sequence[Path | PullSource]) -> None:
+def _check_names(found: Sequence[Path | CachedSource]) -> None:
     """Raise BadBundle if two models would have one name."""
     places: dict[str, str] = {}
     for each in found:
@@ -52,7 +52,7 @@ def _check_names(found: Sequence[Path | PullSource]) -> None:
                 raise BadBundle(f"two models would be called {name}: {first} and {place}; rename a file or folder")
 
 
-def _made(source: PullSource, options: list[str], say: Say) -> Path:
+def _made(source: CachedSource, options: list[str], say: Say) -> Path:
     """The bundle of `source` in the cache, made now unless it is as it would be made."""
     try:
         bundle = pulled_folder(source)

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from bundle.pull_source import pull_source
+from bundle.cached_source import cached_source
 from bundle.pulled_bundles import pulled_folder
 from tests.support.changed_bundles import change_source
 from tests.support.pictures import JPEG
@@ -78,7 +78,7 @@ def test_a_changed_bundle_is_read_again_with_sighup(
 ) -> None:
     server = start_server(str(checkpoint), *ENGINE)
     server.wait_until_ready()
-    change_source(pulled_folder(pull_source(str(checkpoint))), "trained further")
+    change_source(pulled_folder(cached_source(str(checkpoint))), "trained further")
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: models(server.url)["finetuned"]["weights_source"] == "trained further")
     assert len(pull.calls) == 1

@@ -1,4 +1,4 @@
-"""What a bundle can be made from: the name of a network, a checkpoint, or a repository of the Hugging Face hub."""
+"""What bundles in the cache are made from: the name of a network, a checkpoint, or a repository of the hub."""
 
 import os
 import re
@@ -27,7 +27,7 @@ class BadSource(ExplainedError):
 
 
 @dataclass(frozen=True)
-class PullSource:
+class CachedSource:
     """A source of bundles.
 
     Attributes:
@@ -54,7 +54,7 @@ class PullSource:
         return file_versions(paths)
 
 
-def pull_source(text: str) -> PullSource:
+def cached_source(text: str) -> CachedSource:
     """The source that `text` names. Raises BadSource if there is none, with what would do."""
     if text.startswith(HUB_PREFIX):
         return _of_hub(text)
@@ -67,11 +67,11 @@ def pull_source(text: str) -> PullSource:
                 raise BadSource(f"{text} is not a file or folder, and not a network: {err}") from err
         else:
             if not path.is_file():  # crossvit_9_224.pth is the name of IBM's file, and may be a file here
-                return PullSource(name, name, name, fixed=True)
+                return CachedSource(name, name, name, fixed=True)
     if not path.exists():
         raise BadSource(f"there is no {path}: give a checkpoint, a bundle, the name of a network, or {_HUB_FORM}")
     path = Path(os.path.abspath(path))  # noqa: PTH100
-    return PullSource(str(path), str(path), _model_name(path), path, fixed=True)
+    return CachedSource(str(path), str(path), _model_name(path), path, fixed=True)
 
 
 def file_versions(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
@@ -85,12 +85,12 @@ def file_versions(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
     return versions
 
 
-def _of_hub(text: str) -> PullSource:
+def _of_hub(text: str) -> CachedSource:
     match = _HUB.fullmatch(text)
     if match is None:
         raise BadSource(f"{text} is not {_HUB_FORM}")
     revision = match["revision"] or ""
-    return PullSource(text, text, _fit(match["name"]), fixed=bool(_COMMIT.fullmatch(revision)))
+    return CachedSource(text, text, _fit(match["name"]), fixed=bool(_COMMIT.fullmatch(revision)))
 
 
 def _model_name(checkpoint: Path) -> str:
