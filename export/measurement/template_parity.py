@@ -1,0 +1,34 @@
+"""The proof of a graph template: filled with weights made by a rule, it gives PyTorch's recorded logits."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.graphs.graph_template import fill_template
+from export.graphs.rule_made import rule_made_images, rule_made_parameter
+from export.graphs.template_inputs import parameter_shapes_of
+from export.measurement.onnx_sessions import onnxruntime_session
+from model.spec import IMAGENET, patch_grids
+
+BATCHES = (1, 3)
+
+Recorded = Mapping[int, NDArray[np.float32]]
+
+
+def rule_made_graph(template: onnx.ModelProto, classes: int, trained_resolution: int) -> onnx.ModelProto:
+    """`template` with rule-made weights, and position embeddings of `trained_resolution`."""
+    shapes = parameter_shapes_of(template, classes, patch_grids(trained_resolution))
+    return fill_template(template, {name: rule_made_parameter(name, shape) for name, shape in shapes.items()}, IMAGENET)
+
+
+def recorded_differences(graph: onnx.ModelProto, recorded: Recorded, sides: Iterable[int]) -> dict[int, float]:
+    """The largest difference of any logit of ONNX Runtime from the `recorded` ones, by side."""
+    run = onnxruntime_session(graph.SerializeToString())
+    worst = {}
+    for side in sides:
+        images = rule_made_images(side)
+        differences = [np.abs(run(images[:size]) - recorded[side][:, :size]).max() for size in BATCHES]
+        worst[side] = float(max(differences))
+    return worst
