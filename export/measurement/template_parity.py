@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from export.graphs.graph_template import fill_template
 from export.graphs.rule_made import rule_made_images, rule_made_parameter
 from export.graphs.template_inputs import parameter_shapes_of
+from export.measurement.golden_images import BATCHES
 from export.measurement.onnx_sessions import onnxruntime_session
 from model.spec import IMAGENET, patch_grids
-
-BATCHES = (1, 3)
 
 Recorded = Mapping[int, NDArray[np.float32]]
 
