@@ -56,6 +56,7 @@ from model.config_beside import NAME as CONFIG
 from model.config_beside import BadConfig
 from model.crossvit import CrossViT
 from model.labels import BadLabels, labels_for
+from model.loaded_network import network_with
 from model.spec import (
     IMAGENET,
     NORMALIZATIONS,
@@ -282,7 +283,7 @@ def export(request: ExportRequest) -> None:
     if request.int8:
         require_quantization()
     _announce(inputs)
-    network = inputs.weights.network(request.variant, say=_say)
+    network = network_with(inputs.weights, request.variant, _say)
     _check_head(network.classes, request.options.activation)
     labels = _labels(request.labels or inputs.labels_beside, network.classes)
     preprocessing = request.options.steps(network.sides)
