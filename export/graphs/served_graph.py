@@ -1,4 +1,4 @@
-"""The graph that is served: pixels in, logits out, one for every batch size and side."""
+"""The graph that is served: pixels in, logits out, one for every batch size and side, as a template without weights."""
 
 import logging
 import math
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from bundle.tensors import INPUT, OUTPUTS
 from export.graphs.folding import fold
+from export.graphs.served_network import Served
 from export.graphs.template_inputs import SYMBOLS
 from model.crossvit import CrossViT
-from model.spec import IMAGENET, LARGEST_SIDE, LEAST_SIDE, PATCH_SIZES, Normalization, Variant, branch_sides
+from model.spec import LARGEST_SIDE, LEAST_SIDE, PATCH_SIZES, Variant, branch_sides
 
 OPSET = 20
 _RANGES = {  # of the symbolic dimensions
@@ -28,25 +29,6 @@ _RANGES = {  # of the symbolic dimensions
     "grid_small": (2, LARGEST_SIDE // PATCH_SIZES[0]),
     "grid_large": (2, LARGEST_SIDE // PATCH_SIZES[1]),
 }
-
-
-class Served(nn.Module):
-    """`network` behind the host's pixels: normalisation, layout and resizing happen inside the graph."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: CrossViT, normalization: Normalization = IMAGENET) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", 255 * torch.tensor(normalization.mean))
-        self.register_buffer("std", 255 * torch.tensor(normalization.std))
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 RGB (batch, side, side, 3) to logits (batch, classes): the answer, branch S, branch L."""
-        images = ((image.to(self.mean.dtype) - self.mean) / self.std).permute(0, 3, 1, 2)
-        small, large = self.network.forward_branches(images)
-        return (small + large) / 2, small, large
 
 
 def make_template(variant: Variant, sides: tuple[int, int] | None = None) -> onnx.ModelProto:

@@ -6,7 +6,6 @@
 import hashlib
 import io
 import lzma
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -29,14 +28,13 @@ SOURCES = (
     "bundle/tensors.py",
     "export/graphs/folding.py",
     "export/graphs/served_graph.py",
+    "export/graphs/served_network.py",
     "export/graphs/template_inputs.py",
     "model/bicubic.py",
     "model/crossvit.py",
     "model/spec.py",
 )
 _ROOT = Path(__file__).parents[2]
-
-RecordedLogits = Mapping[str, NDArray[np.float32]]
 
 
 class BadTemplate(ExplainedError):
@@ -109,6 +107,11 @@ def logits_key(network: str, trained_resolution: int, side: int) -> str:
 def sources_sha256() -> dict[str, str]:
     """The sha256 of each file that determines the templates, as it is now."""
     return {name: file_sha256(_ROOT / name) for name in SOURCES}
+
+
+def sources_are_current() -> bool:
+    """Whether the templates are what these sources make. Raises BadTemplate."""
+    return template_record().sources == sources_sha256()
 
 
 def _checked(content: bytes, sha256: str | None, path: Path) -> bytes:

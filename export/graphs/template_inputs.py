@@ -34,23 +34,6 @@ class MisfitParameters(ExplainedError):
     """The parameters are not those of the template's network."""
 
 
-def parameter_shapes_of(template: onnx.ModelProto, classes: int, grids: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters of a template's network, by IBM's names."""
-    sizes = dict(zip(("classes", *GRIDS), (classes, *grids), strict=True))
-    shapes: dict[str, tuple[int, ...]] = {}
-    for value in template.graph.input:
-        if value.name == INPUT:
-            continue
-        shape = tuple(_size(dimension, sizes) for dimension in dimensions_of(value))
-        prefix, _, name = value.name.partition(".")
-        if name.startswith("positions.") and name.endswith(".grid"):
-            _, dim, grid, _ = shape
-            shapes[f"pos_embed.{name.split('.')[1]}"] = (1, 1 + grid * grid, dim)
-        elif prefix == "network" and not name.startswith("positions."):
-            shapes[name] = shape
-    return shapes
-
-
 def template_inputs(parameters: Parameters, normalization: Normalization) -> dict[str, NDArray[np.float32]]:
     """`parameters` under the names of a template's inputs, with position embeddings split."""
     inputs = {

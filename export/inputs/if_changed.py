@@ -81,7 +81,7 @@ def _has_graphs(manifest: Manifest, inputs: ExportInputs) -> bool:
     request = inputs.request
     if inputs.measuring is None:
         return True
-    if not set(request.precisions) <= manifest.precisions.keys():
+    if manifest.measured_on is None or not set(request.precisions) <= manifest.precisions.keys():
         return False
     if (request.photos or request.calibration) and manifest.measured_on != inputs.measuring.for_manifest(
         MAX_MEASURED_VIEWS

@@ -11,7 +11,7 @@ from bundle.precisions import INT8
 from export.inputs.export_request import ExportInputs
 from export.making.graph_source import Say
 from export.measurement.float32_answers import MAX_MEASURED_VIEWS, Float32Answers, float32_answers
-from export.measurement.openvino_precisions import agreements
+from export.measurement.openvino_precisions import agreements, has_bfloat16
 from export.measurement.photos import PhotoSet
 from model.spec import Activation, Preprocessing
 
@@ -44,15 +44,18 @@ def add_graphs(
 ) -> AddedGraphs:
     """Write the requested graphs beside float32 into `folder`, and compare them with it at every resolution.
 
-    Where no graph is requested and bfloat16 is to be measured, that is done in fewer views, at the resolution `default`.
+    Where only bfloat16 is to be measured, that is done in fewer views, by default at the resolution `default`.
     """
     request = inputs.request
     if inputs.measuring is None:
         return AddedGraphs()
     if not (request.precisions or request.int8):
-        measured = {default: preprocessing[default]}
+        measured_on = inputs.measuring.for_manifest(QUICK_VIEWS)
+        if not has_bfloat16():
+            return AddedGraphs(measured_on)
+        measured = preprocessing if request.bfloat16 == "all" else {default: preprocessing[default]}
         answers = _float32(folder, inputs.measuring, measured, request.options.activation, QUICK_VIEWS, say)
-        return AddedGraphs(inputs.measuring.for_manifest(QUICK_VIEWS), agreement=agreements(folder, answers, say))
+        return AddedGraphs(measured_on, agreement=agreements(folder, answers, say))
     answers = _float32(folder, inputs.measuring, preprocessing, request.options.activation, MAX_MEASURED_VIEWS, say)
     measured_on = inputs.measuring.for_manifest(MAX_MEASURED_VIEWS)
     halves = {precision: _add_half(folder, precision, answers, say) for precision in request.precisions}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel, bundle_labels, write_labels
 from bundle.file_names import MODEL
 from bundle.golden import write_golden
@@ -18,17 +19,32 @@ from export.inputs.if_changed import bundle_stays
 from export.making.added_graphs import add_graphs
 from export.making.bundle_manifest import default_resolution, manifest_of
 from export.making.graph_source import GraphSource, Say
+from export.measurement.photos import NoPhotos
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
-from model.labels import labels_for
+from model.config_beside import BadConfig
+from model.labels import BadLabels, labels_for
 from model.spec import IMAGENET, SOFTMAX, UNTRAINED, Preprocessing, follow_from_one_side
+from model.weights import WeightsUnavailable
+
+ID_CHARACTERS = len("sha256:") + 12  # enough to tell weights apart
+MAKING_ERRORS = (
+    ExplainedError,
+    WeightsUnavailable,
+    BadCheckpoint,
+    BadLabels,
+    BadConfig,
+    NoPhotos,
+    OverflowError,
+    OSError,
+)
 
 
 def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
     """Write the bundle of `request`, with the graph of `source`; any error leaves an existing bundle as it was."""
     started = time.monotonic()
     inputs = find_inputs(request, say)
-    built_with = source.built_with(request.variant.name)
+    built_with = source.built_with(request.variant)
     if request.if_changed and bundle_stays(inputs, built_with, say):
         return
     if request.int8:
@@ -55,7 +71,7 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
 def _announce(inputs: ExportInputs, say: Say) -> None:
     """Tell what the bundle is made from, with warnings."""
     weights, normalization = inputs.weights, inputs.normalization
-    say(f"{inputs.request.variant.name}: weights {weights.id}, {weights.source}")
+    say(f"{inputs.request.variant.name}: weights {weights.id[:ID_CHARACTERS]}, {weights.source}")
     if weights.caution:
         say(f"WARNING: {weights.caution}")
     if weights.id == UNTRAINED:

@@ -8,9 +8,11 @@ from typing import Protocol
 from bundle.golden import Golden
 from bundle.manifest import Parity
 from export.inputs.export_request import ExportInputs
-from model.spec import Preprocessing
+from model.spec import Preprocessing, Variant
 
 Say = Callable[[str], None]
+
+PARITY_TOLERANCE = 1e-5  # between logits of PyTorch and ONNX Runtime
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class NetworkToServe(Protocol):
 class GraphSource(Protocol):
     """Makes networks to serve."""
 
-    def built_with(self, variant: str) -> dict[str, str]:
+    def built_with(self, variant: Variant) -> dict[str, str]:
         """Versions of what makes the graph."""
 
     def network(self, inputs: ExportInputs, say: Say) -> NetworkToServe:

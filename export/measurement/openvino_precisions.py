@@ -22,12 +22,10 @@ def agreements(
 ) -> dict[str, dict[int, Agreement]]:
     """How each precision whose graph is there agrees with the float32 answers at each resolution.
 
-    bfloat16 is left out where this CPU has none, or is not faster with it, and so would not serve in it; all of them
-    where OpenVINO is not installed. Raises Disagreement for logits that are not finite.
+    bfloat16 is left out where this CPU has none, or is not faster with it, and so would not serve in it. Raises
+    Disagreement for logits that are not finite.
     """
-    if importlib.util.find_spec("openvino") is None:
-        return {}
-    available = [F32, BF16] if _has_bfloat16() and _is_faster_in_bfloat16(folder, expected, say) else [F32]
+    available = [F32, BF16] if has_bfloat16() and _is_faster_in_bfloat16(folder, expected, say) else [F32]
     return {
         precision: measure_agreement(precision, expected, openvino_session(folder / graph, inference_precision), say)
         for precision, (graph, inference_precision) in _SERVED.items()
@@ -35,7 +33,10 @@ def agreements(
     }
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
+    """Whether OpenVINO is installed, and computes in bfloat16 on this CPU."""
+    if importlib.util.find_spec("openvino") is None:
+        return False
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

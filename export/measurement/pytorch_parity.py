@@ -8,7 +8,7 @@ import torch
 
 from bundle.golden import Golden
 from bundle.tensors import Images, Outputs
-from export.graphs.served_graph import Served
+from export.graphs.served_network import Served
 from export.measurement.comparison import Disagreement
 from export.measurement.golden_images import BATCHES
 from export.measurement.onnx_sessions import RunImages, onnxruntime_session

@@ -8,17 +8,18 @@ from numpy.typing import NDArray
 
 from export.graphs.graph_template import fill_template
 from export.graphs.rule_made import rule_made_images, rule_made_parameter
-from export.graphs.template_inputs import parameter_shapes_of
+from export.graphs.shipped_templates import RECORDED_CLASSES
 from export.measurement.golden_images import BATCHES
 from export.measurement.onnx_sessions import onnxruntime_session
-from model.spec import IMAGENET, patch_grids
+from model.parameter_shapes import parameter_shapes
+from model.spec import IMAGENET, Variant, patch_grids
 
 Recorded = Mapping[int, NDArray[np.float32]]
 
 
-def rule_made_graph(template: onnx.ModelProto, classes: int, trained_resolution: int) -> onnx.ModelProto:
-    """`template` with rule-made weights, and position embeddings of `trained_resolution`."""
-    shapes = parameter_shapes_of(template, classes, patch_grids(trained_resolution))
+def rule_made_graph(template: onnx.ModelProto, variant: Variant, trained_resolution: int) -> onnx.ModelProto:
+    """The `template` of `variant` with rule-made weights, and position embeddings of `trained_resolution`."""
+    shapes = parameter_shapes(variant, RECORDED_CLASSES, patch_grids(trained_resolution))
     return fill_template(template, {name: rule_made_parameter(name, shape) for name, shape in shapes.items()}, IMAGENET)
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from app.decoding.image_decoding import decode
-from export.graphs.served_graph import Served
+from export.graphs.served_network import Served
 from export.measurement.photos import SHIPPED as PHOTOS
 from model.labels import IMAGENET, LabelEntry, labels_beside, labels_for, recipe_beside
 from model.loaded_network import network_with

@@ -4,21 +4,13 @@ import numpy as np
 import pytest
 
 from export.graphs.graph_template import fill_template
-from export.graphs.shipped_templates import network_of, shipped_template
-from export.graphs.template_inputs import MisfitParameters, parameter_shapes_of
-from model.crossvit import CrossViT
-from model.spec import IMAGENET, VARIANTS, patch_grids
+from export.graphs.shipped_templates import shipped_template
+from export.graphs.template_inputs import MisfitParameters
+from model.parameter_shapes import parameter_shapes
+from model.spec import IMAGENET
 from tests.support.reference_network import TINY
 
 Tensors = dict[str, np.ndarray]
-
-
-@pytest.mark.parametrize("name", [TINY.name, "crossvit_18_dagger_384"])
-def test_a_template_knows_the_names_and_shapes_of_its_networks_parameters(name: str) -> None:
-    variant = VARIANTS[name]
-    network = CrossViT(variant, classes=5)
-    shapes = parameter_shapes_of(shipped_template(network_of(variant)), 5, patch_grids(variant.resolution))
-    assert shapes == {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
 def _without(name: str) -> Callable[[Tensors], None]:
@@ -46,9 +38,7 @@ def _with(name: str, *shape: int, dtype: type = np.float32) -> Callable[[Tensors
     ],
 )
 def test_parameters_that_do_not_fit_are_refused_by_name(change: Callable[[Tensors], None], message: str) -> None:
-    template = shipped_template(TINY.name)
-    shapes = parameter_shapes_of(template, 5, (20, 14))
-    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in parameter_shapes(TINY, 5).items()}
     change(tensors)
     with pytest.raises(MisfitParameters, match=message):
-        fill_template(template, tensors, IMAGENET)
+        fill_template(shipped_template(TINY.name), tensors, IMAGENET)
