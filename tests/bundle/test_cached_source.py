@@ -7,7 +7,7 @@ from bundle.cached_source import BadSource, cached_source
 
 @pytest.mark.parametrize("name", ["crossvit_18_dagger", "CrossViT-18-dagger", "timm/crossvit_18_dagger_240.in1k"])
 def test_all_names_of_a_network_are_one_source(name: str) -> None:
-    source = cached_source(name.rpartition("/")[2])
+    source = cached_source(name)
     assert (source.identity, source.model, source.fixed) == ("crossvit_18_dagger", "crossvit_18_dagger", True)
     assert source.files() == {}
 
@@ -60,6 +60,7 @@ def test_only_a_commit_of_the_hub_stays_what_it_is(text: str, fixed: bool) -> No
             "/nowhere/x.pth",
             r"there is no /nowhere/x.pth: give a checkpoint, a bundle, the name of a network, or hf:OWNER",
         ),
+        ("crossvit_9_224.pth", r"there is no crossvit_9_224.pth"),  # IBM's file, which is not here
         ("hf:flowers", r"hf:flowers is not hf:OWNER/REPOSITORY\[@REVISION\]"),
         ("hf:me/flowers@", r"is not hf:OWNER/REPOSITORY"),
     ],
