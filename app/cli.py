@@ -15,7 +15,7 @@ import typer
 
 from app.commands.classify_output import ClassifyFormat, open_report
 from app.commands.terminal import clear_errors
-from app.errors import NotInstalled
+from app.errors import MissingPackage
 from app.machine.signals import outside
 from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, check_installed
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
@@ -170,7 +170,7 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
     """
     try:
         check_installed(needs, extra)
-    except NotInstalled as err:
+    except MissingPackage as err:
         error(err)
         raise typer.Exit(FAILED) from err
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606

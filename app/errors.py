@@ -94,7 +94,7 @@ class NoEngine(ExplainedError):
     """No installed engine can run the model as requested."""
 
 
-class NotInstalled(ExplainedError):
+class MissingPackage(ExplainedError):
     """A package that a command needs is not installed."""
 
 

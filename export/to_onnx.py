@@ -11,13 +11,10 @@ from typing import Annotated
 
 import typer
 
-from bundle.precisions import INT8
-from export.graphs.half_precision import DTYPES
+from bundle.precisions import BF16, FP16, INT8
 from export.inputs import arguments
 from export.inputs.export_request import ExportRequest
 from export.inputs.graph_options import check_calibration, graph_options
-from export.making.bundle_maker import MAKING_ERRORS, make_bundle
-from export.making.pytorch_source import PyTorchSource
 from model.command_line import Misuse, failures, new_app, run_command, spread
 from model.spec import SOFTMAX, VARIANTS
 
@@ -47,8 +44,8 @@ def _from_options(
     precision: Annotated[
         list[str] | None,
         typer.Option(
-            parser=arguments.choice(DTYPES),
-            metavar=f"{'|'.join(DTYPES)} ...",
+            parser=arguments.choice((FP16, BF16)),
+            metavar=f"{FP16}|{BF16} ...",
             help="adds graphs in half precision, for GPUs",
         ),
     ] = None,
@@ -74,6 +71,9 @@ def _from_options(
         calibration=calibration,
         if_changed=if_changed,
     )
+    from export.making.bundle_maker import MAKING_ERRORS, make_bundle  # PyTorch takes seconds, a typo needs none
+    from export.making.pytorch_source import PyTorchSource
+
     with failures(MAKING_ERRORS, interrupted=lambda: "nothing was changed"):
         make_bundle(request, PyTorchSource(), _say)
 

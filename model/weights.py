@@ -22,8 +22,8 @@ HUB, SHIPPED = "hub", "shipped"
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "shipped"
 SHIPPED_SOURCE = "shipped with the project, for trying it out: 200 of ImageNet's classes, often wrong"
 SHIPPED_CAUTION = (
-    "THE WEIGHTS THAT SHIP WITH THE PROJECT, for trying it out: they know 200 of ImageNet's 1000 classes, learnt from "
-    "pictures of 64 x 64 pixels, and are often wrong (model/shipped/README.md). Give better ones with --weights"
+    "WEIGHTS FOR TRYING IT OUT, which ship with the project: 200 of ImageNet's 1000 classes, often wrong "
+    "(model/shipped/README.md)"
 )
 HUB_FILE = "model.safetensors"
 FOLDER_FILES = (HUB_FILE, "pytorch_model.bin")  # what transformers and accelerate call a network's weights
