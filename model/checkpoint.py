@@ -17,7 +17,7 @@ from model.stored.state_dicts import Leaves, StateDict, leaves, lists_in_order, 
 from model.stored.stored_tensor import WEIGHT_DTYPES, Unusable
 from model.stored.weight_file import read_weight_file
 from model.stored.weight_sets import WeightSets
-from model.variant_fit import expected_shapes, fits, fitting_variants, differences_from
+from model.variant_fit import differences_from, expected_shapes, fits, fitting_variants
 
 __all__ = ["BadCheckpoint", "NetworkParameters", "checkpoint_variant", "read_parameters", "read_tensors", "silent"]
 
