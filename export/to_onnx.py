@@ -146,7 +146,8 @@ def _from_options(
         str,
         typer.Option(
             metavar="WEIGHTS",
-            help="auto (local cache, else hub, else shipped, else untrained), one of these, or a checkpoint",
+            help="auto (local cache, else hub, else shipped, else untrained), pretrained (never untrained), "
+            "one of these, a checkpoint, or hf:owner/name[@revision]",
         ),
     ] = "auto",
     labels: Annotated[
@@ -286,8 +287,8 @@ def export(request: ExportRequest) -> None:
     network = network_with(inputs.weights, request.variant, _say)
     _check_head(network.classes, request.options.activation)
     labels = _labels(request.labels or inputs.labels_beside, network.classes)
-    preprocessing = request.options.steps(network.sides)
-    _announce_sides(request, network, preprocessing)
+    preprocessing = inputs.steps(network.sides)
+    _announce_sides(inputs, network, preprocessing)
     with replacing_bundle(request.out) as folder:
         write_labels(folder, labels)
         parity = _write_graph(folder, Served(network, inputs.normalization), preprocessing)
@@ -329,8 +330,11 @@ def _labels(path: Path | None, classes: int) -> list[ClassLabel]:
     return labels
 
 
-def _announce_sides(request: ExportRequest, network: CrossViT, preprocessing: Mapping[int, Preprocessing]) -> None:
-    native = network.sides[1]
+def _announce_sides(inputs: ExportInputs, network: CrossViT, preprocessing: Mapping[int, Preprocessing]) -> None:
+    request, native = inputs.request, network.sides[1]
+    for resolution, steps in preprocessing.items():
+        if steps != request.options.steps(network.sides)[resolution]:
+            _say(f"note: at {resolution} images are resized to {steps.resize} and cropped to {steps.crop} ({CONFIG})")
     if not follow_from_one_side(*network.sides):
         _say(f"note: these weights were trained with sides of {network.sides}, and are served only at them")
     elif native != request.variant.resolution:
