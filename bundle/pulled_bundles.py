@@ -72,7 +72,7 @@ def read_pull_record(bundle: Path) -> PullRecord | None:
         return None
 
 
-def is_current(bundle: Path, source: CachedSource, record: PullRecord) -> bool:
+def is_unchanged(bundle: Path, source: CachedSource, record: PullRecord) -> bool:
     """Whether making `bundle` again would change nothing; no file is read for that, and no hub is asked."""
     head = read_manifest_head(bundle)
     if head is None or head.format != MANIFEST_FORMAT or record.made_with != version("crossvit") or not record.fixed:

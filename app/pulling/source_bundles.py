@@ -15,7 +15,7 @@ from app.pulling.pull_command import PULL_PACKAGES, check_installed, pull_comman
 from bundle.bundle_errors import BadBundle
 from bundle.cached_source import HUB_PREFIX, CachedSource, cached_source
 from bundle.discovery import find_bundles
-from bundle.pulled_bundles import is_current, pulled_folder, read_pull_record
+from bundle.pulled_bundles import is_unchanged, pulled_folder, read_pull_record
 
 _POLL_SECONDS = 0.02
 _END_SECONDS = 3.0  # for a child to remove what it has half made
@@ -59,7 +59,7 @@ def _made(source: CachedSource, options: list[str], say: Callable[[str], None]) 
     record = read_pull_record(bundle)
     if record is not None:
         before = _without_quantization(record.options)
-        if options in ([], before) and is_current(bundle, source, record):
+        if options in ([], before) and is_unchanged(bundle, source, record):
             return bundle
         options = options or before
     check_installed(PULL_PACKAGES, "cpu")

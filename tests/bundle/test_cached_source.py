@@ -18,6 +18,7 @@ def test_all_names_of_a_network_are_one_source(name: str) -> None:
         ("finetuned.pth", "finetuned"),
         ("flowers/model.safetensors", "flowers"),
         ("flowers/pytorch_model.bin", "flowers"),
+        ("runs/pets.v2.safetensors", "pets"),
         ("run 3/epoch=7.best.ckpt", "epoch-7"),
         ("flowers", "flowers"),
     ],

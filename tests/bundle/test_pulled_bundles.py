@@ -7,7 +7,7 @@ from bundle.bundle_errors import BadBundle
 from bundle.cached_source import CachedSource, cached_source
 from bundle.pulled_bundles import (
     bundle_named,
-    is_current,
+    is_unchanged,
     pulled_bundles,
     pulled_folder,
     read_pull_record,
@@ -29,7 +29,7 @@ def pulled(bundle: Path, source: CachedSource, *options: str, fixed: bool = True
 
 def current(place: Path, source: CachedSource) -> bool:
     record = read_pull_record(place)
-    return record is not None and is_current(place, source, record)
+    return record is not None and is_unchanged(place, source, record)
 
 
 def test_a_bundle_is_current_until_a_file_that_it_was_made_of_changes(bundle: Path, tmp_path: Path) -> None:
