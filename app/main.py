@@ -26,8 +26,7 @@ from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
-from app.pulling.background_quantization import QUANTIZATION_PACKAGES, BackgroundQuantization
-from app.pulling.pull_command import check_installed
+from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.assembly import make_decoders, make_model
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
@@ -133,8 +132,6 @@ def _service(settings: Settings) -> Service:
 
     access = AccessControl(keys, admin_keys, settings.admin_port, take if limit else None)
     metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
-    if settings.quantize:
-        check_installed(QUANTIZATION_PACKAGES, "quantize")
     service = Service(
         settings=settings,
         repository=repository,

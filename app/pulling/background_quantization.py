@@ -15,7 +15,6 @@ from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
-QUANTIZATION_PACKAGES = ("nncf", "openvino")
 _LEAST_PRIORITY = 19  # as nice has it: requests go before
 
 

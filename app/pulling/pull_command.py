@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from app.errors import MissingPackage
 
 PULL_MODULE = "export.pull"
+QUANTIZATION_PACKAGES = ("nncf", "openvino")
 PULL_PACKAGES = ("huggingface_hub", "onnx", "onnxruntime")
 
 
