@@ -28,7 +28,7 @@ def _from_options(
         str,
         typer.Option(
             metavar="WEIGHTS",
-            help="auto (local cache, else hub, else shipped, else untrained), pretrained (not untrained), one of "
+            help="auto (local cache, else hub, else shipped, else untrained), pretrained (never untrained), one of "
             "these, a checkpoint, or hf:owner/name[@revision]",
         ),
     ] = "auto",
