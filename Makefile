@@ -19,7 +19,7 @@ INSTALLED := .venv/.installed-$(ENGINES)
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check audit lock sbom bench-bundles bench bench-full format clean
+.PHONY: serve test test-all graphs check audit lock sbom bench-bundles bench bench-full format clean
 
 serve: $(INSTALLED)
 	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(EXPORT) $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
@@ -36,6 +36,10 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(INSTALL_BENCH)
 	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
+
+# The graph templates that ship: whenever the network or its export has changed. They are committed.
+graphs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m export.ship_templates
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check

@@ -1,8 +1,10 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
@@ -120,7 +122,7 @@ def test_arguments_that_cannot_be_are_a_sentence_and_exit_code_2(program: list[s
 def test_without_a_command_the_commands_are_listed() -> None:
     done = crossvit()
     assert done.returncode == 2
-    assert "List the variants of CrossViT" in done.stdout
+    assert "List the networks, and the bundles of them" in done.stdout
 
 
 def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> None:
@@ -155,12 +157,25 @@ def test_a_pipe_or_device_is_an_error_and_the_other_files_are_classified(bundle:
     assert [Path(line["path"]).name for line in lines[3:]] == ["a.png", "b.jpg", "c.JPEG"]
 
 
-def test_models_lists_variants_and_bundles(bundle: Path) -> None:
+def test_models_lists_networks_and_bundles_within_80_columns(bundle: Path) -> None:
     done = in_process("models", "--folder", bundle.parent)
     assert "crossvit_18_dagger_384" in done.stdout
-    (row,) = (line for line in done.stdout.splitlines() if "crossvit_tiny" in line)
+    table, _, bundles = done.stdout.partition("└")
+    assert max(map(len, table.splitlines())) <= 80
+    (row,) = (line for line in table.splitlines() if "crossvit_tiny" in line)
     assert "7.01 M" in row
-    assert "1000 classes, weights sha256:" in row
+    assert "crossvit_tiny: crossvit_tiny, 1000 classes, f32, weights sha256:" in bundles
+
+
+def test_the_version_is_told() -> None:
+    assert crossvit("--version").stdout == f"crossvit {version('crossvit')}\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "classify", "bench", "evaluate", "models", "train"])
+def test_help_names_kinds_of_values_in_one_way(command: str) -> None:
+    shown = in_process(command, "--help").stdout if command != "train" else crossvit(command, "--help").stdout
+    assert not re.search(r"<(list|int|float|path|str)\b|<\w+\|", shown)
+    assert max(len(line) for line in shown.splitlines() if "|" not in line) <= 80
 
 
 def test_export_hands_its_arguments_on() -> None:
@@ -169,7 +184,7 @@ def test_export_hands_its_arguments_on() -> None:
 
 @pytest.mark.parametrize("command", ["export", "train"])
 def test_a_package_that_is_not_installed_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr("app.pulling.pull_command.find_spec", lambda name: None if name == "torch" else name)
     done = CliRunner().invoke(main, [command, "--help"])
     assert done.exit_code == 1
     assert f"error: torch is not installed: pip install 'crossvit[{command}]'" in done.output

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from export.graphs.quantize import NotInstalled, require_quantization
+from export.graphs.quantization_recipe import NotInstalled, require_quantization
 from export.measurement.onnx_sessions import openvino_session
 from export.measurement.photos import SHIPPED, photographs, views
 from model.spec import Preprocessing
@@ -23,7 +23,7 @@ def refuse(*_): raise AssertionError("a connection")
 socket.socket.connect = refuse
 import onnx_ir as ir
 from export.measurement.photos import SHIPPED, crops, photographs
-from export.graphs.quantize import quantize_graph
+from export.graphs.quantization_recipe import quantize_graph
 from model.spec import Preprocessing
 photos = crops(Preprocessing(256, 224), 12, photographs(SHIPPED))
 ir.save(quantize_graph(Path(sys.argv[1]), [view[None] for view in photos]), sys.argv[2])
