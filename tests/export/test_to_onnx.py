@@ -292,6 +292,7 @@ def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
     small = replace(TINY, dims=(24, 48), depth=1)  # with one encoder: a graph of few nodes takes half the time
     monkeypatch.setitem(VARIANTS, TINY.name, small)
     monkeypatch.setattr("model.crossvit.ENCODERS", 1)
+    monkeypatch.setattr("model.parameter_shapes.ENCODERS", 1)
     weights, out = tmp_path / "one.safetensors", tmp_path / "one"
     save_file(reference_network.tensors(small, classes=1, resolution=64), weights)
     (tmp_path / "one.labels.json").write_text('["cat"]')
