@@ -28,6 +28,7 @@ Say = Callable[[str], None]
 HUB_PREFIX = "hf:"
 HUB_TIMEOUT_SECONDS = 4.5  # for an answer; a download may take as long as it goes on
 
+_BROKE_OFF = "broke off the download"
 _REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -72,6 +73,7 @@ def official_weights(variant: Variant, say: Say) -> Path:
         url = hub.hf_hub_url(repository.id, WEIGHTS_FILE)
         # The probe comes first since the download itself tries again for half a minute.
         found = _within(HUB_TIMEOUT_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_SECONDS))
+    with explained(str(repository), repository.page, _BROKE_OFF):
         return _download(repository, WEIGHTS_FILE, found.size, say)
 
 
@@ -95,7 +97,7 @@ def repository_weights(repository: HubRepository, say: Say) -> Path:
     if cached is not None and cached.parent.name == commit and _has_all(repository, cached):
         return cached
     name = _weights_file(sizes, repository)
-    with explained(str(repository), repository.page):
+    with explained(str(repository), repository.page, _BROKE_OFF):
         paths = [path for file in _belonging(name) if (path := _download_if_there(repository, file)) is not None]
         path = _download(repository, name, sizes[name], say)
     if any(other.parent != path.parent for other in paths):
