@@ -354,7 +354,7 @@ class Connection(asyncio.BufferedProtocol):
         )
 
     def _ends_with_current(self) -> bool:
-        return self.leaving() and not self._pipeline
+        return self.leaving() and not self._pipeline and not self._flow.read_paused  # then more may have arrived
 
     def _answer(self, cycle: RequestCycle, app: App, *, at_once: bool = False) -> None:
         """Have `app` answer after all earlier requests: then when it is scheduled, or `at_once`."""
