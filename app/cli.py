@@ -19,6 +19,7 @@ from app.commands.terminal import clear_errors, print_table
 from app.machine.signals import outside
 from bundle.bundle_errors import BadBundle
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
+from model.install_advice import install_command
 from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ main = new_app()
 
 # These commands pass all their arguments, --help too, to the module that defines their options.
 _PASS_ARGUMENTS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-_NETWORK_PACKAGES = ("torch", "safetensors", "huggingface_hub")
 
 
 @main.callback(invoke_without_command=True)
@@ -111,13 +110,13 @@ def bench_command(context: typer.Context) -> None:
 @main.command("export", context_settings=_PASS_ARGUMENTS_ON)
 def export_command(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
-    _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK_PACKAGES, "onnx", "onnxscript"))
+    _run_instead("export.to_onnx", context.args, extra="export", needs=("torch", "onnxscript"))
 
 
 @main.command("train", context_settings=_PASS_ARGUMENTS_ON)
 def train_command(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
-    _run_instead("model.train", context.args, extra="train", needs=(*_NETWORK_PACKAGES, "kornia", "tensorboard"))
+    _run_instead("model.train", context.args, extra="train", needs=("torch", "kornia", "tensorboard"))
 
 
 @main.command("models")
@@ -159,7 +158,7 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
     """
     for package in needs:
         if find_spec(package) is None:
-            error(f"{package} is not installed: pip install 'crossvit[{extra}]' installs what this command needs")
+            error(f"{package} is not installed: {install_command(extra)} installs what this command needs")
             raise typer.Exit(FAILED)
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 

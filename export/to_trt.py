@@ -36,6 +36,7 @@ from export.plans.plan_folder import has_plan, plan_place, write_plan
 from export.plans.plan_source import OPERATOR, PRODUCTS, PlanSource, read_source
 from export.plans.progress import Bars, interruptibly
 from model.command_line import failures, new_app, run_command, spread
+from model.install_advice import install_command
 from model.spec import branch_sides
 
 PROOF_VIEWS = 200
@@ -104,7 +105,7 @@ def tensorrt() -> PlanBuilder:
         if err.name is None or err.name.partition(".")[0] not in ("tensorrt", "tensorrt_bindings", "cuda"):
             raise
         package = "cuda-bindings" if err.name.startswith("cuda") else "TensorRT"
-        raise Unable(f"{package} is not installed: pip install -e '.[export,gpu]' installs what engines need") from err
+        raise Unable(f"{package} is not installed: {install_command('gpu')} installs what engines need") from err
     except (ImportError, OSError) as err:
         raise Unable(f"TensorRT is installed but does not load: {err}; pip install --force-reinstall tensorrt") from err
     return TensorRTBuilder()
@@ -430,7 +431,7 @@ def _export_bundle(options: BuildOptions) -> None:
         from export.to_onnx import main as to_onnx
     except ModuleNotFoundError as err:
         raise Unable(
-            f"no bundle is at {options.bundle}, and exporting one needs {err.name}: pip install -e '.[export]', "
+            f"no bundle is at {options.bundle}, and exporting one needs {err.name}: {install_command('export')}, "
             "or copy a bundle from another machine"
         ) from err
     code = to_onnx(["--variant", options.variant, "--out", str(options.bundle)])

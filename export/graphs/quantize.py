@@ -26,6 +26,7 @@ from onnx_ir.passes import common as passes
 from bundle.bundle_errors import ExplainedError
 from bundle.tensors import INPUT
 from export.graphs.half_precision import encoder_nodes
+from model.install_advice import install_command
 
 KEPT_IN_FLOAT32 = (
     "pixels and position embeddings",
@@ -46,10 +47,7 @@ def require_quantization() -> None:
     """Raise NotInstalled unless NNCF, and OpenVINO to measure on, are installed."""
     missing = [name for name in ("nncf", "openvino") if importlib.util.find_spec(name) is None]
     if missing:
-        raise NotInstalled(
-            f"int8 needs {' and '.join(missing)}, not installed here: "
-            "python -m pip install -c constraints.txt -e '.[quantize]'"
-        )
+        raise NotInstalled(f"int8 needs {' and '.join(missing)}, not installed here: {install_command('quantize')}")
 
 
 def quantize_graph(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from export import to_trt
+from model.install_advice import install_command
 from tests.export.to_trt.fake_builder import FOLDER, run
 from tests.support.folders import tree
 from tests.support.reference_network import TINY
@@ -20,7 +21,7 @@ def test_without_tensorrt_nothing_is_written(
     monkeypatch.delitem(sys.modules, "export.plans.builder", raising=False)
     assert to_trt.main(["--variant", TINY.name, "--bundle", str(tmp_path / "b")]) == 1
     err = capsys.readouterr().err
-    assert err == "error: TensorRT is not installed: pip install -e '.[export,gpu]' installs what engines need\n"
+    assert err == f"error: TensorRT is not installed: {install_command('gpu')} installs what engines need\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,32 @@
+"""The command that adds an optional part of the project to the installation that runs."""
+
+import json
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def install_command(extra: str) -> str:
+    """The command that installs what `extra` of pyproject.toml names, from where the project itself was installed.
+
+    That is the checkout that runs, the folder or wheel that pip was given, or else the package index.
+    """
+    if (ROOT / "pyproject.toml").is_file():
+        return f"pip install -e '{ROOT}[{extra}]'"
+    source = _installed_from()
+    if source is not None and source.exists():  # an image's build folder is gone
+        return f"pip install '{source}[{extra}]'"
+    return f"pip install 'crossvit[{extra}]'"
+
+
+def _installed_from() -> Path | None:
+    """The folder or the wheel that pip was given, as pip notes it (PEP 610); None for a package index."""
+    try:
+        noted = distribution("crossvit").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return None
+    url = urlsplit(json.loads(noted)["url"]) if noted else None
+    return Path(url2pathname(url.path)) if url is not None and url.scheme == "file" else None
