@@ -13,8 +13,9 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
 ENGINES := $(if $(GPU),gpu,cpu)
-# Two stages of one environment: what serving needs, and then what tests, training and export need too.
+# Stages of one environment: what serving needs, then what 8 bits, or tests, training and export need too.
 SERVING := .venv/.serving-$(ENGINES)
+QUANTIZING := .venv/.quantizing
 INSTALLED := .venv/.installed-$(ENGINES)
 
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
@@ -23,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: serve test test-all check audit lock sbom dist bench-bundles bench bench-full format clean
 
 MADE_FROM = "$(or $(WEIGHTS),$(VARIANT))" $(if $(LABELS),--labels "$(LABELS)") $(EXPORT)
-serve: $(SERVING)
+serve: $(SERVING) $(if $(QUANTIZE),$(QUANTIZING))
 ifdef GPU
 	$(BIN)/crossvit pull $(MADE_FROM) --precision fp16 --out $(BUNDLE) --if-changed
 	-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --resolutions $(RESOLUTIONS) --if-changed
@@ -66,6 +67,15 @@ lock: $(INSTALLED)
 	$(LOCK) --output-file docker/locks/gpu-common.txt --extra otel --extra half-precision pyproject.toml
 	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra gpu --extra nvimgcodec pyproject.toml
 
+# From what is committed: docs/release.md.
+dist: $(INSTALLED)
+	rm -rf artifacts/dist
+	mkdir -p artifacts/dist/source
+	git archive HEAD | tar -x -C artifacts/dist/source
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir artifacts/dist artifacts/dist/source
+	rm -r artifacts/dist/source
+	ls -l artifacts/dist
+
 sbom: $(INSTALLED)
 	$(INSTALL) --quiet -e '.[sbom]'
 	mkdir -p artifacts/sbom
@@ -106,6 +116,10 @@ $(SERVING): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip  # the pip of 2023 in Python 3.11 takes twice as long
 	$(INSTALL) -e '.[$(ENGINES)]'
+	touch $@
+
+$(QUANTIZING): $(SERVING)
+	$(INSTALL) -e '.[quantize]'
 	touch $@
 
 $(INSTALLED): $(SERVING)
