@@ -54,11 +54,6 @@ def test_a_lock_has_all_that_the_project_needs_there_and_no_pytorch(lock: Path) 
     assert "torch" not in locked(lock)
 
 
-def test_the_images_are_of_this_version() -> None:
-    for file in (ROOT / "docker").glob("*.Dockerfile"):
-        assert f'image.version="{PROJECT["project"]["version"]}"' in file.read_text()
-
-
 def test_compose_names_targets_and_files_that_are_there() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     targets = re.findall(r"^FROM .* AS ([\w-]+)$", (ROOT / "docker" / "cpu.Dockerfile").read_text(), re.MULTILINE)
