@@ -47,9 +47,9 @@ from bundle.agreement import Agreement
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle, open_bundle
 from bundle.tensors import INPUT, OUTPUTS
-from export.graphs.served_graph import Served
-from model.checkpoint import load_network
+from export.graphs.served_network import Served
 from model.dataset import Dataset
+from model.loaded_network import load_network
 from model.spec import VARIANTS
 from tests.support.servers import crossvit_serve
 

@@ -265,13 +265,18 @@ class CrossViT(nn.Module):
     def _tokens(self, branch: int, images: Tensor) -> Tensor:
         """CLS and patches with their positions: (B, 3, side, side) to (B, N, C)."""
         x = self.patch_embed[branch](images)  # (B, C, grid, grid)
-        cls_position, positions = self.pos_embed[branch][:, :1], self.pos_embed[branch][:, 1:]
-        native = math.isqrt(positions.shape[1])
-        positions = resize(positions.transpose(1, 2).unflatten(-1, (native, native)), x.shape[-1])
+        cls_position, positions = self._positions(branch)
+        positions = resize(positions, x.shape[-1])
         cls = self.cls_token[branch] + cls_position
         table = torch.cat((cls, positions.flatten(2).transpose(1, 2)), dim=1)  # (1, N, C)
         # CLS has its place by padding with zeros, not by repeating it: the exported graph then asks for no batch size.
         return F.pad(x.flatten(2).transpose(1, 2), (0, 0, 1, 0)) + table
+
+    def _positions(self, branch: int) -> tuple[Tensor, Tensor]:
+        """The position embedding of CLS (1, 1, C), and the trained ones of the patches as a map (1, C, grid, grid)."""
+        positions = self.pos_embed[branch]
+        grid = math.isqrt(positions.shape[1] - 1)
+        return positions[:, :1], positions[:, 1:].transpose(1, 2).unflatten(-1, (grid, grid))
 
     def _logits(self, branch: int, x: Tensor) -> Tensor:
         return self.head[branch](self.norm[branch](x[:, 0]))

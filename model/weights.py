@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import huggingface_hub as hub
-import torch
 
-from model.checkpoint import BadCheckpoint, load_network, silent
-from model.crossvit import CrossViT
+from model.checkpoint import BadCheckpoint
 from model.labels import labels_beside
-from model.spec import IMAGENET_CLASSES, UNTRAINED, Variant
+from model.spec import UNTRAINED, Variant
 from model.stored.foreign_files import folder_kind
 
 T = TypeVar("T")
@@ -63,20 +61,6 @@ class Weights:
     def labels(self) -> Path | None:
         """The file that names the classes, if it is beside the checkpoint."""
         return labels_beside(self.path) if self.path is not None else None
-
-    def network(
-        self, variant: Variant, classes: int = IMAGENET_CLASSES, say: Callable[[str], None] = silent
-    ) -> CrossViT:
-        """`variant` with these weights; `classes` is for untrained ones, others bring their own number.
-
-        `say` is told which of several sets of weights in a file was taken, and what was passed over. Raises
-        model.checkpoint.BadCheckpoint if the file does not fit.
-        """
-        if self.path is not None:
-            return load_network(self.path, variant, say)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return CrossViT(variant, classes).eval()
 
 
 def find_weights(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:

@@ -19,6 +19,7 @@ from benchmarks.contest.contestant import PROFILED_CALLS, Contestant, Images, Lo
 from bundle.reader import open_bundle
 from model.bicubic import resize
 from model.crossvit import CrossViT
+from model.loaded_network import network_with
 from model.spec import IMAGENET_MEAN, IMAGENET_STD, branch_sides, patch_grids, variant_named
 from model.weights import find_weights
 
@@ -166,7 +167,8 @@ def tensors_at(network: CrossViT, side: int) -> dict[str, Tensor]:
 
 def trained(variant: str, weights: str) -> CrossViT:
     """The network with `weights`, a file or "untrained"."""
-    return find_weights(weights, variant_named(variant), print).network(variant_named(variant))
+    named = variant_named(variant)
+    return network_with(find_weights(weights, named, print), named)
 
 
 def served_network(bundle: Path, weights: str) -> Callable[[Images], Logits]:

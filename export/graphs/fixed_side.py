@@ -6,21 +6,11 @@ no resize matrix, no position interpolation and no shape arithmetic at run time.
 
 import numpy as np
 import onnx_ir as ir
-import onnxscript.optimizer
 import onnxscript.rewriter.rules.common as rules
 from onnx_ir.passes import common as passes
 from onnxscript.rewriter import pattern, rewrite
 
-_ANY_SIZE = 1 << 40
-
-# The rules of onnxscript that match something here; trying all of its rules takes several times as long.
-_SIMPLIFICATIONS = [
-    rules.no_op_cast_rule,
-    rules.materialize_reshape_shape_rule,
-    rules.no_op_transpose_rule,
-    rules.transpose_transpose_rule,
-    rules.remove_optional_bias_from_gemm_rule,
-]
+from export.graphs.folding import ANY_SIZE, fold
 
 
 def fix_side(model: ir.Model, side: int) -> None:
@@ -42,26 +32,12 @@ def fix_side(model: ir.Model, side: int) -> None:
     passes.IdentityEliminationPass()(model)
     rewrite(model, [rules.transpose_transpose_rule, rules.no_op_transpose_rule])
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.DeduplicateInitializersPass(size_limit=_ANY_SIZE)(model)
+    passes.DeduplicateInitializersPass(size_limit=ANY_SIZE)(model)
     passes.RemoveUnusedNodesPass()(model)
     _infer_shapes(model)
     for value in _computed(model):
         if value.shape is None or sum(not isinstance(size, int) for size in value.shape) > 1:
             raise RuntimeError(f"the graph at side {side} has a value of the shape {value.shape}: {value.name}")
-
-
-def fold(model: ir.Model) -> None:
-    """Compute constants, weights of any size included, and remove operators without effect."""
-    onnxscript.optimizer.inline(model)
-    onnxscript.optimizer.fold_constants(
-        model, onnx_shape_inference=False, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE
-    )
-    rewrite(model, _SIMPLIFICATIONS)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.DeduplicateInitializersPass()(model)
-    passes.CommonSubexpressionEliminationPass()(model)
-    passes.OutputFixPass()(model)
-    passes.NameFixPass()(model)
 
 
 def _infer_shapes(model: ir.Model) -> None:

@@ -7,7 +7,6 @@ convolutions that make patches of pixels, in the projection that ends each atten
 projections of CLS around it, and in each branch's last LayerNorm and head.
 """
 
-import importlib.util
 import io
 import logging
 import re
@@ -23,31 +22,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
 
-from bundle.bundle_errors import ExplainedError
 from bundle.tensors import INPUT
 from export.graphs.half_precision import encoder_nodes
-from model.install_advice import install_command
+from export.graphs.quantization_recipe import SMOOTH_QUANT_ALPHA, require_quantization
 
-KEPT_IN_FLOAT32 = (
-    "pixels and position embeddings",
-    "patch convolutions",
-    "attention's output projections",
-    "cross-attention",
-    "last LayerNorms and heads",
-)
-SMOOTH_QUANT_ALPHA = 0.3  # NNCF's default is 0.95; docs/bundle.md has what others give
 _MODULE_OF_PARAMETER = re.compile(r"network\.(?:blocks\.\d+\.)?(\w+)\.")
-
-
-class NotInstalled(ExplainedError):
-    """A package that makes or runs 8-bit graphs is missing."""
-
-
-def require_quantization() -> None:
-    """Raise NotInstalled unless NNCF, and OpenVINO to measure on, are installed."""
-    missing = [name for name in ("nncf", "openvino") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotInstalled(f"int8 needs {' and '.join(missing)}, not installed here: {install_command('quantize')}")
 
 
 def quantize_graph(model: Path, images: Iterable[NDArray[np.uint8]]) -> ir.Model:

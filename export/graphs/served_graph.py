@@ -1,12 +1,13 @@
-"""The graph that is served: pixels in, logits out, one for every batch size and side."""
+"""The graph that is served: pixels in, logits out, one for every batch size and side, as a template without weights."""
 
 import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
@@ -14,50 +15,43 @@ from onnxscript import opset20 as op
 from torch import Tensor, nn
 
 from bundle.tensors import INPUT, OUTPUTS
-from export.graphs.fixed_side import fold
+from export.graphs.folding import fold
+from export.graphs.served_network import Served
+from export.graphs.template_inputs import SYMBOLS
 from model.crossvit import CrossViT
-from model.spec import IMAGENET, LARGEST_SIDE, LEAST_SIDE, Normalization
+from model.spec import LARGEST_SIDE, LEAST_SIDE, PATCH_SIZES, Variant, branch_sides
 
 OPSET = 20
+_RANGES = {  # of the symbolic dimensions
+    "batch": (1, 1024),
+    "side": (LEAST_SIDE, LARGEST_SIDE),
+    "classes": (2, 1 << 20),
+    "grid_small": (2, LARGEST_SIDE // PATCH_SIZES[0]),
+    "grid_large": (2, LARGEST_SIDE // PATCH_SIZES[1]),
+}
 
 
-class Served(nn.Module):
-    """`network` behind the host's pixels: normalisation, layout and resizing happen inside the graph."""
+def make_template(variant: Variant, sides: tuple[int, int] | None = None) -> onnx.ModelProto:
+    """The graph template of `variant`, as export.graphs.graph_template describes it.
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: CrossViT, normalization: Normalization = IMAGENET) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", 255 * torch.tensor(normalization.mean))
-        self.register_buffer("std", 255 * torch.tensor(normalization.std))
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 RGB (batch, side, side, 3) to logits (batch, classes): the answer, branch S, branch L."""
-        images = ((image.to(self.mean.dtype) - self.mean) / self.std).permute(0, 3, 1, 2)
-        small, large = self.network.forward_branches(images)
-        return (small + large) / 2, small, large
-
-
-def to_onnx(served: Served) -> ir.Model:
-    """The ONNX graph of `served`, with a symbolic `batch` and `side`. Raises RuntimeError if either became a number."""
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    side = torch.export.Dim("side", min=LEAST_SIDE, max=LARGEST_SIDE)
-    example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
+    `sides` (S, L) are those of the branches where these follow from no image side. Raises RuntimeError if a dimension
+    that has to be symbolic became a number.
+    """
+    served = Served(_OpenGrids(variant, sides)).eval()
+    parameters = served.state_dict()
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore", FutureWarning)
         exported = torch.export.export(
-            served,
-            (example,),
-            dynamic_shapes=({0: batch, 1: side, 2: side},),
+            _OfParameters(served),
+            (torch.zeros(2, 224, 224, 3, dtype=torch.uint8), parameters),
+            dynamic_shapes=_dynamic_shapes(parameters),
             prefer_deferred_runtime_asserts_over_guards=True,  # the network keeps divisibility by 7 and 32
         )
         program = torch.onnx.export(
             exported,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
+            input_names=[INPUT, *parameters],
             output_names=list(OUTPUTS),
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             optimize=False,  # `fold` does it
@@ -68,7 +62,58 @@ def to_onnx(served: Served) -> ir.Model:
         fold(model)
     passes.ClearMetadataAndDocStringPass()(model)
     _name_dimensions(model)
-    return model
+    return ir.to_proto(model)
+
+
+class _SplitPositions(nn.Module):
+    """Position embeddings (1, 1 + grid², C) as that of CLS and a map: the grid is a dimension, and no square root."""
+
+    def __init__(self, positions: Tensor) -> None:
+        super().__init__()
+        grid = math.isqrt(positions.shape[1] - 1)
+        self.cls = nn.Parameter(positions[:, :1].clone())
+        self.grid = nn.Parameter(positions[:, 1:].transpose(1, 2).unflatten(-1, (grid, grid)).contiguous())
+
+
+class _OpenGrids(CrossViT):
+    """`variant` for position embeddings of any grid, with the fewest classes that stay symbolic in torch.export."""
+
+    def __init__(self, variant: Variant, sides: tuple[int, int] | None) -> None:
+        super().__init__(variant, classes=2)
+        self._fixed_sides = sides
+        self.positions = nn.ModuleList(_SplitPositions(table.detach()) for table in self.pos_embed)
+        del self.pos_embed
+
+    def branch_sides(self, side: int) -> tuple[int, int]:
+        return self._fixed_sides or branch_sides(side)
+
+    def _positions(self, branch: int) -> tuple[Tensor, Tensor]:
+        split = self.positions[branch]
+        assert isinstance(split, _SplitPositions)
+        return split.cls, split.grid
+
+
+class _OfParameters(nn.Module):
+    """`served` as a function of pixels and of its own parameters."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__()
+        self._served = (served,)  # in a tuple, so it is no submodule: its parameters are inputs, not state
+
+    def forward(self, image: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        logits: tuple[Tensor, Tensor, Tensor] = torch.func.functional_call(
+            self._served[0], parameters, (image,), strict=True
+        )
+        return logits
+
+
+def _dynamic_shapes(parameters: Iterable[str]) -> tuple[object, object]:
+    """The symbolic dimensions of the image and of `parameters`, for torch.export."""
+    dimensions = {name: torch.export.Dim(name, min=least, max=most) for name, (least, most) in _RANGES.items()}
+    shapes: dict[str, dict[int, torch.export.Dim]] = {name: {} for name in (INPUT, *parameters)}
+    for (name, index), symbol in SYMBOLS.items():
+        shapes[name][index] = dimensions[symbol]
+    return shapes.pop(INPUT), shapes
 
 
 @contextmanager
@@ -96,17 +141,20 @@ def _attention(q, k, v, *_, **__):  # type: ignore[no-untyped-def]
 
 
 def _name_dimensions(model: ir.Model) -> None:
-    """Call the input's symbolic dimensions `batch` and `side`, there and in every shape derived from them.
+    """Give the symbolic dimensions of the inputs their names, there and in every shape derived from them.
 
     torch.export names them s40, s62 or the like. Raises RuntimeError if one was specialised to a number, which
     torch.export has done silently.
     """
-    shape = model.graph.inputs[0].shape
-    assert shape is not None
-    batch, height, width, _ = (str(dimension) for dimension in shape)
-    if batch.isdigit() or height.isdigit() or height != width:
-        raise RuntimeError(f"the exported graph takes images of {shape} only; batch and side must be symbolic")
-    names = {batch: "batch", height: "side"}
+    inputs = {value.name: value.shape for value in model.graph.inputs}
+    names: dict[str, str] = {}
+    for (input_name, index), name in SYMBOLS.items():
+        shape = inputs[input_name]
+        assert shape is not None
+        if isinstance(shape[index], int) or names.setdefault(str(shape[index]), name) != name:
+            raise RuntimeError(f"dimension {index} of {input_name} must be symbolic, and is {shape[index]}")
+    if len(names) != len(set(SYMBOLS.values())):
+        raise RuntimeError(f"dimensions that must be equal are not: {names}")
     rename = re.compile("|".join(rf"\b{name}\b" for name in names))
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
     for value in values:

@@ -1,8 +1,9 @@
-"""The request of export/to_onnx.py, and the weights and settings that answer it."""
+"""The request of export/to_onnx.py or export/pull.py, and the weights and settings that answer it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from export.measurement.photos import PhotoSet, measuring_set, photo_sets
 from model.checkpoint import BadCheckpoint
@@ -20,6 +21,8 @@ from model.spec import (
     preprocessing_at,
 )
 from model.weights import Weights, find_weights
+
+Bfloat16At = Literal["none", "default", "all"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class ExportRequest:
         int8: whether to add a graph in 8 bits.
         calibration: the folder of photographs to calibrate it on; None is those shipped.
         if_changed: whether a bundle that was made from the same stays.
+        bfloat16: where to measure how OpenVINO's bfloat16 agrees with float32, if no graph is added: at no resolution,
+            the default one, or all.
     """
 
     variant: Variant
@@ -81,6 +86,7 @@ class ExportRequest:
     int8: bool = False
     calibration: Path | None = None
     if_changed: bool = False
+    bfloat16: Bfloat16At = "none"
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInp
     calibrating = measuring = None
     if request.int8:
         calibrating, measuring = photo_sets(request.calibration, request.photos)
-    elif request.precisions:
+    elif request.precisions or request.bfloat16 != "none":
         measuring = measuring_set(request.photos)
     weights = find_weights(request.weights, request.variant, say)
     config = config_beside(weights.path, request.variant) if weights.path else None

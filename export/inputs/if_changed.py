@@ -1,7 +1,6 @@
 """`--if-changed`: whether the bundle that exists stays."""
 
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from bundle.atomic_files import file_sha256
@@ -10,16 +9,16 @@ from bundle.class_labels import bundle_labels, parse_labels
 from bundle.file_names import LABELS, MANIFEST
 from bundle.manifest import Manifest, WeightsInfo, parse_manifest, read_manifest_head
 from bundle.precisions import INT8
+from export.graphs.quantization_recipe import CALIBRATION_VIEWS, is_current
 from export.inputs.export_request import ExportInputs
-from export.measurement.int8 import CALIBRATION_VIEWS, is_current
-from export.measurement.reduced_precision import MAX_MEASURED_VIEWS
+from export.measurement.float32_answers import MAX_MEASURED_VIEWS
 from model.checkpoint import BadCheckpoint
 from model.labels import labels_for
 from model.spec import UNTRAINED, branch_sides
 from model.weights import SHIPPED_SOURCE, WeightsUnavailable
 
 
-def bundle_stays(inputs: ExportInputs, say: Callable[[str], None]) -> bool:
+def bundle_stays(inputs: ExportInputs, built_with: Mapping[str, str], say: Callable[[str], None]) -> bool:
     """Whether the existing bundle is whole, has the requested graphs and was made from the same by the same versions.
 
     A bundle with better weights stays if "auto" does not find them now: raises WeightsUnavailable if other things that
@@ -34,7 +33,7 @@ def bundle_stays(inputs: ExportInputs, say: Callable[[str], None]) -> bool:
     labels = request.labels or (inputs.labels_beside if has_same_weights else None)
     is_same = manifest is not None and _is_same(request.out, manifest, inputs, labels)
     has_graphs = manifest is not None and _has_graphs(manifest, inputs)
-    if is_same and has_graphs and has_same_weights and manifest is not None and manifest.built_with == built_with():
+    if is_same and has_graphs and has_same_weights and manifest is not None and manifest.built_with == built_with:
         say(f"{request.out} is up to date")
         return True
     is_better = _rank(head.weights.id, head.weights.source) > _rank(weights.id, weights.source)
@@ -48,11 +47,6 @@ def bundle_stays(inputs: ExportInputs, say: Callable[[str], None]) -> bool:
     lacking = "" if has_graphs else "; the requested graphs that it lacks cannot be added without them"
     say(f"{request.out} stays as it is: it has better weights than are available now{lacking}")
     return True
-
-
-def built_with() -> dict[str, str]:
-    """Versions of the packages that make a bundle."""
-    return {package: version(package) for package in ("crossvit", "torch", "onnx", "onnxscript")}
 
 
 def _manifest(bundle: Path) -> Manifest | None:
@@ -87,7 +81,7 @@ def _has_graphs(manifest: Manifest, inputs: ExportInputs) -> bool:
     request = inputs.request
     if inputs.measuring is None:
         return True
-    if not set(request.precisions) <= manifest.precisions.keys():
+    if manifest.measured_on is None or not set(request.precisions) <= manifest.precisions.keys():
         return False
     if (request.photos or request.calibration) and manifest.measured_on != inputs.measuring.for_manifest(
         MAX_MEASURED_VIEWS

@@ -4,7 +4,6 @@ export.measurement.openvino_precisions measures it.
 """
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
@@ -13,26 +12,16 @@ import onnx_ir as ir
 from bundle.file_names import GRAPHS, MODEL
 from bundle.manifest import Quantization
 from bundle.precisions import INT8
-from export.graphs.quantize import KEPT_IN_FLOAT32, SMOOTH_QUANT_ALPHA, quantize_graph
+from export.graphs.quantization_recipe import (
+    CALIBRATION_VIEWS,
+    CALIBRATION_VIEWS_ELSEWHERE,
+    KEPT_IN_FLOAT32,
+    SMOOTH_QUANT_ALPHA,
+    installed_version,
+)
+from export.graphs.quantize import quantize_graph
 from export.measurement.photos import PhotoSet, crops
 from model.spec import Preprocessing
-
-CALIBRATION_VIEWS = 24  # at the least resolution
-CALIBRATION_VIEWS_ELSEWHERE = 2  # at each of the others
-
-
-def is_current(made: Quantization | None) -> bool:
-    """Whether a graph in 8 bits was made as this version makes it, by what is installed, if it is."""
-    if made is None or (made.smooth_quant_alpha, made.kept_in_float32) != (SMOOTH_QUANT_ALPHA, KEPT_IN_FLOAT32):
-        return False
-    try:
-        return (made.made_by, made.measured_by) == (_installed("nncf"), _installed("openvino"))
-    except PackageNotFoundError:
-        return True  # it cannot be made again here
-
-
-def _installed(package: str) -> str:
-    return f"{package} {version(package)}"
 
 
 def add_int8(
@@ -55,8 +44,8 @@ def add_int8(
     ir.save(graph, path)
     onnx.checker.check_model(path, full_check=True)
     return Quantization(
-        made_by=_installed("nncf"),
-        measured_by=_installed("openvino"),
+        made_by=installed_version("nncf"),
+        measured_by=installed_version("openvino"),
         photographs=photos.for_manifest(max(counts.values())),
         views=counts,
         smooth_quant_alpha=SMOOTH_QUANT_ALPHA,

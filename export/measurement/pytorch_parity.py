@@ -7,27 +7,22 @@ import numpy as np
 import torch
 
 from bundle.golden import Golden
-from export.graphs.served_graph import Served
+from bundle.tensors import Images, Outputs
+from export.graphs.served_network import Served
 from export.measurement.comparison import Disagreement
-from export.measurement.onnx_sessions import onnxruntime_session
-from export.measurement.photos import SHIPPED, photographs, views
-from model.spec import Preprocessing
-
-GOLDEN_IMAGES = 3
-BATCHES = (1, GOLDEN_IMAGES)
+from export.measurement.golden_images import BATCHES
+from export.measurement.onnx_sessions import RunImages, onnxruntime_session
 
 
-def references(served: Served, preprocessing: Mapping[int, Preprocessing]) -> dict[int, Golden]:
-    """Three photographs at each resolution, and the answers of PyTorch.
+def pytorch_answers(served: Served) -> RunImages:
+    """Runs images through `served` in PyTorch."""
 
-    For pictures made by code a graph in 8 bits, which is calibrated on photographs, would be off by five times as much.
-    """
-    golden = {}
-    for resolution, steps in preprocessing.items():
-        images = views(steps, GOLDEN_IMAGES, photographs(SHIPPED))
+    def run(images: Images) -> Outputs:
         with torch.inference_mode():
-            golden[resolution] = Golden(images, torch.stack(served(torch.from_numpy(images))).numpy())
-    return golden
+            outputs: Outputs = torch.stack(served(torch.from_numpy(images))).numpy()
+        return outputs
+
+    return run
 
 
 def worst_differences(

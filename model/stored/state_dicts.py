@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from torch import Tensor
-
 from model.stored.pickled import Malformed, Object
-from model.stored.torch_file import StoredTensor, Unusable, from_numpy
+from model.stored.stored_tensor import WEIGHT_DTYPES, StoredTensor, Unusable
+from model.stored.torch_file import from_numpy
 
-Leaf = StoredTensor | Unusable | Tensor
+Leaf = StoredTensor | Unusable
 Leaves = dict[str, Leaf]
-_NODES = (StoredTensor, Unusable, Tensor, dict, list, tuple, Object)
+_NODES = (StoredTensor, Unusable, dict, list, tuple, Object)
 
 # Every CrossViT has these names, whatever its variant. Without a head or with some names missing it still counts.
 ANCHORS = frozenset(
@@ -201,7 +200,7 @@ def _ibm_name(path: str) -> str:
 
 
 def _shape(leaf: Leaf) -> tuple[int, ...]:
-    return () if isinstance(leaf, Unusable) else tuple(leaf.shape)
+    return () if isinstance(leaf, Unusable) else leaf.shape
 
 
 def _behind(prefix: str, named: Leaves, prefixes: Iterable[str]) -> Iterator[tuple[str, Leaf]]:
@@ -221,7 +220,7 @@ def _is_training(step: str) -> bool:
 
 
 def _is_counter(leaf: Leaf) -> bool:
-    return not isinstance(leaf, Unusable) and not leaf.dtype.is_floating_point and set(leaf.shape) <= {1}
+    return not isinstance(leaf, Unusable) and leaf.dtype not in WEIGHT_DTYPES and set(leaf.shape) <= {1}
 
 
 def passed_over(found: Leaves, state: StateDict) -> list[str]:

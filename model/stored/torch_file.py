@@ -9,30 +9,27 @@ import io
 import math
 import mmap
 import struct
-import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import IO, cast
-
-import torch
-from torch import Tensor
 
 from model.stored import pickled
 from model.stored.pickled import Budget, Global, Malformed, Object
+from model.stored.stored_tensor import DTYPES, DType, Storage, StoredTensor, Unusable, in_a_row
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of the sequence of pickles
 _MAX_NDIM = 8
 _MAX_INNER_STORAGES = 5000  # storages that are files of their own,
 _MAX_INNER_OPCODES = 100  # and what each may take
 
-_DTYPES = {
-    **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64},
-    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
-    **{"Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128},
-    "Untyped": torch.uint8,
+# The numbers of a storage, by its class without "Storage".
+_STORAGES = {
+    **{"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Double": "float64"},
+    **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8"},
+    **{"Bool": "bool", "ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
 }
-_NUMPY = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i8": torch.int64, "i4": torch.int32}
+_NUMPY = {"f2": "float16", "f4": "float32", "f8": "float64", "i8": "int64", "i4": "int32"}
 # Calls whose results hold no plain numbers, and what those are.
 _UNUSABLE = {
     "torch._utils._rebuild_qtensor": "a quantised tensor",
@@ -42,53 +39,6 @@ _UNUSABLE = {
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without values (on the meta device)",
     "torch._utils._rebuild_wrapper_subclass": "a shard (DTensor) or of another class; save the full state_dict",
 }
-
-
-@dataclass(eq=False, repr=False)
-class Storage:
-    """Bytes that tensors are views of. The older format has them behind the pickle: `data` is empty until then."""
-
-    dtype: torch.dtype
-    data: memoryview = field(default_factory=lambda: memoryview(b""))
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor as a file describes it; shape, stride and offset count elements.
-
-    `negative` is PyTorch's bit of a view whose values are those of its storage with the other sign.
-    """
-
-    storage: Storage
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-    negative: bool = False
-
-    def load(self) -> Tensor:
-        """Its values, contiguous, in memory of their own; Malformed if they lie outside of the storage."""
-        if 0 in self.shape:
-            return torch.empty(self.shape, dtype=self.dtype)
-        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        held = len(self.storage.data) // self.dtype.itemsize
-        if last >= held:
-            raise Malformed("a tensor reaches past the end of its storage")
-        if math.prod(self.shape) > held:
-            raise Malformed("a tensor claims more values than its storage has")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the bytes are read-only: they are copied
-            start = self.offset * self.dtype.itemsize
-            flat = torch.frombuffer(self.storage.data, dtype=self.dtype, count=last + 1 - self.offset, offset=start)
-        values = flat.as_strided(self.shape, self.stride).clone(memory_format=torch.contiguous_format)
-        return values.neg_() if self.negative else values
-
-
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """What stands where a tensor of numbers could: `what` says what it is."""
-
-    what: str
 
 
 def read_torch_file(file: IO[bytes]) -> object:
@@ -170,7 +120,7 @@ def _region(data: memoryview, start: int, size: int) -> memoryview:
     return data[start : start + size]
 
 
-def _saved_id(saved: object) -> tuple[torch.dtype, str]:
+def _saved_id(saved: object) -> tuple[DType, str]:
     """Of ("storage", type, key, device, elements, …), which both formats have: the type and the key."""
     if not (isinstance(saved, tuple) and len(saved) >= 5 and saved[0] == "storage"):
         raise Malformed("an object of it is stored elsewhere")
@@ -178,7 +128,7 @@ def _saved_id(saved: object) -> tuple[torch.dtype, str]:
     if not isinstance(kind, Global) or not isinstance(key, str):
         raise Malformed("a storage without type or name")
     name = kind.name.rpartition(".")[2].removesuffix("Storage")
-    return _DTYPES.get(name, torch.uint8), key
+    return DTYPES[_STORAGES.get(name, "uint8")], key
 
 
 def _later(saved: object, storages: dict[object, Storage]) -> object:
@@ -252,7 +202,7 @@ def _with_bits(tensor: StoredTensor | Unusable, bits: object) -> StoredTensor | 
     """`tensor` with what PyTorch says of a view's values beside their bytes, `{"neg": True}`."""
     if isinstance(tensor, Unusable) or not bits:
         return tensor
-    if not isinstance(bits, dict):
+    if not isinstance(bits, dict) or tensor.dtype == bool:
         return Unusable("a tensor with marks that are not known")
     other = [str(name) for name, value in bits.items() if name != "neg" and value]
     if other:
@@ -262,10 +212,10 @@ def _with_bits(tensor: StoredTensor | Unusable, bits: object) -> StoredTensor | 
 
 def _view(storage: object, offset: object, shape: object, stride: object, dtype: object) -> StoredTensor | Unusable:
     if isinstance(dtype, Global):
-        named = vars(torch).get(dtype.name.removeprefix("torch."))
+        named = DTYPES.get(dtype.name.removeprefix("torch."))
     else:
         named = storage.dtype if isinstance(storage, Storage) else None
-    if not isinstance(storage, Storage) or not isinstance(named, torch.dtype):
+    if not isinstance(storage, Storage) or named is None:
         return Unusable("a tensor of a type that is not known")
     sizes = tuple(shape[: _MAX_NDIM + 1]) if isinstance(shape, tuple | list) else (-1,)
     steps = tuple(stride[: _MAX_NDIM + 1]) if isinstance(stride, tuple | list) else (-1,)
@@ -315,7 +265,5 @@ def from_numpy(array: Object) -> StoredTensor | Unusable | None:
         return Unusable("a NumPy array that holds no plain numbers")
     if len(shape) > _MAX_NDIM or not all(map(_is_count, shape)):
         raise Malformed("an array with an impossible shape")
-    sizes = shape[::-1] if fortran else shape
-    steps = tuple(math.prod(sizes[axis + 1 :]) for axis in range(len(sizes)))
-    storage = Storage(known, memoryview(data))
-    return StoredTensor(storage, known, shape, steps[::-1] if fortran else steps, 0)
+    tensor = in_a_row(Storage(DTYPES[known], memoryview(data)), shape[::-1] if fortran else shape)
+    return replace(tensor, shape=shape, stride=tensor.stride[::-1]) if fortran else tensor

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from model.bicubic import resize
-from model.checkpoint import BadCheckpoint, load_network, silent
+from model.checkpoint import BadCheckpoint, silent
 from model.crossvit import CrossViT
 from model.labels import LabelEntry
+from model.loaded_network import load_network
 from model.spec import VARIANTS, patch_grids
 from model.training.artifacts import has_classes
 from model.training.recipe import Recipe

@@ -13,11 +13,11 @@ import onnx_ir as ir
 import pytest
 
 from export.graphs.fused_attention import fuse_attention
+from export.graphs.graph_template import fill_template
 from export.graphs.half_precision import DTYPES
-from export.graphs.served_graph import Served, to_onnx
+from export.graphs.shipped_templates import network_of, shipped_template
 from export.plans.plan_source import PlanSource, read_source
-from model.crossvit import CrossViT
-from model.spec import ENCODERS, VARIANTS, Variant, patch_grids
+from model.spec import ENCODERS, IMAGENET, VARIANTS, Variant, patch_grids
 from tests.support.attention_pattern import Shape, attentions
 from tests.support.reference_network import TINY, tensors
 
@@ -80,9 +80,8 @@ def source(bundle: Path, variant: Variant) -> PlanSource:
     tiny = read_source(bundle, TINY.name)
     if variant == TINY:
         return tiny
-    network = CrossViT(variant)
-    network.load_state_dict(tensors(variant, resolution=variant.resolution))
-    graph = ir.to_proto(to_onnx(Served(network.eval()))).SerializeToString()
+    parameters = {name: tensor.numpy() for name, tensor in tensors(variant, resolution=variant.resolution).items()}
+    graph = fill_template(shipped_template(network_of(variant)), parameters, IMAGENET).SerializeToString()
     return dataclasses.replace(tiny, graph=graph)  # of the manifest only the preprocessing counts, which is the same
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -18,11 +17,15 @@ from bundle.reader import open_bundle
 from bundle.scores import best_classes
 from bundle.tensors import OUTPUTS
 from export import to_onnx
-from export.graphs.served_graph import Served
-from export.inputs import if_changed
+from export.graphs.served_network import Served
 from export.inputs.export_request import ExportOptions
+from export.making import bundle_maker, pytorch_source
+from export.making.pytorch_source import PyTorchSource
+from export.making import bundle_maker, pytorch_source
+from export.making.pytorch_source import PyTorchSource
 from export.measurement.comparison import Disagreement
-from export.measurement.pytorch_parity import references, worst_differences
+from export.measurement.golden_images import golden_answers
+from export.measurement.pytorch_parity import pytorch_answers, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.spec import PREPROCESSING, VARIANTS, Preprocessing
@@ -75,19 +78,17 @@ def export(out: Path, *options: str) -> int:
 
 
 def test_a_graph_that_disagrees_with_pytorch_leaves_no_bundle(
-    bundle: Path,
     tmp_path: Path,
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def subtly_wrong(served: Served) -> object:
-        model = onnx_ir.load(bundle / "model.onnx")  # the same that to_onnx would take half a minute to write
         moved = served.network.get_parameter("norm.1.bias") + 1e-3  # the graph keeps the old one
         served.network.norm[1].register_parameter("bias", torch.nn.Parameter(moved))
-        return model
+        return pytorch_answers(served)
 
-    monkeypatch.setattr(to_onnx, "to_onnx", subtly_wrong)
+    monkeypatch.setattr(pytorch_source, "pytorch_answers", subtly_wrong)
     assert export(tmp_path / "b", "--weights", str(tiny_weights), "--resolutions", "224") == 1
     assert "logits differ from PyTorch by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -97,7 +98,9 @@ def test_logits_of_pytorch_that_are_nan_are_a_disagreement(bundle: Path) -> None
     served = Served(CrossViT(TINY).eval())
     served.network.get_parameter("norm.1.bias").data[0] = torch.nan
     with pytest.raises(Disagreement):
-        worst_differences(references(served, {224: PREPROCESSING[224]}), bundle / "model.onnx", 1e-5, print)
+        worst_differences(
+            golden_answers(pytorch_answers(served), {224: PREPROCESSING[224]}), bundle / "model.onnx", 1e-5, print
+        )
 
 
 @pytest.fixture
@@ -147,7 +150,7 @@ def test_if_changed_exports_again_what_differs(
     def exporting(*_: object) -> None:
         raise Exporting
 
-    monkeypatch.setattr(to_onnx, "replacing_bundle", exporting)
+    monkeypatch.setattr(bundle_maker, "replacing_bundle", exporting)
     options = ["--weights", str(tiny_weights), "--if-changed"]
     match change:
         case "other weights":
@@ -164,7 +167,7 @@ def test_if_changed_exports_again_what_differs(
         case "damaged graph":
             (copied / "model.onnx").write_bytes(b"")
         case "other versions":
-            monkeypatch.setattr(if_changed, "built_with", dict)
+            monkeypatch.setattr(PyTorchSource, "built_with", lambda *_: {})
     with pytest.raises(Exporting):
         export(copied, *options)
 
@@ -183,7 +186,7 @@ def test_auto_does_not_replace_trained_weights_by_untrained_ones(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, versions: str
 ) -> None:
     if versions == "newer":
-        monkeypatch.setattr(if_changed, "built_with", dict)
+        monkeypatch.setattr(PyTorchSource, "built_with", lambda *_: {})
     assert export(copied, "--if-changed") == 0
     assert "stays as it is: it has better weights" in capsys.readouterr().out
 
@@ -226,7 +229,7 @@ def test_a_damaged_manifest_is_exported_again(
 ) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(manifest | change))
-    monkeypatch.setattr(to_onnx, "replacing_bundle", lambda _: (_ for _ in ()).throw(NotABundle("exporting")))
+    monkeypatch.setattr(bundle_maker, "replacing_bundle", lambda _: (_ for _ in ()).throw(NotABundle("exporting")))
     assert export(copied, "--weights", "untrained", "--if-changed") == 1
 
 
@@ -292,6 +295,10 @@ def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
     small = replace(TINY, dims=(24, 48), depth=1)  # with one encoder: a graph of few nodes takes half the time
     monkeypatch.setitem(VARIANTS, TINY.name, small)
     monkeypatch.setattr("model.crossvit.ENCODERS", 1)
+    monkeypatch.setattr("model.parameter_shapes.ENCODERS", 1)
+    monkeypatch.setattr(pytorch_source, "sources_are_current", lambda: False)
+    monkeypatch.setattr("model.parameter_shapes.ENCODERS", 1)
+    monkeypatch.setattr(pytorch_source, "sources_are_current", lambda: False)
     weights, out = tmp_path / "one.safetensors", tmp_path / "one"
     save_file(reference_network.tensors(small, classes=1, resolution=64), weights)
     (tmp_path / "one.labels.json").write_text('["cat"]')

@@ -12,20 +12,27 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from model.checkpoint import BadCheckpoint, Tensors, fit, load_network, read_tensors
-from model.crossvit import CrossViT
+from model.checkpoint import BadCheckpoint, NetworkParameters, checkpoint_variant, read_parameters, read_tensors
+from model.loaded_network import network_holding
+from model.parameter_shapes import parameter_shapes
 from model.spec import VARIANTS
 from model.stored import state_dicts
 from tests.support import reference_network
 
 TINY = VARIANTS["crossvit_tiny"]
+Tensors = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
 def tensors() -> Tensors:
     return reference_network.tensors(TINY, classes=5)
+
+
+def network(tensors: Tensors) -> torch.nn.Module:
+    return network_holding({name: tensor.numpy() for name, tensor in tensors.items()}, TINY)
 
 
 def saved(path: Path, content: object) -> Path:
@@ -34,9 +41,15 @@ def saved(path: Path, content: object) -> Path:
 
 
 def assert_loads(path: Path, tensors: Tensors) -> None:
-    loaded = load_network(path, TINY).state_dict()
-    assert loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    loaded = read_parameters(path, TINY)
+    assert list(loaded) == list(parameter_shapes(TINY, 5))
+    assert are_values_of(loaded, tensors)
+
+
+def are_values_of(loaded: NetworkParameters, tensors: Tensors) -> bool:
+    return loaded.keys() == tensors.keys() and all(
+        values.dtype == np.float32 and np.array_equal(values, tensors[name].numpy()) for name, values in loaded.items()
+    )
 
 
 def test_safetensors_with_timms_names(tmp_path: Path, tensors: Tensors) -> None:
@@ -83,7 +96,7 @@ def test_wrapped_modules_within_the_network(tmp_path: Path, tensors: Tensors, st
 def test_names_that_only_a_wrapper_tells_apart_are_not_merged(tmp_path: Path, tensors: Tensors) -> None:
     both = tensors | {"head.module.1.bias": tensors["head.1.bias"] + 1}
     with pytest.raises(BadCheckpoint):
-        load_network(saved(tmp_path / "x.pt", both), TINY)
+        read_parameters(saved(tmp_path / "x.pt", both), TINY)
 
 
 def test_half_precision_becomes_float32(tmp_path: Path, tensors: Tensors) -> None:
@@ -93,7 +106,7 @@ def test_half_precision_becomes_float32(tmp_path: Path, tensors: Tensors) -> Non
 
 def test_a_grid_of_384_is_read_off_the_tensors(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pth", reference_network.tensors(TINY, resolution=384))
-    assert load_network(path, TINY).pos_embed[0].shape == (1, 1157, 96)
+    assert read_parameters(path, TINY)["pos_embed.0"].shape == (1, 1157, 96)
 
 
 class Settings:
@@ -119,8 +132,7 @@ def without_head(tensors: Tensors) -> Tensors:
 def noted(path: Path, tensors: Tensors) -> list[str]:
     """What is said while `path` loads as `tensors`."""
     notes: list[str] = []
-    loaded = load_network(path, TINY, notes.append).state_dict()
-    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert are_values_of(read_parameters(path, TINY, notes.append), tensors)
     return notes
 
 
@@ -163,7 +175,7 @@ def test_parts_of_training_beside_the_weights_are_named_but_another_layer_is_ref
     profiled = tensors | {"loss_fn.weight": torch.ones(5), "blocks.0.total_ops": torch.ones(1, dtype=torch.float64)}
     assert noted(saved(tmp_path / "x.pt", profiled), tensors) == ["x.pt: passed over loss_fn, *.total_ops"]
     with pytest.raises(BadCheckpoint, match=r"neck\.weight is unexpected"):
-        load_network(saved(tmp_path / "x.pt", tensors | {"neck.weight": torch.ones(5)}), TINY)
+        read_parameters(saved(tmp_path / "x.pt", tensors | {"neck.weight": torch.ones(5)}), TINY)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +212,7 @@ def test_mmengine_and_lightning_have_the_average_where_others_have_the_weights(
     assert "takes state_dict, the moving average" in noted(saved(tmp_path / "x.pth", content), tensors)[0]
     content["state_dict"] = without_head(tensors)
     with pytest.raises(BadCheckpoint, match="holds a moving average under state_dict that is not taken"):
-        load_network(saved(tmp_path / "x.pth", content), TINY)
+        read_parameters(saved(tmp_path / "x.pth", content), TINY)
 
 
 @pytest.mark.parametrize(
@@ -234,27 +246,27 @@ def test_tensors_of_optimizers_and_gradients_are_not_read_as_weights(
 
 def test_a_file_of_an_optimizer_only_is_named_in_the_error(tmp_path: Path, tensors: Tensors) -> None:
     with pytest.raises(BadCheckpoint, match=r"belongs to an optimizer \(optimizer\): give the network's weights"):
-        load_network(saved(tmp_path / "x.pt", {"optimizer": {"exp_avg": tensors}}), TINY)
+        read_parameters(saved(tmp_path / "x.pt", {"optimizer": {"exp_avg": tensors}}), TINY)
 
 
 def test_a_momentum_encoder_is_a_network(tmp_path: Path, tensors: Tensors) -> None:
     content = {"encoder": tensors, "momentum_encoder": others(tensors)}
     with pytest.raises(BadCheckpoint, match="different weights under encoder, momentum_encoder"):
-        load_network(saved(tmp_path / "x.pt", content), TINY)
+        read_parameters(saved(tmp_path / "x.pt", content), TINY)
 
 
 def test_an_average_that_is_a_list_is_taken_in_the_order_of_the_weights(tmp_path: Path, tensors: Tensors) -> None:
     content = {"model": others(tensors), "ema": {"decay": 0.9, "shadow_params": list(tensors.values())}}
     assert "takes ema.shadow_params" in noted(saved(tmp_path / "x.pt", content), tensors)[0]
     with pytest.raises(BadCheckpoint, match=r"holds tensors without names \(shadow_params\.0, "):
-        load_network(saved(tmp_path / "y.pt", content["ema"]), TINY)
+        read_parameters(saved(tmp_path / "y.pt", content["ema"]), TINY)
 
 
 def test_an_average_that_is_a_list_is_in_the_order_of_the_network_where_the_weights_are_sorted(
     tmp_path: Path, tensors: Tensors
 ) -> None:
     alphabetical = {name: tensors[name] - 1 for name in sorted(tensors)}
-    in_order = [parameter.detach() for parameter in fit(tensors, TINY, "x").parameters()]
+    in_order = [parameter.detach() for parameter in network(tensors).parameters()]
     assert [tuple(value.shape) for value in in_order] != [tuple(value.shape) for value in alphabetical.values()]
     content = {"model": alphabetical, "ema": {"shadow_params": in_order}}
     assert "takes ema.shadow_params" in noted(saved(tmp_path / "x.pt", content), tensors)[0]
@@ -273,7 +285,7 @@ def test_an_average_that_is_a_list_in_no_order_that_is_known_is_refused(
     else:
         values = {"fewer": values[:-1], "more": [*values, values[0]], "reversed": values[::-1]}[change]
     with pytest.raises(BadCheckpoint, match=r"moving average under ema\.shadow_params that is not taken.*those alone"):
-        load_network(saved(tmp_path / "x.pt", {"model": model, "ema": {"shadow_params": values}}), TINY)
+        read_parameters(saved(tmp_path / "x.pt", {"model": model, "ema": {"shadow_params": values}}), TINY)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +302,7 @@ def test_an_average_that_does_not_fit_is_refused_and_the_raw_weights_are_not_tak
 ) -> None:
     path = saved(tmp_path / "x.pt", {"state_dict": tensors, "state_dict_ema": spoil(others(tensors))})
     with pytest.raises(BadCheckpoint, match="moving average under state_dict_ema that is not taken"):
-        load_network(path, TINY)
+        read_parameters(path, TINY)
 
 
 def test_an_average_without_tensors_of_the_network_is_ignored(tmp_path: Path, tensors: Tensors) -> None:
@@ -339,7 +351,7 @@ def test_two_sets_of_weights_that_differ_are_refused_with_their_keys(
 ) -> None:
     content = {one: tensors, other: others(tensors)}
     with pytest.raises(BadCheckpoint, match=f"different weights under {one}, {other}, and nothing says which"):
-        load_network(saved(tmp_path / "x.pt", content), TINY)
+        read_parameters(saved(tmp_path / "x.pt", content), TINY)
 
 
 def test_two_sets_of_weights_that_are_the_same_load(tmp_path: Path, tensors: Tensors) -> None:
@@ -348,11 +360,11 @@ def test_two_sets_of_weights_that_are_the_same_load(tmp_path: Path, tensors: Ten
 
 def test_two_different_tensors_under_one_key_are_refused(tmp_path: Path, tensors: Tensors) -> None:
     bias = tensors["head.0.bias"]
-    load_network(saved(tmp_path / "same.pt", {"model": tensors, "model.head.0.bias": bias}), TINY)
+    read_parameters(saved(tmp_path / "same.pt", {"model": tensors, "model.head.0.bias": bias}), TINY)
     with pytest.raises(
         BadCheckpoint, match=r"'head\.0\.bias' is not a plain tensor .*, but one of two tensors under this key"
     ):
-        load_network(saved(tmp_path / "x.pt", {"model": tensors, "model.head.0.bias": bias + 1}), TINY)
+        read_parameters(saved(tmp_path / "x.pt", {"model": tensors, "model.head.0.bias": bias + 1}), TINY)
 
 
 def test_a_teacher_of_another_variant_is_passed_over(tmp_path: Path, tensors: Tensors) -> None:
@@ -363,7 +375,7 @@ def test_a_teacher_of_another_variant_is_passed_over(tmp_path: Path, tensors: Te
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_whole_module_is_read_without_its_class(tmp_path: Path, tensors: Tensors, *, zipped: bool) -> None:
-    model = torch.nn.DataParallel(AveragedModel(fit(tensors, TINY, "x")))
+    model = torch.nn.DataParallel(AveragedModel(network(tensors)))
     path = tmp_path / "model.pth"
     torch.save({"model": model, "epoch": 1}, path, _use_new_zipfile_serialization=zipped)
     assert noted(path, tensors) == ["model.pth: passed over model.module.n_averaged"]
@@ -381,16 +393,16 @@ def test_plain_pickles_of_tensors_and_of_arrays(tmp_path: Path, tensors: Tensors
 def test_numbers_that_are_no_weights_are_refused_by_name(tmp_path: Path, tensors: Tensors, dtype: torch.dtype) -> None:
     path = saved(tmp_path / "x.pth", tensors | {"norm.0.bias": torch.zeros(96, dtype=dtype)})
     with pytest.raises(BadCheckpoint, match=f"'norm.0.bias' is not a plain tensor.* but a tensor of {str(dtype)[6:]}"):
-        load_network(path, TINY)
+        read_parameters(path, TINY)
 
 
 def test_missing_and_different_heads_are_reported(tmp_path: Path, tensors: Tensors) -> None:
     headless = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     with pytest.raises(BadCheckpoint, match="has no head"):
-        load_network(saved(tmp_path / "x.pth", headless), TINY)
+        read_parameters(saved(tmp_path / "x.pth", headless), TINY)
     uneven = tensors | {"head.1.weight": torch.zeros(7, 192), "head.1.bias": torch.zeros(7)}
     with pytest.raises(BadCheckpoint, match=r"head.0.weight is \(5, 96\), head.1.weight \(7, 192\)"):
-        load_network(saved(tmp_path / "x.pth", uneven), TINY)
+        read_parameters(saved(tmp_path / "x.pth", uneven), TINY)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +434,7 @@ def test_missing_and_different_heads_are_reported(tmp_path: Path, tensors: Tenso
 def test_an_error_names_the_kind_of_a_file_that_is_no_checkpoint(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(BadCheckpoint, match=message):
-        load_network(tmp_path / "x.pth", TINY)
+        read_parameters(tmp_path / "x.pth", TINY)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +454,7 @@ def test_an_error_names_the_kind_of_an_archive_that_is_no_checkpoint(
         for name in names:
             archive.writestr(name, "x")
     with pytest.raises(BadCheckpoint, match=message):
-        load_network(tmp_path / "x.pth", TINY)
+        read_parameters(tmp_path / "x.pth", TINY)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +468,7 @@ def test_an_error_names_the_kind_of_an_archive_that_is_no_checkpoint(
 )
 def test_an_error_names_what_other_tensors_are(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(BadCheckpoint, match=message):
-        load_network(saved(tmp_path / "x.pth", content), TINY)
+        read_parameters(saved(tmp_path / "x.pth", content), TINY)
 
 
 @pytest.mark.parametrize("nest", [list, lambda pair: {"a": pair[0], "b": pair[1]}])
@@ -468,7 +480,7 @@ def test_a_small_file_that_is_endless_to_walk_is_refused(
     for _ in range(60):
         content = nest([content, content])
     with pytest.raises(BadCheckpoint, match="more objects than a checkpoint"):
-        load_network(saved(tmp_path / "x.pth", content), TINY)
+        read_parameters(saved(tmp_path / "x.pth", content), TINY)
 
 
 class Harmful:
@@ -479,16 +491,16 @@ class Harmful:
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, tensors: Tensors) -> None:
     path = saved(tmp_path / "x.pth", {"model": tensors, "extra": Harmful()})
     with pytest.raises(BadCheckpoint, match=r"holds more than tensors.*Save only the state_dict"):
-        load_network(path, TINY)
+        read_parameters(path, TINY)
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Harmful()))
     with pytest.raises(BadCheckpoint):
-        load_network(tmp_path / "plain.pkl", TINY)
+        read_parameters(tmp_path / "plain.pkl", TINY)
 
 
 def test_another_variants_checkpoint_is_refused_with_the_one_that_fits(tmp_path: Path) -> None:
     path = reference_network.checkpoint(tmp_path, VARIANTS["crossvit_9"])
     with pytest.raises(BadCheckpoint) as caught:
-        load_network(path, VARIANTS["crossvit_18_dagger"])
+        read_parameters(path, VARIANTS["crossvit_18_dagger"])
     message = str(caught.value)
     assert "crossvit_9.safetensors is not crossvit_18_dagger" in message
     assert "patch_embed.0.proj.0.weight is missing" in message
@@ -502,7 +514,7 @@ def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors:
     with pytest.raises(
         BadCheckpoint, match=r"norm\.0\.weight is \(97,\), expected \(96,\); it fits no variant|fits no"
     ):
-        load_network(path, TINY)
+        read_parameters(path, TINY)
 
 
 @pytest.mark.parametrize(
@@ -522,13 +534,13 @@ def test_a_shape_that_differs_is_named_with_both_shapes(tmp_path: Path, tensors:
 )
 def test_every_key_and_shape_must_fit(tmp_path: Path, tensors: Tensors, change: Tensors, difference: str) -> None:
     with pytest.raises(BadCheckpoint, match=difference):
-        load_network(saved(tmp_path / "x.pth", tensors | change), TINY)
+        read_parameters(saved(tmp_path / "x.pth", tensors | change), TINY)
 
 
 def test_a_missing_key_is_refused(tmp_path: Path, tensors: Tensors) -> None:
     path = saved(tmp_path / "x.pth", {name: tensor for name, tensor in tensors.items() if name != "head.1.bias"})
     with pytest.raises(BadCheckpoint, match=r"1 differences, the first: head\.1\.bias is missing"):
-        load_network(path, TINY)
+        read_parameters(path, TINY)
 
 
 @pytest.mark.parametrize(
@@ -569,17 +581,15 @@ def test_a_checkpoint_that_holds_itself_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("grids", [(40, 28), (30, 21)])
 def test_a_checkpoint_of_another_size_keeps_its_positions(tmp_path: Path, grids: tuple[int, int]) -> None:
-    with torch.device("meta"):
-        shapes = CrossViT(TINY, 3, grids=grids).state_dict()
-    tensors = {name: torch.zeros(tensor.shape) for name, tensor in shapes.items()}
-    network = load_network(saved(tmp_path / "x.pth", tensors), TINY)
-    assert [positions.shape[1] - 1 for positions in network.pos_embed] == [grid**2 for grid in grids]
+    tensors = {name: torch.zeros(shape) for name, shape in parameter_shapes(TINY, 3, grids).items()}
+    loaded = read_parameters(saved(tmp_path / "x.pth", tensors), TINY)
+    assert [loaded[f"pos_embed.{branch}"].shape[1] - 1 for branch in (0, 1)] == [grid**2 for grid in grids]
 
 
 def test_a_file_whose_size_is_not_known_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pth").symlink_to("/proc/self/stat")
     with pytest.raises(BadCheckpoint, match=r"x\.pth"):
-        load_network(tmp_path / "x.pth", TINY)
+        read_parameters(tmp_path / "x.pth", TINY)
 
 
 def test_one_array_that_stands_for_millions_is_refused_in_seconds(tmp_path: Path) -> None:
@@ -587,5 +597,49 @@ def test_one_array_that_stands_for_millions_is_refused_in_seconds(tmp_path: Path
     (tmp_path / "x.pkl").write_bytes(array + b"2\x86" * 30 + b".")
     started = time.process_time()
     with pytest.raises(BadCheckpoint, match="holds more than 50,000 tensors"):
-        load_network(tmp_path / "x.pkl", TINY)
+        read_parameters(tmp_path / "x.pkl", TINY)
     assert time.process_time() - started < 8  # of some two
+
+
+@pytest.mark.parametrize(
+    ("variant", "grids", "expected"),
+    [
+        ("crossvit_9", (20, 14), "crossvit_9"),
+        ("crossvit_15_dagger", (20, 14), "crossvit_15_dagger"),
+        ("crossvit_15_dagger", (34, 24), "crossvit_15_dagger_384"),
+        ("crossvit_18_dagger", (42, 30), "crossvit_18_dagger"),
+        ("crossvit_18_dagger_384", (34, 24), "crossvit_18_dagger_384"),
+    ],
+)
+def test_the_variant_of_a_checkpoint_is_that_of_its_shapes_and_grids(
+    tmp_path: Path, variant: str, grids: tuple[int, int], expected: str
+) -> None:
+    shapes = parameter_shapes(VARIANTS[variant], 3, grids)
+    path = saved(tmp_path / "x.pth", {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()})
+    assert checkpoint_variant(path).name == expected
+
+
+def test_a_checkpoint_of_no_variant_has_none(tmp_path: Path, tensors: Tensors) -> None:
+    with pytest.raises(BadCheckpoint, match="it fits no variant of CrossViT"):
+        checkpoint_variant(saved(tmp_path / "x.pth", tensors | {"norm.0.weight": torch.zeros(97)}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_safetensors_of_other_precisions_become_float32(tmp_path: Path, tensors: Tensors, dtype: torch.dtype) -> None:
+    others = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    save_file(others, tmp_path / "x.safetensors")
+    assert_loads(tmp_path / "x.safetensors", {name: tensor.float() for name, tensor in others.items()})
+
+
+def test_values_beyond_float32_are_not_finite(tmp_path: Path, tensors: Tensors) -> None:
+    path = saved(tmp_path / "x.pth", tensors | {"norm.0.bias": torch.full((96,), 1e300, dtype=torch.float64)})
+    with pytest.raises(BadCheckpoint, match=r"norm\.0\.bias has values that are not finite"):
+        read_tensors(path)
+
+
+def test_safetensors_that_are_cut_off_are_refused(tmp_path: Path, tensors: Tensors) -> None:
+    save_file(tensors, tmp_path / "x.safetensors")
+    with (tmp_path / "x.safetensors").open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(BadCheckpoint, match="is a damaged safetensors file"):
+        read_tensors(tmp_path / "x.safetensors")

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from app.decoding.image_decoding import decode
-from export.graphs.served_graph import Served
+from export.graphs.served_network import Served
 from export.measurement.photos import SHIPPED as PHOTOS
 from model.labels import IMAGENET, LabelEntry, labels_beside, labels_for, recipe_beside
+from model.loaded_network import network_with
 from model.spec import RESOLUTIONS, VARIANTS, Preprocessing, patch_grids
 from model.weights import SHIPPED_FOLDER, find_weights
 
@@ -55,7 +56,7 @@ def test_the_model_card_and_the_recipe_describe_the_shipped_weights() -> None:
 
 @pytest.mark.parametrize(("photo", "name"), [("coffee", "espresso"), ("rocket", "projectile")])
 def test_shipped_weights_recognise_a_photograph(photo: str, name: str) -> None:
-    served = Served(find_weights("shipped", VARIANT, print).network(VARIANT))
+    served = Served(network_with(find_weights("shipped", VARIANT, print), VARIANT))
     pixels = decode((PHOTOS / f"{photo}.jpg").read_bytes(), Preprocessing(256, 224), 10**8)
     with torch.inference_mode():
         best = served(torch.tensor(pixels)[None])[0][0].topk(2).indices

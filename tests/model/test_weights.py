@@ -18,6 +18,7 @@ from huggingface_hub import constants as hub_settings
 
 from model import weights
 from model.checkpoint import BadCheckpoint
+from model.loaded_network import network_with
 from model.spec import UNTRAINED, VARIANTS
 from model.weights import Weights, WeightsUnavailable, find_weights
 from tests.support import reference_network
@@ -214,13 +215,13 @@ def test_a_path_is_that_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_untrained_weights_are_the_same_every_time() -> None:
-    first, second = (find_weights(UNTRAINED, TINY, print).network(TINY, classes=3).state_dict() for _ in range(2))
+    first, second = (network_with(find_weights(UNTRAINED, TINY, print), TINY).state_dict() for _ in range(2))
     assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     path = reference_network.checkpoint(tmp_path, TINY, classes=7)
-    assert find_weights(str(path), TINY, print).network(TINY).classes == 7
+    assert network_with(find_weights(str(path), TINY, print), TINY).classes == 7
 
 
 def test_a_hub_that_hangs_is_given_up() -> None:

@@ -1,6 +1,6 @@
 import torch
 
-from export.graphs.served_graph import Served
+from export.graphs.served_network import Served
 from model.crossvit import CrossViT
 from model.spec import NORMALIZATIONS
 from tests.support.reference_network import TINY

@@ -10,8 +10,11 @@ import pytest
 
 from bundle.atomic_files import file_sha256
 from export import to_onnx
+from export.graphs import quantization_recipe
+from export.graphs import quantization_recipe
 from export.inputs import if_changed
-from export.measurement import int8, reduced_precision
+from export.making import added_graphs, bundle_maker
+from export.measurement import int8
 from export.measurement.photos import SHIPPED, crops, photo_sets, photographs
 from model.spec import Preprocessing
 from tests.support.pictures import scene
@@ -20,7 +23,7 @@ from tests.support.reference_network import TINY
 
 @pytest.fixture
 def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (reduced_precision, if_changed, to_onnx):
+    for module in (added_graphs, if_changed):
         monkeypatch.setattr(module, "MAX_MEASURED_VIEWS", 9)
     for module in (int8, if_changed):
         monkeypatch.setattr(module, "CALIBRATION_VIEWS", 3)
@@ -36,9 +39,8 @@ def quantize_graph(path: Path, images: Iterable[np.ndarray]) -> ir.Model:
 
 
 @pytest.fixture
-def options(bundle: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    # The graph is the same each time, and PyTorch takes half a minute to write it; NNCF's is tried in test_quantize.
-    monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
+def options(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    # NNCF's graph is tried in test_quantize.
     monkeypatch.setattr(int8, "quantize_graph", quantize_graph)
     out = ["--out", str(tmp_path / TINY.name)]
     return ["--variant", TINY.name, "--weights", str(tiny_weights), *out, "--resolutions", "224"]
@@ -78,7 +80,7 @@ def test_an_export_in_8_bits_is_described_measured_and_made_once(
         is_made_anew([*options, "--if-changed"], monkeypatch)
     (out / "manifest.json").write_text(json.dumps(manifest))
     with monkeypatch.context() as patched:
-        patched.setattr(int8, "version", not_installed)
+        patched.setattr(quantization_recipe, "version", not_installed)
         assert to_onnx.main([*options, "--if-changed"]) == 0  # it cannot be made again, and is whole
 
     own = tmp_path / "own"
@@ -99,7 +101,7 @@ def test_an_export_in_8_bits_is_described_measured_and_made_once(
 
 def is_made_anew(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(to_onnx, "to_onnx", made_anew)
+        patched.setattr(bundle_maker, "replacing_bundle", made_anew)
         with pytest.raises(MadeAnew):
             to_onnx.main(options)
 

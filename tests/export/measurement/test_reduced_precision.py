@@ -10,20 +10,23 @@ import pytest
 from bundle.atomic_files import file_sha256
 from bundle.file_names import GRAPHS
 from export import to_onnx
-from export.measurement import reduced_precision
+from export.making import added_graphs
 from export.measurement.comparison import Disagreement
+from export.measurement.float32_answers import float32_answers
 from export.measurement.photos import SHIPPED_MEASURING, photographs
-from export.measurement.reduced_precision import add_precision, float32_answers
+from export.measurement.reduced_precision import add_precision
 from model.spec import SOFTMAX, Preprocessing
 from tests.support.reference_network import TINY
 
+VIEWS = 9
+VIEWS = 9
 PHOTOS = photographs(SHIPPED_MEASURING)
 STEPS = {224: Preprocessing(256, 224), 240: Preprocessing(240, 240)}
 
 
 @pytest.fixture(autouse=True)
 def few_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reduced_precision, "MAX_MEASURED_VIEWS", 9)
+    monkeypatch.setattr(added_graphs, "MAX_MEASURED_VIEWS", VIEWS)
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 def test_a_graph_in_half_precision_is_written_and_measured(
     copy: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = add_precision(copy, kind, float32_answers(copy / "model.onnx", STEPS, PHOTOS, SOFTMAX), print)
+    told = add_precision(copy, kind, float32_answers(copy / "model.onnx", STEPS, PHOTOS, SOFTMAX, VIEWS), print)
     assert (copy / GRAPHS[kind]).stat().st_size < 0.56 * (copy / "model.onnx").stat().st_size
     assert [told.agreement[resolution].images for resolution in (224, 240)] == [9, 8]
     worst = {"fp16": 0.02, "bf16": 0.2}[kind]
@@ -48,7 +51,7 @@ def test_a_graph_in_half_precision_is_written_and_measured(
 
 
 def test_the_written_float16_file_is_the_one_that_was_measured(copy: Path) -> None:
-    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS, SOFTMAX)
+    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS, SOFTMAX, VIEWS)
     told = add_precision(copy, "fp16", answers, print)
     session = onnxruntime.InferenceSession(copy / "model.fp16.onnx")
     logits = np.stack(session.run(None, {"image": answers[224].images}))
@@ -61,21 +64,17 @@ def test_logits_that_are_nan_are_refused(copy: Path) -> None:
     norm = next(value for value in model.graph.initializers.values() if str(value.name).endswith("norm.0.weight"))
     assert norm.const_value is not None
     norm.const_value = ir.tensor(np.float32(np.nan) * norm.const_value.numpy(), name=norm.name)
-    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS, SOFTMAX)
+    answers = float32_answers(copy / "model.onnx", {224: STEPS[224]}, PHOTOS, SOFTMAX, VIEWS)
     ir.save(model, copy / "model.onnx")
     with pytest.raises(Disagreement, match="fp16 at 224: its logits are NaN or infinite; use another"):
         add_precision(copy, "fp16", answers, print)
 
 
 def test_the_exporter_adds_what_was_asked_for(
-    bundle: Path,
     tiny_weights: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # The graph is the same each time, and PyTorch takes half a minute to write it.
-    monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
     out = tmp_path / TINY.name
     options = ["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(out), "--resolutions", "224"]
 
@@ -93,9 +92,8 @@ def test_the_exporter_adds_what_was_asked_for(
 
 
 def test_a_folder_without_photographs_leaves_the_bundle_as_it_was(
-    bundle: Path, tiny_weights: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_weights: Path, copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(to_onnx, "to_onnx", lambda _: ir.load(bundle / "model.onnx"))
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
     (copy.parent / "empty").mkdir()
     options = ["--variant", TINY.name, "--weights", str(tiny_weights), "--out", str(copy), "--resolutions", "224"]

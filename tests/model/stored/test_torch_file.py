@@ -2,16 +2,19 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from model.stored.pickled import Malformed, Object
-from model.stored.torch_file import StoredTensor, Unusable, from_numpy, read_torch_file
+from model.stored.stored_tensor import StoredTensor, Unusable
+from model.stored.torch_file import from_numpy, read_torch_file
 
 
-def tensor(path: Path, key: str = "a") -> torch.Tensor:
+def tensor(path: Path, key: str = "a") -> NDArray[Any]:
     with path.open("rb") as file:
         content = read_torch_file(file)
     assert isinstance(content, dict)
@@ -19,7 +22,7 @@ def tensor(path: Path, key: str = "a") -> torch.Tensor:
     if isinstance(value, Object):
         value = from_numpy(value)
     assert isinstance(value, StoredTensor)
-    return value.load()
+    return value.load()  # numbers that NumPy lacks are ml_dtypes'
 
 
 FORMS = (
@@ -40,8 +43,9 @@ FORMS = (
 def test_tensors_are_as_they_were_saved(tmp_path: Path, value: torch.Tensor, *, zipped: bool) -> None:
     path = tmp_path / "x.pt"
     torch.save({"a": value, "other": object}, path, _use_new_zipfile_serialization=zipped)
-    assert tensor(path).dtype == value.dtype
-    assert torch.equal(tensor(path).double(), value.detach().double())
+    loaded = tensor(path)
+    assert f"torch.{loaded.dtype}" == str(value.dtype)
+    np.testing.assert_array_equal(loaded.astype(np.float64), value.detach().double().numpy(), strict=True)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
@@ -49,7 +53,7 @@ def test_plain_pickles_of_tensors_and_arrays(tmp_path: Path, protocol: int) -> N
     value = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps({"a": torch.from_numpy(value.copy()), "b": value, "c": value + 1}, protocol))
-    assert all(np.array_equal(tensor(path, key).numpy(), value + (key == "c")) for key in "abc")
+    assert all(np.array_equal(tensor(path, key), value + (key == "c")) for key in "abc")
 
 
 def archive(path: Path, data: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
@@ -112,7 +116,7 @@ def test_a_checksum_that_was_left_out_does_not_count(tmp_path: Path) -> None:
         torch.save({"a": torch.ones(4)}, path)
     finally:
         torch.serialization.set_crc32_options(before)
-    assert torch.equal(tensor(path), torch.ones(4))
+    assert np.array_equal(tensor(path), np.ones(4))
 
 
 @pytest.mark.parametrize("zipped", [True, False])

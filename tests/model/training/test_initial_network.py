@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import BadCheckpoint, load_network
+from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
 from model.labels import labels_for, labels_of
+from model.loaded_network import load_network
 from model.spec import VARIANTS
 from model.training.artifacts import has_classes, write_json_file, write_weights
 from model.training.initial_network import HeadChoice, regrid, starting_network

@@ -1,0 +1,111 @@
+"""One way of making a bundle, whatever its graph comes from."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from bundle.bundle_errors import ExplainedError
+from bundle.class_labels import ClassLabel, bundle_labels, write_labels
+from bundle.file_names import MODEL
+from bundle.golden import write_golden
+from bundle.manifest import write_manifest
+from bundle.writer import replacing_bundle
+from export.graphs.quantization_recipe import require_quantization
+from export.inputs.export_request import ExportInputs, ExportRequest, find_inputs
+from export.inputs.if_changed import bundle_stays
+from export.making.added_graphs import add_graphs
+from export.making.bundle_manifest import default_resolution, manifest_of
+from export.making.graph_source import GraphSource, Say
+from export.measurement.photos import NoPhotos
+from model.checkpoint import BadCheckpoint
+from model.config_beside import NAME as CONFIG
+from model.config_beside import BadConfig
+from model.labels import BadLabels, labels_for
+from model.spec import IMAGENET, SOFTMAX, UNTRAINED, Preprocessing, follow_from_one_side
+from model.weights import WeightsUnavailable
+
+ID_CHARACTERS = len("sha256:") + 12  # enough to tell weights apart
+MAKING_ERRORS = (
+    ExplainedError,
+    WeightsUnavailable,
+    BadCheckpoint,
+    BadLabels,
+    BadConfig,
+    NoPhotos,
+    OverflowError,
+    OSError,
+)
+
+
+def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
+    """Write the bundle of `request`, with the graph of `source`; any error leaves an existing bundle as it was."""
+    started = time.monotonic()
+    inputs = find_inputs(request, say)
+    built_with = source.built_with(request.variant)
+    if request.if_changed and bundle_stays(inputs, built_with, say):
+        return
+    if request.int8:
+        require_quantization()
+    _announce(inputs, say)
+    network = source.network(inputs, say)
+    _check_head(network.classes, request.options.activation)
+    labels = _labels(request.labels or inputs.labels_beside, network.classes, say)
+    preprocessing = request.options.steps(network.sides)
+    _announce_sides(inputs, network.sides, preprocessing, say)
+    with replacing_bundle(request.out) as folder:
+        write_labels(folder, labels)
+        say("writing the graph …")
+        network.write_graph(folder / MODEL)
+        onnx.checker.check_model(folder / MODEL, full_check=True)
+        proof = network.prove(folder / MODEL, preprocessing, say)
+        write_golden(folder, proof.golden)
+        added = add_graphs(folder, inputs, preprocessing, default_resolution(network, preprocessing), say)
+        write_manifest(folder, manifest_of(folder, inputs, network, preprocessing, proof.parity, added, built_with))
+    seconds = time.monotonic() - started
+    say(f"{request.out}: {network.parameter_count / 1e6:.2f} M parameters, {seconds:.0f} s")
+
+
+def _announce(inputs: ExportInputs, say: Say) -> None:
+    """Tell what the bundle is made from, with warnings."""
+    weights, normalization = inputs.weights, inputs.normalization
+    say(f"{inputs.request.variant.name}: weights {weights.id[:ID_CHARACTERS]}, {weights.source}")
+    if weights.caution:
+        say(f"WARNING: {weights.caution}")
+    if weights.id == UNTRAINED:
+        say("WARNING: UNTRAINED weights: the answers of this bundle will mean nothing")
+    if normalization != IMAGENET:
+        origin = "--mean and --std" if inputs.request.options.normalization else f"{CONFIG} beside the weights"
+        say(f"note: pixels are normalised with mean {normalization.mean} and std {normalization.std} ({origin})")
+
+
+def _check_head(classes: int, activation: str) -> None:
+    """Raise BadCheckpoint for a head whose scores say nothing."""
+    if classes == 1 and activation == SOFTMAX:
+        raise BadCheckpoint(
+            "the head has one class, and the softmax of a single logit is 1 for every image; give --activation sigmoid "
+            "if it was trained with a binary cross-entropy"
+        )
+
+
+def _labels(path: Path | None, classes: int, say: Say) -> list[ClassLabel]:
+    """The labels in `path`, or ImageNet-1k's. Several classes of the same label are noted if a file was given."""
+    labels = bundle_labels(labels_for(path, classes))
+    shared = [name for name, count in Counter(label.label for label in labels).items() if count > 1]
+    if path is not None and shared:
+        say(f"note: {len(shared)} labels belong to several classes, such as {shared[0]!r}; an index tells them apart")
+    return labels
+
+
+def _announce_sides(
+    inputs: ExportInputs, sides: tuple[int, int], preprocessing: Mapping[int, Preprocessing], say: Say
+) -> None:
+    native = sides[1]
+    if not follow_from_one_side(*sides):
+        say(f"note: these weights were trained with sides of {sides}, and are served only at them")
+    elif native != inputs.request.variant.resolution:
+        say(f"note: these weights have the position embeddings of {native}; for other sides they are interpolated")
+    if native not in preprocessing:
+        say(f"WARNING: {native}, which these weights were trained at, is not among --resolutions: accuracy falls")

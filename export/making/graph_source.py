@@ -1,0 +1,53 @@
+"""What makes a bundle's graph, and proves it: PyTorch, or a graph template that ships."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bundle.golden import Golden
+from bundle.manifest import Parity
+from export.inputs.export_request import ExportInputs
+from model.spec import Preprocessing, Variant
+
+Say = Callable[[str], None]
+
+PARITY_TOLERANCE = 1e-5  # between logits of PyTorch and ONNX Runtime
+
+
+@dataclass(frozen=True)
+class GraphProof:
+    """The golden images with their logits, and how the graph was compared with PyTorch."""
+
+    golden: Mapping[int, Golden]
+    parity: Parity
+
+
+class NetworkToServe(Protocol):
+    """A network with its weights.
+
+    Attributes:
+        classes: of its head.
+        sides: those of both branches (S, L) in pixels that its position embeddings were trained at.
+        parameter_count: of the whole network.
+    """
+
+    classes: int
+    sides: tuple[int, int]
+    parameter_count: int
+
+    def write_graph(self, path: Path) -> None:
+        """Write the served graph; called once."""
+
+    def prove(self, graph: Path, preprocessing: Mapping[int, Preprocessing], say: Say) -> GraphProof:
+        """Run `graph` on photographs. Raises Disagreement for logits that cannot be served."""
+
+
+class GraphSource(Protocol):
+    """Makes networks to serve."""
+
+    def built_with(self, variant: Variant) -> dict[str, str]:
+        """Versions of what makes the graph."""
+
+    def network(self, inputs: ExportInputs, say: Say) -> NetworkToServe:
+        """Raises WeightsUnavailable and BadCheckpoint."""

@@ -1,0 +1,118 @@
+"""The graph templates that ship, made from PyTorch anew: `make graphs`.
+
+Run it whenever a file of export.graphs.shipped_templates.SOURCES has changed, and commit what it writes. The same
+sources with the same versions give the same templates, byte for byte.
+"""
+
+import hashlib
+import lzma
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from bundle.atomic_files import file_sha256, replacing_folder, write_json
+from export.graphs.rule_made import rule_made_images, rule_made_parameter
+from export.graphs.served_graph import make_template
+from export.graphs.served_network import Served
+from export.graphs.shipped_templates import (
+    LOGITS,
+    NETWORKS,
+    RECORD,
+    RECORDED_CLASSES,
+    SHIPPED_TEMPLATES,
+    SIDES,
+    SUFFIX,
+    TRAINED_RESOLUTIONS,
+    TemplateRecord,
+    logits_key,
+    sources_sha256,
+)
+from export.making.graph_source import PARITY_TOLERANCE
+from export.measurement.comparison import Disagreement
+from export.measurement.onnx_sessions import ONNX_RUNTIME
+from export.measurement.template_parity import Recorded, recorded_differences, rule_made_graph
+from model.crossvit import CrossViT
+from model.spec import VARIANTS, Variant
+
+
+@dataclass(frozen=True)
+class MadeTemplate:
+    """The template of `network`, PyTorch's logits by their names in the record, and the largest differences by side."""
+
+    network: str
+    content: bytes
+    logits: dict[str, NDArray[np.float32]]
+    worst: dict[int, float]
+
+
+def main() -> int:
+    """Write all templates, or nothing; returns the exit code."""
+    sources = sources_sha256()  # before they can change
+    with replacing_folder(SHIPPED_TEMPLATES) as folder, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        made = []
+        for template in pool.map(_make, NETWORKS):
+            path = folder / f"{template.network}{SUFFIX}"
+            path.write_bytes(lzma.compress(template.content, preset=9 | lzma.PRESET_EXTREME))
+            print(
+                f"{template.network}: {path.stat().st_size} bytes, within {max(template.worst.values()):.1e}",
+                flush=True,
+            )
+            made.append(template)
+        logits: dict[str, Any] = {}
+        for template in made:
+            logits |= template.logits
+        np.savez_compressed(folder / LOGITS, **logits)
+        record = TemplateRecord(
+            sources=sources,
+            made_with={package: version(package) for package in ("torch", "onnx", "onnxscript", "onnx_ir")},
+            onnxruntime=ONNX_RUNTIME,
+            templates={template.network: hashlib.sha256(template.content).hexdigest() for template in made},
+            logits=file_sha256(folder / LOGITS),
+            worst={template.network: template.worst for template in made},
+        )
+        write_json(folder / RECORD, record.model_dump(mode="json"))
+    return 0
+
+
+def template_bytes(template: onnx.ModelProto) -> bytes:
+    """The content of the file, the same for the same template."""
+    return bytes(template.SerializeToString(deterministic=True))
+
+
+def pytorch_logits(variant: Variant, trained_resolution: int) -> Recorded:
+    """PyTorch's logits (outputs, images, classes) for rule-made weights and images, by side."""
+    network = CrossViT(variant, RECORDED_CLASSES, trained_resolution).eval()
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    network.load_state_dict({name: torch.from_numpy(rule_made_parameter(name, shapes[name])) for name in shapes})
+    served = Served(network)
+    with torch.inference_mode():
+        return {side: torch.stack(served(torch.from_numpy(rule_made_images(side)))).numpy() for side in SIDES}
+
+
+def _make(network: str) -> MadeTemplate:
+    """Raises Disagreement if the template gives other logits than PyTorch."""
+    torch.set_num_threads(1)  # a process for each core
+    template = make_template(VARIANTS[network])
+    arrays, worst = {}, dict.fromkeys(SIDES, 0.0)
+    for trained in TRAINED_RESOLUTIONS:
+        logits = pytorch_logits(VARIANTS[network], trained)
+        differences = recorded_differences(rule_made_graph(template, VARIANTS[network], trained), logits, SIDES)
+        for side, difference in differences.items():
+            arrays[logits_key(network, trained, side)] = logits[side]
+            worst[side] = max(worst[side], difference)
+            scale = max(1.0, float(np.abs(logits[side]).max()))
+            if not difference <= PARITY_TOLERANCE * scale:  # NaN fails too
+                raise Disagreement(f"{network} trained at {trained} differs from PyTorch by {difference:.1e} at {side}")
+    return MadeTemplate(network, template_bytes(template), arrays, worst)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
