@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | classify | evaluate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | evaluate | bench | export | train | models`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """
@@ -7,20 +7,18 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
 from app.commands.classify_output import ClassifyFormat, open_report
-from app.commands.terminal import clear_errors, print_table
+from app.commands.terminal import clear_errors
 from app.machine.signals import outside
-from bundle.bundle_errors import BadBundle
+from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES
+from bundle.installation import NotInstalled, require_packages
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
-from model.install_advice import install_command
-from model.spec import RESOLUTIONS, VARIANTS
 
 if TYPE_CHECKING:
     from app.configuration.settings import Settings
@@ -33,8 +31,14 @@ _PASS_ARGUMENTS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, 
 
 
 @main.callback(invoke_without_command=True)
-def crossvit(context: typer.Context) -> None:
-    """CrossViT image classification: export a checkpoint, serve it, classify with it, measure it."""
+def crossvit(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """CrossViT image classification: serve a network, classify with it, measure it; train and export your own."""
+    if show_version:
+        typer.echo(f"crossvit {version('crossvit')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(MISUSED)
@@ -47,7 +51,9 @@ def serve_command(context: typer.Context) -> None:
     from app.configuration.settings import Settings
 
     with clear_errors():
-        settings = Settings.from_command_line(context.args)
+        settings, arguments = Settings.from_command_line(context.args), context.args
+        if settings.sources:
+            settings, arguments = _with_bundles(settings, arguments)
         if settings.instances == 1:
             from app.server.service_run import run_service
 
@@ -55,38 +61,39 @@ def serve_command(context: typer.Context) -> None:
         else:
             from app.instances.parent import run_instances
 
-            status = run_instances(settings, context.args)
+            status = run_instances(settings, arguments)
     raise typer.Exit(status)
 
 
 @main.command("classify")
 def classify_command(
-    paths: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
-    bundle: Annotated[Path | None, typer.Option(help="folder that export/to_onnx.py wrote")] = None,
+    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="image files, or folders of them")],
+    bundle: Annotated[Path | None, typer.Option(help="a bundle, or the name of one that was pulled")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
     resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
     output: Annotated[ClassifyFormat, typer.Option("--format", help="how to print the answers")] = ClassifyFormat.TABLE,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others still are."""
+    if not any(path.exists() for path in paths):  # if any does, it is classified
+        error(f"{', '.join(map(str, paths))}: no such file")
+        raise typer.Exit(FAILED)
     from app.commands.classify import image_files
     from app.configuration.settings import Settings, log_remarks
     from bundle.discovery import bundle_at
+    from bundle.pulled_bundles import bundle_named
     from bundle.reader import open_bundle
     from model.files.folders import others_in
 
     with clear_errors():
-        settings = Settings(bundle=bundle) if bundle else Settings()
-        log_remarks()
-        opened = open_bundle(bundle_at(settings.bundle, settings.default_model))
-        if opened.warning:
-            notes.print(opened.warning, style="bold red")
         files = list(image_files(paths))
         if not files:
             error(f"no image files there{others_in(paths)}")
             raise typer.Exit(FAILED)
-        if not any(path.exists() for path in files):  # if any does, it is classified
-            error(f"{', '.join(map(str, files))}: no such file")
-            raise typer.Exit(FAILED)
+        settings = Settings(bundle=bundle_named(bundle)) if bundle else Settings()
+        log_remarks()
+        opened = open_bundle(bundle_at(settings.bundles, settings.default_model))
+        if opened.warning:
+            notes.print(opened.warning, style="bold red")
         failures = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
     raise typer.Exit(FAILED if failures else 0)
 
@@ -113,6 +120,12 @@ def export_command(context: typer.Context) -> None:
     _run_instead("export.to_onnx", context.args, extra="export", needs=("torch", "onnxscript"))
 
 
+@main.command("pull", context_settings=_PASS_ARGUMENTS_ON)
+def pull_command(context: typer.Context) -> None:
+    """Fetch weights and make the bundle of a source, without PyTorch; `crossvit serve SOURCE` does it too."""
+    _run_instead(PULL_MODULE, context.args, extra="cpu", needs=PULL_PACKAGES)
+
+
 @main.command("train", context_settings=_PASS_ARGUMENTS_ON)
 def train_command(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
@@ -121,34 +134,31 @@ def train_command(context: typer.Context) -> None:
 
 @main.command("models")
 def models_command(
-    folder: Annotated[Path, typer.Option(help="folder of the bundles")] = Path("artifacts"),
+    folder: Annotated[Path, typer.Option(help="folder of further bundles")] = Path("artifacts"),
 ) -> None:
-    """List the variants of CrossViT, and the bundles made from them."""
+    """List the networks, and the bundles of them that were pulled or are in a folder."""
+    from app.commands.model_list import print_bundles, print_networks
     from bundle.discovery import find_bundles
+    from bundle.pulled_bundles import pulled_bundles
 
-    table = Table(
-        Column("variant", no_wrap=True),
-        "parameters",
-        *(f"GMAC at {side}" for side in RESOLUTIONS),
-        "trained at",
-        "bundle",
-    )
+    print_networks()
     search = find_bundles(folder)
-    others = dict(search.bundles)
-    for variant in VARIANTS.values():
-        path = others.pop(variant.name, None)
-        table.add_row(
-            variant.name,
-            f"{variant.million_params:.2f} M",
-            *(f"{gmacs:.2f}" for gmacs in variant.gmacs),
-            str(variant.resolution),
-            _describe_bundle(path) if path else "",
-        )
-    for path in others.values():
-        table.add_row("", "", "", "", "", "", _describe_bundle(path))
-    print_table(table)
-    for reason in filter(None, [search.fault, *search.passed_over.values()]):
+    print_bundles([*(path for paths in pulled_bundles().values() for path in paths), *search.bundles.values()])
+    for reason in (*search.faults, *search.passed_over.values()):
         notes.print(f"passed over: {reason}", markup=False, highlight=False)
+
+
+def _with_bundles(settings: "Settings", arguments: list[str]) -> tuple["Settings", list[str]]:
+    """The settings and arguments with the bundles of the sources in their place; those that are not there are made."""
+    from app.pulling.source_bundles import bundles_of_sources
+
+    options = {"labels": settings.labels and settings.labels.absolute(), "activation": settings.activation}
+    making = [text for name, value in options.items() if value for text in (f"--{name}", str(value))]
+    bundles = bundles_of_sources(
+        settings.sources, making, lambda line: notes.print(line, markup=False, highlight=False)
+    )
+    arguments = settings.replace_sources(arguments, bundles)
+    return settings.from_command_line(arguments), arguments
 
 
 def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[str]) -> None:
@@ -156,10 +166,11 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
 
     It is no call: the service's package imports neither the exporter nor PyTorch, which those programs need.
     """
-    for package in needs:
-        if find_spec(package) is None:
-            error(f"{package} is not installed: {install_command(extra)} installs what this command needs")
-            raise typer.Exit(FAILED)
+    try:
+        require_packages(needs, extra, "this command")
+    except NotInstalled as err:
+        error(err)
+        raise typer.Exit(FAILED) from err
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 
@@ -188,15 +199,3 @@ async def _classify(
                 progress.advance(bar)
         report.close()
     return failures
-
-
-def _describe_bundle(folder: Path) -> str:
-    from bundle.reader import open_bundle
-
-    try:
-        bundle = open_bundle(folder)
-    except BadBundle as err:
-        return f"damaged: {err}"
-    bundle.close()
-    manifest = bundle.manifest
-    return f"{folder}: {manifest.variant}, {manifest.classes} classes, weights {manifest.weights.id[:19]}"

@@ -92,3 +92,7 @@ class WrongAnswers(ExplainedError):
 
 class NoEngine(ExplainedError):
     """No installed engine can run the model as requested."""
+
+
+class PullFailed(ExplainedError):
+    """The bundle of a source could not be made; the program that tried has printed why."""

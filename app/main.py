@@ -15,6 +15,7 @@ from app.api.auth import AccessControl, Keys
 from app.api.dependencies import Service
 from app.api.direct_routes import DirectRoutes
 from app.api.entry_middleware import EntryMiddleware
+from app.api.first_steps import log_first_steps
 from app.api.instance_group import LocalInstance
 from app.api.observability_middleware import PROBE_PATHS, REQUEST_ID_HEADER, ObservabilityMiddleware
 from app.api.openapi import correct_openapi, serve_docs
@@ -25,11 +26,13 @@ from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
+from app.pulling.background_quantization import QUANTIZATION_PACKAGES, BackgroundQuantization
 from app.serving.assembly import make_decoders, make_model
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
+from bundle.installation import require_packages
 from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
@@ -48,13 +51,13 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.decoders:
-            loading = asyncio.create_task(_load(service, on_failure))
+            working = asyncio.create_task(_work(service, on_failure))
             service.access.watch()
             yield
             service.access.close()
             service.stopping = True
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
             await service.repository.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
@@ -122,7 +125,7 @@ def _service(settings: Settings) -> Service:
     def make(bundle: Bundle) -> ServedModel:
         return make_model(settings, bundle, decoders, metrics.model(bundle.name))
 
-    repository = Repository(settings.bundle, settings.default_model, make, settings.preload)
+    repository = Repository(settings.bundles, settings.default_model, make, settings.preload)
     limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
 
     async def take(name: str, images: int, paid: int) -> None:
@@ -130,6 +133,8 @@ def _service(settings: Settings) -> Service:
 
     access = AccessControl(keys, admin_keys, settings.admin_port, take if limit else None)
     metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
+    if settings.quantize:
+        require_packages(QUANTIZATION_PACKAGES, "quantize", "--quantize")
     service = Service(
         settings=settings,
         repository=repository,
@@ -139,8 +144,18 @@ def _service(settings: Settings) -> Service:
         origin_policy=OriginPolicy(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
         body_limits=BodyLimits(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
         group=LocalInstance(repository, metrics, limit, stopping=lambda: service.stopping),
+        quantization=BackgroundQuantization(lambda: service.group.reload()) if settings.quantize else None,
     )
     return service
+
+
+async def _work(service: Service, on_failure: Callable[[], None] | None) -> None:
+    """What the service does by itself: it loads the models, says how to ask it, and makes graphs in 8 bits."""
+    await _load(service, on_failure)
+    if service.loaded.is_set():
+        log_first_steps(service)
+        if service.quantization is not None:
+            await service.quantization.run(list(service.repository.bundles))
 
 
 async def _load(service: Service, on_failure: Callable[[], None] | None) -> None:

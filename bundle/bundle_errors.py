@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from model.pydantic_errors import describe_error, error_location
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -23,7 +25,6 @@ class NotABundle(ExplainedError):
 
 
 def first_error(err: "ValidationError") -> str:
-    """The first of pydantic's errors, after the path of the key: `weights.id: Field required`."""
+    """What is wrong first, after the path of its key: `weights.id is missing`."""
     first = err.errors()[0]
-    key = ".".join(map(str, first["loc"])) or "the file"
-    return f"{key}: {first['msg']}"
+    return f"{error_location(first, 'the file')} {describe_error(first)}"

@@ -1,76 +1,111 @@
-"""Finding bundles: at a path, or in the folder there, beside other files of a volume."""
+"""Finding bundles: at paths, or in the folders there, beside other files of a volume."""
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bundle.bundle_errors import BadBundle
 from bundle.file_names import MANIFEST, MODEL_NAME
 from bundle.permissions import unreadable
+from model.spec import VARIANTS
 
 
 @dataclass(frozen=True)
 class FoundBundles:
-    """The bundles at a path.
+    """The bundles at some paths.
 
     Names that begin with a dot are in none of these: volumes keep their own data so, and copies under way.
 
     Attributes:
-        path: where they were looked for.
+        paths: where they were looked for.
         bundles: by their names.
         passed_over: the reasons why other folders are not bundles: no manifest, no permission, an invalid name.
-        fault: the reason why `path` could not be read, or "".
+        faults: the reasons why a path could not be read.
+        clashes: sentences about bundles of one name at several paths; the first one is in `bundles`.
     """
 
-    path: Path
+    paths: Sequence[Path]
     bundles: dict[str, Path] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
-    fault: str = ""
+    faults: list[str] = field(default_factory=list)
+    clashes: list[str] = field(default_factory=list)
 
     def default(self, requested: str | None) -> str:
-        """The name of the default model: `requested`, or the only one. Raises BadBundle if that does not exist."""
+        """The name of the default model: `requested`, or the only one, or the first one of several paths.
+
+        Raises BadBundle if that does not exist.
+        """
+        if self.clashes:
+            raise BadBundle(self.clashes[0])
+        place = ", ".join(map(str, self.paths))
         if not self.bundles:
-            reasons = "; ".join(filter(None, [self.fault, *self.passed_over.values()]))
+            reasons = "; ".join([*self.faults, *self.passed_over.values()])
+            named = next((path.name for path in self.paths if path.name in VARIANTS), "crossvit_9_dagger")
             raise BadBundle(
-                f"no bundle at {self.path}{f' ({reasons})' if reasons else ''}; "
-                "make one with: python export/to_onnx.py --variant crossvit_9_dagger"
+                f"no bundle at {place}{f' ({reasons})' if reasons else ''}; make one and serve it with: crossvit serve "
+                f"{named}"
             )
         names = ", ".join(self.bundles)
-        if requested is None and len(self.bundles) > 1:
-            raise BadBundle(f"there are several models at {self.path}; choose one with --default-model: {names}")
+        if requested is None and len(self.bundles) > 1 and len(self.paths) == 1:
+            raise BadBundle(f"there are several models at {place}; choose one with --default-model: {names}")
         if requested is not None and requested not in self.bundles:
             reason = f"; {self.passed_over[requested]}" if requested in self.passed_over else ""
-            raise BadBundle(f"there is no model {requested!r} at {self.path}; there is {names}{reason}")
+            raise BadBundle(f"there is no model {requested!r} at {place}; there is {names}{reason}")
         return requested or next(iter(self.bundles))
 
+    def add(self, path: Path) -> None:
+        """Add the bundle at `path`, or those in that folder."""
+        try:
+            path = Path(os.path.abspath(path))  # noqa: PTH100
+            if _has_manifest(path):
+                self._add_bundle(path)
+                return
+            entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        except FileNotFoundError:
+            self.faults.append(f"there is no {path}")
+            return
+        except OSError as err:
+            self.faults.append(unreadable(path, err))
+            return
+        for entry in entries:
+            if (reason := _not_a_bundle(entry)) is None:
+                self._add_bundle(entry)
+            elif reason:
+                self.passed_over[entry.name] = reason
 
-def find_bundles(path: Path) -> FoundBundles:
-    """The bundles at `path`, which is one itself or a folder of them; raises nothing. A link keeps its own name."""
+    def _add_bundle(self, path: Path) -> None:
+        first = self.bundles.setdefault(path.name, path)
+        if first != path:
+            self.clashes.append(
+                f"two models would be called {path.name}: {first} and {path}; give one of the folders another name"
+            )
+
+
+def find_bundles(*paths: Path) -> FoundBundles:
+    """The bundles at `paths`, each one itself or a folder of them; raises nothing. A link keeps its own name."""
+    found = FoundBundles(paths)
+    for path in paths:
+        found.add(path)
+    return found
+
+
+def bundle_at(paths: Sequence[Path], default: str | None) -> Path:
+    """The bundle at the only path; else of those there the `default` one, the only one, or the first of several paths.
+
+    Raises BadBundle.
+    """
+    found = find_bundles(*paths)
+    alone = len(paths) == 1 and _is_bundle(paths[0])
+    return found.bundles[found.default(None if alone else default)]
+
+
+def _is_bundle(path: Path) -> bool:
     try:
-        path = Path(os.path.abspath(path))  # noqa: PTH100
-        if _has_manifest(path):
-            return FoundBundles(path, {path.name: path})
-        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return FoundBundles(path, fault=f"there is no {path}")
-    except OSError as err:
-        return FoundBundles(path, fault=unreadable(path, err))
-    result = FoundBundles(path)
-    for entry in entries:
-        if (reason := _not_a_bundle(entry)) is None:
-            result.bundles[entry.name] = entry
-        elif reason:
-            result.passed_over[entry.name] = reason
-    return result
-
-
-def bundle_at(path: Path, default: str | None) -> Path:
-    """The bundle at `path`, or of those in that folder the `default` one or the only one. Raises BadBundle."""
-    bundles = find_bundles(path)
-    if list(bundles.bundles.values()) == [bundles.path]:
-        return bundles.path
-    return bundles.bundles[bundles.default(default)]
+        return _has_manifest(path)
+    except OSError:
+        return False
 
 
 def _not_a_bundle(entry: Path) -> str | None:

@@ -55,6 +55,7 @@ def _from_options(
             "the service serves in it only where that was measured"
         ),
     ] = "default",
+    precision: arguments.PrecisionOption = None,
     images: arguments.ImagesOption = None,
     quantize: arguments.QuantizeOption = "",
     calibration: arguments.CalibrationOption = None,
@@ -71,6 +72,7 @@ def _from_options(
             labels=Path(labels) if labels else None,
             out=out or Path("artifacts") / found.name,
             options=options,
+            precisions=tuple(precision or ()),
             photos=images,
             int8=quantize == INT8,
             calibration=calibration,
@@ -97,7 +99,7 @@ class StampedLines:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = sys.argv[1:] if argv is None else argv
-    return run_command(_app, spread(given, "--resolutions"), program="crossvit pull")
+    return run_command(_app, spread(given, "--resolutions", "--precision"), program="crossvit pull")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from bundle.precisions import INT8
-from export.graphs.half_precision import DTYPES
 from export.inputs import arguments
 from export.inputs.export_request import ExportRequest
 from export.inputs.graph_options import check_calibration, graph_options
@@ -44,14 +43,7 @@ def _from_options(
     std: arguments.StdOption = None,
     normalize: arguments.NormalizeOption = "",
     activation: arguments.ActivationOption = SOFTMAX,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=arguments.choice(DTYPES),
-            metavar=f"{'|'.join(DTYPES)} ...",
-            help="adds graphs in half precision, for GPUs",
-        ),
-    ] = None,
+    precision: arguments.PrecisionOption = None,
     images: arguments.ImagesOption = None,
     quantize: arguments.QuantizeOption = "",
     calibration: arguments.CalibrationOption = None,

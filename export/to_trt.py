@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError, first_error
 from bundle.file_names import ENGINES, MANIFEST
+from bundle.installation import install_command
 from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanRequest
 from bundle.precisions import FP16, PlanPrecision
 from export.inputs import arguments
@@ -36,7 +37,6 @@ from export.plans.plan_folder import has_plan, plan_place, write_plan
 from export.plans.plan_source import OPERATOR, PRODUCTS, PlanSource, read_source
 from export.plans.progress import Bars, interruptibly
 from model.command_line import failures, new_app, run_command, spread
-from model.install_advice import install_command
 from model.spec import branch_sides
 
 PROOF_VIEWS = 200

@@ -1,6 +1,7 @@
 """What all command lines have in common: options made from a pydantic model, error messages and exit codes."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,54 @@ import typer
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
+from typer.core import TyperCommand
 
 FAILED = 1  # exit code of a command that could not do its work
 MISUSED = 2  # exit code for options that cannot be
 STOPPED = 130  # exit code after Ctrl-C
 
+_PYDANTIC_WORDS = "Input should"  # typer has its messages of bounds and kinds from pydantic
+
 notes = Console(stderr=True, soft_wrap=True, emoji=False)
 
 _METAVARS = {int: "NUMBER", float: "NUMBER", Path: "PATH", str: "TEXT", SecretStr: "KEY"}  # bool has a flag instead
+
+
+_SHOWN_TYPES = re.compile(  # as typer writes them
+    r"<(?:list\[)?(?P<kind>int|float|path|Path|file|str|\w+(?:\|\w+)+)(?: range)?\]?>(?P<gap> *)", re.ASCII
+)
+_KINDS = {"int": "NUMBER", "float": "NUMBER", "path": "PATH", "Path": "PATH", "file": "FILE", "str": "TEXT"}
+
+
+class PlainHelpCommand(TyperCommand):
+    """A command whose --help names the types of values as `command_of` does: PATH, NUMBER, [table|json]."""
+
+    def get_help(self, ctx: Any) -> str:
+        text = super().get_help(ctx).replace("[env var: ", "[env: ")
+        head, separator, arguments_and_options = text.partition("\nArguments:")
+        arguments, options_title, options = arguments_and_options.partition("\nOptions:")
+        if separator:
+            return head + separator + _SHOWN_TYPES.sub(_blank, arguments) + options_title + _plain_types(options)
+        return _plain_types(text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match[0])
+
+
+def _plain_types(text: str) -> str:
+    def plain(match: re.Match[str]) -> str:
+        kind = match["kind"]
+        return (f"[{kind}]" if "|" in kind else _KINDS.get(kind, kind.upper())).ljust(len(match[0]))
+
+    return "\n".join(_SHOWN_TYPES.sub(plain, line).rstrip() for line in text.split("\n"))
+
+
+class _App(typer.Typer):
+    """Its commands have plain help."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        return super().command(name, **({"cls": PlainHelpCommand} | options))
 
 
 class Misuse(typer.TyperException):
@@ -33,7 +74,7 @@ def error(message: object) -> None:
 
 def new_app() -> typer.Typer:
     """A typer application for `run_command`; its --help is plain text."""
-    return typer.Typer(
+    return _App(
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -51,7 +92,7 @@ def run_command(
     try:
         code = app(arguments, prog_name=program, standalone_mode=False, obj=obj)
     except typer.TyperException as err:
-        error(err.format_message())
+        error(err.format_message().replace(_PYDANTIC_WORDS, "it must"))
         return err.exit_code
     return code if isinstance(code, int) else 0
 
@@ -78,13 +119,19 @@ def command_of(
 ) -> typer.Typer:
     """A command with an option for each field of `model`; it calls `use` with the values that are given, as text.
 
-    So the model validates them, and what is not given comes from elsewhere. The values of a list, which may be
-    repeated, are joined by commas. `positional` is the field, a list, that has no option. `variable` names the
+    So the model validates them, and what is not given comes from elsewhere. The values of an option that is a list, and
+    may be repeated, are joined by commas. `positional` is the field, a list, that has no option. `variable` names the
     environment variable of a field in --help; this function reads none.
     """
 
     def command(**given: Any) -> object:
-        return use(**{name: _as_text(value) for name, value in given.items() if value is not None and value != []})
+        return use(
+            **{
+                name: ",".join(value) if isinstance(value, list) and name != positional else value
+                for name, value in given.items()
+                if value is not None and value != []
+            }
+        )
 
     parameters = [
         inspect.Parameter(
@@ -122,10 +169,6 @@ def spread(arguments: Sequence[str], *options: str) -> list[str]:
     return written
 
 
-def _as_text(value: object) -> object:
-    return ",".join(value) if isinstance(value, list) else value
-
-
 def _argument(name: str, field: FieldInfo) -> object:
     return Annotated[list[str] | None, typer.Argument(metavar=name.upper(), help=field.description)]
 
@@ -156,7 +199,7 @@ def _default(field: FieldInfo) -> str:
 
 def _metavar(annotation: object) -> str:
     kinds = (annotation, *get_args(annotation))
-    if get_origin(annotation) is Literal:
-        return f"[{'|'.join(get_args(annotation))}]"
+    if choices := next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ()):
+        return f"[{'|'.join(choices)}]"
     metavar = next((_METAVARS[kind] for kind in kinds if kind in _METAVARS), "TEXT")
     return f"{metavar},..." if get_origin(annotation) is list else metavar

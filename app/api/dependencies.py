@@ -20,6 +20,7 @@ from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
+from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.repository import Repository
 from app.telemetry.metrics import Metrics
 
@@ -44,6 +45,8 @@ class Service:
         origin_policy: which web pages and host names may ask.
         body_limits: the limits of request bodies, and the memory that they hold.
         group: all instances of the service.
+        quantization: makes the graphs in 8 bits that models lack, if this process does that.
+        url: of the port, once it listens; empty if a server of another kind runs the application.
         loaded: is set once the models are loaded that are served from the start.
         stopping: true from SIGTERM on: readiness ends, everything else goes on until the port closes.
         away: true while other instances should serve: connections are not kept.
@@ -57,6 +60,8 @@ class Service:
     origin_policy: OriginPolicy
     body_limits: BodyLimits
     group: InstanceGroup
+    quantization: BackgroundQuantization | None = None
+    url: str = ""
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
     away: bool = False

@@ -1,5 +1,6 @@
 """What operators and probes ask: GET /models, /livez, /readyz and /metrics, and POST /admin/reload."""
 
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -8,11 +9,24 @@ from prometheus_client import exposition
 from app.api.auth import AccessLevel
 from app.api.dependencies import SINGLE_PARAMETERS, ServiceDep, require_access
 from app.api.problems import ACCESS_ERRORS, error_responses
-from app.api.schemas import Fallback, InstanceCount, ModelInfo, ModelList, Reloaded, Status
+from app.api.schemas import Fallback, InstanceCount, Links, ModelInfo, ModelList, Reloaded, Status
 from app.errors import BadParameter, NotReady, UnknownModel
+from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.repository import RepositoryEntry
 
 router = APIRouter(redirect_slashes=False)
+
+
+@router.get("/", summary="Where to go on", tags=["Operations"], responses=error_responses(*ACCESS_ERRORS))
+async def root(service: ServiceDep) -> Links:
+    """What this service is, and the paths to go on with, relative to this one."""
+    return Links(
+        service=f"CrossViT image classification {version('crossvit')}",
+        classify="classify",
+        models="models",
+        ready="readyz",
+        docs="docs" if service.settings.docs else None,
+    )
 
 
 @router.get(
@@ -27,7 +41,7 @@ async def models(service: ServiceDep) -> ModelList:
     total, ready = await service.group.instances()
     default = service.repository.default
     return ModelList(
-        models=[_model_info(entry, default) for entry in service.repository.entries],
+        models=[_model_info(entry, default, service.quantization) for entry in service.repository.entries],
         instances=InstanceCount(total=total, ready=ready),
     )
 
@@ -94,9 +108,10 @@ async def metrics(request: Request, service: ServiceDep) -> Response:
     return Response(content, headers={"Content-Type": content_type})
 
 
-def _model_info(entry: RepositoryEntry, default: str) -> ModelInfo:
+def _model_info(entry: RepositoryEntry, default: str, quantization: BackgroundQuantization | None) -> ModelInfo:
+    quantizing = quantization is not None and quantization.under_way == entry.name
     info = ModelInfo(
-        name=entry.name, default=entry.name == default, state=entry.state, reason=entry.fault, variant=None
+        name=entry.name, default=entry.name == default, state=entry.state, reason=entry.fault, quantizing=quantizing
     )
     if entry.model is None:
         return info

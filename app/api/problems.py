@@ -41,8 +41,8 @@ from app.errors import (
     UnknownModel,
     WrongAnswers,
 )
-from app.pydantic_errors import describe_error
 from bundle.bundle_errors import BadBundle, ExplainedError
+from model.pydantic_errors import describe_error
 
 log = logging.getLogger(__name__)
 

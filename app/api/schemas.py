@@ -105,6 +105,16 @@ class Fallback(BaseModel):
     reason: Annotated[str, Field(description="what was found, and what would help")]
 
 
+class Links(BaseModel):
+    """What GET / answers: the paths to go on with."""
+
+    service: str
+    classify: Annotated[str, Field(description="POST an image there")]
+    models: str
+    ready: str
+    docs: Annotated[str | None, Field(description="the interface, to try in a browser; null with --no-docs")]
+
+
 class ModelInfo(BaseModel):
     """A model. The fields that describe its bundle are null while none is loaded."""
 
@@ -112,6 +122,7 @@ class ModelInfo(BaseModel):
     default: bool
     state: Annotated[str, Field(description="READY, LOADING or UNAVAILABLE")]
     reason: Annotated[str, Field(description="why it is not ready; empty if it is")]
+    quantizing: Annotated[bool, Field(description="whether its graph in 8 bits is being made in the background")]
     variant: str | None = None
     resolutions: list[int] = []
     default_resolution: int | None = None

@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -20,7 +21,7 @@ from pydantic_settings import (
 from app.configuration import environment, quantities
 from app.machine.cpus import usable_cpus
 from app.machine.memory import affordable_decoders, usable_memory
-from model.command_line import command_of
+from model.command_line import command_of, option_name
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,11 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
 class Settings(BaseSettings):
-    """Serve bundles over HTTP. Every option can also be set in the environment: --max-batch is CROSSVIT_MAX_BATCH."""
+    """Serve models over HTTP.
+
+    A source is the name of a network (crossvit_18_dagger), a checkpoint, hf:OWNER/REPOSITORY[@REVISION], or a bundle.
+    Every option can also be set in the environment: --max-batch is CROSSVIT_MAX_BATCH.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=environment.PREFIX,
@@ -56,7 +61,24 @@ class Settings(BaseSettings):
     )
 
     # Models and engines
-    bundle: Annotated[Path, Field(description="folder that export/to_onnx.py wrote, or a folder of such folders")] = (
+    sources: Annotated[
+        list[str],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(description="what to serve, the default model first; what is no bundle is made into one, and kept"),
+    ] = []
+    labels: Annotated[
+        Path | None, Field(description="file with the names of the classes, for a source that is a checkpoint")
+    ] = None
+    activation: Annotated[
+        Literal["softmax", "sigmoid"] | None,
+        Field(description="of the scores, for a source that is a checkpoint; sigmoid if classes do not exclude others"),
+    ] = None
+    quantize: Annotated[
+        Literal["int8"] | None,
+        Field(description="make the models in 8 bits too, while they serve, and serve these if they are as right"),
+    ] = None
+    bundle: Annotated[Path, Field(description="a bundle, or a folder of bundles, that is served without sources")] = (
         Path("artifacts/crossvit_9_dagger")
     )
     default_model: Annotated[
@@ -256,6 +278,11 @@ class Settings(BaseSettings):
         return quantities.seconds(value) if name.endswith("_seconds") else quantities.whole(value)
 
     @property
+    def bundles(self) -> list[Path]:
+        """Where the bundles are; sources are bundles once `crossvit serve` has made those that were not."""
+        return [Path(source) for source in self.sources] or [self.bundle]
+
+    @property
     def decoder_count(self) -> int:
         """The number of decoder processes; unless it is set, one per usable CPU, if there is memory for them."""
         affordable = self.affordable_decoders
@@ -296,11 +323,29 @@ class Settings(BaseSettings):
     @classmethod
     def from_command_line(cls, arguments: list[str]) -> "Settings":
         """The settings from `arguments`, and the others from the environment; --help prints all of them and exits."""
-        command = command_of(cls, cls, variable=variable)
-        settings = command(arguments, prog_name="crossvit serve", standalone_mode=False)
-        if not isinstance(settings, Settings):  # --help was asked for
-            raise typer.Exit
-        return settings
+        return cls(**_given(arguments))
+
+    @classmethod
+    def replace_sources(cls, arguments: list[str], sources: Sequence[Path]) -> list[str]:
+        """`arguments` with other sources."""
+        options = _given(arguments)
+        options.pop("sources", None)
+        return [*(_as_argument(name, value) for name, value in options.items()), "--", *map(str, sources)]
+
+
+def _given(arguments: list[str]) -> dict[str, Any]:
+    """The settings that the command line has, as text; --help prints all of them and exits."""
+    command = command_of(Settings, dict, positional="sources", variable=variable)
+    given = command(arguments, prog_name="crossvit serve", standalone_mode=False)
+    if not isinstance(given, dict):  # --help was asked for
+        raise typer.Exit
+    return given
+
+
+def _as_argument(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return option_name(name) if value else option_name(f"no-{name}")
+    return f"{option_name(name)}={value}"
 
 
 class _Environment(EnvSettingsSource):

@@ -21,9 +21,9 @@ from pydantic_core import from_json, to_json
 from app.decoding.base64_text import BadBase64, decode_base64
 from app.decoding.content_kind import is_form, looks_like_image, mistaken
 from app.errors import BadInference, TooLarge
-from app.pydantic_errors import describe_error, error_location
 from bundle.tensors import INPUT
 from model.files.formats import HEAD_BYTES
+from model.pydantic_errors import describe_error, error_location
 
 IMAGE, ENCODED = INPUT, "encoded"  # names of inputs: the pixels of the graph's input, or image files
 LENGTH_HEADER = "Inference-Header-Content-Length"

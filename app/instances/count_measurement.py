@@ -101,7 +101,7 @@ class _Probe:
 
 
 def _cache(settings: Settings) -> CompiledCache | None:
-    bundle = open_bundle(bundle_at(settings.bundle, settings.default_model))
+    bundle = open_bundle(bundle_at(settings.bundles, settings.default_model))
     with closing(bundle):
         return open_cache({precision: bundle.graph_sha256(precision) for precision in bundle.graphs})
 

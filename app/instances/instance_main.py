@@ -27,6 +27,8 @@ def main() -> int:
     from model.command_line import MISUSED, error
 
     settings = Settings.from_command_line(sys.argv[2:]).for_one_of(assignment.instances)
+    if assignment.number:  # the first instance makes it for all
+        settings = settings.model_copy(update={"quantize": None})
     try:
         return run_service(
             settings,

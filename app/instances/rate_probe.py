@@ -28,7 +28,7 @@ def main() -> None:
     if cpus := json.loads(sys.argv[1]):
         os.sched_setaffinity(0, cpus)
     settings = Settings.from_command_line(sys.argv[2:])
-    with closing(open_bundle(bundle_at(settings.bundle, settings.default_model))) as bundle:
+    with closing(open_bundle(bundle_at(settings.bundles, settings.default_model))) as bundle:
         asyncio.run(_probe(settings, bundle))
 
 

@@ -1,4 +1,4 @@
-"""The number of CPUs that this process may use: by its affinity, its container's quota, and its instance's share."""
+"""The CPUs that this process may use: their number, by affinity, quota and the instance's share, and what they can."""
 
 import math
 import os
@@ -32,6 +32,18 @@ def cpu_quota(root: Path = ROOT) -> float | None:
     readers = {1: _quota_v1, 2: _quota_v2}
     quotas = [readers[version](group) for version, group in groups("cpu", root)]
     return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def has_dot_products(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPUs have instructions for sums of 8-bit products; False where the system does not say."""
+    try:
+        words = set(cpuinfo.read_text().split())
+    except OSError:
+        return False
+    return bool(words & _DOT_PRODUCTS)
+
+
+_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}  # as Linux calls them, on x86 and on Arm
 
 
 def _quota_v2(group: Path) -> float | None:

@@ -76,6 +76,7 @@ class Server(uvicorn.Server):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))  # the settings limit connections
         listeners = listeners or open_listeners(self._settings)
         self._service.access.admin_port = listeners.admin_port
+        self._service.url = listeners.url
         self.run(sockets=listeners.all)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -35,6 +35,11 @@ class ListeningSockets:
         """The number of the admin port; the system chooses it if the setting is 0."""
         return self.admin[0].getsockname()[1] if self.admin else None
 
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches the port."""
+        return _url(self.public[0]).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
     def close(self) -> None:
         """Close them in this process; other processes that have them still listen."""
         for listener in self.all:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,21 +47,25 @@ UNLOADED = "unloaded"
 
 
 class Repository:
-    """The bundle at `path`, or every bundle in that folder; a model has the name of its bundle's folder.
+    """The bundles at `paths`, and every bundle in folders there; a model has the name of its bundle's folder.
 
-    Raises BadBundle if there is no bundle, or if there are several and none is the default.
+    Raises BadBundle if there is no bundle, if two have the same name, or if there are several and none is the default.
 
     Args:
-        path: a bundle, or a folder of bundles.
+        paths: bundles, or folders of bundles.
         default: the name of the default model; None is the only bundle.
         make: a model of a bundle.
         preload: resolutions that are loaded with each model that has them; the default model must have them.
     """
 
     def __init__(
-        self, path: Path, default: str | None, make: Callable[[Bundle], ServedModel], preload: Sequence[int] = ()
+        self,
+        paths: Sequence[Path],
+        default: str | None,
+        make: Callable[[Bundle], ServedModel],
+        preload: Sequence[int] = (),
     ) -> None:
-        self._path = path
+        self._paths = paths
         self._make = make
         self._preload = preload
         self._changing = asyncio.Lock()
@@ -74,8 +78,13 @@ class Repository:
     @property
     def entries(self) -> list[RepositoryEntry]:
         """All known models: those that are served, those that were, and those on disk that could be."""
-        known = dict.fromkeys([*self._entries, *find_bundles(self._path).bundles])
+        known = dict.fromkeys([*self._entries, *find_bundles(*self._paths).bundles])
         return [self._entries.get(name) or RepositoryEntry(name, reason=UNLOADED) for name in known]
+
+    @property
+    def bundles(self) -> Iterator[Bundle]:
+        """The bundles that are served."""
+        return (entry.model.bundle for entry in self._entries.values() if entry.model is not None)
 
     def model(self, name: str | None = None) -> ServedModel:
         """The model called `name`, or the default one. Raises UnknownModel, or NotReady while it cannot serve."""
@@ -114,9 +123,9 @@ class Repository:
         given. Raises UnknownModel, or LoadFailed: the old one goes on.
         """
         async with self._changing:
-            found = await asyncio.to_thread(find_bundles, self._path)
+            found = await asyncio.to_thread(find_bundles, *self._paths)
             if name not in found.bundles:
-                why = found.fault or found.passed_over.get(name, "")
+                why = "; ".join(found.faults) or found.passed_over.get(name, "")
                 raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
             entry = self._entries.setdefault(name, RepositoryEntry(name))
             if entry.model is None:
@@ -152,7 +161,7 @@ class Repository:
                 raise UnknownModel(f"there is no model {name[:60]!r}")
             old, entry.model, entry.reason = entry.model, None, UNLOADED
             self._retire(old)
-            if name not in find_bundles(self._path).bundles:
+            if name not in find_bundles(*self._paths).bundles:
                 del self._entries[name]
             log.info("%s is unloaded", name)
 
@@ -167,7 +176,7 @@ class Repository:
             try:
                 if name in found.bundles:
                     await self.load(name)
-                elif why := found.fault or found.passed_over.get(name):
+                elif why := "; ".join(found.faults) or found.passed_over.get(name):
                     raise LoadFailed(f"the bundle of {name} is served as it was: {why}")
                 elif name == self.default:
                     raise LoadFailed(f"the bundle of {name}, the default model, is gone; it is served as it was")
@@ -188,7 +197,8 @@ class Repository:
 
     async def _start(self, bundle: Bundle) -> ServedModel:
         if bundle.warning:
-            log.warning("\n%s\n%s\n%s", 80 * "!", bundle.warning, 80 * "!")
+            log.warning("%s", bundle.warning)
+        log.info("%s is loading", bundle.name)
         missing = [resolution for resolution in self._preload if resolution not in bundle.resolutions]
         if missing and bundle.name == self.default:
             bundle.close()
@@ -210,7 +220,7 @@ class Repository:
 
     def _look(self) -> FoundBundles:
         """The bundles on disk; the log has the folders that are passed over."""
-        found = find_bundles(self._path)
-        for why in found.passed_over.values():
+        found = find_bundles(*self._paths)
+        for why in (*found.passed_over.values(), *found.clashes):
             log.warning("passed over: %s", why)
         return found

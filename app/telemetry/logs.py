@@ -41,7 +41,13 @@ def configure(level: str, form: str, *, waits: bool = True, instance: int | None
         shared.append(partial(_add_instance, instance))
     renderer: list[structlog.typing.Processor] = (
         # structlog's own traceback shows local variables: keys and images.
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                sort_keys=False,  # a request's method, path and status come first
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

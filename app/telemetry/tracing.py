@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import BadParameter
 from app.timing import Interval
-from model.install_advice import install_command
+from bundle.installation import install_command
 
 log = logging.getLogger(__name__)
 

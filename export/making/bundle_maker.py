@@ -11,6 +11,7 @@ from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel, bundle_labels, write_labels
 from bundle.file_names import MODEL
 from bundle.golden import write_golden
+from bundle.installation import require_packages
 from bundle.manifest import write_manifest
 from bundle.writer import replacing_bundle
 from export.graphs.quantization_recipe import require_quantization
@@ -49,6 +50,8 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
         return
     if request.int8:
         require_quantization()
+    if request.precisions:
+        require_packages(("onnxscript",), "half-precision", "half precision")
     _announce(inputs, say)
     network = source.network(inputs, say)
     _check_head(network.classes, request.options.activation)

@@ -1,5 +1,6 @@
 """Batches of images: random crops of images in memory or of files, and the view of the service for validation."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
@@ -111,6 +112,7 @@ class FromFiles:
             sampler=chunks,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
+            worker_init_fn=_leave_interrupts_to_the_parent,
         )
         for result in loader:
             if isinstance(result, BadDataset):
@@ -118,6 +120,10 @@ class FromFiles:
             indices, images = result
             targets = self._targets[indices]
             yield images.to(self._device, non_blocking=True), targets.to(self._device, non_blocking=True)
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is sent to all processes of the command
 
 
 class _Cropped(TorchDataset[Batch | BadDataset]):

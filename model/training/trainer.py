@@ -27,6 +27,7 @@ from model.training.optimizers import Optimizers
 from model.training.recipe import Recipe, learning_rate
 from model.training.run_log import LogRow, RunLog
 from model.training.sampler import Sampler, all_in_order, derive_seed
+from model.training.stop_request import StopRequest
 
 CHECKPOINT = "checkpoint.pt"
 _TOP_CLASSES = 5
@@ -111,10 +112,11 @@ class Trainer:
         assert isinstance(network, CrossViT)
         return network
 
-    def run(self, validation: FromFiles | None, report: Callable[[str, LogRow], None]) -> None:
+    def run(self, validation: FromFiles | None, report: Callable[[str, LogRow], None], stop: StopRequest) -> None:
         """Train to the end. Write the weights after every epoch, and log the accuracy on `validation`, if given.
 
-        `report` is called with each row of the log. Raises Diverged.
+        `report` is called with each row of the log. Raises Diverged; KeyboardInterrupt after a step, with a checkpoint,
+        once `stop` is requested.
         """
         run_log = RunLog(self._folder, self.step) if self._group.first else None
 
@@ -137,7 +139,7 @@ class Trainer:
                 log("training", self._row(grad_norm, images / (time.monotonic() - logged)))
                 logged, logged_step = time.monotonic(), self.step
             epoch_ends = last or self.step % self._sampler.steps_an_epoch == 0
-            due = last or time.monotonic() - saved > self._options.checkpoint_seconds
+            due = last or stop.requested or time.monotonic() - saved > self._options.checkpoint_seconds
             if epoch_ends or due:
                 self._check_weights()
             if epoch_ends:
@@ -148,6 +150,8 @@ class Trainer:
             if due:
                 self._save()
                 saved = time.monotonic()
+            if stop.requested and not last:
+                raise KeyboardInterrupt
         self._write()
         if run_log is not None:
             run_log.close()

@@ -1,8 +1,10 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from typer.testing import CliRunner, Result
 from app.cli import main
 from app.configuration.settings import Settings
 from app.main import create_app
-from model.install_advice import install_command
+from bundle.installation import install_command
 from tests.support.pictures import encoded, scene
 from tests.support.waiting import wait_until
 
@@ -156,12 +158,25 @@ def test_a_pipe_or_device_is_an_error_and_the_other_files_are_classified(bundle:
     assert [Path(line["path"]).name for line in lines[3:]] == ["a.png", "b.jpg", "c.JPEG"]
 
 
-def test_models_lists_variants_and_bundles(bundle: Path) -> None:
+def test_models_lists_networks_and_bundles_within_80_columns(bundle: Path) -> None:
     done = in_process("models", "--folder", bundle.parent)
     assert "crossvit_18_dagger_384" in done.stdout
-    (row,) = (line for line in done.stdout.splitlines() if "crossvit_tiny" in line)
+    table, _, bundles = done.stdout.partition("└")
+    assert max(map(len, table.splitlines())) <= 80
+    (row,) = (line for line in table.splitlines() if "crossvit_tiny" in line)
     assert "7.01 M" in row
-    assert "1000 classes, weights sha256:" in row
+    assert "crossvit_tiny: crossvit_tiny, 1000 classes, f32, weights sha256:" in bundles
+
+
+def test_the_version_is_told() -> None:
+    assert crossvit("--version").stdout == f"crossvit {version('crossvit')}\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "classify", "bench", "evaluate", "models", "train"])
+def test_help_names_kinds_of_values_in_one_way(command: str) -> None:
+    shown = in_process(command, "--help").stdout if command != "train" else crossvit(command, "--help").stdout
+    assert not re.search(r"<(list|int|float|path|str)\b|<\w+\|", shown)
+    assert max(len(line) for line in shown.splitlines() if "|" not in line) <= 80
 
 
 def test_export_hands_its_arguments_on() -> None:
@@ -170,11 +185,11 @@ def test_export_hands_its_arguments_on() -> None:
 
 @pytest.mark.parametrize("command", ["export", "train"])
 def test_a_package_that_is_not_installed_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.cli.find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr("bundle.installation.find_spec", lambda name: None if name == "torch" else name)
     done = CliRunner().invoke(main, [command, "--help"])
     assert done.exit_code == 1
     said = " ".join(done.output.split())  # it may be wrapped
-    assert f"error: torch is not installed: {install_command(command)} installs what this command needs" in said
+    assert f"error: this command needs torch, not installed here: {install_command(command)}" in said
 
 
 def test_serve_explains_its_settings() -> None:

@@ -37,6 +37,14 @@ def test_the_docs_need_no_other_site(bundle: Path) -> None:
     assert classify["responses"]["422"]["content"].keys() == {"application/problem+json"}
 
 
+@pytest.mark.parametrize(("docs", "page"), [(True, "docs"), (False, None)])
+def test_the_root_says_where_to_go_on(bundle: Path, docs: bool, page: str | None) -> None:
+    client = TestClient(create_app(Settings(bundle=bundle, docs=docs)))
+    links = client.get("/").json()
+    assert (links["classify"], links["models"], links["ready"], links["docs"]) == ("classify", "models", "readyz", page)
+    assert links["service"].startswith("CrossViT image classification 0.")
+
+
 def test_it_is_live_before_it_is_ready_and_warns_of_untrained_weights(
     bundle: Path, tmp_path: Path, start_server: StartServer
 ) -> None:

@@ -95,7 +95,7 @@ def test_a_bundle_of_files_that_are_closed_to_the_service_says_whose_they_are(no
 def test_a_path_that_is_closed_to_the_service_says_which_part_of_it_is(nobody: Path) -> None:
     for path in (nobody / "private", nobody / "private" / "more" / "deep"):
         with pytest.raises(BadBundle, match=rf"no bundle at {path} \(.*{nobody}/private belongs to user 0"):
-            bundle_at(path, None)
+            bundle_at([path], None)
 
 
 @as_root
@@ -113,8 +113,8 @@ def test_the_models_of_a_volume_with_a_closed_folder_are_listed(volume: Path) ->
 
 @pytest.mark.parametrize(("default", "name"), [("a", "a"), ("c", "c")])
 def test_commands_take_the_default_bundle_of_a_folder(volume: Path, default: str, name: str) -> None:
-    assert bundle_at(volume, default) == volume / name
-    assert bundle_at(volume / "a", "other") == volume / "a"
+    assert bundle_at([volume], default) == volume / name
+    assert bundle_at([volume / "a"], "other") == volume / "a"
 
 
 @pytest.mark.parametrize(
@@ -122,16 +122,16 @@ def test_commands_take_the_default_bundle_of_a_folder(volume: Path, default: str
     [
         ("", None, "several models at .*; choose one with --default-model: B.2-x, a, c"),
         ("", "notes", "there is no model 'notes' at .*; there is B.2-x, a, c; .*/notes has no manifest.json"),
-        ("nowhere", None, r"no bundle at .*/nowhere \(there is no .*/nowhere\); make one with"),
+        ("nowhere", None, r"no bundle at .*/nowhere \(there is no .*/nowhere\); make one and serve it with"),
         ("README", None, r"no bundle at .*README \(.*README cannot be read \(Not a directory\)\)"),
-        ("notes", None, r"no bundle at .*notes; make one with"),
+        ("notes", None, r"no bundle at .*notes; make one and serve it with"),
     ],
 )
 def test_a_path_without_the_requested_bundle_is_an_error_that_lists_what_exists(
     volume: Path, path: str, default: str | None, message: str
 ) -> None:
     with pytest.raises(BadBundle, match=message):
-        bundle_at(volume / path, default)
+        bundle_at([volume / path], default)
 
 
 def test_a_deleted_working_directory_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_deleted_working_directory_is_a_clear_error(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()
     with pytest.raises(BadBundle, match="no bundle at artifacts"):
-        bundle_at(Path("artifacts"), None)
+        bundle_at([Path("artifacts")], None)
     with pytest.raises(BadBundle, match="the working directory, which is gone"):
         open_bundle(Path("artifacts"))
     monkeypatch.chdir(tmp_path)

@@ -87,7 +87,7 @@ def fifo(place: Path) -> None:
         ),
         (
             lambda where: (where / "passport.json").write_text("{}"),
-            "is not a plan manifest: format: Field required",
+            "is not a plan manifest: format is missing",
         ),
     ],
 )

@@ -50,15 +50,15 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, nam
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "format: Input should be 3"),
+        ({"format": 1}, "format is not 3"),
         ({"variant": "vit"}, "unknown variant 'vit'; one of crossvit_tiny"),
         ({"weights": {"id": "md5:1", "source": ""}}, r"weights\.id"),
         ({"classes": 999}, "does not name the model's 999 classes"),
         ({"default_resolution": 225}, "no preprocessing for the default resolution"),
         ({"preprocessing": {"224": {"resize": 0, "crop": 0}}}, "64 <= crop <= resize <= 4096"),
-        ({"input": "pixels"}, "input: Input should be 'image'"),
-        ({"outputs": ["logits"]}, r"outputs\.1: Field required"),
-        ({"preprocessing": {"224": {"resize": 256}}}, r"preprocessing\.224\.crop: Field required"),
+        ({"input": "pixels"}, "input is not 'image'"),
+        ({"outputs": ["logits"]}, r"outputs\.1 is missing"),
+        ({"preprocessing": {"224": {"resize": 256}}}, r"preprocessing\.224\.crop is missing"),
     ],
 )
 def test_values_of_the_manifest_are_checked(copied: Path, change: dict[str, Any], message: str) -> None:

@@ -21,8 +21,6 @@ from export.graphs.served_network import Served
 from export.inputs.export_request import ExportOptions
 from export.making import bundle_maker, pytorch_source
 from export.making.pytorch_source import PyTorchSource
-from export.making import bundle_maker, pytorch_source
-from export.making.pytorch_source import PyTorchSource
 from export.measurement.comparison import Disagreement
 from export.measurement.golden_images import golden_answers
 from export.measurement.pytorch_parity import pytorch_answers, worst_differences

@@ -369,7 +369,7 @@ def test_errors_are_a_sentence_and_leave_nothing(
     [
         ({"format": 1}, "has format 1, not 3"),
         ({"weights": None}, "manifest.json: weights: "),
-        ({"preprocessing": {"224": {}}}, "manifest.json: preprocessing.224.resize: Field required; export it again"),
+        ({"preprocessing": {"224": {}}}, "manifest.json: preprocessing.224.resize is missing; export it again"),
         ({"files": {}}, "files lacks golden.npz, labels.json, model.onnx; export it again: python export/to_onnx.py"),
     ],
 )
@@ -398,7 +398,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_not_served(
     ("options", "message"),
     [
         (["--resolutions", "225"], "invalid choice: 225"),
-        (["--max-batch", "0"], "'--max-batch': Input should be greater than or equal to 1"),
+        (["--max-batch", "0"], "'--max-batch': it must be greater than or equal to 1"),
         (["--model-version", "latest"], "'latest' is not a number of 1 or more"),
         (["--backend", "tensorrt", "--device", "cpu"], "--backend tensorrt needs --device gpu"),
     ],

@@ -35,7 +35,7 @@ def wall(given: dict[str, Any]) -> typer.Typer:
     ("arguments", "values"),
     [
         ([], {}),
-        (["a", "--max-height", "high", "b"], {"stones": "a,b", "max_height": "high"}),
+        (["a", "--max-height", "high", "b"], {"stones": ["a", "b"], "max_height": "high"}),
         (["--sides", "1", "--sides", "2,3", "--no-mortar"], {"sides": "1,2,3", "mortar": False}),
         (["--mortar", "--colour=blue", "--max-height", "-1"], {"mortar": True, "colour": "blue", "max_height": "-1"}),
     ],

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -110,10 +112,37 @@ def test_two_processes_learn_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         assert one == pytest.approx(other, rel=2e-3)
 
 
-def test_the_same_command_again_has_nothing_left_to_do(data: Path, whole: Path) -> None:
+def test_the_same_command_again_has_nothing_left_to_do_and_says_so(
+    data: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = read_rows(whole, "training")
     assert main([str(data), "--validation", str(data), "--out", str(whole), *RECIPE, *WAYS]) == 0
     assert read_rows(whole, "training") == before
+    assert f"{whole}: this run is finished: all of its 9 steps are done" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_ctrl_c_leaves_a_checkpoint_of_the_last_whole_step(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "model/train.py", str(data), "--validation", str(data), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([*command, *RECIPE, *WAYS, "--epochs", "300"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (tmp_path / "run" / "model.safetensors").is_file(), 120)  # after an epoch
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping after this step, with a checkpoint" in said
+    assert "error: interrupted; the same command resumes from the last checkpoint" in said
+    steps = read_rows(tmp_path / "run", "training")[-1]["step"]
+    assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == steps
+
+
+def test_a_typo_is_refused_before_pytorch_is_imported() -> None:
+    code = (
+        "import sys; from model.training.command import main; "
+        "code = main(['data', '--out', 'run', '--variant', 'crossvit_8']); "
+        "sys.exit(3 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--variant" in done.stderr
 
 
 def test_the_checkpoint_of_a_run_holds_the_weights_that_it_keeps(whole: Path) -> None:
@@ -137,9 +166,9 @@ def test_another_recipe_does_not_go_on_with_a_run(data: Path, whole: Path, capsy
         (["{data}", "--epochs", "10"], 2, "warmup_epochs 30 must be fewer than the 10 epochs"),
         (["{data}"], 1, "a batch of 4096 is more than the 18 images"),
         (["{data}", "--batch", "6", "--device", "cuda"], 1, "PyTorch finds no GPU"),
-        (["{data}", "--epochs", "inf"], 2, "--epochs: Input should be a finite number"),
-        (["{data}", "--seed", "9" * 20], 2, "--seed: Input should be less than"),
-        (["{data}", "--resolution", "100"], 2, "--resolution: Input should be a multiple of 32"),
+        (["{data}", "--epochs", "inf"], 2, "--epochs is not a finite number"),
+        (["{data}", "--seed", "9" * 20], 2, "--seed is not under"),
+        (["{data}", "--resolution", "100"], 2, "--resolution is not a multiple of 32"),
     ],
 )
 def test_bad_input_is_named(
@@ -186,14 +215,14 @@ def test_the_environment_does_not_set_options_of_training(monkeypatch: pytest.Mo
     for name in ("SEED", "BATCH", "WEIGHTS"):
         monkeypatch.setenv(name, "7")
     runs: list[Arguments] = []
-    monkeypatch.setattr("model.training.command.train", runs.append)
+    monkeypatch.setattr("model.training.training_run.train", runs.append)
     assert (
-        main(["data,more", "yet", "--variant", "crossvit_tiny", "--out", "run", "--validation", "a,b", "--no-half"])
+        main(["data", "a,b", "yet", "--variant", "crossvit_tiny", "--out", "run", "--validation", "a,b", "--no-half"])
         == 0
     )
     (given,) = runs
     assert (given.seed, given.batch, given.weights, given.half) == (0, 4096, "none", False)
-    assert given.data == [Path("data"), Path("more"), Path("yet")]
+    assert given.data == [Path("data"), Path("a,b"), Path("yet")]
     assert given.validation == [Path("a"), Path("b")]
 
 

@@ -18,6 +18,7 @@ from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
 from bundle.discovery import bundle_at
+from bundle.pulled_bundles import bundle_named
 from bundle.reader import open_bundle
 from model.command_line import STOPPED, error, new_app, notes
 
@@ -33,10 +34,16 @@ _DEFAULT_BATCHES = "1,2,4,8"
 def bench(
     images: Annotated[
         list[Path] | None,
-        typer.Argument(help="image files, or folders of them; by default pictures made by code, which decode faster"),
+        typer.Argument(
+            metavar="IMAGES",
+            help="image files, or folders of them; by default pictures made by code, which decode faster",
+        ),
     ] = None,
     url: Annotated[str | None, typer.Option(help="a running server, such as http://127.0.0.1:8000")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="a bundle whose engine is measured without a server")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="a bundle, or the name of one that was pulled, whose engine is measured without a server"),
+    ] = None,
     clients: Annotated[
         str | None,
         typer.Option(help=f"with --url: clients at once, each waiting for its answer ({_DEFAULT_CLIENTS})"),
@@ -79,7 +86,11 @@ def bench(
             report = _measure_server(url, api_key, _loads(clients, rate), _files(images), options)
         else:
             check_absent("--url", clients=clients, rate=rate, model=model)
-            chosen: dict[str, Any] = {"bundle": bundle, "engine": engine, "precision": precision}
+            chosen: dict[str, Any] = {
+                "bundle": bundle and bundle_named(bundle),
+                "engine": engine,
+                "precision": precision,
+            }
             settings = Settings(**{name: value for name, value in chosen.items() if value is not None})
             sizes = _numbers("--batch", batch or _DEFAULT_BATCHES, int)
             report = _measure_engine(settings, sizes, _files(images), resolution, seconds, warmup)
@@ -123,7 +134,7 @@ def _measure_engine(
 ) -> EngineReport:
     logs.configure("warning", settings.log_format)
     log_remarks()
-    bundle = open_bundle(bundle_at(settings.bundle, settings.default_model))
+    bundle = open_bundle(bundle_at(settings.bundles, settings.default_model))
     try:
         resolution = resolution or bundle.manifest.default_resolution
         if resolution not in bundle.resolutions:

@@ -30,9 +30,10 @@ def print_bench(report: BenchReport, output: BenchFormat) -> None:
     if output is BenchFormat.JSON:
         print(json.dumps(asdict(report), indent=2, ensure_ascii=False))
     else:
-        title, table = _server_table(report) if isinstance(report, ServerReport) else _engine_table(report)
+        title, tables = _server_tables(report) if isinstance(report, ServerReport) else _engine_tables(report)
         print(title)
-        print_table(table)
+        for table in tables:
+            print_table(table)
     if report.interrupted:
         notes.print("stopped early; these are the figures up to then", style="yellow")
     for note in _notes(report):
@@ -51,29 +52,31 @@ def _notes(report: BenchReport) -> list[str]:
     return lines
 
 
-def _server_table(report: ServerReport) -> tuple[str, Table]:
+def _server_tables(report: ServerReport) -> tuple[str, list[Table]]:
+    """Two tables, since one would be wider than 80 columns."""
     title = (
-        f"{report.model} at {report.resolution}: {report.engine} {report.precision}, weights {_short(report.weights)}; "
+        f"{report.model} at {report.resolution}: {report.engine} {report.precision}, weights {_short(report.weights)}\n"
         f"{report.url}, {report.images} images"
     )
-    table = _table("load", "images/s", *_PERCENTILES, *STAGES, "answers", "client's cores")
+    figures = _table("load", "images/s", *_PERCENTILES, "answers", "client's cores")
+    stages = _table("where the time goes", *STAGES)
     for row in report.rows:
-        shares = [f"{100 * row.shares[stage]:.1f} %" if row.shares else "" for stage in STAGES]
         answers = ", ".join(f"{status}: {count}" for status, count in row.statuses.items())
-        table.add_row(
+        figures.add_row(
             _load(row),
             f"{row.images_per_second:.1f}",
             *_milliseconds(row.latency_ms),
-            *shares,
             escape(answers),
             f"{row.client_cores:.2f}",
         )
-    return title, table
+        if row.shares:
+            stages.add_row(_load(row), *(f"{100 * row.shares[stage]:.1f} %" for stage in STAGES))
+    return title, [figures, stages] if stages.rows else [figures]
 
 
-def _engine_table(report: EngineReport) -> tuple[str, Table]:
+def _engine_tables(report: EngineReport) -> tuple[str, list[Table]]:
     title = (
-        f"{report.bundle} at {report.resolution}: {report.engine} {report.precision}, "
+        f"{report.bundle} at {report.resolution}: {report.engine} {report.precision}\n"
         f"best at batches of {report.best_batch}, weights {_short(report.weights)}"
     )
     table = _table("", "images/s", *_PERCENTILES, "calls")
@@ -83,11 +86,11 @@ def _engine_table(report: EngineReport) -> tuple[str, Table]:
     decoding = report.decoding
     speed = f"{decoding.images_per_second:.1f}"
     table.add_row("decoding, one core", speed, *_milliseconds(decoding.latency_ms), f"{report.images} images")
-    return title, table
+    return title, [table]
 
 
 def _table(first: str, *others: str) -> Table:
-    columns = [Column(name, justify="right", no_wrap=True) for name in others]
+    columns = [Column(name, justify="right", no_wrap=name != "answers") for name in others]
     return Table(Column(first, no_wrap=True), *columns)
 
 

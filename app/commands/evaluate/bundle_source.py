@@ -82,7 +82,7 @@ async def bundle_source(
 
 
 def _open_bundles(settings: Sequence[Settings]) -> list[Bundle]:
-    bundles = [open_bundle(bundle_at(each.bundle, each.default_model)) for each in settings]
+    bundles = [open_bundle(bundle_at(each.bundles, each.default_model)) for each in settings]
     for warning in dict.fromkeys(bundle.warning for bundle in bundles if bundle.warning):
         notes.print(warning, style="bold red")
     return bundles

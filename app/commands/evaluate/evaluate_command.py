@@ -21,6 +21,7 @@ from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
+from bundle.pulled_bundles import bundle_named
 from model.command_line import STOPPED, error, new_app, notes
 from model.dataset import BadDataset, Dataset
 
@@ -38,7 +39,10 @@ def evaluate(
         typer.Argument(metavar="DATA", help="folders or zip files of <class>/<image>, or WebDataset's tar files"),
     ],
     bundle: Annotated[
-        Path | None, typer.Option(help="the bundle whose engine is asked; by default that of `crossvit serve`")
+        Path | None,
+        typer.Option(
+            help="the bundle whose engine is asked, or the name of a pulled one; by default that of CROSSVIT_BUNDLE"
+        ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
     precision: Annotated[str | None, typer.Option(help="with --bundle, as in `crossvit serve`")] = None,
@@ -80,7 +84,7 @@ def evaluate(
         draw = _make_draw(plot)
         if url is None:
             check_absent("--url", model=model, clients=clients)
-            settings = _settings(bundle=bundle, **own)
+            settings = _settings(bundle=bundle and bundle_named(bundle), **own)
             open_source = partial(
                 bundle_source,
                 settings=settings,
@@ -154,7 +158,7 @@ def _second(own: dict[str, Any], first: Settings, against: str | None, against_b
         if not (engine and colon and precision):
             raise BadParameter(f"--against {against}: must be like openvino:f32")
         own = own | {"engine": engine, "precision": precision}
-    return _settings(bundle=against_bundle or first.bundle, **own)
+    return _settings(bundle=bundle_named(against_bundle) if against_bundle else first.bundle, **own)
 
 
 def _make_draw(plot: Path | None) -> Callable[[EvaluationReport], None]:

@@ -75,6 +75,11 @@ def _print_tables(report: EvaluationReport, worst: int) -> None:
     if figures is None:
         return
     print_table(_accuracies(report, figures))
+    nll = "" if figures.nll is None else f", NLL {figures.nll:.4f}"
+    print(
+        f"mean of classes {_percent(figures.class_mean)}; confidence {figures.confidence:.4f}, "
+        f"ECE {figures.ece:.4f}{nll}"
+    )
     if figures.against is not None:
         print(
             f"the same best class for {_percent(figures.against.same_best)} of the images; "
@@ -86,17 +91,13 @@ def _print_tables(report: EvaluationReport, worst: int) -> None:
 
 
 def _accuracies(report: EvaluationReport, figures: AccuracySummary) -> Table:
-    others = ("top-1", "95 %", "top-5", "mean of classes", "confidence", "ECE", "NLL")
+    others = ("top-1", "95 %", "top-5")
     table = Table("", *(Column(name, justify="right", no_wrap=True) for name in others))
     table.add_row(
         "logits",
         _percent(figures.top1),
         f"{100 * figures.top1_low:.2f} to {_percent(figures.top1_high)}",
         _percent(figures.top5),
-        _percent(figures.class_mean),
-        f"{figures.confidence:.4f}",
-        f"{figures.ece:.4f}",
-        "" if figures.nll is None else f"{figures.nll:.4f}",
     )
     for name, branch in figures.branches.items():
         table.add_row(name, _percent(branch.top1), "", _percent(branch.top5))
@@ -107,8 +108,8 @@ def _accuracies(report: EvaluationReport, figures: AccuracySummary) -> Table:
 
 
 def _worst(classes: Sequence[ClassFigures], count: int) -> Table:
-    table = Table("worst classes", "label", *(Column(name, justify="right") for name in ("images", "top-1", "top-5")))
-    table.add_column("most often taken for")
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("images", "top-1", "top-5"))
+    table = Table("class", "label", *numbers, "taken for", title="worst classes")
     for each in sorted(classes, key=lambda each: (each.top1, each.top5, -each.images, each.category))[:count]:
         table.add_row(
             escape(each.category),
@@ -131,7 +132,8 @@ def _notes(report: EvaluationReport) -> list[str]:
     unknown = [each.category for each in report.figures.classes if not each.truth] if report.figures else []
     if unknown:
         lines.append(
-            f"{len(unknown)} classes were in no answer's top five, such as {unknown[0]!r}: does the model have them?"
+            f"{len(unknown)} classes were in no answer's top five, such as {unknown[0]!r}: the model lacks "
+            "them, or they have few images"
         )
     return lines
 

@@ -28,10 +28,10 @@ from app.engines.registry import ON_CPU, offered_engines
 from app.processes.channel import Arrays, PendingResult, Values
 from app.processes.shared_memory import SharedMemory
 from bundle.bundle_errors import BadBundle, ExplainedError
+from bundle.installation import install_command
 from bundle.plan_manifest import PlanManifest
 from bundle.scores import best_classes
 from bundle.tensors import Images, Outputs
-from model.install_advice import install_command
 from model.spec import Activation
 
 log = logging.getLogger(__name__)

@@ -15,13 +15,14 @@ from app.engines.engine_process.golden_check import golden_mismatch
 from app.engines.engine_process.launch import EngineProcess
 from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.interface import EngineRefused
-from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, ON_CPU, PLAN_ENGINE, TIERS
+from app.engines.registry import AUTO, GPU_ONLY_PRECISIONS, ON_CPU, PLAN_ENGINE, SLOWER_THAN, TIERS
 from app.errors import EngineFailed, NoEngine, WrongAnswers
+from app.machine.cpus import has_dot_products
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.bundle_errors import ExplainedError
+from bundle.installation import install_command
 from bundle.precisions import F32, INT8
 from bundle.reader import Bundle
-from model.install_advice import install_command
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,11 @@ class EngineRequest:
 class EngineSearch:
     """Finds the engine for one resolution of a bundle. Blocking; `stop` may be called from another thread.
 
-    A CPU that has bfloat16 instructions need not be fast with them, and which engine is ahead differs from CPU to CPU:
-    so the candidates of a tier are compared by time, unless one is preferred, or was found the fastest at an earlier
-    start. Of two that are as fast the one nearer to float32 is taken. Every engine that computes must give the golden
-    logits. A precision that is not asked for by name must also agree with float32 on photographs, as the bundle has it.
+    A CPU that has bfloat16 instructions need not be fast with them: so the candidates of a tier are compared by time,
+    unless one is preferred, or was found the fastest at an earlier start. What cannot win is left out: a lower tier,
+    and float32 where 8 bits work and the CPU has instructions for them. Of two that are as fast the one nearer to
+    float32 is taken. Every engine that computes must give the golden logits. A precision that is not asked for by name
+    must also agree with float32 on photographs, as the bundle has it.
 
     Args:
         bundle: has the graphs, plans and golden images.
@@ -89,6 +91,7 @@ class EngineSearch:
         self._absent: dict[str, str] = {}  # why there are no candidates where none was to be expected
         self._reasons: dict[str, list[str]] = {}
         self._ran: set[str] = set()
+        self._worked: set[Candidate] = set()
         self._tried: set[Candidate] = set()
         self._lost: set[str] = set()  # engines whose process ended or hung
         self._error: ExplainedError | None = None
@@ -146,11 +149,22 @@ class EngineSearch:
                 return process
         best: EngineProcess | None = None
         for candidate in [candidate for name in tier for candidate in self._candidates(name)]:
+            if self._cannot_win(candidate):
+                continue
+            log.info(
+                "%s at %d: trying %s %s; later starts try nothing", self._bundle.name, self._resolution, *candidate
+            )
             if process := self._try(candidate):
                 best = self._faster(best, process) if best else process
         if best:
             self._remember((best.name, best.precision), remembered)
         return best
+
+    def _cannot_win(self, candidate: Candidate) -> bool:
+        """Whether the same engine works in a precision that is always faster on this CPU; those are offered first."""
+        name, precision = candidate
+        faster = (name, SLOWER_THAN.get(precision, ""))
+        return name in ON_CPU and faster in self._worked and has_dot_products()
 
     def _candidates(self, name: str) -> list[Candidate]:
         if name not in self._offered:
@@ -225,6 +239,7 @@ class EngineSearch:
             self._out(candidate, process, err)
             return None
         self._ran.add(name)
+        self._worked.add(candidate)
         return process
 
     def _faster(self, *processes: EngineProcess) -> EngineProcess | None:
@@ -245,6 +260,7 @@ class EngineSearch:
                 except (EngineRefused, ExplainedError, WorkerDied, WorkerHung, WorkerFailed) as err:
                     del seconds[process]
                     self._ran.discard(process.name)
+                    self._worked.discard((process.name, process.precision))
                     self._out((process.name, process.precision), process, err)
                 else:
                     seconds[process] += [taken] if number else []  # the first call also allocates

@@ -13,9 +13,9 @@ from app.engines.gpu.device import DeviceError, PlanNetwork, Tensor, TensorRTDev
 from app.engines.gpu.slot_self_test import disagreement
 from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import Engine, EngineFiles, EngineRefused, PendingOutputs, TensorRTPlan
+from bundle.installation import install_command
 from bundle.plan_manifest import PlanManifest
 from bundle.tensors import INPUT, OUTPUTS, ImageRows, Images, Outputs
-from model.install_advice import install_command
 
 log = logging.getLogger(__name__)
 

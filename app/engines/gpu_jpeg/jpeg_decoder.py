@@ -19,8 +19,8 @@ from app.engines.gpu.device import Address, DeviceError
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
+from bundle.installation import install_command
 from bundle.tensors import Images
-from model.install_advice import install_command
 from model.preprocess import Window, windows
 from model.spec import Preprocessing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.machine.cpus import allowed_cpus, cpu_quota, usable_cpus
+from app.machine.cpus import allowed_cpus, cpu_quota, has_dot_products, usable_cpus
 from tests.support.folders import control_group
 
 
@@ -81,3 +81,13 @@ def test_a_process_bound_to_one_cpu_uses_one() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"
     assert allowed_cpus() >= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("flags : fpu avx512f avx512_vnni", True), ("Features : fp asimd asimddp", True), ("flags : fpu avx2", False)],
+)
+def test_instructions_for_8_bits_are_found(flags: str, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    assert has_dot_products(tmp_path / "cpuinfo") is expected
+    assert has_dot_products(tmp_path / "missing") is False

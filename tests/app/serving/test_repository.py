@@ -62,7 +62,7 @@ async def serving(path: Path, default: str | None = None, **more: Any) -> AsyncI
                 load_seconds=60,
             )
 
-        repository = Repository(path, default, make, **more)
+        repository = Repository([path], default, make, **more)
         try:
             yield repository
         finally:
@@ -260,7 +260,7 @@ def test_folders_that_are_closed_to_the_service_keep_no_model_from_being_served(
         (volume / "lost+found").mkdir(mode=0o700)
         open_bundle(bundle).close()  # imports what others may not read
         os.seteuid(65534)
-        repository = Repository(volume, "a", Mute)
+        repository = Repository([volume], "a", Mute)
         await repository.load_all()
         os.seteuid(0)
         (volume / "b").chmod(0o700)

@@ -11,7 +11,6 @@ import pytest
 from bundle.atomic_files import file_sha256
 from export import to_onnx
 from export.graphs import quantization_recipe
-from export.graphs import quantization_recipe
 from export.inputs import if_changed
 from export.making import added_graphs, bundle_maker
 from export.measurement import int8

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bundle.installation import install_command
 from export import to_trt
-from model.install_advice import install_command
 from tests.export.to_trt.fake_builder import FOLDER, run
 from tests.support.folders import tree
 from tests.support.reference_network import TINY

@@ -56,14 +56,14 @@ def test_default_is_the_resolution_that_the_bundle_serves_by_default(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--batch-sizes", "0"], "'--batch-sizes': Input should be greater than or equal to 1"),
-        (["--batch-sizes", "1", "many"], "'--batch-sizes': Input should be a valid integer"),
-        (["--batch-sizes", "1", "2000"], "'--batch-sizes': Input should be less than or equal to 1024"),
+        (["--batch-sizes", "0"], "'--batch-sizes': it must be greater than or equal to 1"),
+        (["--batch-sizes", "1", "many"], "'--batch-sizes': it must be a valid integer"),
+        (["--batch-sizes", "1", "2000"], "'--batch-sizes': it must be less than or equal to 1024"),
         (["--workspace", "lots"], "'lots' is not a size, such as 4 (GiB), 4GiB or 512MiB"),
         (["--workspace", "0"], "'0' is not a size"),
         (["--precision", "int8"], "invalid choice: 'int8'"),
         (["--resolutions", "300"], "invalid choice: 300"),
-        (["--optimization-level", "6"], "'--optimization-level': Input should be less than or equal to 5"),
+        (["--optimization-level", "6"], "'--optimization-level': it must be less than or equal to 5"),
     ],
 )
 def test_invalid_arguments_are_refused(capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:

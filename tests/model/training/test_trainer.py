@@ -12,6 +12,7 @@ from model.spec import VARIANTS
 from model.training.distributed import Group
 from model.training.images import FromFiles
 from model.training.recipe import Recipe
+from model.training.stop_request import StopRequest
 from model.training.trainer import CHECKPOINT, Trainer, TrainerOptions
 from tests.model.training import made
 from tests.support.training_log import read_rows
@@ -48,7 +49,9 @@ def test_losses_are_those_of_all_processes_also_after_a_checkpoint(tmp_path: Pat
     def losses(out: Path, kind: type[Trainer] = Trainer) -> list[float]:
         torch.manual_seed(0)
         group, options = WithAnother(torch.device("cpu"), 0, 2), TrainerOptions(checkpoint_seconds=0, log_steps=4)
-        kind(CrossViT(TINY, 3), recipe, images, out, group, options).run(None, lambda *_: None)
+        kind(CrossViT(TINY, 3), recipe, images, out, group, options).run(
+            None, lambda *_: None, StopRequest(alone=False)
+        )
         return [row["loss"] for row in read_rows(out, "training")]
 
     for name in ("whole", "stopped"):

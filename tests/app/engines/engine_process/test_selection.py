@@ -1,6 +1,7 @@
 """Selection with engines that are fakes, in this process; those in processes are in process/test_launch.py."""
 
 import logging
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,10 +60,11 @@ def choose(
             worker.kill()
 
 
-def test_auto_compares_the_engines_that_are_here_and_later_starts_try_only_the_fastest(
+def test_auto_compares_the_engines_of_a_tier_and_later_starts_try_only_the_fastest(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is remembered there
+    monkeypatch.setattr(selection, "TIERS", (registry.ON_CPU,))  # as on CPUs where either may be the faster one
     caplog.set_level(logging.INFO)
     opened = open_bundle(bundle)
     chosen = choose(opened)
@@ -209,6 +211,40 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fakes")
 def test_the_fastest_wins_whatever_the_cpu_promises() -> None:
     assert choose(described()).precision == "f32"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the tiers are those of x86-64")
+def test_onnx_runtime_is_not_tried_where_openvino_works(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # nothing is remembered there
+    caplog.set_level(logging.INFO)
+    chosen = choose(open_bundle(bundle))
+    assert (chosen.name, chosen.refused) == ("openvino", {})
+    assert "images/s" not in caplog.text  # nothing is left to compare it with
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(("instructions", "loaded"), [(True, ["int8"]), (False, ["int8", "f32"])])
+def test_float32_is_not_tried_where_eight_bits_work_and_the_cpu_has_instructions_for_them(
+    instructions: bool, loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    load = Fake.load
+
+    def noting_load(self: Fake, side: int) -> None:
+        tried.append(self.precision)
+        load(self, side)
+
+    monkeypatch.setattr(Fake, "load", noting_load)
+    monkeypatch.setattr(Fake, "seconds", {"int8": 0.01, "f32": 0.02})
+    monkeypatch.setattr(selection, "has_dot_products", lambda: instructions)
+    monkeypatch.setattr(sys.modules["fakes"], "offers", lambda *_: map(Fake, ("int8", "f32")))
+    assert choose(described({"int8": GOOD})).precision == "int8"
+    assert tried == loaded
+    monkeypatch.setattr(Fake, "seconds", {"int8": 0.0, "f32": 0.02})  # eight bits fail
+    assert choose(described({"int8": GOOD})).precision == "f32"
+    assert choose(described({"int8": GOOD}), precision="f32").precision == "f32"
 
 
 @pytest.mark.usefixtures("fakes")

@@ -1,12 +1,27 @@
-"""The command that adds an optional part of the project to the installation that runs."""
+"""The optional parts of the project: whether they are installed, and the command that installs them."""
 
 import json
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from bundle.bundle_errors import ExplainedError
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class NotInstalled(ExplainedError):
+    """A package that something needs is not installed; the message has the command that installs it."""
+
+
+def require_packages(packages: Iterable[str], extra: str, needed_by: str) -> None:
+    """Raise NotInstalled unless all of `packages`, which the extra installs, are there."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise NotInstalled(f"{needed_by} needs {' and '.join(missing)}, not installed here: {install_command(extra)}")
 
 
 def install_command(extra: str) -> str:

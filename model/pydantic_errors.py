@@ -21,6 +21,11 @@ _WORDS = {
     "greater_than": "is not over {gt}",
     "greater_than_equal": "is less than {ge}",
     "less_than_equal": "is more than {le}",
+    "less_than": "is not under {lt}",
+    "multiple_of": "is not a multiple of {multiple_of}",
+    "finite_number": "is not a finite number",
+    "literal_error": "is not {expected}",
+    "json_invalid": "is not JSON",
     "too_short": "has fewer than {min_length}",
     "too_long": "has more than {max_length}",
     "string_too_long": "is longer than {max_length} characters",
@@ -30,6 +35,8 @@ _WORDS = {
 
 def describe_error(error: Mapping[str, Any]) -> str:
     """The predicate of a sentence about the invalid value; `error` is one of pydantic.ValidationError.errors()."""
+    if error["type"] == "value_error":  # the sentence of a check of our own
+        return f"is not valid: {error['ctx']['error']}"
     return _WORDS.get(error["type"], "is invalid").format_map(error.get("ctx", {}))
 
 

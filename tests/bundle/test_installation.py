@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model import install_advice
-from model.install_advice import ROOT, install_command
+from bundle import installation
+from bundle.installation import ROOT, install_command
 
 
 class _Distribution:
@@ -24,7 +24,7 @@ class _Distribution:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The project in a folder that is no checkout."""
-    monkeypatch.setattr(install_advice, "ROOT", tmp_path)
+    monkeypatch.setattr(installation, "ROOT", tmp_path)
     return monkeypatch
 
 
@@ -35,13 +35,13 @@ def test_a_checkout_gets_more_packages_for_itself() -> None:
 def test_a_wheel_or_folder_that_is_still_there_is_named(installed: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wheel = tmp_path / "a wheel.whl"
     wheel.touch()
-    installed.setattr(install_advice, "distribution", lambda _: _Distribution(wheel.as_uri()))
+    installed.setattr(installation, "distribution", lambda _: _Distribution(wheel.as_uri()))
     assert install_command("quantize") == f"pip install '{wheel}[quantize]'"
 
 
 @pytest.mark.parametrize("url", [None, "file:///tmp/a-build-folder-that-is-gone", "https://example.org/c.whl"])
 def test_otherwise_the_package_is_named(installed: pytest.MonkeyPatch, url: str | None) -> None:
-    installed.setattr(install_advice, "distribution", lambda _: _Distribution(url))
+    installed.setattr(installation, "distribution", lambda _: _Distribution(url))
     assert install_command("gpu") == "pip install 'crossvit[gpu]'"
 
 
@@ -49,5 +49,5 @@ def test_an_uninstalled_copy_names_the_package(installed: pytest.MonkeyPatch) ->
     def none(_: str) -> None:
         raise PackageNotFoundError
 
-    installed.setattr(install_advice, "distribution", none)
+    installed.setattr(installation, "distribution", none)
     assert install_command("otel") == "pip install 'crossvit[otel]'"

@@ -1,0 +1,103 @@
+"""The bundles of the sources that `crossvit serve` is given; those that are not there are made first."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from app.errors import PullFailed
+from app.machine.signals import outside
+from app.pulling.pull_command import PULL_PACKAGES, pull_command
+from bundle.bundle_errors import BadBundle
+from bundle.discovery import find_bundles
+from bundle.installation import require_packages
+from bundle.pull_source import HUB_PREFIX, PullSource, pull_source
+from bundle.pulled_bundles import is_current, pulled_folder, read_pull_record
+
+_POLL_SECONDS = 0.02
+_END_SECONDS = 3.0  # for a child to remove what it has half made
+_QUANTIZE = "--quantize"
+
+Say = Callable[[str], None]
+
+
+def bundles_of_sources(sources: Sequence[str], options: Sequence[str], say: Say) -> list[Path]:
+    """The paths of the bundles of `sources`; a source that is a bundle, or a folder of them, is its own.
+
+    `options` are those of `crossvit pull`, for sources that are not bundles; without any, a bundle stays as it was
+    made. Raises BadSource, PullFailed or NotInstalled, and BadBundle if two models would have one name.
+    """
+    found = [_own_bundle(text) or pull_source(text) for text in sources]
+    _check_names(found)
+    return [each if isinstance(each, Path) else _made(each, list(options), say) for each in found]
+
+
+def _own_bundle(text: str) -> Path | None:
+    """The path that `text` is, if there is a bundle or a folder of them."""
+    path = Path(text).expanduser()
+    plain = os.sep not in text and not path.is_dir()  # the name of a network, or a file
+    return None if plain or text.startswith(HUB_PREFIX) or not find_bundles(path).bundles else path
+
+
+def _check_names(found: Sequence[Path | PullSource]) -> None:
+    """Raise BadBundle if two models would have one name."""
+    places: dict[str, str] = {}
+    for each in found:
+        bundles = find_bundles(each).bundles if isinstance(each, Path) else {each.model: each.text}
+        for name, place in bundles.items():
+            if (first := places.setdefault(name, str(place))) != str(place):
+                raise BadBundle(f"two models would be called {name}: {first} and {place}; rename a file or folder")
+
+
+def _made(source: PullSource, options: list[str], say: Say) -> Path:
+    """The bundle of `source` in the cache, made now unless it is as it would be made."""
+    try:
+        bundle = pulled_folder(source)
+    except OSError as err:
+        raise PullFailed(f"there is no place for the bundle of {source.text}: {err}") from err
+    record = read_pull_record(bundle)
+    if record is not None:
+        before = _without_quantization(record.options)
+        if options in ([], before) and is_current(bundle, source, record):
+            return bundle
+        options = options or before
+    require_packages(PULL_PACKAGES, "cpu", "making a bundle")
+    say(f"{source.model}: making the bundle of {source.text}")
+    status = _run_child(pull_command(source.text, options))
+    if status and (record is None or source.checkpoint is not None or record.options != options):
+        raise PullFailed(f"{source.text} cannot be served: no bundle of it could be made")
+    if status:
+        say(f"warning: {source.text} could not be looked up; its bundle is served as it was made before")
+    return bundle
+
+
+def _without_quantization(options: Sequence[str]) -> list[str]:
+    """`options` without the one that takes minutes; a service adds that while it serves."""
+    kept = list(options)
+    with suppress(ValueError):
+        at = kept.index(_QUANTIZE)
+        del kept[at : at + 2]
+    return kept
+
+
+def _run_child(command: Sequence[str]) -> int:
+    """The exit status of `command`, which prints for itself, and ends with this process."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    outside.cleanup = partial(_end, child)
+    while (status := child.poll()) is None:  # no wait(), in which a signal would find the child's lock taken
+        time.sleep(_POLL_SECONDS)
+    outside.cleanup = lambda: None
+    return status
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    child.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + _END_SECONDS
+    while child.poll() is None:
+        if time.monotonic() > deadline:
+            child.kill()
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,104 @@
+"""What a bundle can be made from: the name of a network, a checkpoint, or a repository of the Hugging Face hub."""
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+
+from bundle.bundle_errors import ExplainedError
+from bundle.file_names import MODEL_NAME
+from model.spec import variant_named
+
+HUB_PREFIX = "hf:"
+
+_HUB_FORM = f"{HUB_PREFIX}OWNER/REPOSITORY[@REVISION]"
+_HUB = re.compile(r"hf:(?P<repository>[\w.-]+/(?P<name>[\w.-]+))(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# Names that trainers and libraries give to every checkpoint: the folder's name says more.
+_GENERIC_NAMES = {"best", "checkpoint", "last", "model", "model_best", "pytorch_model", "weights"}
+_CONFIG = "config.json"  # beside a checkpoint
+
+
+class BadSource(ExplainedError):
+    """No bundle can be made of what was named."""
+
+
+@dataclass(frozen=True)
+class PullSource:
+    """A source of bundles.
+
+    Attributes:
+        text: as `python -m export.pull` takes it.
+        identity: the same for all spellings of one source.
+        model: the name of the model, and of its bundle's folder.
+        checkpoint: the file, or the folder of files, if the source is one.
+        fixed: whether the source always stands for the same weights.
+    """
+
+    text: str
+    identity: str
+    model: str
+    checkpoint: Path | None = None
+    fixed: bool = False
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change (ns) of each file that a bundle of this source is made from, by its path."""
+        if self.checkpoint is None:
+            return {}
+        folder = self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent
+        beside = [folder / _CONFIG, self.checkpoint.with_suffix(".labels.json")]
+        paths = sorted(folder.iterdir()) if self.checkpoint.is_dir() else [self.checkpoint, *beside]
+        return file_versions(paths)
+
+
+def pull_source(text: str) -> PullSource:
+    """The source that `text` names. Raises BadSource if there is none, with what would do."""
+    if text.startswith(HUB_PREFIX):
+        return _of_hub(text)
+    path = Path(text).expanduser()
+    if os.sep not in text:
+        try:
+            name = variant_named(text).name
+        except ValueError as err:
+            if not path.exists():
+                raise BadSource(f"{text} is not a file or folder, and not a network: {err}") from err
+        else:
+            if not path.is_file():  # crossvit_9_224.pth is the name of IBM's file, and may be a file here
+                return PullSource(name, name, name, fixed=True)
+    if not path.exists():
+        raise BadSource(f"there is no {path}: give a checkpoint, a bundle, the name of a network, or {_HUB_FORM}")
+    path = Path(os.path.abspath(path))  # noqa: PTH100
+    return PullSource(str(path), str(path), _model_name(path), path, fixed=True)
+
+
+def file_versions(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of those of `paths` that are files, by their paths."""
+    versions = {}
+    for path in paths:
+        with suppress(OSError):
+            status = path.stat()
+            if S_ISREG(status.st_mode):
+                versions[str(path)] = (status.st_size, status.st_mtime_ns)
+    return versions
+
+
+def _of_hub(text: str) -> PullSource:
+    match = _HUB.fullmatch(text)
+    if match is None:
+        raise BadSource(f"{text} is not {_HUB_FORM}")
+    revision = match["revision"] or ""
+    return PullSource(text, text, _fit(match["name"]), fixed=bool(_COMMIT.fullmatch(revision)))
+
+
+def _model_name(checkpoint: Path) -> str:
+    stem = checkpoint.name if checkpoint.is_dir() else checkpoint.name.partition(".")[0] or checkpoint.name
+    return _fit(checkpoint.parent.name if stem in _GENERIC_NAMES and not checkpoint.is_dir() else stem)
+
+
+def _fit(name: str) -> str:
+    """`name` with other characters than a model's name may have replaced."""
+    fitting = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".")[:100]
+    return fitting if MODEL_NAME.fullmatch(fitting) else "model"
