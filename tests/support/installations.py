@@ -76,7 +76,8 @@ def elsewhere(bin_folder: Path, home: Path, settings: Mapping[str, str]) -> dict
     ours = ("CROSSVIT_", "HF_", "PYTHON", "VIRTUAL_ENV", "XDG_", "COVERAGE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     home.mkdir(exist_ok=True)
-    return kept | {"HOME": str(home), "PATH": f"{bin_folder}{os.pathsep}{kept['PATH']}"} | settings
+    path = f"{bin_folder}{os.pathsep}{kept['PATH']}"
+    return {**kept, "HOME": str(home), "PATH": path, **settings}
 
 
 def _pip(python: Path, *arguments: str) -> None:
