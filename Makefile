@@ -21,7 +21,7 @@ INSTALLED := .venv/.installed-$(ENGINES)
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all check audit lock sbom dist bench-bundles bench bench-full format clean
+.PHONY: serve test test-all graphs check audit lock sbom dist bench-bundles bench bench-full format clean
 
 MADE_FROM = "$(or $(WEIGHTS),$(VARIANT))" $(if $(LABELS),--labels "$(LABELS)") $(EXPORT)
 serve: $(SERVING) $(if $(QUANTIZE),$(QUANTIZING))
@@ -45,6 +45,10 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(INSTALL_BENCH)
 	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
+
+# The graph templates that ship: whenever the network or its export has changed. They are committed.
+graphs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m export.ship_templates
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
