@@ -30,7 +30,8 @@ def _from_options(
         str,
         typer.Option(
             metavar="WEIGHTS",
-            help="auto (local cache, else hub, else shipped, else untrained), one of these, or a checkpoint",
+            help="auto (local cache, else hub, else shipped, else untrained), pretrained (never untrained), one of "
+            "these, a checkpoint, or hf:owner/name[@revision]",
         ),
     ] = "auto",
     labels: arguments.LabelsOption = None,

@@ -19,7 +19,7 @@ from model.stored.weight_file import read_weight_file
 from model.stored.weight_sets import WeightSets
 from model.variant_fit import differences_from, expected_shapes, fits, fitting_variants
 
-__all__ = ["BadCheckpoint", "NetworkParameters", "checkpoint_variant", "read_parameters", "read_tensors", "silent"]
+__all__ = ["BadCheckpoint", "NetworkParameters", "checkpoint_variants", "read_parameters", "read_tensors", "silent"]
 
 NetworkParameters = dict[str, NDArray[np.float32]]
 Say = Callable[[str], None]
@@ -47,12 +47,12 @@ def read_tensors(path: Path, say: Say = silent) -> NetworkParameters:
     return _values(_state(path, list(VARIANTS.values()), say), path.name)
 
 
-def checkpoint_variant(path: Path) -> Variant:
-    """The variant whose weights `path` holds, told by names and shapes; no values are read.
+def checkpoint_variants(path: Path) -> list[Variant]:
+    """The variants that the weights in `path` fit, told by names and shapes; no values are read.
 
-    Of networks that differ in the resolution alone it is the one of these position grids. Raises BadCheckpoint.
+    Of networks that differ in the resolution alone the first is the one of these position grids. Raises BadCheckpoint.
     """
-    return fitting_variants(_shapes(_state(path, list(VARIANTS.values()), silent)))[0]
+    return fitting_variants(_shapes(_state(path, list(VARIANTS.values()), silent)))
 
 
 def _state(path: Path, variants: list[Variant], say: Say) -> StateDict:

@@ -1,35 +1,34 @@
-"""Finds weights: a file, the local cache, the Hugging Face hub, those that ship, or random ones."""
+"""Finds weights: a file, the local cache, the Hugging Face hub, those that ship, or random ones; imports no torch."""
 
 import hashlib
 import re
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import huggingface_hub as hub
-
-from model.checkpoint import BadCheckpoint
+from model.checkpoint import BadCheckpoint, checkpoint_variants
+from model.config_beside import config_variant
+from model.hub import (
+    CHECKPOINT_SUFFIXES,
+    FOLDER_FILES,
+    HUB_PREFIX,
+    HubRepository,
+    HubUnavailable,
+    official_weights,
+    repository_weights,
+)
 from model.labels import labels_beside
 from model.spec import UNTRAINED, Variant
 from model.stored.foreign_files import folder_kind
 
-T = TypeVar("T")
-
-HUB, SHIPPED = "hub", "shipped"
+AUTO, PRETRAINED, HUB, SHIPPED = "auto", "pretrained", "hub", "shipped"
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "shipped"
 SHIPPED_SOURCE = "shipped with the project, for trying it out: 200 of ImageNet's classes, often wrong"
 SHIPPED_CAUTION = (
     "THE WEIGHTS THAT SHIP WITH THE PROJECT, for trying it out: they know 200 of ImageNet's 1000 classes, learnt from "
     "pictures of 64 x 64 pixels, and are often wrong (model/shipped/README.md). Give better ones with --weights"
 )
-HUB_FILE = "model.safetensors"
-FOLDER_FILES = (HUB_FILE, "pytorch_model.bin")  # what transformers and accelerate call a network's weights
-CHECKPOINT_SUFFIXES = frozenset((".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"))
 MAX_WEIGHTS_BYTES = 16_000_000_000  # the largest network with its optimizer has under 1 GB
-HUB_TIMEOUT_SECONDS = 4.5
 
 
 class WeightsUnavailable(Exception):
@@ -45,17 +44,21 @@ class Weights:
         source: a description of the origin.
         path: the file; None for untrained weights.
         caution: a warning for everybody who serves them, if there is one.
+        is_official: whether they are the published ones, by the network's name: these keep the paper's preprocessing,
+            whatever a config.json beside them says.
     """
 
     id: str
     source: str
     path: Path | None
     caution: str | None = None
+    is_official: bool = False
 
     @classmethod
-    def of(cls, path: Path, source: str, caution: str | None = None) -> "Weights":
+    def of(cls, path: Path, source: str, caution: str | None = None, *, is_official: bool = False) -> "Weights":
         with path.open("rb") as file:
-            return cls(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", source, path, caution)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(f"sha256:{digest}", source, path, caution, is_official)
 
     @property
     def labels(self) -> Path | None:
@@ -64,31 +67,67 @@ class Weights:
 
 
 def find_weights(choice: str, variant: Variant, say: Callable[[str], None]) -> Weights:
-    """The weights that `choice` names: "auto", "hub", "shipped", "untrained", or the path of a checkpoint.
+    """The weights that `choice` names, for `variant`.
 
-    "auto" takes the first that is available: the hub's files cached on this machine, the hub, the weights that ship
-    with the project, untrained ones; `say` is told why a better one was passed over. The others raise
-    WeightsUnavailable if they are not available.
+    "hub" are the published ones: the hub's files cached on this machine, else the hub. "shipped" are those that ship
+    with the project. "pretrained" takes the first of these that is available, and "auto" untrained ones after them;
+    `say` is told why better ones were passed over. Others are what located_weights takes. Raises WeightsUnavailable.
     """
-    if choice == UNTRAINED:
-        return Weights(UNTRAINED, "random initial weights", None)
+    if choice == AUTO:
+        try:
+            return find_weights(PRETRAINED, variant, say)
+        except WeightsUnavailable as err:
+            say(f"note: {err}. Going on with untrained weights.")
+            return find_weights(UNTRAINED, variant, say)
+    if choice == PRETRAINED:
+        return _pretrained(variant, say)
     if choice == HUB:
-        return _cached(variant) or _download(variant)
+        return _official(variant, say)
     if choice == SHIPPED:
         return _shipped(variant)
-    if "://" in choice:
-        raise WeightsUnavailable(f"{choice} is an address: download it, and give the path of the file")
-    if choice != "auto":
-        return _file(Path(choice).expanduser())
+    if choice == UNTRAINED:
+        return Weights(UNTRAINED, "random initial weights", None)
+    return located_weights(choice, say)
+
+
+def located_weights(location: str, say: Callable[[str], None]) -> Weights:
+    """The weights at a path, of a file or a trainer's folder, or in a repository, `hf:owner/name[@revision]`.
+
+    Raises WeightsUnavailable if there are none.
+    """
+    if location.startswith(HUB_PREFIX):
+        try:
+            repository = HubRepository.named(location)
+            return _from_hub(repository_weights(repository, say), repository.id)
+        except HubUnavailable as err:
+            raise WeightsUnavailable(str(err)) from err
+    if "://" in location:
+        raise WeightsUnavailable(
+            f"{location} is an address: download it and give the path of the file, or give {HUB_PREFIX}owner/name"
+        )
+    return _file(Path(location).expanduser())
+
+
+def variant_of(weights: Path) -> Variant:
+    """The network that the file holds, told by the tensors in it; raises BadCheckpoint.
+
+    Of networks that differ in the resolution alone it is the one that a config.json beside it names, else that of the
+    position embeddings.
+    """
+    fitting, named = checkpoint_variants(weights), config_variant(weights)
+    return named if named in fitting else fitting[0]
+
+
+def _pretrained(variant: Variant, say: Callable[[str], None]) -> Weights:
     try:
-        return _cached(variant) or _download(variant)
+        return _official(variant, say)
     except WeightsUnavailable as err:
-        say(f"note: {err}. Going on without.")
-    try:
-        return _shipped(variant)
-    except WeightsUnavailable as err:
-        say(f"note: {err}. Going on without.")
-        return find_weights(UNTRAINED, variant, say)
+        try:
+            shipped = _shipped(variant)
+        except WeightsUnavailable as none:
+            raise WeightsUnavailable(f"{err}; and {none}") from err
+        say(f"note: {err}. Taking the weights that ship with the project.")
+        return shipped
 
 
 def _file(path: Path) -> Weights:
@@ -96,7 +135,7 @@ def _file(path: Path) -> Weights:
         path = _within_folder(path)
     if not path.is_file():
         what = f"{path} is not a regular file" if path.exists() else f"no weights at {path}"
-        raise WeightsUnavailable(f"{what}; give a file, or one of auto, {HUB}, {SHIPPED}, {UNTRAINED}")
+        raise WeightsUnavailable(f"{what}; give a file, or one of {AUTO}, {PRETRAINED}, {HUB}, {SHIPPED}, {UNTRAINED}")
     size = path.stat().st_size
     if size > MAX_WEIGHTS_BYTES:
         raise WeightsUnavailable(
@@ -126,42 +165,16 @@ def _shipped(variant: Variant) -> Weights:
     return Weights.of(path, SHIPPED_SOURCE, SHIPPED_CAUTION)
 
 
-def _cached(variant: Variant) -> Weights | None:
-    path = hub.try_to_load_from_cache(variant.hub_repo, HUB_FILE)
-    return _from_hub(Path(path), variant) if isinstance(path, str) else None
-
-
-def _download(variant: Variant) -> Weights:
-    """Download with a progress bar. The probe comes first since the download itself retries for half a minute."""
+def _official(variant: Variant, say: Callable[[str], None]) -> Weights:
     try:
-        url = hub.hf_hub_url(variant.hub_repo, HUB_FILE)
-        _within(HUB_TIMEOUT_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_SECONDS))
-        path = hub.hf_hub_download(variant.hub_repo, HUB_FILE)
-    except Exception as err:  # the hub's client raises its own errors, its HTTP library's and OSError
-        raise WeightsUnavailable(
-            f"{variant.hub_repo} is not available from the Hugging Face hub ({type(err).__name__}); "
-            "give the path of a checkpoint instead"
-        ) from err
-    return _from_hub(Path(path), variant)
+        return _from_hub(official_weights(variant, say), variant.hub_repo, is_official=True)
+    except HubUnavailable as err:
+        raise WeightsUnavailable(str(err)) from err
 
 
-def _from_hub(path: Path, variant: Variant) -> Weights:
-    weights = Weights.of(path, f"Hugging Face hub, {variant.hub_repo} at {path.parent.name}")
+def _from_hub(path: Path, repository: str, *, is_official: bool = False) -> Weights:
+    weights = Weights.of(path, f"Hugging Face hub, {repository} at {path.parent.name}", is_official=is_official)
     named = path.resolve().name  # large files are stored under their sha256
     if re.fullmatch("[0-9a-f]{64}", named) and weights.id != f"sha256:{named}":
         raise BadCheckpoint(f"{path.resolve()} is damaged: its sha256 is not its name; delete it and try again")
     return weights
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """`call()`, given up after `seconds`: a dead resolver can hold a look-up far longer than any timeout says."""
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except Exception as err:
-            answer.set_exception(err)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer.result(seconds)

@@ -13,11 +13,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from bundle.tensors import INPUT
-from export.graphs.template_inputs import Parameters, checked_sizes, template_inputs
+from export.graphs.template_inputs import ParameterValues, checked_sizes, template_inputs
 from model.spec import Normalization
 
 
-def fill_template(template: onnx.ModelProto, parameters: Parameters, normalization: Normalization) -> onnx.ModelProto:
+def fill_template(
+    template: onnx.ModelProto, parameters: ParameterValues, normalization: Normalization
+) -> onnx.ModelProto:
     """The served graph: `template` with `parameters`, by IBM's names, which sees pixels through `normalization`.
 
     What depends on parameters alone is computed here, once. A parameter that a node uses as it is keeps its name.
@@ -47,7 +49,7 @@ def fill_template(template: onnx.ModelProto, parameters: Parameters, normalizati
     )
 
 
-def _divided(graph: onnx.GraphProto, values: Parameters) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+def _divided(graph: onnx.GraphProto, values: ParameterValues) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
     """The nodes that depend on parameters alone, and all others."""
     known = {"", *values, *(tensor.name for tensor in graph.initializer)}
     prepared, served = [], []
@@ -61,7 +63,7 @@ def _divided(graph: onnx.GraphProto, values: Parameters) -> tuple[list[onnx.Node
 
 
 def _computed(
-    template: onnx.ModelProto, nodes: list[onnx.NodeProto], values: Parameters, used: Set[str]
+    template: onnx.ModelProto, nodes: list[onnx.NodeProto], values: ParameterValues, used: Set[str]
 ) -> dict[str, NDArray[np.float32]]:
     """What `nodes` compute of `values`, as far as it is `used` elsewhere."""
     read = {name for node in nodes for name in node.input}

@@ -11,7 +11,7 @@ from bundle.bundle_errors import ExplainedError
 from bundle.tensors import INPUT
 from model.spec import Normalization
 
-Parameters = Mapping[str, NDArray[np.float32]]
+ParameterValues = Mapping[str, NDArray[np.float32]]
 
 GRIDS = ("grid_small", "grid_large")
 # The symbolic dimensions of a template: by an input's name and a dimension's number.
@@ -34,7 +34,7 @@ class MisfitParameters(ExplainedError):
     """The parameters are not those of the template's network."""
 
 
-def template_inputs(parameters: Parameters, normalization: Normalization) -> dict[str, NDArray[np.float32]]:
+def template_inputs(parameters: ParameterValues, normalization: Normalization) -> dict[str, NDArray[np.float32]]:
     """`parameters` under the names of a template's inputs, with position embeddings split."""
     inputs = {
         "mean": np.float32(255) * np.array(normalization.mean, np.float32),
@@ -61,7 +61,7 @@ def _grid(name: str, positions: NDArray[np.float32]) -> int:
     return grid
 
 
-def checked_sizes(graph: onnx.GraphProto, values: Parameters) -> dict[str, int]:
+def checked_sizes(graph: onnx.GraphProto, values: ParameterValues) -> dict[str, int]:
     """What the symbolic dimensions of the parameters are. Raises MisfitParameters."""
     expected = {value.name: dimensions_of(value) for value in graph.input if value.name != INPUT}
     if differing := sorted(expected.keys() ^ values.keys()):

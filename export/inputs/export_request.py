@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from export.measurement.photos import PhotoSet, measuring_set, photo_sets
 from model.checkpoint import BadCheckpoint
 from model.config_beside import NAME as CONFIG
-from model.config_beside import config_beside, labels_in, normalization_in
+from model.config_beside import config_beside, done_otherwise, labels_in, normalization_in, preprocessing_in
 from model.spec import (
     IMAGENET,
     RESOLUTIONS,
@@ -63,7 +63,7 @@ class ExportRequest:
 
     Attributes:
         variant: the network.
-        weights: the choice, as model.weights.find_weights takes it.
+        weights: the choice, as model.weights.find_weights takes it, or what was found.
         labels: the file with the names of the classes; None is the one beside the weights, else ImageNet-1k's.
         out: the bundle's folder.
         options: of the graph and its answers.
@@ -77,7 +77,7 @@ class ExportRequest:
     """
 
     variant: Variant
-    weights: str
+    weights: str | Weights
     labels: Path | None
     out: Path
     options: ExportOptions
@@ -98,6 +98,7 @@ class ExportInputs:
         weights: not read yet.
         normalization: of pixels.
         labels_beside: the file beside the weights that names the classes.
+        config: the content of the config.json beside the weights, if it is of their network.
         calibrating: the photographs to calibrate 8 bits on; None without them.
         measuring: the photographs to measure precisions on; None if only float32 is requested.
     """
@@ -106,8 +107,21 @@ class ExportInputs:
     weights: Weights
     normalization: Normalization
     labels_beside: Path | None
+    config: dict[str, Any] | None
     calibrating: PhotoSet | None
     measuring: PhotoSet | None
+
+    def steps(self, sides: tuple[int, int]) -> dict[int, Preprocessing]:
+        """The preprocessing at each resolution: that of the options, else of the config.json, else the default.
+
+        `sides` (S, L) are what the network was trained at. Raises BadCheckpoint as ExportOptions.steps, and BadConfig.
+        """
+        steps = self.request.options.steps(sides)
+        beside = preprocessing_in(self.config, sides) if self.config else {}
+        return {
+            resolution: default if resolution in self.request.options.preprocessing else beside.get(resolution, default)
+            for resolution, default in steps.items()
+        }
 
 
 def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInputs:
@@ -117,8 +131,12 @@ def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInp
         calibrating, measuring = photo_sets(request.calibration, request.photos)
     elif request.precisions or request.bfloat16 != "none":
         measuring = measuring_set(request.photos)
-    weights = find_weights(request.weights, request.variant, say)
-    config = config_beside(weights.path, request.variant) if weights.path else None
+    weights = request.weights
+    if isinstance(weights, str):
+        weights = find_weights(weights, request.variant, say)
+    config = config_beside(weights.path, request.variant) if weights.path and not weights.is_official else None
+    for line in done_otherwise(config or {}):
+        say(f"note: {line}")
     labels_beside = weights.labels
     if labels_beside is None and weights.path and config and labels_in(config):
         labels_beside = weights.path.with_name(CONFIG)
@@ -127,6 +145,7 @@ def find_inputs(request: ExportRequest, say: Callable[[str], None]) -> ExportInp
         weights=weights,
         normalization=request.options.normalization or (normalization_in(config) if config else None) or IMAGENET,
         labels_beside=labels_beside,
+        config=config,
         calibrating=calibrating,
         measuring=measuring,
     )

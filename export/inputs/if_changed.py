@@ -15,14 +15,14 @@ from export.measurement.float32_answers import MAX_MEASURED_VIEWS
 from model.checkpoint import BadCheckpoint
 from model.labels import labels_for
 from model.spec import UNTRAINED, branch_sides
-from model.weights import SHIPPED_SOURCE, WeightsUnavailable
+from model.weights import AUTO, PRETRAINED, SHIPPED_SOURCE, WeightsUnavailable
 
 
 def bundle_stays(inputs: ExportInputs, built_with: Mapping[str, str], say: Callable[[str], None]) -> bool:
     """Whether the existing bundle is whole, has the requested graphs and was made from the same by the same versions.
 
-    A bundle with better weights stays if "auto" does not find them now: raises WeightsUnavailable if other things that
-    were requested have changed since.
+    A bundle with better weights stays if "auto" or "pretrained" does not find them now: raises WeightsUnavailable if
+    other things that were requested have changed since.
     """
     request, weights = inputs.request, inputs.weights
     head = read_manifest_head(request.out)
@@ -37,7 +37,7 @@ def bundle_stays(inputs: ExportInputs, built_with: Mapping[str, str], say: Calla
         say(f"{request.out} is up to date")
         return True
     is_better = _rank(head.weights.id, head.weights.source) > _rank(weights.id, weights.source)
-    if request.weights != "auto" or head.variant != request.variant.name or not is_better:
+    if request.weights not in (AUTO, PRETRAINED) or head.variant != request.variant.name or not is_better:
         return False
     if not is_same:
         raise WeightsUnavailable(
@@ -68,7 +68,7 @@ def _is_same(bundle: Path, manifest: Manifest, inputs: ExportInputs, labels: Pat
             and (manifest.mean, manifest.std) == (normalization.mean, normalization.std)
             and manifest.activation == options.activation
             and sides is not None
-            and manifest.preprocessing == options.steps(sides)
+            and manifest.preprocessing == inputs.steps(sides)
             and existing_labels == bundle_labels(labels_for(labels, manifest.classes))
             and all(file_sha256(bundle / name) == digest for name, digest in manifest.files.items())
         )

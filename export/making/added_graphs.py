@@ -9,10 +9,10 @@ from bundle.file_names import GRAPHS, MODEL
 from bundle.manifest import HalfPrecision, Photographs, Quantization
 from bundle.precisions import INT8
 from export.inputs.export_request import ExportInputs
-from export.making.graph_source import Say
 from export.measurement.float32_answers import MAX_MEASURED_VIEWS, Float32Answers, float32_answers
 from export.measurement.openvino_precisions import agreements, has_bfloat16
 from export.measurement.photos import PhotoSet
+from model.checkpoint import Say
 from model.spec import Activation, Preprocessing
 
 QUICK_VIEWS = 60  # of the photographs, where only bfloat16 is measured

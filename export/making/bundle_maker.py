@@ -19,9 +19,9 @@ from export.inputs.export_request import ExportInputs, ExportRequest, find_input
 from export.inputs.if_changed import bundle_stays
 from export.making.added_graphs import add_graphs
 from export.making.bundle_manifest import default_resolution, manifest_of
-from export.making.graph_source import GraphSource, Say
+from export.making.graph_source import GraphSource
 from export.measurement.photos import NoPhotos
-from model.checkpoint import BadCheckpoint
+from model.checkpoint import BadCheckpoint, Say
 from model.config_beside import NAME as CONFIG
 from model.config_beside import BadConfig
 from model.labels import BadLabels, labels_for
@@ -56,7 +56,7 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
     network = source.network(inputs, say)
     _check_head(network.classes, request.options.activation)
     labels = _labels(request.labels or inputs.labels_beside, network.classes, say)
-    preprocessing = request.options.steps(network.sides)
+    preprocessing = inputs.steps(network.sides)
     _announce_sides(inputs, network.sides, preprocessing, say)
     with replacing_bundle(request.out) as folder:
         write_labels(folder, labels)
@@ -105,7 +105,10 @@ def _labels(path: Path | None, classes: int, say: Say) -> list[ClassLabel]:
 def _announce_sides(
     inputs: ExportInputs, sides: tuple[int, int], preprocessing: Mapping[int, Preprocessing], say: Say
 ) -> None:
-    native = sides[1]
+    native, asked = sides[1], inputs.request.options.steps(sides)
+    for resolution, steps in preprocessing.items():
+        if steps != asked[resolution]:
+            say(f"note: at {resolution} images are resized to {steps.resize} and cropped to {steps.crop} ({CONFIG})")
     if not follow_from_one_side(*sides):
         say(f"note: these weights were trained with sides of {sides}, and are served only at them")
     elif native != inputs.request.variant.resolution:

@@ -1,6 +1,6 @@
 """What makes a bundle's graph, and proves it: PyTorch, or a graph template that ships."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,9 +8,8 @@ from typing import Protocol
 from bundle.golden import Golden
 from bundle.manifest import Parity
 from export.inputs.export_request import ExportInputs
+from model.checkpoint import Say
 from model.spec import Preprocessing, Variant
-
-Say = Callable[[str], None]
 
 PARITY_TOLERANCE = 1e-5  # between logits of PyTorch and ONNX Runtime
 

@@ -11,10 +11,11 @@ from export.graphs.graph_template import fill_template
 from export.graphs.served_network import Served
 from export.graphs.shipped_templates import network_of, shipped_template, sources_are_current
 from export.inputs.export_request import ExportInputs
-from export.making.graph_source import PARITY_TOLERANCE, GraphProof, Say
+from export.making.graph_source import PARITY_TOLERANCE, GraphProof
 from export.measurement.golden_images import BATCHES, golden_answers
 from export.measurement.onnx_sessions import ONNX_RUNTIME
 from export.measurement.pytorch_parity import pytorch_answers, worst_differences
+from model.checkpoint import Say
 from model.loaded_network import network_with
 from model.spec import Preprocessing, Variant, follow_from_one_side
 

@@ -12,11 +12,11 @@ from bundle.manifest import Parity
 from export.graphs.graph_template import fill_template
 from export.graphs.shipped_templates import network_of, shipped_template, template_record
 from export.inputs.export_request import ExportInputs
-from export.making.graph_source import PARITY_TOLERANCE, GraphProof, Say
+from export.making.graph_source import PARITY_TOLERANCE, GraphProof
 from export.measurement.comparison import Disagreement
 from export.measurement.golden_images import BATCHES, golden_answers
 from export.measurement.onnx_sessions import onnxruntime_session
-from model.checkpoint import BadCheckpoint, NetworkParameters, read_parameters
+from model.checkpoint import BadCheckpoint, NetworkParameters, Say, read_parameters
 from model.spec import PATCH_SIZES, Preprocessing, Variant, follow_from_one_side
 from model.variant_fit import position_grids
 from model.weights import WeightsUnavailable

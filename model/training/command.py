@@ -41,7 +41,10 @@ class Arguments(Recipe):
         Field(description="defaults for the options of the recipe"),
     ] = "paper"
     weights: Annotated[
-        str, Field(description="weights to start from: a checkpoint, hub or shipped; other classes are possible")
+        str,
+        Field(
+            description="weights to start from: a checkpoint, hf:owner/name, hub or shipped; other classes are possible"
+        ),
     ] = NO_WEIGHTS
     head: Annotated[
         Literal["auto", "keep", "new"],

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from model.checkpoint import BadCheckpoint, NetworkParameters, checkpoint_variant, read_parameters, read_tensors
+from model.checkpoint import BadCheckpoint, NetworkParameters, checkpoint_variants, read_parameters, read_tensors
 from model.loaded_network import network_holding
 from model.parameter_shapes import parameter_shapes
 from model.spec import VARIANTS
@@ -616,12 +616,12 @@ def test_the_variant_of_a_checkpoint_is_that_of_its_shapes_and_grids(
 ) -> None:
     shapes = parameter_shapes(VARIANTS[variant], 3, grids)
     path = saved(tmp_path / "x.pth", {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()})
-    assert checkpoint_variant(path).name == expected
+    assert checkpoint_variants(path)[0].name == expected
 
 
 def test_a_checkpoint_of_no_variant_has_none(tmp_path: Path, tensors: Tensors) -> None:
     with pytest.raises(BadCheckpoint, match="it fits no variant of CrossViT"):
-        checkpoint_variant(saved(tmp_path / "x.pth", tensors | {"norm.0.weight": torch.zeros(97)}))
+        checkpoint_variants(saved(tmp_path / "x.pth", tensors | {"norm.0.weight": torch.zeros(97)}))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

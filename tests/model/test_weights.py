@@ -1,20 +1,15 @@
-"""The hub is a small stand-in on loopback that speaks the hub's protocol; its client is the real one."""
-
 import hashlib
 import os
 import socket
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants as hub_settings
 
 from model import weights
 from model.checkpoint import BadCheckpoint
@@ -22,58 +17,12 @@ from model.loaded_network import network_with
 from model.spec import UNTRAINED, VARIANTS
 from model.weights import Weights, WeightsUnavailable, find_weights
 from tests.support import reference_network
+from tests.support.hub_stand_in import COMMIT, StandInHub, running_hub, use_hub
 from tests.support.servers import free_port
 
 TINY = VARIANTS["crossvit_tiny"]
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-CHECKPOINT = b"the weights of crossvit_tiny" * 1000
-PATHS = "{repo_id}/resolve/{revision}/{filename}"
+CHECKPOINT = b"the weights of crossvit_tiny" * 10_000
 SHA256 = hashlib.sha256(CHECKPOINT).hexdigest()
-
-
-@dataclass
-class Hub:
-    """A stand-in for the Hugging Face hub that has one file."""
-
-    server: ThreadingHTTPServer
-    gets: list[str] = field(default_factory=list)
-    sent: bytes = CHECKPOINT
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture(name="hub")
-def start_hub() -> Iterator[Hub]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer()
-
-        def do_GET(self) -> None:
-            hub.gets.append(self.path)
-            self._answer()
-            self.wfile.write(hub.sent)
-
-        def _answer(self) -> None:
-            found = self.path.startswith(f"/{TINY.hub_repo}/resolve/") and self.path.endswith("/model.safetensors")
-            self.send_response(200 if found else 404)
-            if not found:
-                self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("X-Repo-Commit", REVISION)
-            self.send_header("ETag", f'"{SHA256}"')
-            self.send_header("Content-Length", str(len(hub.sent)))
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub = Hub(server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield hub
-    server.shutdown()
-    server.server_close()
 
 
 @dataclass
@@ -85,19 +34,20 @@ class Found:
     seconds: float
 
 
+@pytest.fixture(name="hub")
+def start_hub() -> Iterator[StandInHub]:
+    with running_hub() as hub:
+        hub.add(TINY.hub_repo, {"model.safetensors": CHECKPOINT})
+        yield hub
+
+
 @pytest.fixture
 def find_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Found]:
-    """`find` with a hub, a cache and a folder of shipped weights of its own.
-
-    The hub's client reads its settings from the environment when it is imported, once for all tests.
-    """
-    monkeypatch.setattr(hub_settings, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", False)
+    """`find` with a hub, a cache and a folder of shipped weights of its own."""
     monkeypatch.setattr(weights, "SHIPPED_FOLDER", tmp_path / "shipped")
 
     def run(choice: str, endpoint: str) -> Found:
-        monkeypatch.setattr(hub_settings, "ENDPOINT", endpoint)
-        monkeypatch.setattr(hub_settings, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{PATHS}")
+        use_hub(endpoint, tmp_path, monkeypatch)
         said: list[str] = []
         started = time.monotonic()
         found = find_weights(choice, TINY, said.append)
@@ -117,7 +67,9 @@ print(found.id, found.source, sep=", ")
 """
 
 
-def test_auto_downloads_from_the_hub_that_the_environment_names_with_a_progress_bar(hub: Hub, tmp_path: Path) -> None:
+def test_auto_downloads_from_the_hub_that_the_environment_names_with_a_progress_bar(
+    hub: StandInHub, tmp_path: Path
+) -> None:
     env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
     env.pop("HF_HUB_OFFLINE", None)
     ours, theirs = os.openpty()  # the progress bar shows on a terminal only
@@ -131,22 +83,23 @@ def test_auto_downloads_from_the_hub_that_the_environment_names_with_a_progress_
         os.close(ours)
         os.close(theirs)
     assert done.returncode == 0, screen
-    source = f"Hugging Face hub, timm/crossvit_tiny_240.in1k at {REVISION}"
+    source = f"Hugging Face hub, timm/crossvit_tiny_240.in1k at {COMMIT}"
     assert done.stdout.decode() == f"sha256:{SHA256}, {source}\n"
     assert "model.safetensors: 100%" in screen
 
 
 @pytest.mark.parametrize("choice", ["auto", "hub"])
-def test_a_cached_download_needs_no_hub(hub: Hub, find_with: FindWith, choice: str) -> None:
+def test_a_cached_download_needs_no_hub(hub: StandInHub, find_with: FindWith, choice: str) -> None:
     find_with("hub", hub.url)
     again = find_with(choice, f"http://127.0.0.1:{free_port()}")
     assert again.weights.id == f"sha256:{SHA256}"
-    assert [path for path in hub.gets if path.endswith(".safetensors")] == hub.gets[-1:]
+    assert len(hub.bodies_sent()) == 1
     assert again.said == []
+    assert again.weights.is_official
 
 
-def test_a_download_that_is_not_what_the_hub_named_is_refused(hub: Hub, find_with: FindWith) -> None:
-    hub.sent = CHECKPOINT[:-1] + b"!"
+def test_a_download_that_is_not_what_the_hub_named_is_refused(hub: StandInHub, find_with: FindWith) -> None:
+    hub.corrupted = True
     with pytest.raises(BadCheckpoint, match="its sha256 is not its name"):
         find_with("auto", hub.url)
 
@@ -196,21 +149,34 @@ def test_shipped_weights_come_with_their_labels_and_a_caution(tmp_path: Path, mo
         weights.find_weights("shipped", VARIANTS["crossvit_18"], print)
 
 
+def test_pretrained_without_a_hub_is_the_networks_shipped_weights_or_an_error(
+    dead_hub: str, find_with: FindWith, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsUnavailable, match=r"cannot be reached.*HF_ENDPOINT.*; and no weights of"):
+        find_with("pretrained", dead_hub)
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "crossvit_tiny.safetensors").write_bytes(CHECKPOINT)
+    found = find_with("pretrained", dead_hub)
+    assert found.weights.source == weights.SHIPPED_SOURCE
+    assert "Taking the weights that ship" in found.said[0]
+
+
 def test_hub_without_a_hub_is_an_error(dead_hub: str, find_with: FindWith) -> None:
     with pytest.raises(WeightsUnavailable, match="give the path of a checkpoint instead"):
         find_with("hub", dead_hub)
 
 
-def test_a_hub_without_the_repository_is_an_error(hub: Hub, find_with: FindWith) -> None:
-    with pytest.raises(WeightsUnavailable, match="RepositoryNotFoundError"):
-        find_with("hub", f"{hub.url}/elsewhere")
+def test_a_hub_without_the_repository_is_an_error(hub: StandInHub, find_with: FindWith) -> None:
+    hub.repositories.clear()
+    with pytest.raises(WeightsUnavailable, match="there is no such repository, or it is private"):
+        find_with("hub", hub.url)
 
 
 def test_a_path_is_that_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
     path.write_bytes(CHECKPOINT)
     assert find_weights(str(path), TINY, print) == Weights(f"sha256:{SHA256}", "mine.pth", path)
-    with pytest.raises(WeightsUnavailable, match=r"no weights at .*other.pth; give a file, or one of auto, hub"):
+    with pytest.raises(WeightsUnavailable, match=r"no weights at .*other.pth; give a file, or one of auto, pre"):
         find_weights(str(tmp_path / "other.pth"), TINY, print)
 
 
@@ -222,21 +188,6 @@ def test_untrained_weights_are_the_same_every_time() -> None:
 def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     path = reference_network.checkpoint(tmp_path, TINY, classes=7)
     assert network_with(find_weights(str(path), TINY, print), TINY).classes == 7
-
-
-def test_a_hub_that_hangs_is_given_up() -> None:
-    release = threading.Event()
-    with pytest.raises(TimeoutError):
-        weights._within(0.2, lambda: release.wait(60))
-    assert not release.is_set()
-    release.set()
-
-
-def test_a_damaged_cache_is_an_error_not_a_reason_for_other_weights(tmp_path: Path) -> None:
-    blob = tmp_path / ("0" * 64)
-    blob.write_bytes(CHECKPOINT)
-    with pytest.raises(BadCheckpoint, match="is damaged: its sha256 is not its name"):
-        weights._from_hub(blob, TINY)
 
 
 @pytest.mark.parametrize("names", [["model.safetensors", "optimizer.pt", "training_args.bin"], ["last.ckpt", "a.json"]])
@@ -266,7 +217,7 @@ def test_a_folder_without_one_checkpoint_is_called_what_it_is(tmp_path: Path, na
 
 
 def test_a_url_is_refused_as_a_path() -> None:
-    with pytest.raises(WeightsUnavailable, match="is an address: download it"):
+    with pytest.raises(WeightsUnavailable, match=r"is an address: download it .*, or give hf:owner/name"):
         find_weights("https://example.org/model.safetensors", TINY, print)
 
 

@@ -7,7 +7,7 @@ from bundle.tensors import OUTPUTS
 from export.graphs.graph_template import fill_template
 from export.graphs.rule_made import rule_made_parameter
 from export.graphs.shipped_templates import shipped_template
-from export.graphs.template_inputs import Parameters
+from export.graphs.template_inputs import ParameterValues
 from model.parameter_shapes import parameter_shapes
 from model.spec import IMAGENET, NORMALIZATIONS
 from tests.support.reference_network import TINY
@@ -19,7 +19,7 @@ def template() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def parameters() -> Parameters:
+def parameters() -> ParameterValues:
     shapes = parameter_shapes(TINY, classes=7)
     return {name: rule_made_parameter(name, shape) for name, shape in shapes.items()}
 
@@ -29,7 +29,7 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def test_a_filled_template_takes_images_alone_and_knows_its_classes(
-    template: onnx.ModelProto, parameters: Parameters
+    template: onnx.ModelProto, parameters: ParameterValues
 ) -> None:
     model = fill_template(template, parameters, IMAGENET)
     onnx.checker.check_model(model, full_check=True)
@@ -41,7 +41,7 @@ def test_a_filled_template_takes_images_alone_and_knows_its_classes(
 
 
 def test_parameters_that_nodes_use_as_they_are_keep_their_names_and_values(
-    template: onnx.ModelProto, parameters: Parameters
+    template: onnx.ModelProto, parameters: ParameterValues
 ) -> None:
     held = constants(fill_template(template, parameters, IMAGENET))
     named = {name for name in held if name.startswith("network.")}
@@ -52,7 +52,7 @@ def test_parameters_that_nodes_use_as_they_are_keep_their_names_and_values(
 
 
 def test_nothing_is_computed_of_parameters_when_the_graph_runs(
-    template: onnx.ModelProto, parameters: Parameters
+    template: onnx.ModelProto, parameters: ParameterValues
 ) -> None:
     model = fill_template(template, parameters, IMAGENET)
     constant = {"", *(tensor.name for tensor in model.graph.initializer)}
@@ -61,13 +61,13 @@ def test_nothing_is_computed_of_parameters_when_the_graph_runs(
     assert set(constant) - {""} <= used
 
 
-def test_pixels_are_normalised_as_asked_for(template: onnx.ModelProto, parameters: Parameters) -> None:
+def test_pixels_are_normalised_as_asked_for(template: onnx.ModelProto, parameters: ParameterValues) -> None:
     held = constants(fill_template(template, parameters, NORMALIZATIONS["inception"]))
     np.testing.assert_allclose(held["mean"], 127.5)
     np.testing.assert_allclose(held["std"], 127.5)
 
 
-def test_the_template_stays_as_it_is(template: onnx.ModelProto, parameters: Parameters) -> None:
+def test_the_template_stays_as_it_is(template: onnx.ModelProto, parameters: ParameterValues) -> None:
     before = template.SerializeToString(deterministic=True)
     fill_template(template, parameters, IMAGENET)
     assert template.SerializeToString(deterministic=True) == before
