@@ -16,7 +16,7 @@ import typer
 from app.commands.classify_output import ClassifyFormat, open_report
 from app.commands.terminal import clear_errors
 from app.machine.signals import outside
-from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES
+from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, QUANTIZATION_PACKAGES
 from bundle.installation import NotInstalled, require_packages
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
 
@@ -46,12 +46,14 @@ def crossvit(
 
 @main.command("serve", context_settings=_PASS_ARGUMENTS_ON)
 def serve_command(context: typer.Context) -> None:
-    """Serve a bundle over HTTP."""
+    """Serve networks, checkpoints or bundles over HTTP."""
     outside.take()
     from app.configuration.settings import Settings
 
     with clear_errors():
         settings, arguments = Settings.from_command_line(context.args), context.args
+        if settings.quantize:
+            require_packages(QUANTIZATION_PACKAGES, "quantize", "--quantize")
         if settings.sources:
             settings, arguments = _with_bundles(settings, arguments)
         if settings.instances == 1:
@@ -134,7 +136,9 @@ def train_command(context: typer.Context) -> None:
 
 @main.command("models")
 def models_command(
-    folder: Annotated[Path, typer.Option(help="folder of further bundles")] = Path("artifacts"),
+    folder: Annotated[
+        Path | None, typer.Option(help="folder of further bundles (artifacts, if there is one)", show_default=False)
+    ] = None,
 ) -> None:
     """List the networks, and the bundles of them that were pulled or are in a folder."""
     from app.commands.model_list import print_bundles, print_networks
@@ -142,7 +146,8 @@ def models_command(
     from bundle.pulled_bundles import pulled_bundles
 
     print_networks()
-    search = find_bundles(folder)
+    places = [folder] if folder else [path for path in (Path("artifacts"),) if path.is_dir()]
+    search = find_bundles(*places)
     print_bundles([*(path for paths in pulled_bundles().values() for path in paths), *search.bundles.values()])
     for reason in (*search.faults, *search.passed_over.values()):
         notes.print(f"passed over: {reason}", markup=False, highlight=False)

@@ -26,13 +26,12 @@ from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
-from app.pulling.background_quantization import QUANTIZATION_PACKAGES, BackgroundQuantization
+from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.assembly import make_decoders, make_model
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
-from bundle.installation import require_packages
 from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
@@ -133,8 +132,6 @@ def _service(settings: Settings) -> Service:
 
     access = AccessControl(keys, admin_keys, settings.admin_port, take if limit else None)
     metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
-    if settings.quantize:
-        require_packages(QUANTIZATION_PACKAGES, "quantize", "--quantize")
     service = Service(
         settings=settings,
         repository=repository,

@@ -14,9 +14,9 @@ from pathlib import Path
 from bundle.atomic_files import replace_file
 from bundle.bundle_errors import BadBundle
 from bundle.cache_folder import cache_folder
+from bundle.cached_source import CachedSource, file_versions
 from bundle.file_names import MANIFEST
 from bundle.manifest import MANIFEST_FORMAT, read_manifest_head
-from bundle.pull_source import PullSource, file_versions
 from model.spec import variant_named
 
 _RECORD = "pulled.json"
@@ -41,13 +41,13 @@ class PullRecord:
     made_with: str
 
 
-def pulled_folder(source: PullSource) -> Path:
+def pulled_folder(source: CachedSource) -> Path:
     """Where the bundle of `source` is, or would be. Raises OSError if the user has no home."""
     digest = hashlib.sha256(source.identity.encode(errors="surrogateescape")).hexdigest()
     return _root() / digest[:16] / source.model
 
 
-def write_pull_record(bundle: Path, source: PullSource, options: Sequence[str], *, fixed: bool) -> None:
+def write_pull_record(bundle: Path, source: CachedSource, options: Sequence[str], *, fixed: bool) -> None:
     """Note what `bundle`, which is at `pulled_folder(source)`, was made from.
 
     `fixed` is false for weights that stand in for those of the source, since the hub could not be reached.
@@ -72,7 +72,7 @@ def read_pull_record(bundle: Path) -> PullRecord | None:
         return None
 
 
-def is_current(bundle: Path, source: PullSource, record: PullRecord) -> bool:
+def is_unchanged(bundle: Path, source: CachedSource, record: PullRecord) -> bool:
     """Whether making `bundle` again would change nothing; no file is read for that, and no hub is asked."""
     head = read_manifest_head(bundle)
     if head is None or head.format != MANIFEST_FORMAT or record.made_with != version("crossvit") or not record.fixed:

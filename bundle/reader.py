@@ -77,9 +77,8 @@ class Bundle:
         if weights.id != UNTRAINED:
             return f"{self.name}: {weights.caution}" if weights.caution else None
         return (
-            f"UNTRAINED WEIGHTS: {self.name} has random weights, its answers mean nothing. "
-            f"Export it with trained ones: python export/to_onnx.py --variant {self.manifest.variant} "
-            "--weights CHECKPOINT"
+            f"UNTRAINED WEIGHTS: {self.name} has random weights, its answers mean nothing; "
+            f"crossvit serve {self.manifest.variant} fetches trained ones"
         )
 
     @property

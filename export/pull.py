@@ -14,11 +14,14 @@ from typing import Annotated
 
 import typer
 
+from bundle.cached_source import cached_source
 from bundle.precisions import INT8
+from bundle.pulled_bundles import pulled_folder
 from export.inputs import arguments
 from export.inputs.export_request import Bfloat16At, ExportRequest
 from export.inputs.graph_options import check_calibration, graph_options
 from export.inputs.pull_source import pull_source
+from export.inputs.remembered_pull import remember_pull
 from export.making.bundle_maker import MAKING_ERRORS, make_bundle
 from export.making.template_source import TemplateSource
 from model.command_line import failures, new_app, run_command, spread
@@ -31,6 +34,7 @@ _app = new_app()
 
 @_app.command(help=__doc__)
 def _from_options(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="a variant, a checkpoint, or hf:owner/repo[@revision]")
     ],
@@ -40,7 +44,12 @@ def _from_options(
     ] = None,
     labels: arguments.LabelsOption = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", readable=False, help="the bundle's folder (artifacts/NAME)")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            readable=False,
+            help="the bundle's folder (one in the cache, where crossvit serve SOURCE finds it)",
+        ),
     ] = None,
     resolutions: arguments.ResolutionsOption = None,
     preprocess: arguments.PreprocessOption = None,
@@ -65,12 +74,13 @@ def _from_options(
     options = graph_options(resolutions, preprocess, mean, std, normalize, activation)
     say = StampedLines().say
     with failures(MAKING_ERRORS, interrupted=lambda: "nothing was changed"):
-        found = pull_source(source, variant, say)
+        cached = cached_source(source)
+        found = pull_source(cached.text, variant, say)
         request = ExportRequest(
             variant=found.variant,
             weights=found.weights,
             labels=Path(labels) if labels else None,
-            out=out or Path("artifacts") / found.name,
+            out=out or pulled_folder(cached),
             options=options,
             precisions=tuple(precision or ()),
             photos=images,
@@ -80,6 +90,8 @@ def _from_options(
             bfloat16=bfloat16,
         )
         make_bundle(request, TemplateSource(), say)
+        if out is None:
+            remember_pull(cached, [argument for argument in context.obj if argument != source])
 
 
 class StampedLines:
@@ -99,7 +111,8 @@ class StampedLines:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = sys.argv[1:] if argv is None else argv
-    return run_command(_app, spread(given, "--resolutions", "--precision"), program="crossvit pull")
+    written = spread(given, "--resolutions", "--precision")
+    return run_command(_app, written, program="crossvit pull", obj=written)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from bundle.precisions import INT8
 from export.inputs import arguments
 from export.inputs.export_request import ExportRequest
 from export.inputs.graph_options import check_calibration, graph_options
-from export.making.bundle_maker import MAKING_ERRORS, make_bundle
-from export.making.pytorch_source import PyTorchSource
 from model.command_line import Misuse, failures, new_app, run_command, spread
 from model.spec import SOFTMAX, VARIANTS
 
@@ -67,6 +65,9 @@ def _from_options(
         calibration=calibration,
         if_changed=if_changed,
     )
+    from export.making.bundle_maker import MAKING_ERRORS, make_bundle  # PyTorch takes seconds, a typo needs none
+    from export.making.pytorch_source import PyTorchSource
+
     with failures(MAKING_ERRORS, interrupted=lambda: "nothing was changed"):
         make_bundle(request, PyTorchSource(), _say)
 

@@ -25,8 +25,8 @@ AUTO, PRETRAINED, HUB, SHIPPED = "auto", "pretrained", "hub", "shipped"
 SHIPPED_FOLDER = Path(__file__).resolve().parent / "shipped"
 SHIPPED_SOURCE = "shipped with the project, for trying it out: 200 of ImageNet's classes, often wrong"
 SHIPPED_CAUTION = (
-    "THE WEIGHTS THAT SHIP WITH THE PROJECT, for trying it out: they know 200 of ImageNet's 1000 classes, learnt from "
-    "pictures of 64 x 64 pixels, and are often wrong (model/shipped/README.md). Give better ones with --weights"
+    "WEIGHTS FOR TRYING IT OUT, which ship with the project: 200 of ImageNet's 1000 classes, often wrong "
+    "(model/shipped/README.md)"
 )
 MAX_WEIGHTS_BYTES = 16_000_000_000  # the largest network with its optimizer has under 1 GB
 

@@ -8,14 +8,13 @@ import subprocess
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 
-from app.pulling.pull_command import pull_command
+from app.pulling.pull_command import pull_command_line
 from bundle.precisions import INT8
 from bundle.pulled_bundles import read_pull_record
 from bundle.reader import Bundle
 
 log = logging.getLogger(__name__)
 
-QUANTIZATION_PACKAGES = ("nncf", "openvino")
 _LEAST_PRIORITY = 19  # as nice has it: requests go before
 
 
@@ -57,7 +56,7 @@ class BackgroundQuantization:
             )
             return False
         log.info("%s: the graph in 8 bits is being made in the background, which takes minutes", bundle.name)
-        status, last_line = await _run(pull_command(record.source, [*record.options, "--quantize", INT8]))
+        status, last_line = await _run(pull_command_line(record.source, [*record.options, "--quantize", INT8]))
         if status:
             log.error("%s stays as it is: the graph in 8 bits could not be made: %s", bundle.name, last_line)
         else:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 PULL_MODULE = "export.pull"
+QUANTIZATION_PACKAGES = ("nncf", "openvino")
 PULL_PACKAGES = ("huggingface_hub", "onnx", "onnxruntime")
 
 
-def pull_command(source: str, options: Sequence[str]) -> list[str]:
+def pull_command_line(source: str, options: Sequence[str]) -> list[str]:
     """The command line that makes the bundle of `source`, unless there is one that was made of the same."""
     return [sys.executable, "-P", "-m", PULL_MODULE, source, "--if-changed", *options]

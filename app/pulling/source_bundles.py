@@ -11,27 +11,25 @@ from pathlib import Path
 
 from app.errors import PullFailed
 from app.machine.signals import outside
-from app.pulling.pull_command import PULL_PACKAGES, pull_command
+from app.pulling.pull_command import PULL_PACKAGES, pull_command_line
 from bundle.bundle_errors import BadBundle
+from bundle.cached_source import HUB_PREFIX, CachedSource, cached_source
 from bundle.discovery import find_bundles
 from bundle.installation import require_packages
-from bundle.pull_source import HUB_PREFIX, PullSource, pull_source
-from bundle.pulled_bundles import is_current, pulled_folder, read_pull_record
+from bundle.pulled_bundles import is_unchanged, pulled_folder, read_pull_record
 
 _POLL_SECONDS = 0.02
 _END_SECONDS = 3.0  # for a child to remove what it has half made
 _QUANTIZE = "--quantize"
 
-Say = Callable[[str], None]
 
-
-def bundles_of_sources(sources: Sequence[str], options: Sequence[str], say: Say) -> list[Path]:
+def bundles_of_sources(sources: Sequence[str], options: Sequence[str], say: Callable[[str], None]) -> list[Path]:
     """The paths of the bundles of `sources`; a source that is a bundle, or a folder of them, is its own.
 
     `options` are those of `crossvit pull`, for sources that are not bundles; without any, a bundle stays as it was
     made. Raises BadSource, PullFailed or NotInstalled, and BadBundle if two models would have one name.
     """
-    found = [_own_bundle(text) or pull_source(text) for text in sources]
+    found = [_own_bundle(text) or cached_source(text) for text in sources]
     _check_names(found)
     return [each if isinstance(each, Path) else _made(each, list(options), say) for each in found]
 
@@ -43,7 +41,7 @@ def _own_bundle(text: str) -> Path | None:
     return None if plain or text.startswith(HUB_PREFIX) or not find_bundles(path).bundles else path
 
 
-def _check_names(found: Sequence[Path | PullSource]) -> None:
+def _check_names(found: Sequence[Path | CachedSource]) -> None:
     """Raise BadBundle if two models would have one name."""
     places: dict[str, str] = {}
     for each in found:
@@ -53,7 +51,7 @@ def _check_names(found: Sequence[Path | PullSource]) -> None:
                 raise BadBundle(f"two models would be called {name}: {first} and {place}; rename a file or folder")
 
 
-def _made(source: PullSource, options: list[str], say: Say) -> Path:
+def _made(source: CachedSource, options: list[str], say: Callable[[str], None]) -> Path:
     """The bundle of `source` in the cache, made now unless it is as it would be made."""
     try:
         bundle = pulled_folder(source)
@@ -62,12 +60,12 @@ def _made(source: PullSource, options: list[str], say: Say) -> Path:
     record = read_pull_record(bundle)
     if record is not None:
         before = _without_quantization(record.options)
-        if options in ([], before) and is_current(bundle, source, record):
+        if options in ([], before) and is_unchanged(bundle, source, record):
             return bundle
         options = options or before
     require_packages(PULL_PACKAGES, "cpu", "making a bundle")
     say(f"{source.model}: making the bundle of {source.text}")
-    status = _run_child(pull_command(source.text, options))
+    status = _run_child(pull_command_line(source.text, options))
     if status and (record is None or source.checkpoint is not None or record.options != options):
         raise PullFailed(f"{source.text} cannot be served: no bundle of it could be made")
     if status:

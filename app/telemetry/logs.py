@@ -66,6 +66,8 @@ def configure(level: str, form: str, *, waits: bool = True, instance: int | None
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # Its steps of starting and stopping; the service logs its own.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
     # It logs errors in clients' forms, with their bytes; the answer tells the client.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 

@@ -112,11 +112,17 @@ class Trainer:
         assert isinstance(network, CrossViT)
         return network
 
-    def run(self, validation: FromFiles | None, report: Callable[[str, LogRow], None], stop: StopRequest) -> None:
+    def run(
+        self,
+        validation: FromFiles | None,
+        report: Callable[[str, LogRow], None],
+        stop: StopRequest,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
         """Train to the end. Write the weights after every epoch, and log the accuracy on `validation`, if given.
 
-        `report` is called with each row of the log. Raises Diverged; KeyboardInterrupt after a step, with a checkpoint,
-        once `stop` is requested.
+        `report` is called with each row of the log, `on_step` after each step. Raises Diverged; KeyboardInterrupt after
+        a step, with a checkpoint, once `stop` is requested.
         """
         run_log = RunLog(self._folder, self.step) if self._group.first else None
 
@@ -133,6 +139,7 @@ class Trainer:
             loss, grad_norm = self._train(batches)
             self._losses.append(loss)
             self.step += 1
+            on_step()
             last = self.step == self.steps
             if last or self.step % self._options.log_steps == 0:
                 images = (self.step - logged_step) * self._recipe.batch

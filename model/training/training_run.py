@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -84,7 +85,7 @@ def _train(args: Arguments, group: Group) -> None:
     else:
         with _bar("training", trainer.steps, shown=group.first) as advance, StopRequest(alone=group.ranks == 1) as stop:
             advance(trainer.step)
-            trainer.run(validation, _reporter(trainer, advance), stop)
+            trainer.run(validation, _report, stop, on_step=partial(advance, 1))
     if group.first:
         _say(f"{args.out / WEIGHTS}: export it with: {_export_command(args)}")
 
@@ -134,17 +135,8 @@ def _training_images(args: Arguments, data: Dataset, group: Group) -> TrainingIm
         raise BadRun(f"--in-memory {args.in_memory}: {len(data)} images do not fit into memory ({err})") from err
 
 
-def _reporter(trainer: Trainer, advance: Callable[[int], None]) -> Callable[[str, LogRow], None]:
-    reported = trainer.step
-
-    def report(kind: str, row: LogRow) -> None:
-        nonlocal reported
-        if kind == "training":
-            advance(trainer.step - reported)
-            reported = trainer.step
-        _say(f"{kind}: " + ", ".join(f"{name} {value:.6g}" for name, value in row.items()))
-
-    return report
+def _report(kind: str, row: LogRow) -> None:
+    _say(f"{kind}: " + ", ".join(f"{name} {value:.6g}" for name, value in row.items()))
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def test_arguments_that_cannot_be_are_a_sentence_and_exit_code_2(program: list[s
 def test_without_a_command_the_commands_are_listed() -> None:
     done = crossvit()
     assert done.returncode == 2
-    assert "List the variants of CrossViT" in done.stdout
+    assert "List the networks, and the bundles of them" in done.stdout
 
 
 def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`crossvit serve SOURCE`: real services; only the program that makes bundles is a stand-in, which needs no network."""
+"""`crossvit serve SOURCE`: real services; the program that makes bundles is a stand-in, but in one test."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from bundle.pull_source import pull_source
+from bundle.cached_source import cached_source
 from bundle.pulled_bundles import pulled_folder
 from tests.support.changed_bundles import change_source
 from tests.support.pictures import JPEG
@@ -60,6 +60,23 @@ def test_a_name_is_made_into_a_bundle_and_served_and_found_at_the_next_start(
     assert len(pull.calls) == 1
 
 
+def test_a_checkpoint_is_made_into_a_bundle_without_a_stand_in(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_server: StartServer
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = shutil.copy(tiny_weights, tmp_path / "mine.safetensors")
+    (tmp_path / "names.txt").write_text("".join(f"class {index}\n" for index in range(1000)))
+    for makes in (True, False):
+        server = start_server(str(weights), "--labels", str(tmp_path / "names.txt"), *ENGINE)
+        server.wait_until_ready()
+        assert ("mine: making the bundle of" in server.log_text()) is makes
+        answer = httpx.post(f"{server.url}/classify", content=JPEG, headers={"Content-Type": "image/jpeg"}, timeout=60)
+        assert answer.json()["model"]["name"] == "mine"
+        assert answer.json()["predictions"][0]["label"].startswith("class ")
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+
 def test_several_sources_are_several_models_and_the_first_is_the_default(
     pull: StandInPull, bundle: Path, checkpoint: Path, start_server: StartServer
 ) -> None:
@@ -78,7 +95,7 @@ def test_a_changed_bundle_is_read_again_with_sighup(
 ) -> None:
     server = start_server(str(checkpoint), *ENGINE)
     server.wait_until_ready()
-    change_source(pulled_folder(pull_source(str(checkpoint))), "trained further")
+    change_source(pulled_folder(cached_source(str(checkpoint))), "trained further")
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: models(server.url)["finetuned"]["weights_source"] == "trained further")
     assert len(pull.calls) == 1

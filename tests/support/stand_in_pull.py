@@ -13,11 +13,11 @@ import pytest
 _SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
-from bundle.pull_source import pull_source
+from bundle.cached_source import cached_source
 from bundle.pulled_bundles import pulled_folder, write_pull_record
 from bundle.writer import replacing_bundle
 
-source, options = pull_source(sys.argv[1]), [option for option in sys.argv[2:] if option != "--if-changed"]
+source, options = cached_source(sys.argv[1]), [option for option in sys.argv[2:] if option != "--if-changed"]
 with Path(os.environ["STAND_IN_NOTES"]).open("a") as notes:
     print(*sys.argv[1:], "nice", os.nice(0), file=notes)
 print("making", source.text, flush=True)

@@ -8,7 +8,7 @@ import pytest
 from app.errors import PullFailed
 from app.pulling.source_bundles import bundles_of_sources
 from bundle.bundle_errors import BadBundle
-from bundle.pull_source import BadSource
+from bundle.cached_source import BadSource
 from tests.support.stand_in_pull import StandInPull, stand_in_for_pull
 
 

@@ -1,4 +1,4 @@
-"""What a bundle can be made from: the name of a network, a checkpoint, or a repository of the Hugging Face hub."""
+"""What bundles in the cache are made from: the name of a network, a checkpoint, or a repository of the hub."""
 
 import os
 import re
@@ -10,12 +10,13 @@ from stat import S_ISREG
 
 from bundle.bundle_errors import ExplainedError
 from bundle.file_names import MODEL_NAME
-from model.spec import variant_named
+from model.spec import VARIANTS, variant_named
 
 HUB_PREFIX = "hf:"
 
 _HUB_FORM = f"{HUB_PREFIX}OWNER/REPOSITORY[@REVISION]"
 _HUB = re.compile(r"hf:(?P<repository>[\w.-]+/(?P<name>[\w.-]+))(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_FILE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Names that trainers and libraries give to every checkpoint: the folder's name says more.
 _GENERIC_NAMES = {"best", "checkpoint", "last", "model", "model_best", "pytorch_model", "weights"}
@@ -27,7 +28,7 @@ class BadSource(ExplainedError):
 
 
 @dataclass(frozen=True)
-class PullSource:
+class CachedSource:
     """A source of bundles.
 
     Attributes:
@@ -54,24 +55,26 @@ class PullSource:
         return file_versions(paths)
 
 
-def pull_source(text: str) -> PullSource:
+def cached_source(text: str) -> CachedSource:
     """The source that `text` names. Raises BadSource if there is none, with what would do."""
     if text.startswith(HUB_PREFIX):
         return _of_hub(text)
     path = Path(text).expanduser()
-    if os.sep not in text:
-        try:
-            name = variant_named(text).name
-        except ValueError as err:
-            if not path.exists():
-                raise BadSource(f"{text} is not a file or folder, and not a network: {err}") from err
-        else:
-            if not path.is_file():  # crossvit_9_224.pth is the name of IBM's file, and may be a file here
-                return PullSource(name, name, name, fixed=True)
-    if not path.exists():
-        raise BadSource(f"there is no {path}: give a checkpoint, a bundle, the name of a network, or {_HUB_FORM}")
+    if text in VARIANTS or not path.exists():
+        name = _network(text)
+        return CachedSource(name, name, name, fixed=True)
     path = Path(os.path.abspath(path))  # noqa: PTH100
-    return PullSource(str(path), str(path), _model_name(path), path, fixed=True)
+    return CachedSource(str(path), str(path), _model_name(path), path, fixed=True)
+
+
+def _network(text: str) -> str:
+    """The name of the network that `text` is; BadSource if it is the path of a file that is not there, or a typo."""
+    if text.startswith((".", "~", os.sep)) or Path(text).suffix in _FILE_SUFFIXES:
+        raise BadSource(f"there is no {text}: give a checkpoint, a bundle, the name of a network, or {_HUB_FORM}")
+    try:
+        return variant_named(text).name
+    except ValueError as err:
+        raise BadSource(f"{text} is not a file or folder, and not a network: {err}") from err
 
 
 def file_versions(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
@@ -85,12 +88,12 @@ def file_versions(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
     return versions
 
 
-def _of_hub(text: str) -> PullSource:
+def _of_hub(text: str) -> CachedSource:
     match = _HUB.fullmatch(text)
     if match is None:
         raise BadSource(f"{text} is not {_HUB_FORM}")
     revision = match["revision"] or ""
-    return PullSource(text, text, _fit(match["name"]), fixed=bool(_COMMIT.fullmatch(revision)))
+    return CachedSource(text, text, _fit(match["name"]), fixed=bool(_COMMIT.fullmatch(revision)))
 
 
 def _model_name(checkpoint: Path) -> str:
