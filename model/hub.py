@@ -4,13 +4,11 @@ The client is huggingface_hub, with its cache, its environment (HF_ENDPOINT, HF_
 tokens and its progress bars.
 """
 
-import errno
 import re
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,28 +18,18 @@ from huggingface_hub import constants as hub_settings
 from huggingface_hub import errors
 
 from model.config_beside import NAME as CONFIG
+from model.hub_errors import HubUnavailable, HubUnreachable, explained
 from model.spec import Variant
+from model.stored.checkpoint_names import WEIGHTS_FILE, checkpoints_among
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 
 HUB_PREFIX = "hf:"
-HUB_FILE = "model.safetensors"
-FOLDER_FILES = (HUB_FILE, "pytorch_model.bin")  # what transformers and accelerate call a network's weights
-CHECKPOINT_SUFFIXES = frozenset((".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"))
 HUB_TIMEOUT_SECONDS = 4.5  # for an answer; a download may take as long as it goes on
 
 _REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_GIVE_PATH = "give the path of a checkpoint instead"
-
-
-class HubUnavailable(Exception):
-    """The hub does not give the file; the message says why, and what to do."""
-
-
-class HubUnreachable(HubUnavailable):
-    """The hub gives no answer at all, so that what is cached may be taken."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +53,26 @@ class HubRepository:
         """Whether its files can never change."""
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
+    @property
+    def page(self) -> str:
+        """Its address for a browser."""
+        return f"{hub_settings.ENDPOINT}/{self.id}"
+
     def __str__(self) -> str:
         return self.id + (f" at {self.revision}" if self.revision else "")
 
 
 def official_weights(variant: Variant, say: Say) -> Path:
     """The published weights of `variant`: the cached file, without asking the hub, or a download."""
-    cached = hub.try_to_load_from_cache(variant.hub_repo, HUB_FILE)
+    cached = hub.try_to_load_from_cache(variant.hub_repo, WEIGHTS_FILE)
     if isinstance(cached, str):
         return Path(cached)
     repository = HubRepository(variant.hub_repo)
-    with _explained(repository):
-        url = hub.hf_hub_url(repository.id, HUB_FILE)
+    with explained(str(repository), repository.page):
+        url = hub.hf_hub_url(repository.id, WEIGHTS_FILE)
         # The probe comes first since the download itself tries again for half a minute.
         found = _within(HUB_TIMEOUT_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_SECONDS))
-        return _download(repository, HUB_FILE, found.size, say)
+        return _download(repository, WEIGHTS_FILE, found.size, say)
 
 
 def repository_weights(repository: HubRepository, say: Say) -> Path:
@@ -89,31 +82,52 @@ def repository_weights(repository: HubRepository, say: Say) -> Path:
     branch is taken, and `say` is told.
     """
     cached = _cached_weights(repository)
-    if cached is not None and repository.is_commit:
+    if cached is not None and repository.is_commit and _has_all(repository, cached):
         return cached
     try:
-        with _explained(repository):
-            sizes = _within(HUB_TIMEOUT_SECONDS, lambda: _files(repository))
+        with explained(str(repository), repository.page):
+            commit, sizes = _within(HUB_TIMEOUT_SECONDS, lambda: _contents(repository))
     except HubUnavailable as err:
         if cached is None or not isinstance(err, HubUnreachable):
             raise
         say(f"note: {err}. Taking what is cached of it, {cached.parent.name}.")
         return cached
+    if cached is not None and cached.parent.name == commit and _has_all(repository, cached):
+        return cached
     name = _weights_file(sizes, repository)
-    with _explained(repository):
-        # The weights come last: where they are cached, so is what belongs to them.
-        beside = [file for file in (CONFIG, f"{Path(name).stem}.labels.json") if file in sizes]
-        paths = [Path(hub.hf_hub_download(repository.id, file, revision=repository.revision)) for file in beside]
+    with explained(str(repository), repository.page):
+        paths = [path for file in _belonging(name) if (path := _download_if_there(repository, file)) is not None]
         path = _download(repository, name, sizes[name], say)
     if any(other.parent != path.parent for other in paths):
         raise HubUnavailable(f"{repository} changed while it was downloaded: try again")
     return path
 
 
-def _files(repository: HubRepository) -> dict[str, int | None]:
-    """The files at the top of the repository, with their sizes in bytes."""
+def _contents(repository: HubRepository) -> tuple[str | None, dict[str, int | None]]:
+    """The commit, and the sizes in bytes of the files at the top of the repository."""
     info = hub.model_info(repository.id, revision=repository.revision, timeout=HUB_TIMEOUT_SECONDS, files_metadata=True)
-    return {file.rfilename: file.size for file in info.siblings or () if "/" not in file.rfilename}
+    return info.sha, {file.rfilename: file.size for file in info.siblings or () if "/" not in file.rfilename}
+
+
+def _belonging(weights: str) -> tuple[str, str]:
+    """The files that describe those weights, where the repository has them."""
+    return CONFIG, f"{Path(weights).stem}.labels.json"
+
+
+def _has_all(repository: HubRepository, cached: Path) -> bool:
+    """Whether each file that may belong to the cached weights is cached too, or known not to be in that commit."""
+    commit = cached.parent.name
+    return all(
+        hub.try_to_load_from_cache(repository.id, file, revision=commit) is not None for file in _belonging(cached.name)
+    )
+
+
+def _download_if_there(repository: HubRepository, name: str) -> Path | None:
+    """Asked for even if it is not listed: the client notes in the cache that there is none."""
+    try:
+        return Path(hub.hf_hub_download(repository.id, name, revision=repository.revision))
+    except errors.RemoteEntryNotFoundError:
+        return None
 
 
 def _cached_weights(repository: HubRepository) -> Path | None:
@@ -129,16 +143,15 @@ def _cached_weights(repository: HubRepository) -> Path | None:
         return None
 
 
-def _weights_file(names: Collection[str], repository: HubRepository) -> str:
-    """The name of the checkpoint among files called `names`: what Hugging Face's libraries name so, or the only one."""
-    for name in FOLDER_FILES:
-        if name in names:
-            return name
-    found = sorted(name for name in names if Path(name).suffix in CHECKPOINT_SUFFIXES)
+def _weights_file(names: Iterable[str], repository: HubRepository) -> str:
+    """The name of the one checkpoint among files called `names`."""
+    found = checkpoints_among(names)
     if len(found) == 1:
         return found[0]
     what = f"holds several checkpoints ({', '.join(found)})" if found else "holds no checkpoint"
-    raise HubUnavailable(f"{repository} {what} and no {HUB_FILE}: download the one that is meant, and give its path")
+    raise HubUnavailable(
+        f"{repository} {what} and no {WEIGHTS_FILE}: download the one that is meant, and give its path"
+    )
 
 
 def _download(repository: HubRepository, name: str, size: int | None, say: Say) -> Path:
@@ -146,56 +159,6 @@ def _download(repository: HubRepository, name: str, size: int | None, say: Say) 
     if not sys.stderr.isatty():  # then there is no progress bar
         say(f"fetching {name} of {repository}" + (f", {size / 1e6:.0f} MB" if size else ""))
     return Path(hub.hf_hub_download(repository.id, name, revision=repository.revision))
-
-
-@contextmanager
-def _explained(repository: HubRepository) -> Iterator[None]:
-    """Errors of the hub's client as HubUnavailable: it raises its own, its HTTP library's and OSError."""
-    try:
-        yield
-    except Exception as err:
-        refusal = _refusal(err, repository)
-        kind = HubUnreachable if refusal is None else HubUnavailable
-        raise kind(f"{repository} is not available from the Hugging Face hub: {refusal or _silence(err)}") from err
-
-
-def _refusal(err: Exception, repository: HubRepository) -> str | None:
-    """What the hub, or this machine, has against giving the file; None if the hub does not answer."""
-    match err:
-        case errors.GatedRepoError():
-            page = f"{hub_settings.ENDPOINT}/{repository.id}"
-            return f"it is gated. Accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
-        case errors.RepositoryNotFoundError():
-            return (
-                "there is no such repository, or it is private. Check the name; for a private one log in with "
-                "`hf auth login` or set HF_TOKEN"
-            )
-        case errors.RevisionNotFoundError():
-            return "there is no such revision. Give a branch, a tag or a commit behind the @"
-        case errors.EntryNotFoundError() if not isinstance(err, errors.LocalEntryNotFoundError):
-            return f"it has no {HUB_FILE}; {_GIVE_PATH}"
-        case errors.HFValidationError():
-            return "that is no name of a repository; owner/name is"
-        case errors.HfHubHTTPError() if err.response.status_code in (401, 403):
-            return f"the token is refused ({err.response.status_code}). Log in with `hf auth login` or set HF_TOKEN"
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return f"there is no room in {hub_settings.HF_HUB_CACHE}. Make some, or set HF_HOME to another folder"
-        case PermissionError() | OSError(errno=errno.EROFS):
-            return f"{hub_settings.HF_HUB_CACHE} cannot be written. Set HF_HOME to another folder"
-    return None
-
-
-def _silence(err: Exception) -> str:
-    """Why the hub gives no whole answer."""
-    if hub_settings.is_offline_mode():
-        return f"HF_HUB_OFFLINE is set, and {hub_settings.HF_HUB_CACHE} does not have it. Unset it, or {_GIVE_PATH}"
-    if isinstance(err, errors.HfHubHTTPError):
-        what = f"answers {err.response.status_code}. Try again"
-    elif isinstance(err, errors.FileMetadataError | ValueError) or isinstance(err.__cause__, errors.FileMetadataError):
-        what = "does not answer as a hub does. Check proxies"
-    else:
-        what = f"cannot be reached, or broke off ({type(err).__name__}). Try again"
-    return f"{hub_settings.ENDPOINT} {what}, set HF_ENDPOINT to a mirror, or {_GIVE_PATH}"
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -8,17 +8,11 @@ from pathlib import Path
 
 from model.checkpoint import BadCheckpoint, checkpoint_variants
 from model.config_beside import config_variant
-from model.hub import (
-    CHECKPOINT_SUFFIXES,
-    FOLDER_FILES,
-    HUB_PREFIX,
-    HubRepository,
-    HubUnavailable,
-    official_weights,
-    repository_weights,
-)
+from model.hub import HUB_PREFIX, HubRepository, official_weights, repository_weights
+from model.hub_errors import HubUnavailable
 from model.labels import labels_beside
 from model.spec import UNTRAINED, Variant
+from model.stored.checkpoint_names import checkpoints_among
 from model.stored.foreign_files import folder_kind
 
 AUTO, PRETRAINED, HUB, SHIPPED = "auto", "pretrained", "hub", "shipped"
@@ -147,14 +141,11 @@ def _file(path: Path) -> Weights:
 
 
 def _within_folder(folder: Path) -> Path:
-    """The checkpoint in a folder that a trainer wrote: the file that Hugging Face's libraries name, or the only one."""
-    for name in FOLDER_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    files = [path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES and path.is_file()]
-    if len(files) != 1:
+    """The checkpoint in a folder that a trainer wrote."""
+    found = checkpoints_among(path.name for path in folder.iterdir() if path.is_file())
+    if len(found) != 1:
         raise WeightsUnavailable(f"{folder} {folder_kind(folder)}")
-    return files[0]
+    return folder / found[0]
 
 
 def _shipped(variant: Variant) -> Weights:

@@ -295,8 +295,6 @@ def test_a_head_of_one_class_is_served_with_sigmoid_and_refused_without(
     monkeypatch.setattr("model.crossvit.ENCODERS", 1)
     monkeypatch.setattr("model.parameter_shapes.ENCODERS", 1)
     monkeypatch.setattr(pytorch_source, "sources_are_current", lambda: False)
-    monkeypatch.setattr("model.parameter_shapes.ENCODERS", 1)
-    monkeypatch.setattr(pytorch_source, "sources_are_current", lambda: False)
     weights, out = tmp_path / "one.safetensors", tmp_path / "one"
     save_file(reference_network.tensors(small, classes=1, resolution=64), weights)
     (tmp_path / "one.labels.json").write_text('["cat"]')

@@ -3,8 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from model.config_beside import BadConfig, config_beside, labels_in, normalization_in
-from model.spec import NORMALIZATIONS, VARIANTS
+from model.config_beside import (
+    BadConfig,
+    config_beside,
+    config_variant,
+    done_otherwise,
+    labels_in,
+    normalization_in,
+    preprocessing_in,
+)
+from model.spec import NORMALIZATIONS, VARIANTS, Preprocessing
 
 TINY = VARIANTS["crossvit_tiny"]
 TIMM = {"architecture": "crossvit_tiny_240", "num_classes": 2, "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
@@ -39,3 +47,49 @@ def test_without_a_config_there_are_no_statistics(tmp_path: Path) -> None:
 def test_impossible_statistics_are_refused(mean: object) -> None:
     with pytest.raises(BadConfig, match="give them with --mean and --std"):
         normalization_in({"mean": mean, "std": [0.5, 0.5, 0.5]})
+
+
+def test_the_network_that_a_config_names_is_known_without_asking_for_one(tmp_path: Path) -> None:
+    assert (
+        config_variant(beside(tmp_path, {"architecture": "crossvit_15_dagger_408"}))
+        == VARIANTS["crossvit_15_dagger_384"]
+    )
+    assert config_variant(beside(tmp_path, {"architecture": "resnet50"})) is None
+    assert config_variant(tmp_path / "elsewhere" / "model.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    ("cfg", "sides", "expected"),
+    [
+        ({"input_size": [3, 240, 240], "crop_pct": 0.875}, (240, 224), {224: Preprocessing(274, 240)}),
+        ({"input_size": [3, 240, 240]}, (240, 224), {224: Preprocessing(274, 240)}),  # timm's crop_pct without one
+        ({"input_size": [3, 224, 224], "crop_pct": 0.9}, (240, 224), {224: Preprocessing(248, 224)}),
+        ({"input_size": [3, 408, 408], "crop_pct": 1.0}, (408, 384), {384: Preprocessing(408, 408)}),
+        ({"input_size": [3, 240, 240], "crop_pct": 0.875}, (408, 384), {224: Preprocessing(274, 240)}),
+        ({"input_size": [3, 360, 360], "crop_pct": 1}, (360, 336), {336: Preprocessing(360, 360)}),
+        ({"input_size": [3, 240, 240], "crop_pct": 1}, (360, 336), {}),
+        ({"input_size": [3, 240, 320]}, (240, 224), {}),
+        ({"input_size": 240}, (240, 224), {}),
+        ({"input_size": [3, 10**9, 10**9]}, (240, 224), {}),
+        ({"crop_pct": 0.9}, (240, 224), {}),
+    ],
+)
+def test_timms_size_and_share_are_resizing_and_cropping_at_their_resolution(
+    cfg: dict[str, object], sides: tuple[int, int], expected: dict[int, Preprocessing]
+) -> None:
+    assert preprocessing_in({"pretrained_cfg": cfg}, sides) == expected
+    assert preprocessing_in(cfg, sides) == expected
+
+
+@pytest.mark.parametrize("share", [0, 1.5, -1, "0.875", None, [1], float("nan")])
+def test_an_impossible_share_is_refused(share: object) -> None:
+    with pytest.raises(BadConfig, match="is no share of an image; give --preprocess"):
+        preprocessing_in({"input_size": [3, 240, 240], "crop_pct": share}, (240, 224))
+
+
+def test_what_is_done_otherwise_is_said() -> None:
+    assert list(done_otherwise({"pretrained_cfg": {"interpolation": "bicubic", "crop_mode": "center"}})) == []
+    assert list(done_otherwise({"pretrained_cfg": {"interpolation": "bilinear", "crop_mode": "squash"}})) == [
+        "config.json beside the weights asks for interpolation 'bilinear'; bicubic is used instead",
+        "config.json beside the weights asks for crop_mode 'squash'; center is used instead",
+    ]

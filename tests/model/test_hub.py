@@ -16,7 +16,8 @@ from huggingface_hub import constants as hub_settings
 
 from model import hub as hub_module
 from model.config_beside import config_beside
-from model.hub import HubRepository, HubUnavailable, repository_weights
+from model.hub import HubRepository, repository_weights
+from model.hub_errors import HubUnavailable
 from model.parameter_shapes import parameter_shapes
 from model.spec import VARIANTS
 from model.weights import Weights, WeightsUnavailable, find_weights, located_weights, variant_of
@@ -158,6 +159,24 @@ def test_offline_takes_the_cache_or_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         located("hf:me/other")
     with pytest.raises(WeightsUnavailable, match="HF_HUB_OFFLINE is set"):
         find_weights("hub", TINY, print)
+
+
+@pytest.mark.usefixtures("pets")
+def test_a_branch_that_has_not_changed_takes_one_request(hub: StandInHub) -> None:
+    first, _ = located()
+    hub.asked.clear()
+    assert located() == (first, [])
+    assert hub.asked == [("GET", "/api/models/me/pets")]
+
+
+def test_what_another_program_cached_of_a_commit_is_completed(hub: StandInHub) -> None:
+    hub.add(TINY.hub_repo, {"model.safetensors": CHECKPOINT, "config.json": CONFIG})
+    official = find_weights("hub", TINY, print)  # the weights alone
+    assert official.path is not None
+    assert config_beside(official.path, TINY) is None
+    weights, _ = located(f"hf:{TINY.hub_repo}@{COMMIT}")
+    assert weights.path == official.path
+    assert config_beside(official.path, TINY) == json.loads(CONFIG)
 
 
 def private(repository: StandInRepository) -> None:

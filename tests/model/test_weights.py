@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from model import weights
 from model.checkpoint import BadCheckpoint
-from model.loaded_network import network_with
-from model.spec import UNTRAINED, VARIANTS
-from model.weights import Weights, WeightsUnavailable, find_weights
-from tests.support import reference_network
+from model.parameter_shapes import parameter_shapes
+from model.spec import UNTRAINED, VARIANTS, patch_grids
+from model.weights import Weights, WeightsUnavailable, find_weights, variant_of
 from tests.support.hub_stand_in import COMMIT, StandInHub, running_hub, use_hub
 from tests.support.servers import free_port
 
@@ -180,14 +181,23 @@ def test_a_path_is_that_file_and_nothing_else(tmp_path: Path) -> None:
         find_weights(str(tmp_path / "other.pth"), TINY, print)
 
 
-def test_untrained_weights_are_the_same_every_time() -> None:
-    first, second = (network_with(find_weights(UNTRAINED, TINY, print), TINY).state_dict() for _ in range(2))
-    assert all((first[name] == second[name]).all() for name in first)
-
-
-def test_a_checkpoint_brings_its_own_number_of_classes(tmp_path: Path) -> None:
-    path = reference_network.checkpoint(tmp_path, TINY, classes=7)
-    assert network_with(find_weights(str(path), TINY, print), TINY).classes == 7
+@pytest.mark.parametrize(
+    ("architecture", "resolution", "expected"),
+    [
+        (None, 224, "crossvit_15_dagger"),
+        (None, 384, "crossvit_15_dagger_384"),
+        ("crossvit_15_dagger_240", 384, "crossvit_15_dagger"),
+        ("crossvit_9_240", 224, "crossvit_15_dagger"),
+    ],
+)
+def test_the_variant_is_that_of_the_tensors_and_of_those_that_fit_the_one_that_a_config_names(
+    tmp_path: Path, architecture: str | None, resolution: int, expected: str
+) -> None:
+    shapes = parameter_shapes(VARIANTS["crossvit_15_dagger"], 2, patch_grids(resolution))
+    torch.save({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}, tmp_path / "x.pth")
+    if architecture is not None:
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}))
+    assert variant_of(tmp_path / "x.pth").name == expected
 
 
 @pytest.mark.parametrize("names", [["model.safetensors", "optimizer.pt", "training_args.bin"], ["last.ckpt", "a.json"]])
