@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 PULL_MODULE = "export.pull"
-QUANTIZATION_PACKAGES = ("nncf", "openvino")
+QUANTIZATION_PACKAGES = ("nncf", "onnx_ir", "openvino")
 PULL_PACKAGES = ("huggingface_hub", "onnx", "onnxruntime")
 
 

@@ -18,8 +18,8 @@ CALIBRATION_VIEWS_ELSEWHERE = 2  # at each of the others
 
 
 def require_quantization() -> None:
-    """Raise NotInstalled unless NNCF, and OpenVINO to measure on, are installed."""
-    require_packages(("nncf", "openvino"), "quantize", "int8")
+    """Raise NotInstalled unless NNCF and onnx_ir, and OpenVINO to measure on, are installed."""
+    require_packages(("nncf", "onnx_ir", "openvino"), "quantize", "int8")
 
 
 def is_current(made: Quantization | None) -> bool:

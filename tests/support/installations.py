@@ -13,18 +13,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("app", "bundle", "export", "model")
 NOT_FOR_SERVING = ("torch", "onnxscript", "onnx_ir", "nncf")
 
-# Runs in each Python of an environment that has the packages of this one.
-_BLOCKED = f"""
-import sys
-
-class _NotInstalled:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {NOT_FOR_SERVING!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, _NotInstalled())
-"""
-
 
 def files_of_checkout() -> set[str]:
     """The files that git has, or would add, by their paths; those that are deleted are not among them."""
@@ -48,13 +36,19 @@ def build_distributions(out: Path) -> tuple[Path, Path]:
 
 
 def borrowing_environment(folder: Path, wheel: Path) -> Path:
-    """An environment with the wheel and with this one's packages, but for what serving must not need; its `bin`."""
+    """An environment with the wheel, and links to this one's packages but those not for serving; its `bin`."""
     venv.create(folder, symlinks=True)
-    site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     _pip(folder / "bin" / "python", "--no-deps", "--no-index", "--no-compile", str(wheel))
-    (site / "sitecustomize.py").write_text(_BLOCKED)
-    lent = (path for path in sys.path if path.endswith("-packages"))
-    (site / "lent.pth").write_text("".join(f"{path}\n" for path in lent))
+    site = folder / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    for lent in (Path(path) for path in sys.path if path.endswith("-packages")):
+        for entry in lent.iterdir():
+            package = entry.name.partition("-")[0].partition(".")[0]
+            if (
+                entry.suffix != ".pth"
+                and package not in (*NOT_FOR_SERVING, "crossvit")
+                and not (site / entry.name).exists()
+            ):
+                (site / entry.name).symlink_to(entry)
     return folder / "bin"
 
 
