@@ -72,7 +72,7 @@ def main() -> int:
         np.savez_compressed(folder / LOGITS, **logits)
         record = TemplateRecord(
             sources=sources,
-            made_with={package: version(package) for package in ("torch", "onnx", "onnxscript", "onnx_ir")},
+            made_with=making_versions(),
             onnxruntime=ONNX_RUNTIME,
             templates={template.network: hashlib.sha256(template.content).hexdigest() for template in made},
             logits=file_sha256(folder / LOGITS),
@@ -80,6 +80,11 @@ def main() -> int:
         )
         write_json(folder / RECORD, record.model_dump(mode="json"))
     return 0
+
+
+def making_versions() -> dict[str, str]:
+    """Versions of the packages that make templates; PyTorch's builds for CPUs and GPUs make the same."""
+    return {package: version(package).partition("+")[0] for package in ("torch", "onnx", "onnxscript", "onnx_ir")}
 
 
 def template_bytes(template: onnx.ModelProto) -> bytes:

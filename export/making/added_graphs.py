@@ -15,7 +15,7 @@ from export.measurement.photos import PhotoSet
 from model.checkpoint import Say
 from model.spec import Activation, Preprocessing
 
-QUICK_VIEWS = 60  # of the photographs, where only bfloat16 is measured
+QUICK_VIEWS = 40  # of the photographs, where only bfloat16 is measured
 
 
 @dataclass(frozen=True)
