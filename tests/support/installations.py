@@ -60,9 +60,9 @@ def empty_environment(folder: Path, requirements: Iterable[str]) -> Path:
 
 
 def installed_megabytes(bin_folder: Path) -> float:
-    """The size of the environment's packages on disk."""
-    site = bin_folder.parent / "lib"
-    return sum(path.lstat().st_size for path in site.rglob("*") if path.is_file() and not path.is_symlink()) / 1e6
+    """The size of the environment's packages, without the bytecode that pip makes of them."""
+    files = (path for path in (bin_folder.parent / "lib").rglob("*") if path.suffix != ".pyc")
+    return sum(path.lstat().st_size for path in files if path.is_file() and not path.is_symlink()) / 1e6
 
 
 def elsewhere(bin_folder: Path, home: Path, settings: Mapping[str, str]) -> dict[str, str]:
