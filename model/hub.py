@@ -23,11 +23,11 @@ from model.spec import Variant
 from model.stored.checkpoint_names import WEIGHTS_FILE, checkpoints_among
 
 T = TypeVar("T")
-Say = Callable[[str], None]
 
 HUB_PREFIX = "hf:"
 HUB_TIMEOUT_SECONDS = 4.5  # for an answer; a download may take as long as it goes on
 
+_BROKE_OFF = "broke off the download"
 _REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -62,7 +62,7 @@ class HubRepository:
         return self.id + (f" at {self.revision}" if self.revision else "")
 
 
-def official_weights(variant: Variant, say: Say) -> Path:
+def official_weights(variant: Variant, say: Callable[[str], None]) -> Path:
     """The published weights of `variant`: the cached file, without asking the hub, or a download."""
     cached = hub.try_to_load_from_cache(variant.hub_repo, WEIGHTS_FILE)
     if isinstance(cached, str):
@@ -72,10 +72,11 @@ def official_weights(variant: Variant, say: Say) -> Path:
         url = hub.hf_hub_url(repository.id, WEIGHTS_FILE)
         # The probe comes first since the download itself tries again for half a minute.
         found = _within(HUB_TIMEOUT_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_SECONDS))
+    with explained(str(repository), repository.page, _BROKE_OFF):
         return _download(repository, WEIGHTS_FILE, found.size, say)
 
 
-def repository_weights(repository: HubRepository, say: Say) -> Path:
+def repository_weights(repository: HubRepository, say: Callable[[str], None]) -> Path:
     """The checkpoint of `repository`, with the files beside it that name its classes and its preprocessing.
 
     The hub is asked first, unless the revision is a commit that is cached. If it does not answer, what is cached of the
@@ -95,7 +96,7 @@ def repository_weights(repository: HubRepository, say: Say) -> Path:
     if cached is not None and cached.parent.name == commit and _has_all(repository, cached):
         return cached
     name = _weights_file(sizes, repository)
-    with explained(str(repository), repository.page):
+    with explained(str(repository), repository.page, _BROKE_OFF):
         paths = [path for file in _belonging(name) if (path := _download_if_there(repository, file)) is not None]
         path = _download(repository, name, sizes[name], say)
     if any(other.parent != path.parent for other in paths):
@@ -154,7 +155,7 @@ def _weights_file(names: Iterable[str], repository: HubRepository) -> str:
     )
 
 
-def _download(repository: HubRepository, name: str, size: int | None, say: Say) -> Path:
+def _download(repository: HubRepository, name: str, size: int | None, say: Callable[[str], None]) -> Path:
     """The path of the file in the cache, after a download with a progress bar if it is not there."""
     if not sys.stderr.isatty():  # then there is no progress bar
         say(f"fetching {name} of {repository}" + (f", {size / 1e6:.0f} MB" if size else ""))

@@ -21,17 +21,20 @@ class HubUnreachable(HubUnavailable):
 
 
 @contextmanager
-def explained(repository: str, page: str) -> Iterator[None]:
+def explained(repository: str, page: str, failed: str = "cannot be reached") -> Iterator[None]:
     """Errors of the hub's client as HubUnavailable: it raises its own, its HTTP library's and OSError.
 
-    `repository` is what messages call it, `page` its address for a browser.
+    `repository` is what messages call it, `page` its address for a browser, and `failed` what a hub does that gives no
+    whole answer.
     """
     try:
         yield
     except Exception as err:
         refusal = _refusal(err, page)
         kind = HubUnreachable if refusal is None else HubUnavailable
-        raise kind(f"{repository} is not available from the Hugging Face hub: {refusal or _silence(err)}") from err
+        raise kind(
+            f"{repository} is not available from the Hugging Face hub: {refusal or _silence(err, failed)}"
+        ) from err
 
 
 def _refusal(err: Exception, page: str) -> str | None:
@@ -59,7 +62,7 @@ def _refusal(err: Exception, page: str) -> str | None:
     return None
 
 
-def _silence(err: Exception) -> str:
+def _silence(err: Exception, failed: str) -> str:
     """Why the hub gives no whole answer."""
     if hub_settings.is_offline_mode():
         return f"HF_HUB_OFFLINE is set, and {hub_settings.HF_HUB_CACHE} does not have it. Unset it, or {_GIVE_PATH}"
@@ -68,5 +71,5 @@ def _silence(err: Exception) -> str:
     elif isinstance(err, errors.FileMetadataError | ValueError) or isinstance(err.__cause__, errors.FileMetadataError):
         what = "does not answer as a hub does. Check proxies"
     else:
-        what = f"cannot be reached, or broke off ({type(err).__name__}). Try again"
+        what = f"{failed} ({type(err).__name__}). Try again"
     return f"{hub_settings.ENDPOINT} {what}, set HF_ENDPOINT to a mirror, or {_GIVE_PATH}"
