@@ -38,15 +38,16 @@ def fill_template(
         initializer=[tensor for tensor in template.graph.initializer if tensor.name in used],
         value_info=_known_shapes(template.graph, served, sizes),
     )
-    for name in [name for name in values if name in used]:
-        _add_initializer(graph, name, values.pop(name))
-    return onnx.helper.make_model(
+    model = onnx.helper.make_model(
         graph,
         opset_imports=template.opset_import,
         ir_version=template.ir_version,
         producer_name=template.producer_name,
         producer_version=template.producer_version,
     )
+    for name in [name for name in values if name in used]:  # last and one at a time: they are copied once
+        _add_initializer(model.graph, name, values.pop(name))
+    return model
 
 
 def _divided(graph: onnx.GraphProto, values: ParameterValues) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:

@@ -26,8 +26,8 @@ from export.measurement.golden_images import golden_answers
 from export.measurement.pytorch_parity import pytorch_answers, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
+from model.hub import HubUnavailable
 from model.spec import PREPROCESSING, VARIANTS, Preprocessing
-from model.weights import WeightsUnavailable
 from tests.support import reference_network
 from tests.support.reference_network import TINY
 
@@ -172,10 +172,10 @@ def test_if_changed_exports_again_what_differs(
 
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing_to_be_had(_: object) -> None:
-        raise WeightsUnavailable("no hub")
+    def nothing_to_be_had(*_: object) -> None:
+        raise HubUnavailable("no hub")
 
-    monkeypatch.setattr("model.weights._cached", nothing_to_be_had)
+    monkeypatch.setattr("model.weights.official_weights", nothing_to_be_had)
 
 
 @pytest.mark.usefixtures("no_hub")
