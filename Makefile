@@ -1,32 +1,41 @@
 PYTHON ?= python3
 PORT ?= 8000
 VARIANT ?= crossvit_9_dagger
-WEIGHTS ?= auto
+WEIGHTS ?=
 LABELS ?=
 EXPORT ?=
-TORCH_INDEX ?=
-QUANTIZE ?= int8
+QUANTIZE ?=
 GPU ?=
 RESOLUTIONS ?= default
 PHOTOS ?= export/data/photos
+TORCH_INDEX ?=
 
 BIN := .venv/bin
 BUNDLE := artifacts/$(VARIANT)
 ENGINES := $(if $(GPU),gpu,cpu)
-EXTRAS := $(if $(GPU),gpu,cpu,quantize),export,train,otel,dev
+# Stages of one environment: what serving needs, then what 8 bits, or tests, training and export need too.
+SERVING := .venv/.serving-$(ENGINES)
+QUANTIZING := .venv/.quantizing
 INSTALLED := .venv/.installed-$(ENGINES)
 
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all graphs check audit lock sbom bench-bundles bench bench-full format clean
+.PHONY: serve test test-all graphs check audit lock sbom dist bench-bundles bench bench-full format clean
 
-serve: $(INSTALLED)
-	$(BIN)/python export/to_onnx.py --variant $(VARIANT) --weights "$(WEIGHTS)" --labels "$(LABELS)" $(EXPORT) $(if $(GPU),--precision fp16,--quantize "$(QUANTIZE)") --out $(BUNDLE) --if-changed
-	$(if $(GPU),-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --resolutions $(RESOLUTIONS) --if-changed)
+MADE_FROM = "$(or $(WEIGHTS),$(VARIANT))" $(if $(LABELS),--labels "$(LABELS)") $(EXPORT)
+serve: $(SERVING) $(if $(QUANTIZE),$(QUANTIZING))
+ifdef GPU
+	$(BIN)/crossvit pull $(MADE_FROM) --precision fp16 --out $(BUNDLE) --if-changed
+	-$(BIN)/python export/to_trt.py --variant $(VARIANT) --bundle $(BUNDLE) --resolutions $(RESOLUTIONS) --if-changed
 	$(BIN)/crossvit serve --bundle $(BUNDLE) --port $(PORT)
+else
+	$(BIN)/crossvit serve $(MADE_FROM) $(if $(QUANTIZE),--quantize "$(QUANTIZE)") --port $(PORT)
+endif
 
-INSTALL_BENCH = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]'
+INSTALL = $(BIN)/python -m pip install --no-compile -c constraints.txt
+INSTALL_TORCH = $(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(INSTALL)
+INSTALL_BENCH = $(INSTALL_TORCH) --quiet -e '.[bench]'
 
 # Three processes on two cores, since many tests wait: for time to pass, or for a service to start.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3
@@ -50,29 +59,38 @@ check: $(INSTALLED)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --constraints constraints.txt --all-extras pyproject.toml >/dev/null  # the pins fit PyTorch for CUDA too
 
 audit: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -e '.[audit]'
+	$(INSTALL) --quiet -e '.[audit]'
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-# The packages that the images install, as in constraints.txt, with hashes; PyTorch is in docker/cpu.Dockerfile.
-LOCK = echo torch | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt --excludes /dev/stdin
+# The packages that the images install, as in constraints.txt, with hashes.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt
 lock: $(INSTALLED)
 	$(LOCK) --output-file docker/locks/build.txt --group image-build
 	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra otel pyproject.toml
-	$(LOCK) --output-file docker/locks/cpu-export.txt --extra cpu --extra otel --extra export --extra quantize pyproject.toml
-	$(LOCK) --output-file docker/locks/gpu-common.txt --extra otel --extra export pyproject.toml
-	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra export --extra gpu --extra nvimgcodec pyproject.toml
+	$(LOCK) --output-file docker/locks/cpu-quantize.txt --extra cpu --extra otel --extra quantize pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu-common.txt --extra otel --extra half-precision pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra gpu --extra nvimgcodec pyproject.toml
+
+# From what is committed: docs/release.md.
+dist: $(INSTALLED)
+	rm -rf artifacts/dist
+	mkdir -p artifacts/dist/source
+	git archive HEAD | tar -x -C artifacts/dist/source
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir artifacts/dist artifacts/dist/source
+	rm -r artifacts/dist/source
+	ls -l artifacts/dist
 
 sbom: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[sbom]'
+	$(INSTALL) --quiet -e '.[sbom]'
 	mkdir -p artifacts/sbom
 	for name in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file artifacts/sbom/$$name.cdx.json docker/locks/$$name.txt || exit 1; done
 
 CONTEST = $(BIN)/python -m benchmarks.contest
 NETWORKS := artifacts/crossvit_18_dagger artifacts/crossvit_9_dagger
-MEASURED = --photos "$(PHOTOS)" --weights "$(WEIGHTS)"
+MEASURED = --photos "$(PHOTOS)" --weights "$(or $(WEIGHTS),auto)"
 bench-bundles: $(INSTALLED)
 	$(INSTALL_BENCH)
-	for bundle in $(NETWORKS); do $(BIN)/python export/to_onnx.py --variant $${bundle#artifacts/} --weights "$(WEIGHTS)" --quantize int8 --out $$bundle --if-changed || exit 1; done
+	for bundle in $(NETWORKS); do $(BIN)/python export/to_onnx.py --variant $${bundle#artifacts/} --weights "$(or $(WEIGHTS),auto)" --quantize int8 --out $$bundle --if-changed || exit 1; done
 
 # Measured in artifacts/, which git ignores: so the results name a commit without changes.
 bench: bench-bundles
@@ -98,8 +116,16 @@ format: $(INSTALLED)
 clean:
 	rm -rf .venv artifacts .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(SERVING): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip  # the pip of 2023 in Python 3.11 takes twice as long
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL="$(TORCH_INDEX)") $(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[$(EXTRAS)]'
+	$(INSTALL) -e '.[$(ENGINES)]'
+	touch $@
+
+$(QUANTIZING): $(SERVING)
+	$(INSTALL) -e '.[quantize]'
+	touch $@
+
+$(INSTALLED): $(SERVING)
+	$(INSTALL_TORCH) -e '.[$(if $(GPU),gpu,cpu,quantize),export,train,otel,dev]'
 	touch $@

@@ -15,9 +15,9 @@ import typer
 
 from app.commands.classify_output import ClassifyFormat, open_report
 from app.commands.terminal import clear_errors
-from app.errors import MissingPackage
 from app.machine.signals import outside
-from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, QUANTIZATION_PACKAGES, check_installed
+from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, QUANTIZATION_PACKAGES
+from bundle.installation import NotInstalled, require_packages
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ main = new_app()
 
 # These commands pass all their arguments, --help too, to the module that defines their options.
 _PASS_ARGUMENTS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-_NETWORK_PACKAGES = ("torch", "safetensors", "huggingface_hub")
 
 
 @main.callback(invoke_without_command=True)
@@ -55,7 +53,7 @@ def serve_command(context: typer.Context) -> None:
     with clear_errors():
         settings, arguments = Settings.from_command_line(context.args), context.args
         if settings.quantize:
-            check_installed(QUANTIZATION_PACKAGES, "quantize")
+            require_packages(QUANTIZATION_PACKAGES, "quantize", "--quantize")
         if settings.sources:
             settings, arguments = _with_bundles(settings, arguments)
         if settings.instances == 1:
@@ -121,7 +119,7 @@ def bench_command(context: typer.Context) -> None:
 @main.command("export", context_settings=_PASS_ARGUMENTS_ON)
 def export_command(context: typer.Context) -> None:
     """Make a bundle from a checkpoint (export/to_onnx.py)."""
-    _run_instead("export.to_onnx", context.args, extra="export", needs=(*_NETWORK_PACKAGES, "onnx", "onnxscript"))
+    _run_instead("export.to_onnx", context.args, extra="export", needs=("torch", "onnxscript"))
 
 
 @main.command("pull", context_settings=_PASS_ARGUMENTS_ON)
@@ -133,7 +131,7 @@ def pull_command(context: typer.Context) -> None:
 @main.command("train", context_settings=_PASS_ARGUMENTS_ON)
 def train_command(context: typer.Context) -> None:
     """Train a network, or fine-tune one, on your own images (model/train.py)."""
-    _run_instead("model.train", context.args, extra="train", needs=(*_NETWORK_PACKAGES, "kornia", "tensorboard"))
+    _run_instead("model.train", context.args, extra="train", needs=("torch", "kornia", "tensorboard"))
 
 
 @main.command("models")
@@ -174,8 +172,8 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
     It is no call: the service's package imports neither the exporter nor PyTorch, which those programs need.
     """
     try:
-        check_installed(needs, extra)
-    except MissingPackage as err:
+        require_packages(needs, extra, "this command")
+    except NotInstalled as err:
         error(err)
         raise typer.Exit(FAILED) from err
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606

@@ -94,9 +94,5 @@ class NoEngine(ExplainedError):
     """No installed engine can run the model as requested."""
 
 
-class MissingPackage(ExplainedError):
-    """A package that a command needs is not installed."""
-
-
 class PullFailed(ExplainedError):
     """The bundle of a source could not be made; the program that tried has printed why."""

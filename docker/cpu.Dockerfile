@@ -1,9 +1,10 @@
 # CrossViT on a CPU. `docker build -f docker/cpu.Dockerfile .` makes the last of these targets:
-#   export   writes bundles, with PyTorch
-#   serve    the service, without PyTorch; bundles are mounted at /bundles
-#   bundled  the service with a bundle inside: --build-arg VARIANT=crossvit_9_dagger
+#   serve           fetches weights, makes bundles of them, and serves those in /bundles; PyTorch is in no stage
+#   serve-quantize  the same with NNCF, which makes graphs in 8 bits
+#   bundled         serve, with a bundle inside: --build-arg VARIANT=crossvit_9_dagger --build-arg QUANTIZE=int8
 # Any Debian with Python 3.11, venv and pip can replace the base.
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
+ARG QUANTIZE=
 
 FROM ${PYTHON} AS python
 ENV PATH=/opt/crossvit/bin:$PATH PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/cache
@@ -23,47 +24,29 @@ COPY export export
 COPY app app
 RUN pip install --no-build-isolation --no-deps --no-index --prefix /project .
 
-FROM project AS service
-RUN rm -rf /project/lib/python3.*/site-packages/model/shipped
-
-FROM pip AS serving
+FROM pip AS packages
 COPY docker/locks/cpu.txt .
 RUN pip install --no-deps --require-hashes -r cpu.txt
 
-FROM serving AS exporting
-COPY docker/locks/cpu-export.txt constraints.txt ./
-RUN pip install --no-deps --require-hashes -r cpu-export.txt
-# PyTorch has no hashes here: its builds for CPUs come from a separate index.
-ARG TORCH_INDEX=
-RUN PIP_EXTRA_INDEX_URL="${TORCH_INDEX}" pip install -c constraints.txt torch
+# A folder of what is not among the packages yet.
+FROM packages AS quantization
+COPY docker/locks/cpu-quantize.txt .
+RUN pip install --prefix /quantization --no-deps --require-hashes -r cpu-quantize.txt
 
-FROM exporting AS export
-COPY --from=project /project /opt/crossvit
-ENV HF_HOME=/cache/huggingface
-USER 10001:10001
-WORKDIR /tmp
-ENTRYPOINT ["crossvit", "export"]
-
-FROM export AS bundle
-ARG VARIANT=crossvit_9_dagger
-ARG WEIGHTS=auto
-ARG QUANTIZE=int8
-RUN crossvit export --variant "${VARIANT}" --weights "${WEIGHTS}" --quantize "${QUANTIZE}" --out "/bundles/${VARIANT}"
-
-FROM serving AS served
+FROM packages AS served
 RUN pip uninstall --yes wheel-stub setuptools pip
 
 FROM python AS serve
 ARG REVISION=unknown
 COPY --from=served /opt/crossvit /opt/crossvit
-COPY --from=service /project /opt/crossvit
+COPY --from=project /project /opt/crossvit
 COPY --chmod=0644 docker/health.py /opt/crossvit/
 LABEL org.opencontainers.image.title="CrossViT" \
       org.opencontainers.image.description="CrossViT image classification over HTTP, on a CPU" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"
-ENV CROSSVIT_HOST=0.0.0.0 CROSSVIT_BUNDLE=/bundles
+ENV CROSSVIT_HOST=0.0.0.0 CROSSVIT_BUNDLE=/bundles HF_HOME=/cache/huggingface
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000
@@ -72,5 +55,14 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=10m CMD ["python", "-I", 
 ENTRYPOINT ["crossvit"]
 CMD ["serve"]
 
+FROM serve AS serve-quantize
+COPY --from=quantization /quantization /opt/crossvit
+
+FROM serve${QUANTIZE:+-quantize} AS pulled
+ARG VARIANT=crossvit_9_dagger
+ARG SOURCE=${VARIANT}
+ARG QUANTIZE
+RUN crossvit pull "${SOURCE}" --quantize "${QUANTIZE}" --out "/bundles/${VARIANT}"
+
 FROM serve AS bundled
-COPY --from=bundle /bundles /bundles
+COPY --from=pulled /bundles /bundles

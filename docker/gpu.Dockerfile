@@ -1,5 +1,6 @@
-# CrossViT on an NVIDIA GPU: builds TensorRT engines, and serves from them or from ONNX Runtime's CUDA provider. CUDA, cuDNN
-# and TensorRT are Python packages here; the machine must have the driver and the NVIDIA Container Toolkit.
+# CrossViT on an NVIDIA GPU: fetches weights, makes bundles of them, builds TensorRT engines, and serves from them or from
+# ONNX Runtime's CUDA provider. CUDA, cuDNN and TensorRT are Python packages here; the machine must have the driver and the
+# NVIDIA Container Toolkit.
 # Any Debian with Python 3.11, venv and pip can replace the base.
 ARG PYTHON=docker.io/library/python:3.11-slim-bookworm
 
@@ -41,7 +42,8 @@ LABEL org.opencontainers.image.title="CrossViT" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}"
-ENV CROSSVIT_HOST=0.0.0.0 CROSSVIT_BUNDLE=/bundles NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+ENV CROSSVIT_HOST=0.0.0.0 CROSSVIT_BUNDLE=/bundles HF_HOME=/cache/huggingface
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 # The toolkit refuses an older driver with a sentence. The driver keeps kernels that it compiles in the cache's volume.
 ENV NVIDIA_REQUIRE_CUDA="cuda>=13.0" CUDA_CACHE_PATH=/cache/nv
 USER 10001:10001

@@ -64,6 +64,7 @@ def _from_options(
             "the service serves in it only where that was measured"
         ),
     ] = "default",
+    precision: arguments.PrecisionOption = None,
     images: arguments.ImagesOption = None,
     quantize: arguments.QuantizeOption = "",
     calibration: arguments.CalibrationOption = None,
@@ -81,6 +82,7 @@ def _from_options(
             labels=Path(labels) if labels else None,
             out=out or pulled_folder(cached),
             options=options,
+            precisions=tuple(precision or ()),
             photos=images,
             int8=quantize == INT8,
             calibration=calibration,
@@ -109,7 +111,7 @@ class StampedLines:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = sys.argv[1:] if argv is None else argv
-    written = spread(given, "--resolutions")
+    written = spread(given, "--resolutions", "--precision")
     return run_command(_app, written, program="crossvit pull", obj=written)
 
 

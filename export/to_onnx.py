@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bundle.precisions import BF16, FP16, INT8
+from bundle.precisions import INT8
 from export.inputs import arguments
 from export.inputs.export_request import ExportRequest
 from export.inputs.graph_options import check_calibration, graph_options
@@ -42,14 +42,7 @@ def _from_options(
     std: arguments.StdOption = None,
     normalize: arguments.NormalizeOption = "",
     activation: arguments.ActivationOption = SOFTMAX,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(
-            parser=arguments.choice((FP16, BF16)),
-            metavar=f"{FP16}|{BF16} ...",
-            help="adds graphs in half precision, for GPUs",
-        ),
-    ] = None,
+    precision: arguments.PrecisionOption = None,
     images: arguments.ImagesOption = None,
     quantize: arguments.QuantizeOption = "",
     calibration: arguments.CalibrationOption = None,

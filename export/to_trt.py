@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError, first_error
 from bundle.file_names import ENGINES, MANIFEST
+from bundle.installation import install_command
 from bundle.plan_manifest import PLAN_FORMAT, PlanManifest, PlanRequest
 from bundle.precisions import FP16, PlanPrecision
 from export.inputs import arguments
@@ -35,6 +36,7 @@ from export.plans.build_spec import PRECISION_OPTIONS, BuildSpec, Device, PlanBu
 from export.plans.plan_folder import has_plan, plan_place, write_plan
 from export.plans.plan_source import OPERATOR, PRODUCTS, PlanSource, read_source
 from export.plans.progress import Bars, interruptibly
+from export.pull import main as pull
 from model.command_line import failures, new_app, run_command, spread
 from model.spec import branch_sides
 
@@ -104,7 +106,7 @@ def tensorrt() -> PlanBuilder:
         if err.name is None or err.name.partition(".")[0] not in ("tensorrt", "tensorrt_bindings", "cuda"):
             raise
         package = "cuda-bindings" if err.name.startswith("cuda") else "TensorRT"
-        raise Unable(f"{package} is not installed: pip install -e '.[export,gpu]' installs what engines need") from err
+        raise Unable(f"{package} is not installed: {install_command('gpu')} installs what engines need") from err
     except (ImportError, OSError) as err:
         raise Unable(f"TensorRT is installed but does not load: {err}; pip install --force-reinstall tensorrt") from err
     return TensorRTBuilder()
@@ -244,7 +246,7 @@ def build(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
     _say(f"TensorRT {device.tensorrt}, {device.gpu} ({device.compute_capability}), driver {device.driver}")
     if not (options.bundle / MANIFEST).exists():
         _check_room(options.bundle, 0)
-        _export_bundle(options)
+        _pull_bundle(options)
     source = read_source(options.bundle, options.variant)
     resolutions = _resolutions(options, source)
     photos = spread_out(measuring_set(options.images).files, PROOF_VIEWS)  # before minutes are spent
@@ -273,7 +275,7 @@ def preview(options: BuildOptions, find: Callable[[], PlanBuilder]) -> None:
     except Unable as err:
         _say(f"nothing can be built here: {err}")
     if not (options.bundle / MANIFEST).exists():
-        _say(f"no bundle at {options.bundle}: export/to_onnx.py --variant {options.variant} would make it first")
+        _say(f"no bundle at {options.bundle}: crossvit pull {options.variant} would make it first")
         return
     source = read_source(options.bundle, options.variant)
     _say(f"{source.path}: {options.variant}, model.onnx sha256 {source.graph_sha256}")
@@ -424,20 +426,13 @@ def _check_room(bundle: Path, needed: int) -> None:
         raise Unable(f"{place} cannot be written to; run this as its owner, or choose another --bundle")
 
 
-def _export_bundle(options: BuildOptions) -> None:
-    _say(f"no bundle at {options.bundle}; making it first, as export/to_onnx.py --variant {options.variant} does")
-    try:
-        from export.to_onnx import main as to_onnx
-    except ModuleNotFoundError as err:
-        raise Unable(
-            f"no bundle is at {options.bundle}, and exporting one needs {err.name}: pip install -e '.[export]', "
-            "or copy a bundle from another machine"
-        ) from err
-    code = to_onnx(["--variant", options.variant, "--out", str(options.bundle)])
+def _pull_bundle(options: BuildOptions) -> None:
+    _say(f"no bundle at {options.bundle}; making it first, as crossvit pull {options.variant} does")
+    code = pull([options.variant, "--out", str(options.bundle)])
     if code == 130:
         raise KeyboardInterrupt
     if code != 0:
-        raise Unable("engines are built from a bundle, and its export failed")
+        raise Unable("engines are built from a bundle, and none could be made")
 
 
 def _profiles(spec: BuildSpec) -> Iterator[str]:

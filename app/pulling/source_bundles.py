@@ -11,10 +11,11 @@ from pathlib import Path
 
 from app.errors import PullFailed
 from app.machine.signals import outside
-from app.pulling.pull_command import PULL_PACKAGES, check_installed, pull_command_line
+from app.pulling.pull_command import PULL_PACKAGES, pull_command_line
 from bundle.bundle_errors import BadBundle
 from bundle.cached_source import HUB_PREFIX, CachedSource, cached_source
 from bundle.discovery import find_bundles
+from bundle.installation import require_packages
 from bundle.pulled_bundles import is_unchanged, pulled_folder, read_pull_record
 
 _POLL_SECONDS = 0.02
@@ -26,7 +27,7 @@ def bundles_of_sources(sources: Sequence[str], options: Sequence[str], say: Call
     """The paths of the bundles of `sources`; a source that is a bundle, or a folder of them, is its own.
 
     `options` are those of `crossvit pull`, for sources that are not bundles; without any, a bundle stays as it was
-    made. Raises BadSource, PullFailed or MissingPackage, and BadBundle if two models would have one name.
+    made. Raises BadSource, PullFailed or NotInstalled, and BadBundle if two models would have one name.
     """
     found = [_own_bundle(text) or cached_source(text) for text in sources]
     _check_names(found)
@@ -62,7 +63,7 @@ def _made(source: CachedSource, options: list[str], say: Callable[[str], None]) 
         if options in ([], before) and is_unchanged(bundle, source, record):
             return bundle
         options = options or before
-    check_installed(PULL_PACKAGES, "cpu")
+    require_packages(PULL_PACKAGES, "cpu", "making a bundle")
     say(f"{source.model}: making the bundle of {source.text}")
     status = _run_child(pull_command_line(source.text, options))
     if status and (record is None or source.checkpoint is not None or record.options != options):

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces; optional: pip install 'crossvit[otel]' and --otlp-endpoint."""
+"""OpenTelemetry traces; optional: the extra `otel` and --otlp-endpoint."""
 
 import logging
 import threading
@@ -9,6 +9,7 @@ from typing import Any
 
 from app.errors import BadParameter
 from app.timing import Interval
+from bundle.installation import install_command
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Tracing:
             from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
         except ImportError as err:
-            raise BadParameter("traces need OpenTelemetry: pip install 'crossvit[otel]'") from err
+            raise BadParameter(f"traces need OpenTelemetry: {install_command('otel')}") from err
         resource = Resource.create({"service.name": "crossvit", "service.version": version("crossvit")})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter: Any = _QuietExporter(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))

@@ -1,9 +1,8 @@
 """How graphs in 8 bits are made, and whether they can be made here; imports none of the packages that make them."""
 
-import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
-from bundle.bundle_errors import ExplainedError
+from bundle.installation import require_packages
 from bundle.manifest import Quantization
 
 KEPT_IN_FLOAT32 = (
@@ -18,18 +17,9 @@ CALIBRATION_VIEWS = 24  # at the least resolution
 CALIBRATION_VIEWS_ELSEWHERE = 2  # at each of the others
 
 
-class NotInstalled(ExplainedError):
-    """A package that makes or runs 8-bit graphs is missing."""
-
-
 def require_quantization() -> None:
-    """Raise NotInstalled unless NNCF, and OpenVINO to measure on, are installed."""
-    missing = [name for name in ("nncf", "openvino") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotInstalled(
-            f"int8 needs {' and '.join(missing)}, not installed here: "
-            "python -m pip install -c constraints.txt -e '.[quantize]'"
-        )
+    """Raise NotInstalled unless NNCF and onnx_ir, and OpenVINO to measure on, are installed."""
+    require_packages(("nncf", "onnx_ir", "openvino"), "quantize", "int8")
 
 
 def is_current(made: Quantization | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from bundle.manifest import MAX_RESIZE
-from bundle.precisions import INT8
+from bundle.precisions import BF16, FP16, INT8
 from model.spec import (
     LARGEST_SIDE,
     LEAST_SIDE,
@@ -153,6 +153,15 @@ ActivationOption = Annotated[
     typer.Option(
         "--activation",
         help="of the scores: sigmoid for one class, or for classes that do not exclude each other",
+    ),
+]
+PrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        parser=choice((FP16, BF16)),
+        metavar=f"{FP16}|{BF16} ...",
+        help="adds graphs in half precision, for GPUs",
     ),
 ]
 ImagesOption = Annotated[

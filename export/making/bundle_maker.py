@@ -11,8 +11,9 @@ from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel, bundle_labels, write_labels
 from bundle.file_names import MODEL
 from bundle.golden import write_golden
+from bundle.installation import require_packages
 from bundle.manifest import write_manifest
-from bundle.writer import replacing_bundle
+from bundle.writer import check_bundle_place, replacing_bundle
 from export.graphs.quantization_recipe import require_quantization
 from export.inputs.export_request import ExportInputs, ExportRequest, find_inputs
 from export.inputs.if_changed import bundle_stays
@@ -43,12 +44,15 @@ MAKING_ERRORS = (
 def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
     """Write the bundle of `request`, with the graph of `source`; any error leaves an existing bundle as it was."""
     started = time.monotonic()
+    check_bundle_place(request.out)  # before anything is fetched
     inputs = find_inputs(request, say)
     built_with = source.built_with(request.variant)
     if request.if_changed and bundle_stays(inputs, built_with, say):
         return
     if request.int8:
         require_quantization()
+    if request.precisions:
+        require_packages(("onnxscript",), "half-precision", "half precision")
     _announce(inputs, say)
     network = source.network(inputs, say)
     _check_head(network.classes, request.options.activation)

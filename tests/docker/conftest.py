@@ -16,8 +16,8 @@ PROMETHEUS = "docker.io/prom/prometheus"
 SETTINGS = f"""
 VARIANT={TINY.name}
 WEIGHTS=/weights/{TINY.name}.safetensors
-QUANTIZE=
 CPUS=1
+CROSSVIT_PRECISION=f32
 MEMORY=1g
 CROSSVIT_MAX_QUEUE={MAX_QUEUE}
 CROSSVIT_MAX_IMAGES=4
@@ -30,7 +30,7 @@ def images() -> dict[str, str]:
     """Names of the images, by those that the compose file has."""
     if not engine():
         pytest.skip(f"neither docker nor podman runs {BASE} here")
-    return {f"crossvit-{name}": build(name) for name in ("export", "cpu")}
+    return {"crossvit-cpu": build("cpu")}
 
 
 def _prometheus() -> str:
@@ -42,14 +42,14 @@ def _prometheus() -> str:
 
 @pytest.fixture(scope="session")
 def project(images: dict[str, str], tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what `docker compose` reads, and a checkpoint to export."""
+    """A folder with what `docker compose` reads, and a checkpoint to serve."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "docker", folder / "docker")
     (folder / "weights").mkdir()
     Path(shutil.copy(tiny_weights, folder / "weights")).chmod(0o644)
     text = (ROOT / "docker-compose.yml").read_text()
     for name, other in images.items():
-        text = text.replace(f"image: {name}", f"image: {other}")
+        text = text.replace(f"image: {name}", f"image: {other}")  # and of the one for 8 bits the beginning
     text = "\n".join(f"    image: {_prometheus()}" if PROMETHEUS in line else line for line in text.splitlines())
     # The service needs no shell: it has none here.
     shells = "".join(f"\n      - /dev/null:/usr/bin/{shell}:ro" for shell in ("dash", "bash"))

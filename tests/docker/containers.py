@@ -18,7 +18,6 @@ PREFIX = "localhost/crossvit-test-"  # whoever works here may have images of the
 GPU = "gpu-without-nvidia"
 WITHOUT_NVIDIA = "COPY docker/locks/cpu.txt .\nRUN pip install --no-deps --require-hashes -r cpu.txt"
 TARGETS = {  # by the images' names
-    "export": ("cpu.Dockerfile", "export"),
     "cpu": ("cpu.Dockerfile", "serve"),
     GPU: ("gpu.Dockerfile", "serve"),
     "prometheus": ("../tests/docker/prometheus.Dockerfile", "prometheus"),
@@ -121,17 +120,10 @@ class Compose:
 
 
 def _build_options() -> list[str]:
-    options = []
-    if index := os.environ.get("TORCH_INDEX"):
-        options += ["--build-arg", f"TORCH_INDEX={index}"]
     if engine() == "docker":
-        return options
-    options += ["--isolation", "chroot", "--network", "host", "--format", "docker"]
-    options += ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
-    wheels = os.environ.get("PIP_FIND_LINKS")
-    if wheels and Path(wheels).is_dir():  # such as a PyTorch for CPUs that lies on disk
-        options += ["--volume", f"{wheels}:{wheels}:ro", "--env", f"PIP_FIND_LINKS={wheels}"]
-    return options
+        return []
+    options = ["--isolation", "chroot", "--network", "host", "--format", "docker"]
+    return [*options, "--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
 
 
 def _output(command: list[str], folder: Path, environment: dict[str, str], seconds: float) -> str:

@@ -9,6 +9,7 @@ import yaml
 
 from app.api.key_files import KeyFile
 from app.configuration.settings import Settings, variable
+from model.spec import VARIANTS
 from tests.docker.containers import ROOT
 
 IMAGE = (ROOT / "docker" / "cpu.Dockerfile").read_text()
@@ -55,6 +56,19 @@ def test_it_runs_as_the_images_user_and_writes_where_the_image_does(
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
     assert writable == {re.findall(r"XDG_CACHE_HOME=(\S+)", IMAGE)[0], "/tmp"}  # noqa: S108
+
+
+def test_the_weights_are_fetched_beside_the_service_where_it_looks_for_bundles(
+    pod: dict[str, Any], container: dict[str, Any]
+) -> None:
+    (pull,) = pod["initContainers"]
+    assert (pull["image"], pull["securityContext"]) == (container["image"], container["securityContext"])
+    folder = re.findall(r"CROSSVIT_BUNDLE=(\S+)", IMAGE)[0]
+    mounts = [{mount["mountPath"]: mount for mount in each["volumeMounts"]}[folder] for each in (pull, container)]
+    assert [mount.get("readOnly", False) for mount in mounts] == [False, True]
+    command, source, *options = pull["args"]
+    assert (command, options[: options.index("--out") + 2]) == ("pull", ["--out", f"{folder}/{source}"])
+    assert source in VARIANTS
 
 
 def test_the_keys_are_where_the_setting_has_them(

@@ -28,6 +28,7 @@ from app.engines.registry import ON_CPU, offered_engines
 from app.processes.channel import Arrays, PendingResult, Values
 from app.processes.shared_memory import SharedMemory
 from bundle.bundle_errors import BadBundle, ExplainedError
+from bundle.installation import install_command
 from bundle.plan_manifest import PlanManifest
 from bundle.scores import best_classes
 from bundle.tensors import Images, Outputs
@@ -97,7 +98,7 @@ class EngineHost:
             engines = self._engines(name)
         except ImportError as err:
             extra = "cpu" if name in ON_CPU else "gpu"
-            return [[], f"it is not installed ({err}); install it with pip install 'crossvit[{extra}]'", None], []
+            return [[], f"it is not installed ({err}); install it with {install_command(extra)}", None], []
         except EngineRefused as err:
             return [[], None, str(err)], []
         except Exception as err:  # a package that is installed, but broken

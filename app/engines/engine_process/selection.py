@@ -20,6 +20,7 @@ from app.errors import EngineFailed, NoEngine, WrongAnswers
 from app.machine.cpus import has_dot_products
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from bundle.bundle_errors import ExplainedError
+from bundle.installation import install_command
 from bundle.precisions import F32, INT8
 from bundle.reader import Bundle
 
@@ -365,7 +366,7 @@ class EngineSearch:
             )
         if engine != AUTO:
             return NoEngine(f"no engine here for {request}: {self.refused.get(engine) or self._absent[engine]}")
-        advice = "install one with pip install 'crossvit[cpu]', or choose a precision that this machine has"
+        advice = f"install one with {install_command('cpu')}, or choose a precision that this machine has"
         if precision in GPU_ONLY_PRECISIONS:
             advice = f"{precision} needs an engine for GPUs, and a GPU that it runs on; choose another precision"
         return NoEngine(f"no engine here for {request}: {advice} (f32 runs everywhere){reasons and f'; {reasons}'}")

@@ -13,6 +13,7 @@ from app.engines.gpu.device import DeviceError, PlanNetwork, Tensor, TensorRTDev
 from app.engines.gpu.slot_self_test import disagreement
 from app.engines.gpu.transfer_slot import Streams, TransferSlot
 from app.engines.interface import Engine, EngineFiles, EngineRefused, PendingOutputs, TensorRTPlan
+from bundle.installation import install_command
 from bundle.plan_manifest import PlanManifest
 from bundle.tensors import INPUT, OUTPUTS, ImageRows, Images, Outputs
 
@@ -27,7 +28,7 @@ def _find() -> TensorRTDevice | None:
     except (ImportError, OSError) as err:  # OSError is how a library is missed that Python loads by hand
         if isinstance(err, ModuleNotFoundError) and err.name == "tensorrt":
             raise  # not installed, so not expected to serve
-        raise EngineRefused(f"TensorRT is installed, but cannot be used ({err}): pip install 'crossvit[gpu]'") from err
+        raise EngineRefused(f"TensorRT is installed, but cannot be used ({err}): {install_command('gpu')}") from err
     return cuda_device.find_device()
 
 

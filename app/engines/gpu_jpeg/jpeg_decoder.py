@@ -19,6 +19,7 @@ from app.engines.gpu.device import Address, DeviceError
 from app.engines.gpu_jpeg.jpeg_device import Bitmap, JpegDevice
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
+from bundle.installation import install_command
 from bundle.tensors import Images
 from model.preprocess import Window, windows
 from model.spec import Preprocessing
@@ -193,7 +194,7 @@ def _find() -> JpegDevice | None:
     try:
         from app.engines.gpu_jpeg import nvimagecodec
     except (ImportError, OSError) as err:  # OSError is how a library is missed that Python loads by hand
-        raise EngineRefused(f"nvImageCodec is not installed ({err}): pip install 'crossvit[nvimgcodec]'") from err
+        raise EngineRefused(f"nvImageCodec is not installed ({err}): {install_command('nvimgcodec')}") from err
     return nvimagecodec.find_jpeg_device()
 
 

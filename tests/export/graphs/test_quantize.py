@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from export.graphs.quantization_recipe import NotInstalled, require_quantization
+from bundle.installation import NotInstalled
+from export.graphs.quantization_recipe import require_quantization
 from export.measurement.onnx_sessions import openvino_session
 from export.measurement.photos import SHIPPED, photographs, views
 from model.spec import Preprocessing
@@ -109,6 +110,6 @@ def test_nncf_sends_and_writes_nothing(int8: Path) -> None:
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr("bundle.installation.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(NotInstalled, match=rf"int8 needs {missing}, not installed here: .*pip install .*quantize"):
         require_quantization()

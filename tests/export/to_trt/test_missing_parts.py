@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bundle.installation import install_command
 from export import to_trt
 from tests.export.to_trt.fake_builder import FOLDER, run
 from tests.support.folders import tree
@@ -20,42 +21,32 @@ def test_without_tensorrt_nothing_is_written(
     monkeypatch.delitem(sys.modules, "export.plans.builder", raising=False)
     assert to_trt.main(["--variant", TINY.name, "--bundle", str(tmp_path / "b")]) == 1
     err = capsys.readouterr().err
-    assert err == "error: TensorRT is not installed: pip install -e '.[export,gpu]' installs what engines need\n"
+    assert err == f"error: TensorRT is not installed: {install_command('gpu')} installs what engines need\n"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_bundle_is_one_is_exported_first(
+def test_where_no_bundle_is_one_is_pulled_first(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "b"
 
-    def export(argv: list[str]) -> int:
-        assert argv == ["--variant", TINY.name, "--out", str(out)]
+    def pull(argv: list[str]) -> int:
+        assert argv == [TINY.name, "--out", str(out)]
         shutil.copytree(bundle, out)
         return 0
 
-    monkeypatch.setattr("export.to_onnx.main", export)
+    monkeypatch.setattr("export.to_trt.pull", pull)
     assert run(out, "--resolutions", "224") == 0
     assert f"no bundle at {out}; making it first" in capsys.readouterr().out
     assert (out / "engines" / FOLDER.format(224) / "plan").exists()
 
 
 @pytest.mark.parametrize(("code", "expected"), [(1, 1), (130, 130)])
-def test_an_export_that_fails_or_is_interrupted_ends_it(
+def test_a_pull_that_fails_or_is_interrupted_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: int
 ) -> None:
-    monkeypatch.setattr("export.to_onnx.main", lambda _: code)
+    monkeypatch.setattr("export.to_trt.pull", lambda _: code)
     assert run(tmp_path / "b") == expected
-
-
-def test_where_no_bundle_is_and_pytorch_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delitem(sys.modules, "export.to_onnx", raising=False)
-    monkeypatch.delitem(sys.modules, "export.graphs.served_graph", raising=False)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert run(tmp_path / "b") == 1
-    assert "exporting one needs torch" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_a_bundle_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def test_a_dry_run_needs_neither_gpu_nor_tensorrt_nor_a_bundle(
     assert "nothing can be built here: TensorRT is not installed: do this" in out
     assert "480: images of side 480" in out
     assert to_trt.main([*arguments, str(tmp_path / "nowhere")], no_tensorrt) == 0
-    assert "export/to_onnx.py --variant crossvit_tiny would make it first" in capsys.readouterr().out
+    assert "crossvit pull crossvit_tiny would make it first" in capsys.readouterr().out
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -368,7 +368,7 @@ def test_where_all_fail_the_reason_is_in_the_log(
 
 @pytest.mark.usefixtures("fakes")
 def test_an_engine_that_is_not_installed_is_refused_with_what_would_do() -> None:
-    with pytest.raises(NoEngine, match=r"not_installed.*install it with pip install 'crossvit\[cpu\]'"):
+    with pytest.raises(NoEngine, match=r"not_installed.*install it with pip install .*\[cpu\]'"):
         choose(described(), "absent")
 
 
@@ -479,7 +479,7 @@ def test_plans_that_cannot_be_used_are_told_of_where_nothing_else_is(gpu: Simple
         (EngineRefused("no plan for 224; build one"), "engine=tensorrt, precision=auto: no plan for 224; build one"),
         (
             ModuleNotFoundError("No module named 'tensorrt'"),
-            r"No module named 'tensorrt'.*pip install 'crossvit\[gpu\]'",
+            r"No module named 'tensorrt'.*pip install .*\[gpu\]'",
         ),
         (None, "it finds no GPU, or was built without support for one"),
     ],
