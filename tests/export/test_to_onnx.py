@@ -26,7 +26,7 @@ from export.measurement.golden_images import golden_answers
 from export.measurement.pytorch_parity import pytorch_answers, worst_differences
 from model.checkpoint import BadCheckpoint
 from model.crossvit import CrossViT
-from model.hub import HubUnavailable
+from model.hub_errors import HubUnavailable
 from model.spec import PREPROCESSING, VARIANTS, Preprocessing
 from tests.support import reference_network
 from tests.support.reference_network import TINY
