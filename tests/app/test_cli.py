@@ -90,7 +90,7 @@ def test_the_server_and_the_command_line_agree(bundle: Path, folder: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["classify", "x.png", "--bundle", "/nowhere"], "no bundle at /nowhere"),
+        (["classify", PHOTO, "--bundle", "/nowhere"], "no bundle at /nowhere"),
         (["classify", PHOTO, "--resolution", "225"], "resolution 225 is not served; one of 224, 384, 480"),
     ],
 )
