@@ -122,7 +122,9 @@ class ModelInfo(BaseModel):
     default: bool
     state: Annotated[str, Field(description="READY, LOADING or UNAVAILABLE")]
     reason: Annotated[str, Field(description="why it is not ready; empty if it is")]
-    quantizing: Annotated[bool, Field(description="whether its graph in 8 bits is being made in the background")]
+    quantizing: Annotated[bool, Field(description="whether its graph in 8 bits is being made in the background")] = (
+        False
+    )
     variant: str | None = None
     resolutions: list[int] = []
     default_resolution: int | None = None

@@ -83,7 +83,7 @@ def fifo(place: Path) -> None:
         (lambda where: (where / "passport.json").unlink(), "passport.json cannot be opened .No such file"),
         (
             lambda where: (where / "passport.json").write_text("{"),
-            "is not a plan manifest: the file: Invalid JSON",
+            "is not a plan manifest: the file is not JSON",
         ),
         (
             lambda where: (where / "passport.json").write_text("{}"),

@@ -107,7 +107,7 @@ def test_control_characters_of_labels_are_not_shown() -> None:
 
 def test_a_manifest_that_is_not_json_is_refused(copied: Path) -> None:
     (copied / "manifest.json").write_text("{")
-    with pytest.raises(BadBundle, match="the file: Invalid JSON"):
+    with pytest.raises(BadBundle, match="the file is not JSON"):
         open_bundle(copied)
 
 

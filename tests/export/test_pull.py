@@ -170,7 +170,7 @@ def test_a_failure_is_a_sentence_and_leaves_the_bundle_as_it_was(
             monkeypatch.setattr(template_source, "shipped_template", no_template)
             message = "install the package again"
         case _:
-            monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else object())
+            monkeypatch.setattr("bundle.installation.find_spec", lambda name: None if name == "nncf" else object())
             options += ["--quantize", "int8"]
             message = "error: int8 needs nncf, not installed here"
     assert pull_tiny(weights, out, *options) == 1
@@ -221,7 +221,7 @@ def test_a_process_that_is_killed_leaves_no_half_made_bundle(tiny_weights: Path,
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["no-such-file.pth"], 1, "no-such-file.pth is no file and no folder, and no variant"),
+        (["no-such-file.pth"], 1, "there is no no-such-file.pth: give a checkpoint"),
         (["crossvit_9_dager"], 1, "the nearest: crossvit_9_dagger"),
         ([], 2, "Missing argument 'SOURCE'"),
         (["crossvit_9", "--variant", "crossvit_15"], 1, "crossvit_9 is not crossvit_15: --variant is for a checkpoint"),

@@ -368,7 +368,7 @@ def test_errors_are_a_sentence_and_leave_nothing(
     ("change", "message"),
     [
         ({"format": 1}, "has format 1, not 3"),
-        ({"weights": None}, "manifest.json: weights: "),
+        ({"weights": None}, "manifest.json: weights is not an object; export it again"),
         ({"preprocessing": {"224": {}}}, "manifest.json: preprocessing.224.resize is missing; export it again"),
         ({"files": {}}, "files lacks golden.npz, labels.json, model.onnx; export it again: python export/to_onnx.py"),
     ],

@@ -82,7 +82,7 @@ def test_bfloat16_stays_near_the_reference_logits(bundle: Path) -> None:
             "onnxruntime.InferenceSession('{bundle}/model.onnx')",
         ],
         ["-c", "import app.engines.cpu.openvino_engine, openvino; openvino.Core()"],
-        ["-c", "import export.measurement.openvino_precisions; export.measurement.openvino_precisions._has_bfloat16()"],
+        ["-c", "import export.measurement.openvino_precisions; export.measurement.openvino_precisions.has_bfloat16()"],
         ["export/to_onnx.py", "--help"],
     ],
 )

@@ -24,7 +24,7 @@ def refuse(*_): raise AssertionError("a connection")
 socket.socket.connect = refuse
 import onnx_ir as ir
 from export.measurement.photos import SHIPPED, crops, photographs
-from export.graphs.quantization_recipe import quantize_graph
+from export.graphs.quantize import quantize_graph
 from model.spec import Preprocessing
 photos = crops(Preprocessing(256, 224), 12, photographs(SHIPPED))
 ir.save(quantize_graph(Path(sys.argv[1]), [view[None] for view in photos]), sys.argv[2])

@@ -120,7 +120,7 @@ def made_anew(_: object) -> None:
 def test_without_nncf_the_export_ends_at_once_with_a_sentence(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "nncf" else object())
+    monkeypatch.setattr("bundle.installation.find_spec", lambda name: None if name == "nncf" else object())
     assert to_onnx.main([*options, "--quantize", "int8"]) == 1
     assert "error: int8 needs nncf, not installed here" in capsys.readouterr().err
     assert not (tmp_path / TINY.name).exists()

@@ -50,8 +50,11 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], str], str]] = {
         "is of crossvit_9, not crossvit_tiny; choose another --bundle or --variant",
     ),
     "no files": (lambda manifest: changed(manifest, files={}), "files lacks golden.npz, .*; export it again"),
-    "odd preprocessing": (lambda manifest: changed(manifest, preprocessing=[1]), "preprocessing: .*; export it again"),
-    "odd weights": (lambda manifest: changed(manifest, weights=None), "weights: .*; export it again"),
+    "odd preprocessing": (
+        lambda manifest: changed(manifest, preprocessing=[1]),
+        "preprocessing is not an object; export it again",
+    ),
+    "odd weights": (lambda manifest: changed(manifest, weights=None), "weights is not an object; export it again"),
 }
 
 

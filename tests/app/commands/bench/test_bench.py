@@ -168,7 +168,7 @@ def test_a_key_that_is_not_known_is_not_printed_either() -> None:
         (["--url", "localhost:8000"], "the URL must be like http://host:8000"),
         (["--url", "http://x", "/nowhere.jpg"], "/nowhere.jpg: No such file"),
         (["--bundle", "/nowhere"], "no bundle at /nowhere"),
-        (["--bundle", "x", "--engine", "abacus"], "setting engine: 'abacus' is not one of"),
+        (["--bundle", ".", "--engine", "abacus"], "setting engine: 'abacus' is not one of"),
     ],
 )
 def test_what_cannot_be_measured_is_a_sentence(arguments: list[str], message: str) -> None:
