@@ -10,14 +10,10 @@ from stat import S_ISREG
 
 from bundle.bundle_errors import ExplainedError
 from bundle.file_names import MODEL_NAME
+from model.checkpoint_names import CHECKPOINT_SUFFIXES
+from model.hub_repository import HUB_FORM, HUB_PREFIX, HubRepository
 from model.spec import VARIANTS, variant_named
 
-HUB_PREFIX = "hf:"
-
-_HUB_FORM = f"{HUB_PREFIX}OWNER/REPOSITORY[@REVISION]"
-_HUB = re.compile(r"hf:(?P<repository>[\w.-]+/(?P<name>[\w.-]+))(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-_FILE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar"}
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 # Names that trainers and libraries give to every checkpoint: the folder's name says more.
 _GENERIC_NAMES = {"best", "checkpoint", "last", "model", "model_best", "pytorch_model", "weights"}
 _CONFIG = "config.json"  # beside a checkpoint
@@ -69,8 +65,8 @@ def cached_source(text: str) -> CachedSource:
 
 def _network(text: str) -> str:
     """The name of the network that `text` is; BadSource if it is the path of a file that is not there, or a typo."""
-    if text.startswith((".", "~", os.sep)) or Path(text).suffix in _FILE_SUFFIXES:
-        raise BadSource(f"there is no {text}: give a checkpoint, a bundle, the name of a network, or {_HUB_FORM}")
+    if text.startswith((".", "~", os.sep)) or Path(text).suffix in CHECKPOINT_SUFFIXES:
+        raise BadSource(f"there is no {text}: give a checkpoint, a bundle, the name of a network, or {HUB_FORM}")
     try:
         return variant_named(text).name
     except ValueError as err:
@@ -89,11 +85,11 @@ def file_versions(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
 
 
 def _of_hub(text: str) -> CachedSource:
-    match = _HUB.fullmatch(text)
-    if match is None:
-        raise BadSource(f"{text} is not {_HUB_FORM}")
-    revision = match["revision"] or ""
-    return CachedSource(text, text, _fit(match["name"]), fixed=bool(_COMMIT.fullmatch(revision)))
+    try:
+        repository = HubRepository.named(text)
+    except ValueError as err:
+        raise BadSource(str(err)) from err
+    return CachedSource(text, text, _fit(repository.name), fixed=repository.is_commit)
 
 
 def _model_name(checkpoint: Path) -> str:

@@ -4,12 +4,10 @@ The client is huggingface_hub, with its cache, its environment (HF_ENDPOINT, HF_
 tokens and its progress bars.
 """
 
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,49 +15,17 @@ import huggingface_hub as hub
 from huggingface_hub import constants as hub_settings
 from huggingface_hub import errors
 
+from model.checkpoint_names import WEIGHTS_FILE, checkpoints_among
 from model.config_beside import NAME as CONFIG
 from model.hub_errors import HubUnavailable, HubUnreachable, explained
+from model.hub_repository import HubRepository
 from model.spec import Variant
-from model.stored.checkpoint_names import WEIGHTS_FILE, checkpoints_among
 
 T = TypeVar("T")
 
-HUB_PREFIX = "hf:"
 HUB_TIMEOUT_SECONDS = 4.5  # for an answer; a download may take as long as it goes on
 
 _BROKE_OFF = "broke off the download"
-_REPOSITORY = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True)
-class HubRepository:
-    """A repository of models, and the branch, tag or commit that is meant; None is its main branch."""
-
-    id: str
-    revision: str | None = None
-
-    @classmethod
-    def named(cls, text: str) -> "HubRepository":
-        """That of `hf:owner/name[@revision]`; raises HubUnavailable if `text` has another form."""
-        found = _REPOSITORY.fullmatch(text.removeprefix(HUB_PREFIX))
-        if found is None:
-            form = f"{HUB_PREFIX}owner/name"
-            raise HubUnavailable(f"{text} names no repository: write {form}, or {form}@revision")
-        return cls(found["id"], found["revision"])
-
-    @property
-    def is_commit(self) -> bool:
-        """Whether its files can never change."""
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
-
-    @property
-    def page(self) -> str:
-        """Its address for a browser."""
-        return f"{hub_settings.ENDPOINT}/{self.id}"
-
-    def __str__(self) -> str:
-        return self.id + (f" at {self.revision}" if self.revision else "")
 
 
 def official_weights(variant: Variant, say: Callable[[str], None]) -> Path:
@@ -68,11 +34,11 @@ def official_weights(variant: Variant, say: Callable[[str], None]) -> Path:
     if isinstance(cached, str):
         return Path(cached)
     repository = HubRepository(variant.hub_repo)
-    with explained(str(repository), repository.page):
+    with explained(str(repository), _page(repository)):
         url = hub.hf_hub_url(repository.id, WEIGHTS_FILE)
         # The probe comes first since the download itself tries again for half a minute.
         found = _within(HUB_TIMEOUT_SECONDS, lambda: hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_SECONDS))
-    with explained(str(repository), repository.page, _BROKE_OFF):
+    with explained(str(repository), _page(repository), _BROKE_OFF):
         return _download(repository, WEIGHTS_FILE, found.size, say)
 
 
@@ -86,7 +52,7 @@ def repository_weights(repository: HubRepository, say: Callable[[str], None]) ->
     if cached is not None and repository.is_commit and _has_all(repository, cached):
         return cached
     try:
-        with explained(str(repository), repository.page):
+        with explained(str(repository), _page(repository)):
             commit, sizes = _within(HUB_TIMEOUT_SECONDS, lambda: _contents(repository))
     except HubUnavailable as err:
         if cached is None or not isinstance(err, HubUnreachable):
@@ -96,12 +62,17 @@ def repository_weights(repository: HubRepository, say: Callable[[str], None]) ->
     if cached is not None and cached.parent.name == commit and _has_all(repository, cached):
         return cached
     name = _weights_file(sizes, repository)
-    with explained(str(repository), repository.page, _BROKE_OFF):
+    with explained(str(repository), _page(repository), _BROKE_OFF):
         paths = [path for file in _belonging(name) if (path := _download_if_there(repository, file)) is not None]
         path = _download(repository, name, sizes[name], say)
     if any(other.parent != path.parent for other in paths):
         raise HubUnavailable(f"{repository} changed while it was downloaded: try again")
     return path
+
+
+def _page(repository: HubRepository) -> str:
+    """Its address for a browser."""
+    return f"{hub_settings.ENDPOINT}/{repository.id}"
 
 
 def _contents(repository: HubRepository) -> tuple[str | None, dict[str, int | None]]:

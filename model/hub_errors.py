@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from huggingface_hub import constants as hub_settings
 from huggingface_hub import errors
 
-from model.stored.checkpoint_names import WEIGHTS_FILE
+from model.checkpoint_names import WEIGHTS_FILE
 
 _GIVE_PATH = "give the path of a checkpoint instead"
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import BadCheckpoint, checkpoint_variants
+from model.checkpoint_names import checkpoints_among
 from model.config_beside import config_variant
-from model.hub import HUB_PREFIX, HubRepository, official_weights, repository_weights
+from model.hub import official_weights, repository_weights
 from model.hub_errors import HubUnavailable
+from model.hub_repository import HUB_FORM, HUB_PREFIX, HubRepository
 from model.labels import labels_beside
 from model.spec import UNTRAINED, Variant
-from model.stored.checkpoint_names import checkpoints_among
 from model.stored.foreign_files import folder_kind
 
 AUTO, PRETRAINED, HUB, SHIPPED = "auto", "pretrained", "hub", "shipped"
@@ -93,11 +94,11 @@ def located_weights(location: str, say: Callable[[str], None]) -> Weights:
         try:
             repository = HubRepository.named(location)
             return _from_hub(repository_weights(repository, say), repository.id)
-        except HubUnavailable as err:
+        except (ValueError, HubUnavailable) as err:
             raise WeightsUnavailable(str(err)) from err
     if "://" in location:
         raise WeightsUnavailable(
-            f"{location} is an address: download it and give the path of the file, or give {HUB_PREFIX}owner/name"
+            f"{location} is an address: download it and give the path of the file, or give {HUB_FORM}"
         )
     return _file(Path(location).expanduser())
 

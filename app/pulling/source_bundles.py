@@ -13,10 +13,11 @@ from app.errors import PullFailed
 from app.machine.signals import outside
 from app.pulling.pull_command import PULL_PACKAGES, pull_command_line
 from bundle.bundle_errors import BadBundle
-from bundle.cached_source import HUB_PREFIX, CachedSource, cached_source
+from bundle.cached_source import CachedSource, cached_source
 from bundle.discovery import find_bundles
 from bundle.installation import require_packages
 from bundle.pulled_bundles import is_unchanged, pulled_folder, read_pull_record
+from model.hub_repository import HUB_PREFIX
 
 _POLL_SECONDS = 0.02
 _END_SECONDS = 3.0  # for a child to remove what it has half made

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import Say
-from model.hub import HUB_PREFIX
+from model.hub_repository import HUB_PREFIX
 from model.spec import VARIANTS, Variant, variant_named
 from model.weights import PRETRAINED, Weights, WeightsUnavailable, located_weights, variant_of
 

@@ -62,8 +62,8 @@ def test_only_a_commit_of_the_hub_stays_what_it_is(text: str, fixed: bool) -> No
             r"there is no /nowhere/x.pth: give a checkpoint, a bundle, the name of a network, or hf:OWNER",
         ),
         ("crossvit_9_224.pth", r"there is no crossvit_9_224.pth"),  # IBM's file, which is not here
-        ("hf:flowers", r"hf:flowers is not hf:OWNER/REPOSITORY\[@REVISION\]"),
-        ("hf:me/flowers@", r"is not hf:OWNER/REPOSITORY"),
+        ("hf:flowers", r"hf:flowers names no repository of the hub: write hf:OWNER/REPOSITORY\[@REVISION\]"),
+        ("hf:me/flowers@", r"names no repository of the hub"),
     ],
 )
 def test_what_is_no_source_is_refused_with_what_would_do(text: str, message: str) -> None:

@@ -16,8 +16,9 @@ from huggingface_hub import constants as hub_settings
 
 from model import hub as hub_module
 from model.config_beside import config_beside
-from model.hub import HubRepository, repository_weights
+from model.hub import repository_weights
 from model.hub_errors import HubUnavailable
+from model.hub_repository import HubRepository
 from model.parameter_shapes import parameter_shapes
 from model.spec import VARIANTS
 from model.weights import Weights, WeightsUnavailable, find_weights, located_weights, variant_of
@@ -110,7 +111,9 @@ def test_a_repository_without_one_checkpoint_is_refused(hub: StandInHub, names: 
 
 @pytest.mark.parametrize("location", ["hf:pets", "hf:", "hf:a/b/c", "hf:me/pets@", "hf:me/pets@a b", "hf:me/pets?x"])
 def test_what_names_no_repository_is_refused(location: str) -> None:
-    with pytest.raises(WeightsUnavailable, match="names no repository: write hf:owner/name, or hf:owner/name@revision"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"names no repository of the hub: write hf:OWNER/REPOSITORY\[@REVISION\]"
+    ):
         located(location)
 
 

@@ -227,7 +227,7 @@ def test_a_folder_without_one_checkpoint_is_called_what_it_is(tmp_path: Path, na
 
 
 def test_a_url_is_refused_as_a_path() -> None:
-    with pytest.raises(WeightsUnavailable, match=r"is an address: download it .*, or give hf:owner/name"):
+    with pytest.raises(WeightsUnavailable, match=r"is an address: download it .*, or give hf:OWNER/REPOSITORY"):
         find_weights("https://example.org/model.safetensors", TINY, print)
 
 

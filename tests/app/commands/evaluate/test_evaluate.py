@@ -413,7 +413,10 @@ def test_a_server_that_is_busy_is_asked_again(some: Path) -> None:
     report = json.loads(done.stdout)
     assert (done.exit_code, report["figures"]["images"], report["figures"]["top1"]) == (0, 12, 0.5)
     assert KEY not in done.output
-    assert "1 classes were in no answer's top five, such as 'n00': the model lacks them, or they have few images" in done.stderr
+    assert (
+        "1 classes were in no answer's top five, such as 'n00': the model lacks them, or they have few images"
+        in done.stderr
+    )
 
 
 @pytest.mark.usefixtures("_n01_is_best")
