@@ -22,7 +22,12 @@ def folder(tmp_path: Path) -> Path:
 def planned(folder: Path, *arguments: str) -> list[str]:
     """The commands that `make ARGUMENTS` would run."""
     command = ["make", "--dry-run", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
+    # Without what a make around this test tells its children: they would print the folders that they enter.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
 
 
 def installed(commands: list[str]) -> list[str]:
