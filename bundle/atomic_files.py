@@ -89,7 +89,8 @@ def remove_leftovers(place: Path) -> None:
         else:
             aside.rename(place)
     for folder in place.parent.glob(f"{glob.escape(_prefix(place))}*"):
-        with suppress(BlockingIOError), exclusive_lock(folder):  # BlockingIOError: its run is alive
+        # BlockingIOError: its run is alive. FileNotFoundError: another run has removed it.
+        with suppress(BlockingIOError, FileNotFoundError), exclusive_lock(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
