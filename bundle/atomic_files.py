@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 # From fcntl.h and linux/fs.h, for renameat2.
@@ -50,12 +50,22 @@ def folder_beside(place: Path) -> Iterator[Path]:
     """An empty folder next to `place`, for `install_folder`. What is in it at the end of the block is removed."""
     place.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(place)
-    folder = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
-    with exclusive_lock(folder, wait=True):  # tells later runs that this one is alive
+    with ExitStack() as lock:
+        folder = _locked_folder(place, lock)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # the replaced folder, or half of the new one
+
+
+def _locked_folder(place: Path, lock: ExitStack) -> Path:
+    """A new folder next to `place`. Its lock, held by `lock`, tells later runs that this one is alive."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(place), dir=place.parent))
+        with suppress(FileNotFoundError):  # another run took it for a leftover before it was locked
+            lock.enter_context(exclusive_lock(folder, wait=True))
+            folder.stat()
+            return folder
 
 
 def install_folder(folder: Path, place: Path) -> None:

@@ -6,10 +6,12 @@ bundle, called like the model, and a record of what the bundle was made from.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from bundle.atomic_files import replace_file
 from bundle.bundle_errors import BadBundle
@@ -41,19 +43,27 @@ class PullRecord:
     made_with: str
 
 
+_RECORDS = TypeAdapter(PullRecord)
+
+
 def pulled_folder(source: CachedSource) -> Path:
     """Where the bundle of `source` is, or would be. Raises OSError if the user has no home."""
     digest = hashlib.sha256(source.identity.encode(errors="surrogateescape")).hexdigest()
     return _root() / digest[:16] / source.model
 
 
-def write_pull_record(bundle: Path, source: CachedSource, options: Sequence[str], *, fixed: bool) -> None:
-    """Note what `bundle`, which is at `pulled_folder(source)`, was made from.
+def files_of(source: CachedSource, options: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Size and time of change (ns) of each file that the bundle of `source` is made from, by its path."""
+    return source.files() | file_versions(Path(option) for option in options if Path(option).is_absolute())
+
+
+def write_pull_record(
+    bundle: Path, source: CachedSource, options: Sequence[str], files: Mapping[str, tuple[int, int]], *, fixed: bool
+) -> None:
+    """Note what `bundle`, which is at `pulled_folder(source)`, was made from; `files` are as they were before.
 
     `fixed` is false for weights that stand in for those of the source, since the hub could not be reached.
     """
-    named = [Path(option) for option in options if Path(option).is_absolute()]
-    files = source.files() | file_versions(named)
     record = PullRecord(
         source.text,
         list(options),
@@ -67,8 +77,8 @@ def write_pull_record(bundle: Path, source: CachedSource, options: Sequence[str]
 def read_pull_record(bundle: Path) -> PullRecord | None:
     """What `bundle` was made from; None if that is not known, or no longer what this version makes."""
     try:
-        return PullRecord(**json.loads((bundle.parent / _RECORD).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return _RECORDS.validate_json((bundle.parent / _RECORD).read_bytes())
+    except (OSError, ValidationError):
         return None
 
 

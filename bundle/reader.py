@@ -15,6 +15,7 @@ from bundle.golden import Golden, parse_golden
 from bundle.manifest import Manifest, parse_manifest
 from bundle.permissions import unreadable
 from bundle.plans import Plans, open_plans
+from bundle.pulled_bundles import read_pull_record
 from model.spec import SOFTMAX, UNTRAINED
 
 
@@ -88,6 +89,17 @@ class Bundle:
 
 def open_bundle(path: Path) -> Bundle:
     """Open and check the bundle at `path`. Raises BadBundle, which says what is wrong and how to mend it."""
+    try:
+        return _open(path)
+    except BadBundle as err:
+        record = read_pull_record(path)
+        if record is None:
+            raise
+        command = shlex.join(["crossvit", "pull", record.source, *record.options])
+        raise BadBundle(f"{err} (it was pulled; this makes it again: {command})") from err
+
+
+def _open(path: Path) -> Bundle:
     try:
         path = Path(os.path.abspath(path))  # noqa: PTH100, a link keeps its own name
     except OSError as err:

@@ -21,7 +21,7 @@ from export.inputs import arguments
 from export.inputs.export_request import Bfloat16At, ExportRequest
 from export.inputs.graph_options import check_calibration, graph_options
 from export.inputs.pull_source import pull_source
-from export.inputs.remembered_pull import remember_pull
+from export.inputs.remembered_pull import RememberedPull, options_without
 from export.making.bundle_maker import MAKING_ERRORS, make_bundle
 from export.making.template_source import TemplateSource
 from model.command_line import failures, new_app, run_command, spread
@@ -69,12 +69,14 @@ def _from_options(
     quantize: arguments.QuantizeOption = "",
     calibration: arguments.CalibrationOption = None,
     if_changed: arguments.IfChangedOption = False,
+    only_weights: Annotated[str | None, typer.Option(hidden=True, help="refuse weights of another id")] = None,
 ) -> None:
     check_calibration(calibration, int8=quantize == INT8)
     options = graph_options(resolutions, preprocess, mean, std, normalize, activation)
     say = StampedLines().say
     with failures(MAKING_ERRORS, interrupted=lambda: "nothing was changed"):
         cached = cached_source(source)
+        remembered = RememberedPull(cached, options_without(source, context.obj, _value_counts(context)))
         found = pull_source(cached.text, variant, say)
         request = ExportRequest(
             variant=found.variant,
@@ -88,10 +90,21 @@ def _from_options(
             calibration=calibration,
             if_changed=if_changed,
             bfloat16=bfloat16,
+            only_weights=only_weights,
         )
         make_bundle(request, TemplateSource(), say)
         if out is None:
-            remember_pull(cached, [argument for argument in context.obj if argument != source])
+            remembered.write(say)
+
+
+def _value_counts(context: typer.Context) -> dict[str, int]:
+    """The number of values of each option."""
+    return {
+        name: 0 if getattr(parameter, "is_flag", False) else parameter.nargs
+        for parameter in context.command.params
+        for name in parameter.opts
+        if name.startswith("--")
+    }
 
 
 class StampedLines:
@@ -103,7 +116,12 @@ class StampedLines:
     def say(self, line: str) -> None:
         stamp = f"{time.monotonic() - self._started:5.1f} s  "
         lines = textwrap.wrap(
-            line.strip(), COLUMNS, initial_indent=stamp, subsequent_indent=" " * len(stamp), break_long_words=False
+            line.strip(),
+            COLUMNS,
+            initial_indent=stamp,
+            subsequent_indent=" " * len(stamp),
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         print("\n".join(lines), flush=True)
 

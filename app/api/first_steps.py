@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from app.api.dependencies import Service
 from app.engines.registry import ON_CPU
 from app.serving.repository import RepositoryEntry
+from bundle.installation import install_command
 from bundle.precisions import INT8
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ def log_first_steps(service: Service) -> None:
         log.info("try it: curl%s -F file=@PHOTO.jpg %s/classify%s", key, service.url, page)
     slow = [] if service.settings.quantize else [entry.name for entry in service.repository.entries if _slow(entry)]
     if slow and service.settings.precision == "auto":
-        install = "" if find_spec("nncf") else ", after pip install 'crossvit[quantize]'"
+        install = "" if find_spec("nncf") else f", after {install_command('quantize')}"
         log.info(
             "%s could be about twice as fast in 8 bits: crossvit serve --quantize int8%s", ", ".join(slow), install
         )

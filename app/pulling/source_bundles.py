@@ -5,18 +5,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from app.errors import PullFailed
 from app.machine.signals import outside
 from app.pulling.pull_command import PULL_PACKAGES, pull_command_line
+from app.pulling.pull_options import replaced_options, same_options, without_option
 from bundle.bundle_errors import BadBundle
 from bundle.cached_source import CachedSource, cached_source
 from bundle.discovery import find_bundles
 from bundle.installation import require_packages
 from bundle.pulled_bundles import is_unchanged, pulled_folder, read_pull_record
+from model.command_line import MISUSED
 from model.hub_repository import HUB_PREFIX
 
 _POLL_SECONDS = 0.02
@@ -59,28 +60,19 @@ def _made(source: CachedSource, options: list[str], say: Callable[[str], None]) 
     except OSError as err:
         raise PullFailed(f"there is no place for the bundle of {source.text}: {err}") from err
     record = read_pull_record(bundle)
-    if record is not None:
-        before = _without_quantization(record.options)
-        if options in ([], before) and is_unchanged(bundle, source, record):
-            return bundle
-        options = options or before
+    kept = [] if record is None else without_option(record.options, _QUANTIZE)  # a service adds that while it serves
+    wanted = replaced_options(kept, options)
+    if record is not None and same_options(wanted, kept) and is_unchanged(bundle, source, record):
+        return bundle
     require_packages(PULL_PACKAGES, "cpu", "making a bundle")
     say(f"{source.model}: making the bundle of {source.text}")
-    status = _run_child(pull_command_line(source.text, options))
-    if status and (record is None or source.checkpoint is not None or record.options != options):
+    status = _run_child(pull_command_line(source.text, wanted))
+    served_before = record is not None and source.checkpoint is None and same_options(wanted, kept)
+    if status == MISUSED or (status and not served_before):
         raise PullFailed(f"{source.text} cannot be served: no bundle of it could be made")
     if status:
-        say(f"warning: {source.text} could not be looked up; its bundle is served as it was made before")
+        say(f"warning: {source.text} could not be made anew, as said above; its bundle is served as it was made before")
     return bundle
-
-
-def _without_quantization(options: Sequence[str]) -> list[str]:
-    """`options` without the one that takes minutes; a service adds that while it serves."""
-    kept = list(options)
-    with suppress(ValueError):
-        at = kept.index(_QUANTIZE)
-        del kept[at : at + 2]
-    return kept
 
 
 def _run_child(command: Sequence[str]) -> int:

@@ -74,6 +74,7 @@ class ExportRequest:
         if_changed: whether a bundle that was made from the same stays.
         bfloat16: where to measure how OpenVINO's bfloat16 agrees with float32, if no graph is added: at no resolution,
             the default one, or all.
+        only_weights: the id that the weights must have; None for any.
     """
 
     variant: Variant
@@ -87,6 +88,7 @@ class ExportRequest:
     calibration: Path | None = None
     if_changed: bool = False
     bfloat16: Bfloat16At = "none"
+    only_weights: str | None = None
 
 
 @dataclass(frozen=True)

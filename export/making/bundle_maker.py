@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -41,11 +42,18 @@ MAKING_ERRORS = (
 )
 
 
+class NoPlace(ExplainedError):
+    """The bundle cannot be written to its place."""
+
+
 def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
     """Write the bundle of `request`, with the graph of `source`; any error leaves an existing bundle as it was."""
     started = time.monotonic()
-    check_bundle_place(request.out)  # before anything is fetched
+    with _writing_to(request.out):
+        check_bundle_place(request.out)  # before anything is fetched
     inputs = find_inputs(request, say)
+    if request.only_weights not in (None, inputs.weights.id):
+        raise WeightsUnavailable("the weights have changed since the service loaded them: serve them anew for 8 bits")
     built_with = source.built_with(request.variant)
     if request.if_changed and bundle_stays(inputs, built_with, say):
         return
@@ -59,7 +67,7 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
     labels = _labels(request.labels or inputs.labels_beside, network.classes, say)
     preprocessing = inputs.steps(network.sides)
     _announce_sides(inputs, network.sides, preprocessing, say)
-    with replacing_bundle(request.out) as folder:
+    with _writing_to(request.out), replacing_bundle(request.out) as folder:
         write_labels(folder, labels)
         say("writing the graph …")
         network.write_graph(folder / MODEL)
@@ -70,6 +78,18 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
         write_manifest(folder, manifest_of(folder, inputs, network, preprocessing, proof.parity, added, built_with))
     seconds = time.monotonic() - started
     say(f"{request.out}: {network.parameter_count / 1e6:.2f} M parameters, {seconds:.0f} s")
+
+
+@contextmanager
+def _writing_to(bundle: Path) -> Iterator[None]:
+    """Raise NoPlace for what keeps the bundle from being written, such as a full disk."""
+    try:
+        yield
+    except OSError as err:
+        raise NoPlace(
+            f"{bundle} cannot be written: {err.strerror or err}; make room and give rights there, or choose another "
+            "folder with --out, or with XDG_CACHE_HOME for the cache"
+        ) from err
 
 
 def _announce(inputs: ExportInputs, say: Say) -> None:

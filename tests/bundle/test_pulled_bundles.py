@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -7,12 +8,14 @@ from bundle.bundle_errors import BadBundle
 from bundle.cached_source import CachedSource, cached_source
 from bundle.pulled_bundles import (
     bundle_named,
+    files_of,
     is_unchanged,
     pulled_bundles,
     pulled_folder,
     read_pull_record,
     write_pull_record,
 )
+from bundle.reader import open_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pulled(bundle: Path, source: CachedSource, *options: str, fixed: bool = True) -> Path:
     place = pulled_folder(source)
     shutil.copytree(bundle, place)
-    write_pull_record(place, source, options, fixed=fixed)
+    write_pull_record(place, source, options, files_of(source, options), fixed=fixed)
     return place
 
 
@@ -42,7 +45,8 @@ def test_a_bundle_is_current_until_a_file_that_it_was_made_of_changes(bundle: Pa
     assert current(place, source)
     labels.write_text("rose\ndaisy\n")
     assert not current(place, source)
-    write_pull_record(place, source, ["--labels", str(labels)], fixed=True)
+    options = ["--labels", str(labels)]
+    write_pull_record(place, source, options, files_of(source, options), fixed=True)
     assert current(place, source)
     weights.write_bytes(b"further")
     assert not current(place, source)
@@ -85,3 +89,21 @@ def test_a_bundle_is_found_by_the_name_of_its_network(bundle: Path, monkeypatch:
     place = pulled(bundle, cached_source("crossvit_9_dagger"))
     assert bundle_named(Path("crossvit_9_dagger")) == bundle_named(Path("crossvit-9-dagger")) == place
     assert bundle_named(Path("/nowhere/crossvit_9_dagger")) == Path("/nowhere/crossvit_9_dagger")
+
+
+def test_a_damaged_bundle_of_the_cache_says_the_command_that_makes_it_again(bundle: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "my weights.pth"
+    weights.write_bytes(b"weights")
+    place = pulled(bundle, cached_source(str(weights)), "--activation", "sigmoid")
+    (place / "model.onnx").write_bytes(b"damaged")
+    command = f"crossvit pull '{weights}' --activation sigmoid"
+    with pytest.raises(BadBundle, match=rf"is not the file .* this makes it again: {re.escape(command)}\)"):
+        open_bundle(place)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"source": 1}', '{"source": "a", "options": 5, "files": {}}'])
+def test_a_damaged_record_counts_as_none(bundle: Path, content: str) -> None:
+    place = pulled(bundle, cached_source("crossvit_9_dagger"))
+    assert read_pull_record(place) is not None
+    (place.parent / "pulled.json").write_text(content)
+    assert read_pull_record(place) is None

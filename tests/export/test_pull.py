@@ -143,7 +143,9 @@ def test_bfloat16_is_left_out_where_the_cpu_has_none(
     assert json.loads((tmp_path / "b" / "manifest.json").read_text())["agreement"] == {}
 
 
-@pytest.mark.parametrize("damage", ["cut", "of another network", "overflowing", "no template", "no NNCF"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "of another network", "overflowing", "other weights", "no template", "no NNCF"]
+)
 def test_a_failure_is_a_sentence_and_leaves_the_bundle_as_it_was(
     pulled: Path,
     tiny_weights: Path,
@@ -166,6 +168,9 @@ def test_a_failure_is_a_sentence_and_leaves_the_bundle_as_it_was(
             largest = {f"head.{branch}.bias": np.full(1000, 3e38, np.float32) for branch in (0, 1)}
             save_file(load_file(weights) | largest, weights)
             message = "are NaN or infinite"
+        case "other weights":
+            options += ["--only-weights", f"sha256:{64 * '0'}"]
+            message = "the weights have changed since the service loaded them: serve them anew for 8 bits"
         case "no template":
             monkeypatch.setattr(template_source, "shipped_template", no_template)
             message = "install the package again"
@@ -194,7 +199,7 @@ def test_a_full_disk_leaves_no_bundle(tiny_weights: Path, tmp_path: Path) -> Non
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20)),
     )
     assert done.returncode == 1
-    assert "error: [Errno 27] File too large" in done.stderr
+    assert f"error: {out} cannot be written: File too large; make room and give rights there" in done.stderr
     assert list(out.parent.iterdir()) == []
 
 

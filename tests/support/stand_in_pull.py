@@ -1,7 +1,8 @@
 """A stand-in for `python -m export.pull`, which needs no network: it copies a bundle, slowly or not at all if told so.
 
 The folder that `stand_in_for_pull` makes goes before the project's own packages. What the stand-in does stands in the
-environment: STAND_IN_BUNDLE is copied, and STAND_IN_DOES is "fails", "hangs" or "makes"; it notes its arguments.
+environment: STAND_IN_BUNDLE is copied, and STAND_IN_DOES is "fails", "is misused", "hangs" or "makes"; it notes its
+arguments.
 """
 
 import os
@@ -14,22 +15,27 @@ _SCRIPT = """
 import os, shutil, sys, time
 from pathlib import Path
 from bundle.cached_source import cached_source
-from bundle.pulled_bundles import pulled_folder, write_pull_record
+from bundle.pulled_bundles import files_of, pulled_folder, write_pull_record
 from bundle.writer import replacing_bundle
 
 source, options = cached_source(sys.argv[1]), [option for option in sys.argv[2:] if option != "--if-changed"]
+if "--only-weights" in options:
+    at = options.index("--only-weights")
+    del options[at : at + 2]
 with Path(os.environ["STAND_IN_NOTES"]).open("a") as notes:
     print(*sys.argv[1:], "nice", os.nice(0), file=notes)
 print("making", source.text, flush=True)
 if os.environ["STAND_IN_DOES"] == "fails":
     sys.exit("error: the hub is away")
+if os.environ["STAND_IN_DOES"] == "is misused":
+    sys.exit(2)
 if os.environ["STAND_IN_DOES"] == "hangs":
     time.sleep(1000)
 place = pulled_folder(source)
 with replacing_bundle(place) as folder:
     bundle = os.environ["STAND_IN_INT8" if "--quantize" in options else "STAND_IN_BUNDLE"]
     shutil.copytree(bundle, folder, dirs_exist_ok=True)
-write_pull_record(place, source, options, fixed=os.environ["STAND_IN_DOES"] != "stands in")
+write_pull_record(place, source, options, files_of(source, options), fixed=os.environ["STAND_IN_DOES"] != "stands in")
 """
 
 

@@ -7,6 +7,7 @@ import httpx
 from bundle.reader import open_bundle
 from tests.support.agreements import GOOD, with_8_bits
 from tests.support.servers import StartServer
+from tests.support.waiting import wait_until
 
 
 def test_models_says_what_is_served(client: httpx.Client, bundle: Path) -> None:
@@ -32,4 +33,4 @@ def test_models_says_how_what_is_served_agrees_with_float32(
     server.wait_until_ready()
     (model,) = httpx.get(f"{server.url}/models").json()["models"]
     assert model["agreement"] == {"224": GOOD.model_dump()}
-    assert f"eight at 224, int8: {GOOD.describe()}" in server.log_text()
+    wait_until(lambda: f"eight at 224, int8: {GOOD.describe()}" in server.log_text())

@@ -56,8 +56,8 @@ def test_options_are_kept_until_others_are_given(
     bundles_of_sources([str(checkpoint)], [], said.append)
     assert [call.partition(" --if-changed ")[2].split(" nice")[0] for call in pull.calls] == [
         " ".join(labels),
-        "--activation sigmoid",
-        "--activation sigmoid",
+        " ".join([*labels, "--activation sigmoid"]),
+        " ".join([*labels, "--activation sigmoid"]),
     ]
 
 
@@ -89,9 +89,17 @@ def test_a_hub_that_is_away_leaves_the_bundle_that_was_made_before(pull: StandIn
         bundles_of_sources(["hf:me/flowers"], [], said.append)
     pull.does("makes")
     made = bundles_of_sources(["hf:me/flowers"], [], said.append)
+    pull.does("is misused")
+    with pytest.raises(PullFailed, match="hf:me/flowers cannot be served"):
+        bundles_of_sources(["hf:me/flowers"], [], said.append)
     pull.does("fails")
+    with pytest.raises(PullFailed, match="hf:me/flowers cannot be served"):
+        bundles_of_sources(["hf:me/flowers"], ["--activation", "sigmoid"], said.append)  # the bundle has others
     assert bundles_of_sources(["hf:me/flowers"], [], said.append) == made
-    assert said[-1] == "warning: hf:me/flowers could not be looked up; its bundle is served as it was made before"
+    assert (
+        said[-1]
+        == "warning: hf:me/flowers could not be made anew, as said above; its bundle is served as it was made before"
+    )
 
 
 def test_two_sources_of_one_name_are_refused(pull: StandInPull, said: list[str], bundle: Path, tmp_path: Path) -> None:
