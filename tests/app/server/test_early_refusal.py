@@ -328,7 +328,9 @@ def test_a_client_that_leaves_before_its_turn_is_noticed(full: Server) -> None:
         wait_until(lambda: metric(full, left) > before + 10)
 
 
-def test_a_refusal_that_waits_gives_its_place_to_a_new_connection(start_server: StartServer, bundle: Path) -> None:
+@contextmanager
+def all_turns_taken(start_server: StartServer, bundle: Path) -> Iterator[Server]:
+    """A server for 6 connections, of which 2 wait for answers; the turns of the next two seconds are taken."""
     server = occupied(start_server, bundle, "--max-connections", "6")
     body = head("/classify", length=len(JPEG)) + JPEG
     with connect(server) as first, connect(server) as second:
@@ -337,42 +339,36 @@ def test_a_refusal_that_waits_gives_its_place_to_a_new_connection(start_server: 
             time.sleep(0.5)
         for _ in range(100):  # they leave, and their turns stay
             leave(server, 4)
-        with ExitStack() as stack:
-            waiting = [stack.enter_context(connect(server)) for _ in range(4)]
-            for connection in waiting:
-                connection.sendall(head("/classify"))
-                wait_until_read(connection)
-            with connect(server) as late:
-                assert timed(late, LIVEZ) < 0.5
-                replaced = waiting[0].recv(65536)
-                assert statuses(replaced) == [429]
-                assert b"connection: close" in replaced
-            assert [statuses(received(connection)) for connection in waiting[1:]] == [[429]] * 3
+        yield server
         (engine,) = workers(server.pid, "engine")
         os.kill(engine, signal.SIGCONT)
+
+
+def test_a_refusal_that_waits_gives_its_place_to_a_new_connection(start_server: StartServer, bundle: Path) -> None:
+    with all_turns_taken(start_server, bundle) as server, ExitStack() as stack:
+        waiting = [stack.enter_context(connect(server)) for _ in range(4)]
+        for connection in waiting:
+            connection.sendall(head("/classify"))
+            wait_until_read(connection)
+        with connect(server) as late:
+            assert timed(late, LIVEZ) < 0.5
+            replaced = waiting[0].recv(65536)
+            assert statuses(replaced) == [429]
+            assert b"connection: close" in replaced
+        assert [statuses(received(connection)) for connection in waiting[1:]] == [[429]] * 3
 
 
 def test_a_connection_that_waits_after_a_refusal_by_the_route_gives_its_place_to_a_new_one(
     start_server: StartServer, bundle: Path
 ) -> None:
-    server = occupied(start_server, bundle, "--max-connections", "6")
-    body = head("/classify", length=len(JPEG)) + JPEG
-    with connect(server) as first, connect(server) as second:
-        for connection in (first, second):
-            connection.sendall(body)
-            time.sleep(0.5)
-        for _ in range(100):  # they leave, and their turns stay
-            leave(server, 4)
-        with ExitStack() as stack:
-            refused = [stack.enter_context(connect(server)) for _ in range(4)]
-            for connection in refused:
-                connection.sendall(head("/classify", "Origin: http://service", length=len(JPEG)) + JPEG)
-                assert statuses(received(connection)) == [429]
-            with connect(server) as late:
-                late.sendall(b"GET /models HTTP/1.1\r\nHost: service\r\n\r\n")
-                assert statuses(received(late)) == [200]
-        (engine,) = workers(server.pid, "engine")
-        os.kill(engine, signal.SIGCONT)
+    with all_turns_taken(start_server, bundle) as server, ExitStack() as stack:
+        refused = [stack.enter_context(connect(server)) for _ in range(4)]
+        for connection in refused:
+            connection.sendall(head("/classify", "Origin: http://service", length=len(JPEG)) + JPEG)
+            assert statuses(received(connection)) == [429]
+        with connect(server) as late:
+            late.sendall(b"GET /models HTTP/1.1\r\nHost: service\r\n\r\n")
+            assert statuses(received(late)) == [200]
 
 
 def leave(server: Server, count: int) -> None:
