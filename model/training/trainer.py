@@ -146,18 +146,19 @@ class Trainer:
                 log("training", self._row(grad_norm, images / (time.monotonic() - logged)))
                 logged, logged_step = time.monotonic(), self.step
             epoch_ends = last or self.step % self._sampler.steps_an_epoch == 0
-            due = last or stop.requested or time.monotonic() - saved > self._options.checkpoint_seconds
-            if epoch_ends or due:
-                self._check_weights()
             if epoch_ends:
+                self._check_weights()
                 if validation is not None:
                     log("validation", {"step": self.step, "epoch": self._epoch} | self.validate(validation))
                 self._write()
                 logged, logged_step = time.monotonic(), self.step
-            if due:
+            stopping = stop.requested  # read once: a request that comes while this step is saved ends the next one
+            if last or stopping or time.monotonic() - saved > self._options.checkpoint_seconds:
+                if not epoch_ends:
+                    self._check_weights()
                 self._save()
                 saved = time.monotonic()
-            if stop.requested and not last:
+            if stopping and not last:
                 raise KeyboardInterrupt
         self._write()
         if run_log is not None:

@@ -236,7 +236,7 @@ def test_a_damaged_manifest_is_exported_again(
     [
         (["--weights", "/nowhere.pth"], "error: no weights at /nowhere.pth"),
         (["--weights", "untrained", "--labels", "/nowhere.txt"], "error: cannot read /nowhere.txt"),
-        (["--weights", "untrained", "--out", "/proc/here"], "error: [Errno"),
+        (["--weights", "untrained", "--out", "/proc/here"], "error: /proc/here cannot be written: No such file"),
         (["--weights", "untrained", "--out", __file__], "is not a bundle; it is not touched"),
     ],
 )

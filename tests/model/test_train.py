@@ -124,7 +124,7 @@ def test_the_same_command_again_has_nothing_left_to_do_and_says_so(
 def test_ctrl_c_leaves_a_checkpoint_of_the_last_whole_step(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "model/train.py", str(data), "--validation", str(data), "--out", str(tmp_path / "run")]
     process = subprocess.Popen([*command, *RECIPE, *WAYS, "--epochs", "300"], stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: (tmp_path / "run" / "checkpoint.pt").is_file(), 300)  # after an epoch
+    wait_until(lambda: (tmp_path / "run" / "model.safetensors").is_file(), 300)  # after an epoch
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130

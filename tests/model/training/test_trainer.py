@@ -63,3 +63,25 @@ def test_losses_are_those_of_all_processes_also_after_a_checkpoint(tmp_path: Pat
     assert len(kept) == 3
     assert min(*kept, whole) > 1.6  # the mean of both; that of this process alone is about log(3) = 1.1
     assert losses(tmp_path / "stopped") == [whole]
+
+
+@pytest.mark.parametrize("meanwhile", ["_write", "_save"])
+def test_a_stop_that_is_requested_while_files_are_written_has_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    stop = StopRequest(alone=False)
+    write = getattr(Trainer, meanwhile)
+
+    def interrupted(trainer: Trainer) -> None:
+        stop.requested = True
+        write(trainer)
+
+    monkeypatch.setattr(Trainer, meanwhile, interrupted)
+    images = FromFiles(Dataset([made.folder(tmp_path / "data", each=1)]), [0, 1, 2], torch.device("cpu"), 0)
+    recipe = Recipe(variant=TINY.name, resolution=64, batch=3, epochs=9, warmup_epochs=0, repeats=1)
+    group = Group(torch.device("cpu"), 0, 1)
+    options = TrainerOptions(checkpoint_seconds=0 if meanwhile == "_save" else 1000, log_steps=1)
+    trainer = Trainer(CrossViT(TINY, 3), recipe, images, tmp_path, group, options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(None, lambda *_: None, stop)
+    assert torch.load(tmp_path / CHECKPOINT)["step"] == trainer.step < trainer.steps
