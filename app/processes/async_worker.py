@@ -53,7 +53,8 @@ class AsyncWorker:
             self._send(call, method, values)
             answer = await call.answer
         except TimeoutError as err:
-            await self.kill()
+            self.close()
+            await asyncio.to_thread(self.worker.kill_hung)
             raise WorkerHung(f"no answer within {seconds:g} s") from err
         except (OSError, EOFError) as err:
             self.close()

@@ -1,16 +1,13 @@
 """The service's side of a worker process, which holds one object, answers calls to it, and is killed when it hangs."""
 
-import atexit
 import logging
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict
 
 from app.processes.channel import (
@@ -24,6 +21,8 @@ from app.processes.channel import (
     Values,
     read_answer,
 )
+from app.processes.process_start import spawn, take_spare
+from app.processes.stacks import STACKS_SIGNAL, read_stacks
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,6 @@ SENT_INVALID_ANSWER = "it sent an invalid answer, and was killed"
 
 _IMPORT_SECONDS = 30.0  # for the imports of a spare process
 _END_SECONDS = 1.0  # for a process to end after its connection
-_INHERITED_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
 
 
 class WorkerDied(Exception):
@@ -79,14 +77,14 @@ class Worker:
     ) -> None:
         self._role = role
         self._sealed = limits is not None and limits.sealed
-        spare = _take_spare(factory.partition(":")[0], keep_environment)
-        self._process, self._socket = spare or _spawn(role, [], keep_environment)
+        spare = take_spare(factory.partition(":")[0], keep_environment)
+        self._started = spare or spawn(role, [], keep_environment)
         self._closing = threading.Lock()
         try:
             on_spawn(self)
             if spare is not None and not self._has_imported(min(seconds, _IMPORT_SECONDS)):
                 self.kill()  # an import ends it or hangs; the next process imports nothing before it has to
-                self._process, self._socket = _spawn(role, [], keep_environment)
+                self._started = spawn(role, [], keep_environment)
                 on_spawn(self)
             self._send_files(files, seconds)
             self.call(factory, values or [], [], seconds=seconds, reply=EMPTY_REPLY, limits=asdict(limits or Limits()))
@@ -96,16 +94,16 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._started.process.pid
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._started.process.poll() is None
 
     @property
     def connection(self) -> socket.socket:
         """The socket. Between calls it becomes readable if the worker ends, or sends data without being asked."""
-        return self._socket
+        return self._started.connection
 
     def call(
         self,
@@ -122,12 +120,12 @@ class Worker:
         An ExplainedError of the method is raised here. Raises WorkerDied, WorkerHung or WorkerFailed otherwise; after
         the first two the worker cannot be used any more. `head` is added to the request.
         """
-        channel = Channel(self._socket, time.monotonic() + seconds)
+        channel = Channel(self.connection, time.monotonic() + seconds)
         try:
             channel.send({"method": method, "values": values} | head, arrays)
             answer = channel.receive(read_answer(reply))
         except TimeoutError as err:
-            self.kill()
+            self.kill_hung()
             raise WorkerHung(f"no answer within {seconds:g} s") from err
         except (OSError, EOFError) as err:
             raise WorkerDied(self.describe_end()) from err
@@ -150,35 +148,47 @@ class Worker:
     def kill(self) -> None:
         """End the process, whatever it does. A second call does nothing."""
         with self._closing:
-            self._process.kill()
-            self._process.wait()
-            self._socket.close()
+            self._started.end()
+
+    def kill_hung(self) -> None:
+        """End the process, which does not answer, and log where it was."""
+        self._started.process.send_signal(STACKS_SIGNAL)
+        self._log_stacks("hangs", wait=True)
+        self.kill()
 
     def describe_end(self) -> str:
         """How the process ended, once its connection has; a process that still runs is killed."""
         with suppress(subprocess.TimeoutExpired):  # the connection ends a moment before the process
-            self._process.wait(_END_SECONDS)
-        code = self._process.returncode
+            self._started.process.wait(_END_SECONDS)
+        code = self._started.process.returncode
+        if code is not None and code < 0:
+            self._log_stacks("crashed", wait=False)
         self.kill()
         if code is None:
             return "it sent data unasked or closed its connection, and was killed"
         return describe_exit(code)
+
+    def _log_stacks(self, what: str, *, wait: bool) -> None:
+        with self._closing:
+            stacks = "" if self._started.ended else read_stacks(self._started.stacks, wait=wait)
+        if stacks:
+            log.warning("%s %s here: %s", self._role, what, self._printable(stacks))
 
     def _printable(self, text: str) -> str:
         """`text` for the log. Text of a sealed worker may come from an image, and must not begin a line."""
         return _escaped(text, keep="" if self._sealed else "\n")
 
     def _has_imported(self, seconds: float) -> bool:
-        self._socket.settimeout(seconds)
+        self.connection.settimeout(seconds)
         try:
-            return bool(self._socket.recv(1))
+            return bool(self.connection.recv(1))
         except OSError:
             return False
 
     def _send_files(self, files: Sequence[int], seconds: float) -> None:
-        self._socket.settimeout(seconds)
+        self.connection.settimeout(seconds)
         try:
-            socket.send_fds(self._socket, [b"\0"], files)
+            socket.send_fds(self.connection, [b"\0"], files)
         except OSError as err:
             raise WorkerDied(self.describe_end()) from err
 
@@ -194,56 +204,6 @@ def describe_exit(code: int) -> str:
             "ended by SIGKILL, as the kernel does when memory is short (dmesg, or memory.events of the control group)"
         )
     return f"ended by {name}"
-
-
-def start_spare(role: str, module: str, *more_modules: str, keep_environment: bool = False) -> None:
-    """Start a process that already imports these modules. The next Worker whose factory is in `module` uses it."""
-    with suppress(OSError):  # no room for a process: the Worker that needs one reports it
-        process = _spawn(role, [module, *more_modules], keep_environment)
-        _spares.append((module, keep_environment, process))
-
-
-_Process = tuple[subprocess.Popen[bytes], socket.socket]
-_spares: list[tuple[str, bool, _Process]] = []
-_spares_lock = threading.Lock()
-
-
-@atexit.register
-def end_spares() -> None:
-    """End the processes that no Worker has taken."""
-    for _, _, (process, _) in _spares:
-        process.kill()  # it would end by itself, unless it hangs
-        process.wait()
-
-
-def _take_spare(module: str, keep_environment: bool) -> _Process | None:
-    with _spares_lock:
-        for spare in _spares:
-            if spare[:2] == (module, keep_environment):
-                _spares.remove(spare)
-                return spare[2]
-    return None
-
-
-def _spawn(role: str, modules: list[str], keep_environment: bool) -> _Process:
-    ours, theirs = socket.socketpair()
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if (keep_environment and not name.startswith("CROSSVIT_")) or name in _INHERITED_VARIABLES
-    }
-    with theirs, ExitStack() as undo:
-        undo.callback(ours.close)
-        # -P: a folder named app where the service was started is not imported.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "app.processes.worker_main", str(theirs.fileno()), role, *modules],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # a Ctrl-C in the terminal is for the service
-        )
-        undo.pop_all()
-    return process, ours
 
 
 def _escaped(text: str, keep: str) -> str:

@@ -1,8 +1,9 @@
 """The worker process: makes one object and answers calls to it.
 
-Run as `python -m app.processes.worker_main FD ROLE [MODULE ...]`.
+Run as `python -m app.processes.worker_main FD STACKS ROLE [MODULE ...]`.
 
-FD is its socket to the service, ROLE a name for lists of processes. A spare process imports each MODULE at once.
+FD is its socket to the service, STACKS the pipe of app.processes.stacks, ROLE a name for lists of processes. A spare
+process imports each MODULE at once.
 """
 
 import importlib
@@ -30,6 +31,7 @@ from app.processes.channel import (
     Values,
     read_request,
 )
+from app.processes.stacks import write_stacks
 from bundle.bundle_errors import ExplainedError
 
 _MAX_FILES = 250  # that one message can carry
@@ -40,12 +42,14 @@ def main() -> None:
     """Make the object, then answer calls until the service closes the connection."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)  # meant for the service, which ends its workers itself
+    write_stacks(int(sys.argv[2]))
     connection = socket.socket(fileno=int(sys.argv[1]))
-    for module in sys.argv[3:]:
+    modules = sys.argv[4:]
+    for module in modules:
         with suppress(Exception):  # the object that needs it reports the error
             importlib.import_module(module)
     try:
-        if sys.argv[3:]:
+        if modules:
             connection.send(b"\0")
         _, files, _, _ = socket.recv_fds(connection, 1, _MAX_FILES)
     except OSError:

@@ -54,7 +54,7 @@ def run_service(
 
 
 def _start_processes(settings: Settings) -> None:
-    from app.processes.worker import end_spares, start_spare
+    from app.processes.process_start import end_spares, start_spare
 
     outside.cleanup = end_spares
     role = f"engine {settings.default_model or settings.bundles[0].name}"

@@ -21,7 +21,7 @@ def workers() -> dict[Path, str]:
     """The service's workers and their roles, by their places in /proc."""
     commands = {path.parent: path.read_text().split("\0") for path in Path("/proc").glob("[0-9]*/cmdline")}
     return {
-        place: command[5] for place, command in commands.items() if command[2:4] == ["-m", "app.processes.worker_main"]
+        place: command[6] for place, command in commands.items() if command[2:4] == ["-m", "app.processes.worker_main"]
     }
 
 

@@ -19,7 +19,7 @@ def workers(pid: int, role: str = "") -> list[int]:
     found = []
     for child in _children(pid, recursive=False):
         command: list[str] = _of(child.pid, psutil.Process.cmdline, [])
-        if "app.processes.worker_main" in command and command[5].startswith(role):
+        if "app.processes.worker_main" in command and command[6].startswith(role):
             found.append(child.pid)
     return sorted(found)
 

@@ -18,6 +18,7 @@ from tests.support.processes import cpu_seconds, family, is_orphan
 from tests.support.waiting import wait_until
 
 START_SECONDS = 180
+_LOAD_LIMIT = ("--load-seconds", "150")  # so that an engine that hangs says where in the log of the test
 STOP_SECONDS = 30
 QUIET_CORES = 0.2  # a process that polls for work always uses some
 QUIET_READINGS = 3  # in succession: a process that waits for a busy core seems quiet too
@@ -159,7 +160,19 @@ def running(
 @contextmanager
 def crossvit_serve(log: Path | None, *options: str, port: int | None = None) -> Iterator[Server]:
     """`crossvit serve` with one decoder and no grace period, unless `options` differ; it may not be ready yet."""
-    command = [sys.executable, "-m", "app", "serve", "--decoders", "1", "--grace-seconds", "0", *options, "--port"]
+    command = [
+        sys.executable,
+        "-m",
+        "app",
+        "serve",
+        "--decoders",
+        "1",
+        "--grace-seconds",
+        "0",
+        *_LOAD_LIMIT,
+        *options,
+        "--port",
+    ]
     with running(command, port=port, log=log) as server:
         yield server
 

@@ -1,10 +1,15 @@
 """Answers of a worker that an image has taken over, by the byte."""
 
 import json
-from typing import Any
+import os
+import socket
+import threading
+from typing import Any, cast
 
 from app import errors
 from app.errors import BadImage
+from app.processes.process_start import StartedProcess
+from app.processes.worker import Worker
 
 ANSWER: dict[str, Any] = {"arrays": [], "log": [], "values": []}
 BYTE = {"dtype": "|u1", "shape": [1]}
@@ -78,7 +83,15 @@ def invalid_answers() -> dict[str, bytes]:
     return found
 
 
-class Ended:
+def fake_worker(connection: socket.socket) -> Worker:
+    """A worker whose process is whatever writes to the other end of `connection`."""
+    worker = Worker.__new__(Worker)
+    started = StartedProcess(cast(Any, _Ended()), connection, os.open(os.devnull, os.O_RDONLY))
+    worker.__dict__ |= {"_role": "fake", "_started": started, "_closing": threading.Lock()}
+    return worker
+
+
+class _Ended:
     """Stands in for the process of a worker whose answers a test writes."""
 
     returncode, pid = 1, 0
@@ -87,5 +100,6 @@ class Ended:
     def poll(self) -> int:
         return 1
 
+    def send_signal(self, _: int) -> None: ...
     def wait(self, _: float | None = None) -> int:
         return 1

@@ -241,7 +241,7 @@ def test_a_decoder_that_speaks_unasked_is_replaced() -> None:
     async def main() -> None:
         async with decoding() as (decoders, restarts):
             (worker,) = decoders._workers
-            worker._socket.shutdown(socket.SHUT_WR)  # what the process does about that is to end
+            worker.connection.shutdown(socket.SHUT_WR)  # what the process does about that is to end
             await until(lambda: restarts == ["ended"])
             await assert_right(decoders)
 

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from app.processes.async_worker import AsyncWorker
 from app.processes.channel import EMPTY_REPLY, Reply
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from tests.support.waiting import until
-from tests.support.worker_answers import ANSWER, Ended, invalid_answers, message
+from tests.support.worker_answers import ANSWER, fake_worker, invalid_answers, message
 from tests.support.worker_targets import TARGET
 
 LARGE = "x" * 3_000_000  # more than a socket takes at once
@@ -56,10 +55,8 @@ class Scripted:
 
     def __init__(self) -> None:
         ours, self.other = socket.socketpair()
-        worker = Worker.__new__(Worker)
-        worker.__dict__ |= {"_role": "fake", "_process": Ended(), "_socket": ours, "_closing": threading.Lock()}
         self.ends = 0
-        self.calls = AsyncWorker(worker, self._ended)
+        self.calls = AsyncWorker(fake_worker(ours), self._ended)
 
     def _ended(self) -> None:
         self.ends += 1

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from app.errors import BadImage
 from app.processes.channel import Arrays, Limits, Reply, Values
-from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung, start_spare
+from app.processes.process_start import start_spare
+from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from tests.support.processes import workers
 from tests.support.waiting import wait_until
-from tests.support.worker_answers import ANSWER, BYTE, Ended, arrays, invalid_answers, logged, message
+from tests.support.worker_answers import ANSWER, BYTE, arrays, fake_worker, invalid_answers, logged, message
 from tests.support.worker_targets import TARGET
 
 
@@ -82,6 +83,21 @@ def test_a_worker_that_does_not_answer_in_time_is_killed(worker: Worker) -> None
         worker.call("hang", [60], [], seconds=0.2)
     assert time.monotonic() - started < 30
     assert not worker.alive
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(memory_bytes=1 << 30, sealed=True)])
+def test_where_a_worker_hangs_or_crashes_is_logged(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
+    for method, values, seconds, error in (("hang", [60], 0.2, WorkerHung), ("crash", [], 30, WorkerDied)):
+        started = Worker("target", TARGET, ["it"], seconds=30, limits=limits)
+        with pytest.raises(error):
+            started.call(method, values, [], seconds=seconds)
+    hang, crash = (record.getMessage() for record in caplog.records)
+    assert hang.startswith("target hangs here: ")
+    assert "worker_targets.py" in hang
+    assert "in hang" in hang
+    assert crash.startswith("target crashed here: Fatal Python error: Segmentation fault")
+    assert "in crash" in crash
+    assert ("\n" in hang) == (not limits.sealed)
 
 
 def test_a_stopped_worker_is_killed(worker: Worker) -> None:
@@ -197,14 +213,14 @@ def test_a_worker_ignores_the_signals_that_end_the_service(worker: Worker) -> No
 
 
 def test_a_worker_ends_when_its_connection_ends(worker: Worker) -> None:
-    worker._socket.close()
+    worker.connection.close()
     wait_until(lambda: not worker.alive)
 
 
 def test_an_unused_spare_process_ends_with_the_service_even_if_it_hangs() -> None:
     code = (
-        "import os, signal; from app.processes import worker; worker.start_spare('target', 'json'); "
-        "(_, _, (process, _)), = worker._spares; os.kill(process.pid, signal.SIGSTOP); print(process.pid)"
+        "import os, signal; from app.processes import process_start; process_start.start_spare('target', 'json'); "
+        "(_, _, started), = process_start._spares; pid = started.process.pid; os.kill(pid, signal.SIGSTOP); print(pid)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert not Path(f"/proc/{int(done.stdout)}").exists()
@@ -232,8 +248,7 @@ STRICT = Reply(head_bytes=1 << 20, array_bytes=1000, raises=(BadImage,))
 def call_answered_by(answer: bytes, reply: Reply = STRICT) -> Any:
     """The result of a call to a worker that sends `answer` and ends."""
     ours, theirs = socket.socketpair()
-    worker = Worker.__new__(Worker)
-    worker.__dict__ |= {"_role": "fake", "_process": Ended(), "_socket": ours, "_closing": threading.Lock()}
+    worker = fake_worker(ours)
 
     def say() -> None:
         with theirs, suppress(OSError):
