@@ -26,6 +26,7 @@ from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
+from app.page.page_routes import serve_page
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.assembly import make_decoders, make_model
 from app.serving.repository import Repository
@@ -73,6 +74,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         lifespan=lifespan,
     )
     app.state.service = service
+    if settings.page:
+        serve_page(app)  # before the route of / that answers with JSON
     for routes in (classify_routes, operations_routes, oip_routes):
         app.include_router(routes.router)
     if settings.docs:

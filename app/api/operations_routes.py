@@ -19,7 +19,7 @@ router = APIRouter(redirect_slashes=False)
 
 @router.get("/", summary="Where to go on", tags=["Operations"], responses=error_responses(*ACCESS_ERRORS))
 async def root(service: ServiceDep) -> Links:
-    """What this service is, and the paths to go on with, relative to this one."""
+    """What this service is, and the paths to go on with, relative to this one; a browser gets the page instead."""
     return Links(
         service=f"CrossViT image classification {version('crossvit')}",
         classify="classify",

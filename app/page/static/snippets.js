@@ -1,0 +1,33 @@
+// The request of the page as a command and as a program, to copy.
+
+import { address } from "./service.js";
+
+const KEY_VARIABLE = "CROSSVIT_API_KEY"; // the key itself is never shown
+
+/** `text` as one word of a POSIX shell. */
+function quoted(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** The command line for curl. */
+export function curl(path, query, name, keyed) {
+  const file = `file=@"${name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`;
+  const header = keyed ? ` -H "X-API-Key: $${KEY_VARIABLE}"` : "";
+  return `curl${header} -F ${quoted(file)} ${quoted(address(path, query).href)}`;
+}
+
+/** The program in Python, which needs no package. */
+export function python(path, query, name, keyed) {
+  const headers = keyed ? `, headers={"X-API-Key": os.environ["${KEY_VARIABLE}"]}` : "";
+  return [
+    keyed ? "import json, os, urllib.request" : "import json, urllib.request",
+    "",
+    `with open(${JSON.stringify(name)}, "rb") as file:`,
+    `    request = urllib.request.Request(${JSON.stringify(address(path, query).href)}, file.read()${headers})`,
+    "with urllib.request.urlopen(request) as response:",
+    "    answer = json.load(response)",
+    path === "classify"
+      ? 'for found in answer["predictions"]:\n    print(f"{found[\'score\']:.1%}  {found[\'label\']}")'
+      : 'print(answer["explanations"][0]["contributions"]["large"]["grid"])',
+  ].join("\n");
+}
