@@ -69,7 +69,8 @@ class _HtmlRoute(Route):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] == "http" and not prefers_html(Headers(scope=scope).get("accept", "")):
             return Match.NONE, {}
-        return super().matches(scope)
+        match, child = super().matches(scope)
+        return match, child | {"route": self}  # as FastAPI's routes do, for the log and the metrics
 
 
 class _PageFiles(StaticFiles):
