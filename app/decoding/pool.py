@@ -5,17 +5,18 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 
-from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
 
 from app.decoding.decoder_memory import DecoderMemory, PixelBlock, claimed
 from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
+from app.decoding.overlay_bounds import MAX_OVERLAY_BYTES, Grid
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from app.processes.async_worker import AsyncWorker
 from app.processes.channel import Arrays, Limits, Reply, Values
@@ -23,6 +24,7 @@ from app.processes.shared_memory import SharedBlock
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
+from model.crop_windows import Size
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ _MAX_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
 _FIRST_PAUSE = 0.5  # seconds between attempts to start a decoder
 _LONGEST_PAUSE = 30.0
 _SHAPES = TypeAdapter(list[list[NonNegativeInt]], config=ConfigDict(strict=True))  # of tensors
+_SIZE = TypeAdapter(tuple[PositiveInt, PositiveInt], config=ConfigDict(strict=True))
 _CANNOT_START = "no decoder could be started; the log says why"
 
 
@@ -97,6 +100,7 @@ class DecoderPool:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._decoder_values = [max_pixels, scaled_jpeg]
+        self._max_pixels = max_pixels
         self._seconds = seconds
         self._limits = Limits(memory_bytes=memory_bytes, sealed=True)
         self._on_restart = on_restart
@@ -165,6 +169,35 @@ class DecoderPool:
             caller, _Job("image", [steps.resize, steps.crop], body, math.prod(shape), _IMAGE_REPLY, deadline)
         )
         return PixelBlock(decoded.memory, decoded.block, shape), decoded.interval
+
+    async def decode_and_measure(
+        self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
+    ) -> tuple[PixelBlock, Size, Interval]:
+        """As `decode`, always on the CPU, with the width and height of the upright picture."""
+        shape = (1, steps.crop, steps.crop, 3)
+        reply = Reply(_MAX_HEAD_BYTES, 0, _IMAGE_ERRORS, partial(_check_size, self._max_pixels))
+        job = _Job("measured_image", [steps.resize, steps.crop], body, math.prod(shape), reply, deadline)
+        decoded = await self._run(caller, job)
+        width, height = decoded.values
+        return PixelBlock(decoded.memory, decoded.block, shape), (width, height), decoded.interval
+
+    async def overlay(
+        self,
+        body: bytes,
+        steps: Preprocessing,
+        grids: Sequence[Grid],
+        opacity: float,
+        deadline: float = math.inf,
+        *,
+        caller: str = "",
+    ) -> tuple[bytes, Interval]:
+        """The PNG of app.decoding.overlay.draw_overlay, and the time that it took. Raises as `decode`."""
+        reply = Reply(_MAX_HEAD_BYTES, 0, _IMAGE_ERRORS, _check_overlay)
+        values = [steps.resize, steps.crop, grids, opacity]
+        decoded = await self._run(caller, _Job("overlay", values, body, MAX_OVERLAY_BYTES, reply, deadline))
+        png = decoded.memory.array(decoded.block, decoded.values).tobytes()
+        decoded.block.release()
+        return png, decoded.interval
 
     async def inference(
         self,
@@ -403,7 +436,19 @@ def _check_image(values: Values, _: Arrays) -> None:
         raise ValueError("an image has no values")
 
 
-_IMAGE_REPLY = Reply(_MAX_HEAD_BYTES, 0, (NotAnImage, TooLarge, BadImage), _check_image)
+_IMAGE_ERRORS = (NotAnImage, TooLarge, BadImage)
+_IMAGE_REPLY = Reply(_MAX_HEAD_BYTES, 0, _IMAGE_ERRORS, _check_image)
+
+
+def _check_size(max_pixels: int, values: Values, _: Arrays) -> None:
+    if math.prod(_SIZE.validate_python(tuple(values))) > max_pixels:
+        raise ValueError("more pixels than an image may have")
+
+
+def _check_overlay(values: Values, _: Arrays) -> None:
+    (size,) = values
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= MAX_OVERLAY_BYTES:
+        raise ValueError("no size of a PNG")
 
 
 def _check_inference(max_images: int, most_bytes: int, values: Values, _: Arrays) -> None:
