@@ -183,5 +183,6 @@ def _states(repository: Repository) -> Iterator[ModelState]:
                 "bundle": entry.model.bundle.hash,
             }
         queue = entry.model.waiting if entry.model is not None else 0
+        inspections = entry.model.inspections_waiting if entry.model is not None else 0
         refused = {name for name, _, _ in entry.model.refused} if entry.model is not None else set()
-        yield ModelState(entry.name, entry.state == "READY", queue, info, refused)
+        yield ModelState(entry.name, entry.state == "READY", queue, info, refused, inspections)

@@ -5,7 +5,6 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.compiled_cache import open_cache
+from app.engines.engine_process.graph_files import checked_graph, file_content
 from app.engines.interface import (
     Engine,
     EngineFiles,
@@ -71,7 +71,7 @@ class EngineHost:
         self._store = open_cache(graphs)
         self._files = EngineFiles(
             graphs={
-                precision: partial(_graph, file, digest)
+                precision: partial(checked_graph, file, digest)
                 for (precision, digest), file in zip(graphs.items(), of_graphs, strict=True)
             },
             plans=[
@@ -203,26 +203,11 @@ def _short(err: Exception) -> str:
     return f"{type(err).__name__}: {first}" if first else type(err).__name__
 
 
-def _graph(file: int, digest: str) -> bytes:
-    graph = _content(file)
-    if hashlib.sha256(graph).hexdigest() != digest:
-        raise BadBundle("the bundle's graph was overwritten while it was served; export it again")
-    return graph
-
-
 def _plan(manifest: PlanManifest, file: int) -> TensorRTPlan:
     def read() -> bytes:
-        plan = _content(file)
+        plan = file_content(file)
         if hashlib.sha256(plan).hexdigest() != manifest.plan_sha256:
             raise BadBundle(f"the plan for {manifest.gpu} is not the one that its manifest describes")
         return plan
 
     return TensorRTPlan(manifest, read)
-
-
-def _content(file: int) -> bytes:
-    # By offset: other workers have the same open file.
-    content = bytearray()
-    while chunk := os.pread(file, 1 << 26, len(content)):
-        content += chunk
-    return bytes(content)
