@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | pull | classify | evaluate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | evaluate | calibrate | bench | export | train | models`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """
@@ -106,6 +106,14 @@ def evaluate_command(context: typer.Context) -> None:
     from app.commands.evaluate.evaluate_command import main as measure
 
     raise typer.Exit(run_command(measure, context.args, context.command_path))
+
+
+@main.command("calibrate", context_settings=_PASS_ARGUMENTS_ON)
+def calibrate_command(context: typer.Context) -> None:
+    """Make a bundle's scores probabilities, with labelled images."""
+    from app.commands.calibrate.calibrate_command import main as fit
+
+    raise typer.Exit(run_command(fit, context.args, context.command_path))
 
 
 @main.command("bench", context_settings=_PASS_ARGUMENTS_ON)

@@ -38,6 +38,7 @@ from app.errors import (
     EngineFailed,
     NoImage,
     NotAnImage,
+    NotCalibrated,
     NotReady,
     QueueFull,
     SlowClient,
@@ -46,9 +47,11 @@ from app.errors import (
     UnknownCoding,
     UnknownModel,
 )
-from app.serving.served_model import ServedModel
+from app.serving.answer_details import IndexedScore, branch_answers, covering_set, fitted_threshold
+from app.serving.served_model import ModelAnswer, ServedModel
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
+from bundle.scores import best_classes
 
 router = APIRouter(redirect_slashes=False)
 
@@ -93,6 +96,7 @@ _CLASSIFY_ERRORS = (
     SlowClient,
     TooLarge,
     BadParameter,
+    NotCalibrated,
     QueueFull,
     EngineFailed,
     NotReady,
@@ -115,17 +119,17 @@ async def classify(
     deadline = service.deadline(request)
     reading = _read_request(request, service, options, lambda body: body.image(ClassifyOptions.model_fields))
     async with reading as (model, options, upload):
-        resolution = model.resolution(options.resolution)
+        resolution = checked_resolution(model, options)
         caller = caller_id(request)
-        work = model.classify(upload.files[0].content, resolution, deadline, best=options.top_k, caller=caller)
+        work = model.classify(upload.files[0].content, resolution, deadline, best=_best(options), caller=caller)
         try:
             answer = await run_while_connected(request, work)
         except (NotAnImage, BadImage) as err:
             raise upload.with_content_type(err) from err
     request.state.stages += answer.stages
     return Classification.model_validate({
-        "predictions": _predictions(answer.best(model.bundle.labels)),
-        "model": _answered_by(model, resolution),
+        **_classified(model, answer, options),
+        "model": _answered_by(model, resolution, calibrated=answer.calibration is not None),
         "timing_ms": {
             "decode": _milliseconds(answer.decode.seconds),
             "queue": _milliseconds(answer.queued),
@@ -155,14 +159,15 @@ async def classify_batch(
         request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields)
     )
     async with reading as (model, options, upload):
-        resolution = model.resolution(options.resolution)
+        resolution = checked_resolution(model, options)
         caller = caller_id(request)
         await service.charge(request, len(upload.files))
 
         problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
-        work = model.classify_each(images, resolution, deadline, best=options.top_k, caller=caller)
+        work = model.classify_each(images, resolution, deadline, best=_best(options), caller=caller)
         outcomes = iter(await run_while_connected(request, work))
+        calibrated = model.calibration(resolution) is not None
         results = []
         for index, (name, _) in enumerate(upload.files):
             outcome = problems.get(index) or next(outcomes)
@@ -172,13 +177,12 @@ async def classify_batch(
                 results.append(ImageResult(index=index, filename=name, problem=problem))
             else:
                 request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
-                classes = outcome.best(model.bundle.labels)
-                results.append(
-                    ImageResult.model_validate({"index": index, "filename": name, "predictions": _predictions(classes)})
-                )
+                calibrated = outcome.calibration is not None
+                classified = _classified(model, outcome, options)
+                results.append(ImageResult.model_validate({"index": index, "filename": name, **classified}))
     return BatchClassification(
         results=results,
-        model=_answered_by(model, resolution),
+        model=_answered_by(model, resolution, calibrated=calibrated),
         total_ms=_milliseconds(seconds_since_start(request)),
         request_id=request.state.request_id,
     )
@@ -205,6 +209,14 @@ DIRECT_ROUTES = [
 ]
 
 
+def checked_resolution(model: ServedModel, options: ClassifyOptions) -> int:
+    """The resolution to serve. Raises BadParameter, or NotCalibrated if `options` ask for what needs a calibration."""
+    resolution = model.resolution(options.resolution)
+    if options.coverage is not None:
+        model.check_coverage(resolution, options.coverage)
+    return resolution
+
+
 def _not_an_image(body: bytes) -> ExplainedError | None:
     """The error for a file that need not be decoded, since it is not an image."""
     if not body:
@@ -224,7 +236,7 @@ async def _read_request(
     """
     model = service.repository.model(options.model)
     with model.in_use(), service.body_limits.open_body(request) as body:
-        model.resolution(options.resolution)
+        checked_resolution(model, options)
         model.check(caller=caller_id(request))
         upload = await read(body)
         options = _with_more(options, upload.options)
@@ -247,6 +259,36 @@ def _with_more(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOpt
     return options.model_copy(update=added.model_dump(exclude_unset=True))
 
 
+def _best(options: ClassifyOptions) -> int:
+    """How many best classes the engine is asked for; 0, for the logits, where more is made of these."""
+    return options.top_k if options.coverage is None and options.details is None else 0
+
+
+def _classified(model: ServedModel, answer: ModelAnswer, options: ClassifyOptions) -> dict[str, Any]:
+    """The fields that say what the image is: the best classes, and what else `options` ask for."""
+    labels, activation = model.bundle.labels, model.bundle.manifest.activation
+    if _best(options):
+        return {"predictions": _predictions(answer.best(labels))}
+    temperature = answer.calibration.temperature if answer.calibration else 1.0
+    best = best_classes(answer.outputs[0], options.top_k, activation, temperature)
+    fields: dict[str, Any] = {"predictions": _predictions(_labelled(best, labels))}
+    if options.coverage is not None:
+        command = model.calibration_command(answer.resolution)
+        fitted = fitted_threshold(answer.calibration, options.coverage, activation, command)
+        covering = covering_set(answer.outputs, *fitted)
+        classes = _predictions(_labelled(covering.classes, labels))
+        fields["prediction_set"] = {"coverage": covering.coverage, "classes": classes}
+    if options.details is not None:
+        branches = branch_answers(answer.outputs, activation)
+        (small,), (large,) = (_predictions(_labelled([one], labels)) for one in (branches.small, branches.large))
+        fields["branches"] = {"small": small, "large": large, "disagreement": branches.disagreement}
+    return fields
+
+
+def _labelled(classes: list[IndexedScore], labels: list[ClassLabel]) -> list[tuple[ClassLabel, float]]:
+    return [(labels[index], score) for index, score in classes]
+
+
 def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]]:
     """The fields of a Prediction for each; all of an answer are validated at once."""
     return [
@@ -255,14 +297,14 @@ def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]
     ]
 
 
-def _answered_by(model: ServedModel, resolution: int) -> AnsweredBy:
+def _answered_by(model: ServedModel, resolution: int, *, calibrated: bool) -> AnsweredBy:
     weights = model.bundle.manifest.weights
-    return _described(model.bundle.name, resolution, *model.engine(resolution), weights.id, weights.source)
+    return _described(model.bundle.name, resolution, *model.engine(resolution), weights.id, weights.source, calibrated)
 
 
 @lru_cache(maxsize=100)
 def _described(
-    name: str, resolution: int, engine: str, precision: str, weights: str, weights_source: str
+    name: str, resolution: int, engine: str, precision: str, weights: str, weights_source: str, calibrated: bool
 ) -> AnsweredBy:
     return AnsweredBy(
         name=name,
@@ -271,6 +313,7 @@ def _described(
         precision=precision,
         weights=weights,
         weights_source=weights_source,
+        calibrated=calibrated,
     )
 
 

@@ -13,6 +13,7 @@ from app.engines.engine_process.launch import EngineInput, EngineResult
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import NoInspection, NotReady
 from app.inspection.inspector import Inspector
+from app.serving.answer_details import fitted_threshold
 from app.serving.batcher import Batcher, Place
 from app.serving.model_engines import ModelEngines
 from app.serving.model_inspection import ModelInspection
@@ -21,6 +22,7 @@ from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
 from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError
+from bundle.calibration import Calibration, ScoreCalibration
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from bundle.tensors import Outputs
@@ -59,6 +61,11 @@ class ModelAnswer:
     def outputs(self) -> Outputs:
         """The logits (outputs, classes), if these were wanted."""
         return self.result.outputs
+
+    @property
+    def calibration(self) -> ScoreCalibration | None:
+        """Of the scores, if they are calibrated."""
+        return self.result.calibration
 
     def best(self, labels: Sequence[ClassLabel]) -> list[tuple[ClassLabel, float]]:
         """As many of the best classes as were wanted, with their scores, the best first."""
@@ -101,6 +108,7 @@ class ServedModel:
     ) -> None:
         self.bundle = bundle
         self.metrics = metrics
+        self.calibrations = bundle.calibration
         self._decoders = decoders
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -163,6 +171,28 @@ class ServedModel:
         """Name and precision of what runs `resolution`, or the default one."""
         engine = self._engines.at(self.resolution(resolution))
         return engine.name, engine.precision
+
+    def calibration(self, resolution: int | None = None) -> ScoreCalibration | None:
+        """Of the scores at `resolution`, or the default one; None if they are not calibrated."""
+        return self._engines.at(self.resolution(resolution)).calibration
+
+    def calibrate(self, calibrations: Calibration) -> None:
+        """Make the scores of the answers from now on with `calibrations`."""
+        self.calibrations = calibrations
+        self._engines.calibrate(calibrations)
+
+    def calibration_command(self, resolution: int) -> str:
+        """What calibrates the scores at `resolution`, as a sentence's end."""
+        _, precision = self.engine(resolution)
+        return (
+            f"crossvit calibrate DATA --bundle {self.bundle.name} --resolution {resolution} --precision {precision} "
+            "makes one from labelled images, and a reload of the models reads it"
+        )
+
+    def check_coverage(self, resolution: int, coverage: float) -> None:
+        """NotCalibrated if no prediction set can be given at `resolution`."""
+        activation = self.bundle.manifest.activation
+        fitted_threshold(self.calibration(resolution), coverage, activation, self.calibration_command(resolution))
 
     @property
     def agreement(self) -> dict[int, Agreement]:
