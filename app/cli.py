@@ -100,6 +100,22 @@ def classify_command(
     raise typer.Exit(FAILED if failures else 0)
 
 
+@main.command("explain", context_settings=_PASS_ARGUMENTS_ON)
+def explain_command(context: typer.Context) -> None:
+    """Show what the network looked at in image files, as overlays and numbers, without a server."""
+    from app.commands.explain_command import main as explain
+
+    raise typer.Exit(run_command(explain, context.args, context.command_path))
+
+
+@main.command("embed", context_settings=_PASS_ARGUMENTS_ON)
+def embed_command(context: typer.Context) -> None:
+    """Write the embeddings of image files to a file of NumPy or Parquet, without a server."""
+    from app.commands.embed_command import main as embed
+
+    raise typer.Exit(run_command(embed, context.args, context.command_path))
+
+
 @main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
 def evaluate_command(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""

@@ -137,6 +137,7 @@ def _model_info(entry: RepositoryEntry, default: str, quantization: BackgroundQu
                 Fallback(engine=refused, resolution=resolution, reason=reason)
                 for refused, resolution, reason in entry.model.refused
             ],
+            "explains": bundle.inspection is not None,
             "weights": bundle.manifest.weights.id,
             "weights_source": bundle.manifest.weights.source,
             "warning": bundle.warning,

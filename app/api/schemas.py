@@ -12,8 +12,8 @@ from bundle.calibration import LEAST_COVERAGE, MOST_COVERAGE
 from model.spec import RESOLUTIONS, Activation
 
 
-class ClassifyOptions(BaseModel):
-    """The options of POST /classify, in the query or the form. Error messages repeat the descriptions."""
+class ImageOptions(BaseModel):
+    """Options of a route that takes images, in the query or the form. Error messages repeat the descriptions."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,15 +24,25 @@ class ClassifyOptions(BaseModel):
         is_options = isinstance(values, Mapping)
         return {key: value for key, value in values.items() if value != ""} if is_options else values
 
-    top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
     resolution: Annotated[
         int | None,
         Field(
-            description="the resolution to classify at, such as 224; the model's own if left out",
+            description="the resolution to answer at, such as 224; the model's own if left out",
             json_schema_extra={"examples": [*RESOLUTIONS]},  # the allowed values depend on the model's bundle
         ),
     ] = None
     model: Annotated[str | None, Field(description="the name of a served model; the default if left out")] = None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the options, as they are written in a query."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+
+class ClassifyOptions(ImageOptions):
+    """The options of POST /classify."""
+
+    top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
     coverage: Annotated[
         float | None,
         Field(
@@ -210,6 +220,9 @@ class ModelInfo(BaseModel):
         list[ScoresInfo], Field(description="those of the model's scores, by precision and resolution")
     ] = []
     fallbacks: Annotated[list[Fallback], Field(description="the engines that were passed over, and why")] = []
+    explains: Annotated[
+        bool, Field(description="whether its bundle has the graph that explains and embeds: /explain, /embed")
+    ] = False
     weights: str | None = None
     weights_source: str | None = None
     warning: Annotated[str | None, Field(description="why its answers mean nothing, or little")] = None
@@ -260,3 +273,25 @@ class OipError(BaseModel):
     """The body of an error response of the Open Inference Protocol."""
 
     error: str
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong: `type` is the kind of error, `code` names it for programs."""
+
+    message: str
+    type: Annotated[str, Field(description="invalid_request_error, rate_limit_error or server_error")]
+    param: None = None
+    code: str
+
+
+class OpenAIError(BaseModel):
+    """The body of an error response of the routes below /v1, as OpenAI has it."""
+
+    error: OpenAIErrorDetail
+
+    @classmethod
+    def of(cls, problem: Problem) -> "OpenAIError":
+        """`problem` in this form."""
+        kind = "server_error" if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+        kind = "rate_limit_error" if problem.status == HTTPStatus.TOO_MANY_REQUESTS else kind
+        return cls(error=OpenAIErrorDetail(message=problem.detail, type=kind, code=problem.reason))

@@ -14,6 +14,7 @@ from itertools import accumulate
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
 
 from app.decoding.decoder_memory import DecoderMemory, PixelBlock, claimed
+from app.decoding.embedding_requests import EmbeddingRequest
 from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
 from app.decoding.overlay_bounds import MAX_OVERLAY_BYTES, Grid
@@ -34,6 +35,7 @@ _MAX_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
 _FIRST_PAUSE = 0.5  # seconds between attempts to start a decoder
 _LONGEST_PAUSE = 30.0
 _SHAPES = TypeAdapter(list[list[NonNegativeInt]], config=ConfigDict(strict=True))  # of tensors
+_SIZES = TypeAdapter(list[NonNegativeInt], config=ConfigDict(strict=True))  # of files
 _SIZE = TypeAdapter(tuple[PositiveInt, PositiveInt], config=ConfigDict(strict=True))
 _CANNOT_START = "no decoder could be started; the log says why"
 
@@ -220,10 +222,21 @@ class DecoderPool:
         request = InferenceRequest.model_validate(description)
         if request.inputs[0].name == IMAGE:
             return request, PixelBlock(decoded.memory, decoded.block, shapes[0])
-        whole = decoded.memory.array(decoded.block, [sum(size for (size,) in shapes)]).tobytes()
-        decoded.block.release()
-        ends = list(accumulate(size for (size,) in shapes))
-        return request, [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return request, _taken(decoded, [size for (size,) in shapes])
+
+    async def embedding_request(
+        self, body: bytes, *, max_images: int, deadline: float = math.inf, caller: str = ""
+    ) -> tuple[EmbeddingRequest, list[bytes]]:
+        """The request without its input, and the encoded images in that.
+
+        Raises as app.decoding.embedding_requests.read_embedding_request and as `decode` do.
+        """
+        most_bytes = len(body)  # base64 is longer than what it encodes
+        check = partial(_check_embedding_request, max_images, most_bytes)
+        reply = Reply(_MAX_HEAD_BYTES, 0, (BadInference, TooLarge), check)
+        decoded = await self._run(caller, _Job("embedding_request", [max_images], body, most_bytes, reply, deadline))
+        description, sizes = decoded.values
+        return EmbeddingRequest.model_validate(description), _taken(decoded, sizes)
 
     async def _run(self, caller: str, job: _Job) -> Decoded:
         """Queue `job` and await its answer."""
@@ -431,6 +444,14 @@ class _NextTurn:
             self._idle.remove(self._future)
 
 
+def _taken(decoded: Decoded, sizes: list[int]) -> list[bytes]:
+    """The files of these sizes that a decoder has written one after the other; their block is released."""
+    whole = decoded.memory.array(decoded.block, [sum(sizes)]).tobytes()
+    decoded.block.release()
+    ends = list(accumulate(sizes))
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def _check_image(values: Values, _: Arrays) -> None:
     if values:
         raise ValueError("an image has no values")
@@ -465,3 +486,13 @@ def _check_inference(max_images: int, most_bytes: int, values: Values, _: Arrays
     images = shapes[0][0] if tensor.name == IMAGE else len(shapes)
     if not 1 <= images <= max_images:
         raise ValueError("no images, or too many")
+
+
+def _check_embedding_request(max_images: int, most_bytes: int, values: Values, _: Arrays) -> None:
+    description, sizes = values
+    if EmbeddingRequest.model_validate(description).input is not None:
+        raise ValueError("an input in the description")
+    if not 1 <= len(_SIZES.validate_python(sizes)) <= max_images:
+        raise ValueError("no images, or too many")
+    if sum(sizes) > most_bytes:
+        raise ValueError("more than there is room for")

@@ -26,6 +26,7 @@ from bundle.tensors import Outputs
 
 log = logging.getLogger(__name__)
 
+INSPECTION_ENGINE = "onnxruntime"
 MOST_IMAGES = 8  # in a call: more give no more images a second on a CPU, and take memory
 
 _OWN_BYTES = 1 << 30  # for golden images; what is not used takes no memory
@@ -69,6 +70,11 @@ class InspectedImage:
     embeddings: tuple[NDArray[np.float32], NDArray[np.float32]]
     attention: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     maps: list[ClassMap]
+
+    def embeddings_of(self, branch: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The embeddings of `branch`, "small", "large" or "both"; that of a branch which is left out is empty."""
+        small, large = self.embeddings
+        return (small[:0] if branch == "large" else small), (large[:0] if branch == "small" else large)
 
 
 class Inspector:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,7 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         decoders,
         metrics,
         make_engine=partial(make_engine, settings),
-        make_inspector=partial(Inspector, run_seconds=settings.engine_seconds, load_seconds=settings.load_seconds),
+        make_inspector=partial(make_inspector, settings),
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         max_queue_bytes=settings.max_queue_bytes,
@@ -87,6 +87,11 @@ def make_engine(settings: Settings, bundle: Bundle, resolution: int, **more: Any
         load_seconds=settings.load_seconds,
         **more,
     )
+
+
+def make_inspector(settings: Settings, bundle: Bundle, memories: Sequence[int], **more: Any) -> Inspector:
+    """What explains and embeds with `bundle`; `more` is for one that has metrics."""
+    return Inspector(bundle, memories, run_seconds=settings.engine_seconds, load_seconds=settings.load_seconds, **more)
 
 
 def _shared_bytes(settings: Settings) -> int:

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
+from app.decoding.overlay_bounds import Grid
 from app.decoding.pool import DecoderPool
+from app.errors import NoInspection
 from app.inspection.inspector import MOST_IMAGES, InspectedImage, InspectionInput, Inspector
 from app.serving.batcher import Batcher, Place
 from app.serving.together import together
@@ -33,18 +35,16 @@ class InspectionAnswer:
     size: Size | None
     stages: list[tuple[str, Interval]]
 
-    def seconds(self, *stages: str) -> float:
-        """What these stages took together."""
-        return sum(interval.seconds for name, interval in self.stages if name in stages)
-
 
 class ModelInspection:
-    """Inspects images with one bundle's inspection graph. `start` it, `close` it: that finishes what it was given.
+    """Inspects images with one bundle's inspection graph. `close` it: that finishes what it was given.
 
     Its methods take a `deadline` and a `caller` as those of ServedModel do, and raise as they do.
 
+    NoInspection at once if the bundle has no inspection graph.
+
     Args:
-        bundle: has an inspection graph.
+        bundle: has the inspection graph.
         decoders: make pixels of encoded images.
         metrics: of this model.
         make_inspector: of the bundle and the options that are the model's.
@@ -62,10 +62,16 @@ class ModelInspection:
         room: Callable[[], int],
         most_seconds: float,
     ) -> None:
+        if bundle.inspection is None:
+            raise NoInspection(
+                f"{bundle.name} cannot be explained or embedded: its bundle is of an earlier version; make it again with "
+                "crossvit pull or export/to_onnx.py"
+            )
         self._bundle = bundle
         self._decoders = decoders
         self._metrics = metrics
         self._inspector = make_inspector(bundle, decoders.files, on_restart=metrics.restarted)
+        self._started = False
         self._batcher = Batcher[InspectionInput, InspectedImage](
             self._inspector.inspect,
             limit=lambda _: MOST_IMAGES,
@@ -75,11 +81,9 @@ class ModelInspection:
             on_batch=lambda _, interval: metrics.call(interval),
         )
 
-    async def start(self) -> None:
-        await self._batcher.__aenter__()
-
     async def close(self) -> None:
-        await self._batcher.__aexit__()
+        if self._started:
+            await self._batcher.__aexit__()
         await self._inspector.close()
 
     @property
@@ -132,6 +136,21 @@ class ModelInspection:
                 embedded(place, location) for place, location in zip(places, images.locations, strict=True)
             )
 
+    async def draw(
+        self,
+        body: bytes,
+        grids: Sequence[Grid],
+        opacity: float,
+        resolution: int,
+        deadline: float = math.inf,
+        *,
+        caller: str = "",
+    ) -> tuple[bytes, Interval]:
+        """The PNG of app.decoding.overlay.draw_overlay for an image that was explained, and when it was drawn."""
+        steps = self._bundle.manifest.preprocessing[resolution]
+        async with until_deadline(deadline):
+            return await self._decoders.overlay(body, steps, grids, opacity, deadline, caller=caller)
+
     async def _inspect(
         self, place: Place, body: bytes, classes: tuple[int, ...], resolution: int, deadline: float, caller: str
     ) -> InspectionAnswer:
@@ -156,6 +175,9 @@ class ModelInspection:
         size: Size | None,
         stages: list[tuple[str, Interval]],
     ) -> InspectionAnswer:
+        if not self._started:
+            self._started = True
+            await self._batcher.__aenter__()
         batched = await self._batcher.submit(place, resolution, image, deadline)
         self._metrics.answered(explained=bool(image.classes))
         stages = [*stages, ("queue", batched.queue), ("inference", batched.inference)]

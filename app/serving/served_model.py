@@ -11,7 +11,7 @@ from app.decoding.decoder_memory import PixelBlock, PixelLocation
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.launch import EngineInput, EngineResult
 from app.engines.engine_process.supervisor import EngineSupervisor
-from app.errors import NoInspection, NotReady
+from app.errors import NotReady
 from app.inspection.inspector import Inspector
 from app.serving.answer_details import fitted_threshold
 from app.serving.batcher import Batcher, Place
@@ -235,16 +235,12 @@ class ServedModel:
         """How many images wait for their explanation or embedding."""
         return 0 if self._inspection is None else self._inspection.waiting
 
-    async def inspection(self) -> ModelInspection:
+    @property
+    def inspection(self) -> ModelInspection:
         """What explains and embeds; its process starts with the first image. NoInspection if the bundle has no graph.
 
         The model must be in use meanwhile.
         """
-        if self.bundle.inspection is None:
-            raise NoInspection(
-                f"{self.bundle.name} cannot be explained or embedded: its bundle is of an earlier version; make it "
-                "again with crossvit pull or export/to_onnx.py"
-            )
         if self._inspection is None:
             self._inspection = ModelInspection(
                 self.bundle,
@@ -254,7 +250,6 @@ class ServedModel:
                 room=lambda: self.capacity,
                 most_seconds=self._max_queue_seconds,
             )
-            await self._inspection.start()
         return self._inspection
 
     def check(self, count: int = 1, caller: str = "") -> None:
