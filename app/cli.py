@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | pull | classify | evaluate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | evaluate | calibrate | bench | export | train | models`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """
@@ -100,12 +100,36 @@ def classify_command(
     raise typer.Exit(FAILED if failures else 0)
 
 
+@main.command("explain", context_settings=_PASS_ARGUMENTS_ON)
+def explain_command(context: typer.Context) -> None:
+    """Show what the network looked at in image files, as overlays and numbers, without a server."""
+    from app.commands.explain_command import main as explain
+
+    raise typer.Exit(run_command(explain, context.args, context.command_path))
+
+
+@main.command("embed", context_settings=_PASS_ARGUMENTS_ON)
+def embed_command(context: typer.Context) -> None:
+    """Write the embeddings of image files to a file of NumPy or Parquet, without a server."""
+    from app.commands.embed_command import main as embed
+
+    raise typer.Exit(run_command(embed, context.args, context.command_path))
+
+
 @main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
 def evaluate_command(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""
     from app.commands.evaluate.evaluate_command import main as measure
 
     raise typer.Exit(run_command(measure, context.args, context.command_path))
+
+
+@main.command("calibrate", context_settings=_PASS_ARGUMENTS_ON)
+def calibrate_command(context: typer.Context) -> None:
+    """Make a bundle's scores probabilities, with labelled images."""
+    from app.commands.calibrate.calibrate_command import main as fit
+
+    raise typer.Exit(run_command(fit, context.args, context.command_path))
 
 
 @main.command("bench", context_settings=_PASS_ARGUMENTS_ON)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.bundle_errors import BadBundle
+from bundle.calibration import Calibration, read_calibration
 from bundle.class_labels import ClassLabel, parse_labels
 from bundle.file_names import GOLDEN, GRAPHS, LABELS, MANIFEST, MODEL, MODEL_NAME
 from bundle.golden import Golden, parse_golden
@@ -30,6 +31,7 @@ class Bundle:
         hash: "sha256:…" of manifest.json, and so of everything but the plans.
         graphs: open descriptors by precision, which keep these graphs when another bundle replaces this one.
         plans: with open descriptors too.
+        calibration: of its scores, as far as there is one.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Bundle:
     hash: str
     graphs: dict[str, int]
     plans: Plans
+    calibration: Calibration
     _golden: dict[int, Golden]
 
     @property
@@ -49,7 +52,7 @@ class Bundle:
         return self.manifest.files[GRAPHS[precision]]
 
     def same_as(self, other: "Bundle") -> bool:
-        """Whether both have the same files, plans too."""
+        """Whether both have the same files, plans too; their calibrations may differ."""
         return (self.hash, _plan_manifests(self.plans)) == (other.hash, _plan_manifests(other.plans))
 
     def plan_command(self, resolution: int) -> str:
@@ -113,7 +116,8 @@ def _open(path: Path) -> Bundle:
     graphs = _open_graphs(path, manifest)
     sides = {resolution: steps.crop for resolution, steps in manifest.preprocessing.items()}
     plans = open_plans(path, manifest.files[MODEL], sides)
-    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(content).hexdigest()}", graphs, plans, golden)
+    bundle_hash = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return Bundle(path, manifest, labels, bundle_hash, graphs, plans, read_calibration(path, manifest), golden)
 
 
 def read_checked(bundle: Path, name: str, manifest: Manifest, advice: str = "export the bundle again") -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from bundle.bundle_errors import ExplainedError
+from bundle.calibration import keep_calibration
 from bundle.class_labels import ClassLabel, bundle_labels, write_labels
 from bundle.file_names import MODEL
 from bundle.golden import write_golden
@@ -75,7 +76,9 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
         proof = network.prove(folder / MODEL, preprocessing, say)
         write_golden(folder, proof.golden)
         added = add_graphs(folder, inputs, preprocessing, default_resolution(network, preprocessing), say)
-        write_manifest(folder, manifest_of(folder, inputs, network, preprocessing, proof.parity, added, built_with))
+        manifest = manifest_of(folder, inputs, network, preprocessing, proof.parity, added, built_with)
+        write_manifest(folder, manifest)
+        keep_calibration(request.out, folder, manifest)  # of the same weights it is still right
     seconds = time.monotonic() - started
     say(f"{request.out}: {network.parameter_count / 1e6:.2f} M parameters, {seconds:.0f} s")
 

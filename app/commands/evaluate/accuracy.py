@@ -189,7 +189,7 @@ class PredictionTable:
         correct = rows["ranks"][:, 0] == 1
         overall, *branches = (_accuracy(ranks) for ranks in rows["ranks"].T)
         low, high = wilson(int(correct.sum()), len(rows))
-        ece, bins = _calibration(rows["score"], correct)
+        ece, bins = calibration_error(rows["score"], correct)
         classes = self._classes(rows, correct)
         return AccuracySummary(
             images=len(rows),
@@ -260,7 +260,7 @@ def _agreement(rows: NDArray[Any]) -> SecondModelAgreement | None:
     )
 
 
-def _calibration(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[float, list[Bin]]:
+def calibration_error(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[float, list[Bin]]:
     """The expected calibration error, and its bins."""
     number = bin_of(scores)
     images = np.bincount(number, minlength=BINS)

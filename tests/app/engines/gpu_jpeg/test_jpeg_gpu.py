@@ -17,6 +17,7 @@ from PIL import Image
 from app.decoding.decoder_memory import PixelBlock
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
+from app.inspection.inspector import Inspector
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
@@ -94,6 +95,7 @@ async def serving(bundle: Path, *, seconds: float = 10) -> AsyncIterator[Served]
             make_engine=partial(
                 EngineSupervisor, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
             ),
+            make_inspector=partial(Inspector, run_seconds=5, load_seconds=60),
             max_batch=8,
             max_queue=16,
         )
