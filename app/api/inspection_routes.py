@@ -1,11 +1,11 @@
 """POST /explain and POST /embed: what the network looked at in an image, and what it makes of it before its classes."""
 
-import re
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
+from app.api.accept_header import accepted_types
 from app.api.auth import AccessLevel
 from app.api.dependencies import (
     SINGLE_PARAMETERS,
@@ -45,7 +45,6 @@ _EXPLAINED: dict[int | str, dict[str, Any]] = {
         "content": {_PNG: {"schema": BINARY_STRING}},
     }
 }
-_MEDIA_RANGE = re.compile(r"\s*([\w.+*-]+/[\w.+*-]+)\s*(?:;.*?\bq\s*=\s*([01](?:\.\d{0,3})?))?.*", re.DOTALL)
 
 
 @router.post(
@@ -122,10 +121,7 @@ async def embed(request: Request, options: Annotated[EmbedOptions, Query()], ser
 
 def prefers_png(accept: str) -> bool:
     """Whether an Accept header prefers an image to JSON; a wildcard for all does not. Source: RFC 9110, 12.5.1."""
-    qualities: dict[str, float] = {}
-    for item in accept.lower().split(","):
-        if match := _MEDIA_RANGE.fullmatch(item):
-            qualities[match[1]] = float(match[2] or 1)
+    qualities = accepted_types(accept)
     image = qualities.get(_PNG, qualities.get("image/*", 0.0))
     return image > max(qualities.get(kind, 0.0) for kind in ("application/json", "application/*"))
 

@@ -49,12 +49,18 @@ def draw_overlay(
     y = slice(*_bounds(down * seen.top, down * seen.height, picture.height))
     pixels = np.asarray(picture, np.float32)
     drawn = _OUTSIDE_BRIGHTNESS * pixels
-    values = _summed(grids, (x.stop - x.start, y.stop - y.start))[..., None]
-    weight = opacity * np.abs(values)
-    drawn[y, x] = (1 - weight) * pixels[y, x] + weight * _colours_of(values[..., 0])
+    drawn[y, x] = with_maps(pixels[y, x], grids, opacity)
     file = BytesIO()
     Image.fromarray(np.rint(drawn).astype(np.uint8)).save(file, "PNG")
     return file.getvalue()
+
+
+def with_maps(pixels: NDArray[np.float32], grids: Sequence[Grid], opacity: float) -> NDArray[np.float32]:
+    """`pixels` (height, width, 3) with the sum of `grids` over all of them, as `draw_overlay` has it."""
+    height, width, _ = pixels.shape
+    values = _summed(grids, (width, height))[..., None]
+    weight = opacity * np.abs(values)
+    return (1 - weight) * pixels + weight * _colours_of(values[..., 0])
 
 
 def _bounds(start: float, length: float, whole: int) -> tuple[int, int]:

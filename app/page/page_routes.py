@@ -1,6 +1,5 @@
 """GET / for browsers, and the files of the page below /page."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Match, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from app.api.accept_header import accepted_types
 
 _FOLDER = Path(__file__).parent
 
@@ -26,7 +27,6 @@ _PAGE_HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), display-capture=()",
     "Vary": "Accept",
 }
-_WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 
 
 def serve_page(app: FastAPI) -> None:
@@ -49,18 +49,9 @@ def serve_page(app: FastAPI) -> None:
 
 def prefers_html(accept: str) -> bool:
     """Whether the header `accept` (RFC 9110, 12.5.1) names HTML, and JSON no more: browsers' do, programs' do not."""
-    weights = dict(_media_range(part) for part in accept.lower().split(","))
+    weights = accepted_types(accept)
     html = weights.get("text/html", 0)
     return html > 0 and html >= weights.get("application/json", 0)
-
-
-def _media_range(text: str) -> tuple[str, float]:
-    """A media range and its weight; 0 for a weight that is none."""
-    kind, *parameters = (part.strip() for part in text.split(";"))
-    for name, _, value in (parameter.partition("=") for parameter in parameters):
-        if name.strip() == "q":
-            return kind, float(value) if _WEIGHT.fullmatch(value.strip()) else 0
-    return kind, 1
 
 
 class _HtmlRoute(Route):

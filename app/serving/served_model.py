@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.launch import EngineInput, EngineResult
@@ -291,6 +294,15 @@ class ServedModel:
         resolution = self.resolution(resolution)
         with self.room(caller=caller) as (place,):
             return await self._classify(place, body, resolution, deadline, best, caller)
+
+    async def seen_pixels(self, body: bytes, resolution: int | None = None) -> NDArray[np.uint8]:
+        """What the network sees of the encoded image in `body`, (side, side, 3). Raises as `classify` does."""
+        steps = self.bundle.manifest.preprocessing[self.resolution(resolution)]
+        block, _ = await self._decoders.decode(body, steps)
+        try:
+            return block.pixels[0].copy()
+        finally:
+            block.release()
 
     async def classify_all(
         self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""

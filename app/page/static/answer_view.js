@@ -108,7 +108,7 @@ function words(answer, model) {
   if (answer.model.calibrated) {
     found.push(`Calibrated: of answers with a score like this one, about ${percent(best.score, 0)} are right, on pictures like those of the calibration.`);
   } else if (answer.model.calibrated === false) {
-    found.push("Not calibrated: scores rank the classes, but are not probabilities.");
+    found.push("Not calibrated: scores rank the classes, and are not yet probabilities (crossvit calibrate makes them).");
   }
   if (model?.activation === "sigmoid") found.push("Each class has a score of its own: they do not add up to 100 %.");
   if (answer.branches) found.push(branchWords(answer.branches));
@@ -121,7 +121,7 @@ function words(answer, model) {
 function setWords({ coverage, classes }) {
   const names = classes.map(({ label }) => label);
   const set = names.length === 1 ? `only ${names[0]}` : `${names.length} classes: ${listed(names)}`;
-  return `The set that holds the right class for ${percent(coverage, 0)} of pictures like those of the calibration has ${set}.`;
+  return `The set that holds the right class of ${percent(coverage, 0)} of pictures like those of the calibration: ${set}.`;
 }
 
 function branchWords({ small, large, disagreement }) {

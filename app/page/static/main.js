@@ -92,7 +92,6 @@ function show(picture) {
 
 function changed(picture) {
   strip.update(picture);
-  if (picture.answer) options.offerCoverage(picture.answer.model.calibrated === true && options.model?.activation !== "sigmoid");
   if (picture === selected) show(picture);
   tell(picture);
 }

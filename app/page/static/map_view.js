@@ -115,9 +115,14 @@ export class MapView {
   }
 }
 
-function contributionWords({ label, contributions }, branches) {
-  const parts = branches.map((name) => `the ${PATCHES[name]} ${percent(contributions[name].share, 0)}`);
-  return `What speaks for “${label}” and what against it. Of its logit, ${parts.join(", ")} in this map.`;
+function contributionWords({ label, logit, contributions }, branches) {
+  const parts = branches.map((name) => `${PATCHES[name]} give ${signed(contributions[name].share)}`);
+  return `What speaks for “${label}”, and what against it. Of its logit, ${logit.toFixed(1)}, ${parts.join(" and ")}.`;
+}
+
+/** A share with its sign: "+31 %". */
+function signed(share) {
+  return `${share < 0 ? "−" : "+"}${percent(Math.abs(share), 0)}`;
 }
 
 function attentionWords(grids, branch) {

@@ -32,6 +32,7 @@ export class Options extends EventTarget {
       model: model && !model.default ? model.name : "",
       resolution: model && resolution && resolution !== model.default_resolution ? resolution : "",
       coverage: this.coverage ?? "",
+      details: "branches",
     };
   }
 
@@ -52,13 +53,9 @@ export class Options extends EventTarget {
     }
   }
 
-  /** Offers sets of classes where the answers are calibrated. */
-  offerCoverage(offered) {
-    byId("coverage-option").hidden = !offered;
-  }
-
   #chosen(id) {
     if (id === "model") this.#showResolutions();
+    this.#offerCoverage();
     if (id === "top-k" && !byId(id).reportValidity()) return;
     this.dispatchEvent(new Event("change"));
   }
@@ -86,5 +83,14 @@ export class Options extends EventTarget {
     })));
     select.disabled = resolutions.length < 2;
     byId("top-k").max = Math.min(50, this.model?.classes ?? 50);
+    this.#offerCoverage();
+  }
+
+  /** Sets of classes are there where scores are calibrated for what answers. */
+  #offerCoverage() {
+    const { calibrations = [], precision } = this.model ?? {};
+    const resolution = Number(byId("resolution").value);
+    byId("coverage-option").hidden = !calibrations.some((each) =>
+      each.resolution === resolution && each.precision === precision && each.coverages.length);
   }
 }

@@ -32,7 +32,9 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
     wrong = []
 
     def open_at(url: str = server.url, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"} | options)
+        context = browser.new_context(
+            **{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"} | options
+        )
         contexts.append(context)
         context.set_default_timeout(20_000)
         page = context.new_page()

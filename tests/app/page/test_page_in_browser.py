@@ -1,7 +1,6 @@
 """The page in Chromium, at real servers: every way in, what is shown, and how it is said when something goes wrong."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -198,13 +197,17 @@ def test_the_copied_command_and_program_get_the_same_answer(
     expected = asked(server, top_k=2)["predictions"]
     assert best(page) == expected[0]["label"]
     page.get_by_text("The same request from a program").click()
-    done = subprocess.run(["bash", "-c", f"{copied(page, 'curl')} -s"], cwd=tmp_path, capture_output=True, check=True)
-    assert [found["index"] for found in json.loads(done.stdout)["predictions"]] == [found["index"] for found in expected]
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"{copied(page, 'curl')} -s"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert [found["index"] for found in json.loads(done.stdout)["predictions"]] == [
+        found["index"] for found in expected
+    ]
     done = subprocess.run(
         [sys.executable, "-c", copied(page, "Python")], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{found['score']:.1%}  {found['label']}" for found in expected]
-    assert sorted(os.listdir(tmp_path)) == [ODD_NAME]  # nothing of the name was run
+    assert [path.name for path in tmp_path.iterdir()] == [ODD_NAME]  # nothing of the name was run
 
 
 # What goes wrong

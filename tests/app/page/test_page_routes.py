@@ -46,9 +46,7 @@ def browser(app: FastAPI) -> TestClient:
         (";;,=;q=,", False),
     ],
 )
-def test_a_client_that_names_html_gets_the_page_and_every_other_one_json(
-    app: FastAPI, accept: str, html: bool
-) -> None:
+def test_a_client_that_names_html_gets_the_page_and_every_other_one_json(app: FastAPI, accept: str, html: bool) -> None:
     assert prefers_html(accept) == html
     response = TestClient(app).get("/", headers={"Accept": accept})
     assert response.status_code == 200
