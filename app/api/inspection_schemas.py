@@ -1,14 +1,11 @@
 """The options and the JSON of POST /explain and POST /embed."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.schemas import AnsweredBy, ImageOptions, Prediction, Timing
-
-BranchChoice = Literal["both", "small", "large"]
-
-MOST_EXPLAINED = 5  # classes of an image
+from app.serving.explanation_fields import MOST_EXPLAINED, BranchChoice, MapKind
 
 
 class ExplainOptions(ImageOptions):
@@ -30,7 +27,7 @@ class ExplainOptions(ImageOptions):
         Field(description="both, small or large: the branches whose maps the image shows, if one is asked"),
     ] = "both"
     map: Annotated[
-        Literal["contributions", "attention"],
+        MapKind,
         Field(description="contributions or attention: what the image shows, if one is asked"),
     ] = "contributions"
     opacity: Annotated[

@@ -10,9 +10,9 @@ from rich.progress import Progress
 
 from app.commands.embedding_files import Embeddings, embedding_writer
 from app.commands.inspect_files import embed_files, offline_inspection
-from app.commands.inspected_bundle import InspectedBundle, check_branch, inspected_bundle
+from app.commands.inspected_bundle import InspectedBundle, inspected_bundle
 from app.commands.terminal import allow_any_file_name, clear_errors
-from app.serving.explanation_fields import with_length_one
+from app.serving.explanation_fields import BranchChoice, with_length_one
 from model.command_line import FAILED, error, new_app, notes
 
 main = new_app()
@@ -24,7 +24,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="the file to write: .npy, .npz or .parquet")],
     bundle: Annotated[Path | None, typer.Option(help="a bundle, or the name of one that was pulled")] = None,
     resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
-    branch: Annotated[str, typer.Option(help="whose numbers to write: both, small or large")] = "both",
+    branch: Annotated[BranchChoice, typer.Option(help="whose numbers to write")] = "both",
     normalize: Annotated[bool, typer.Option(help="give each embedding the length 1")] = False,
 ) -> None:
     """Write the embeddings of image files, without a server.
@@ -34,7 +34,6 @@ def embed(
     not be embedded. Exit code 1 if there are any.
     """
     with clear_errors():
-        check_branch(branch)
         write = embedding_writer(out)
         inspected = inspected_bundle(paths, bundle, resolution)
         embeddings = asyncio.run(_embedded(inspected, branch, normalize))
@@ -50,7 +49,7 @@ def embed(
     raise typer.Exit(0 if found.all() else FAILED)
 
 
-async def _embedded(inspected: InspectedBundle, branch: str, normalize: bool) -> Embeddings:
+async def _embedded(inspected: InspectedBundle, branch: BranchChoice, normalize: bool) -> Embeddings:
     """A row for each file, of NaN where there is none; the errors are printed."""
     rows: list[Embeddings | None] = []
     allow_any_file_name()

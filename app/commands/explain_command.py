@@ -11,13 +11,12 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Column, Table
 
-from app.api.inspection_schemas import MOST_EXPLAINED
 from app.commands.inspect_files import Drawing, ExplainedFile, explain_files, offline_inspection
-from app.commands.inspected_bundle import InspectedBundle, check_branch, inspected_bundle
+from app.commands.inspected_bundle import InspectedBundle, inspected_bundle
 from app.commands.terminal import allow_any_file_name, clear_errors, print_table
 from app.errors import BadParameter
 from app.serving.class_choice import chosen_class
-from app.serving.explanation_fields import ATTENTION, CONTRIBUTIONS
+from app.serving.explanation_fields import MOST_EXPLAINED, BranchChoice, MapKind
 from model.command_line import FAILED, new_app, notes
 
 main = new_app()
@@ -37,10 +36,10 @@ def explain(
         int | None, typer.Option(min=1, max=MOST_EXPLAINED, help="explain so many of the best classes (1)")
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
-    branch: Annotated[str, typer.Option(help="whose map the overlays show: both, small or large")] = "both",
+    branch: Annotated[BranchChoice, typer.Option(help="whose map the overlays show")] = "both",
     kind: Annotated[
-        str, typer.Option("--map", help="what they show: contributions to the first class's logit, or attention")
-    ] = CONTRIBUTIONS,
+        MapKind, typer.Option("--map", help="what they show: contributions to the first class's logit, or attention")
+    ] = "contributions",
     opacity: Annotated[float, typer.Option(min=0, max=1, help="of the strongest place in an overlay")] = 0.8,
 ) -> None:
     """Show what the network looked at in image files, without a server.
@@ -49,9 +48,6 @@ def explain(
     each, as POST /explain gives them. Exit code 1 if a file could not be explained; the others still are.
     """
     with clear_errors():
-        check_branch(branch)
-        if kind not in (CONTRIBUTIONS, ATTENTION):
-            raise BadParameter(f"--map {kind}: it is {CONTRIBUTIONS} or {ATTENTION}")
         if class_ is not None and top_k is not None:
             raise BadParameter("--class names one class, and --top-k asks for several: leave one of them out")
         inspected = inspected_bundle(paths, bundle, resolution)
@@ -59,31 +55,32 @@ def explain(
         classes = tuple(-rank for rank in range(1, count + 1))
         if class_ is not None:
             classes = (chosen_class(inspected.bundle.labels, class_),)
-        failures = asyncio.run(_explain(inspected, out, classes, Drawing(kind, branch, opacity)))
+        with _open_lines(out) as lines:
+            failures = asyncio.run(_explain(inspected, out, lines, classes, Drawing(kind, branch, opacity)))
     raise typer.Exit(FAILED if failures else 0)
 
 
-async def _explain(inspected: InspectedBundle, out: Path, classes: tuple[int, ...], how: Drawing) -> int:
+def _open_lines(out: Path) -> TextIO:
+    allow_any_file_name()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return (out / JSON_LINES).open("w", encoding="utf-8", errors="backslashreplace")
+    except OSError as err:
+        raise BadParameter(f"--out {out} cannot be written: {err.strerror}") from err
+
+
+async def _explain(inspected: InspectedBundle, out: Path, lines: TextIO, classes: tuple[int, ...], how: Drawing) -> int:
     """Write all files to `out`, and print what was found; the number of files without an explanation."""
     failures = 0
     table = Table(Column("file", overflow="fold"), "class", "score", "S", "L", Column("overlay", overflow="fold"))
     names = Counter[str]()
-    allow_any_file_name()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lines = (out / JSON_LINES).open("w", encoding="utf-8", errors="backslashreplace")
-    except OSError as err:
-        raise BadParameter(f"--out {out} cannot be written: {err.strerror}") from err
-    with lines, Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
+    bundle = inspected.bundle
+    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
         bar = progress.add_task("explaining", total=len(inspected.files))
-        async with offline_inspection(inspected.bundle, inspected.settings) as inspection:
-            answers = explain_files(inspection, inspected.bundle, inspected.files, classes, inspected.resolution, how)
-            async for file in answers:
+        async with offline_inspection(bundle, inspected.settings) as inspection:
+            async for file in explain_files(inspection, bundle, inspected.files, classes, inspected.resolution, how):
                 name = _overlay_name(file.path, names)
-                try:
-                    _write(file, out / name, lines)
-                except OSError as err:
-                    raise BadParameter(f"--out {out} cannot be written: {err.strerror}") from err
+                _write(file, out / name, lines)
                 _add_row(table, file, name)
                 failures += file.error is not None
                 progress.advance(bar)
@@ -93,9 +90,12 @@ async def _explain(inspected: InspectedBundle, out: Path, classes: tuple[int, ..
 
 def _write(file: ExplainedFile, overlay: Path, lines: TextIO) -> None:
     content = {"error": file.error} if file.fields is None else {"overlay": overlay.name, **file.fields}
-    lines.write(json.dumps({"path": str(file.path), **content}, ensure_ascii=False) + "\n")
-    if file.fields is not None:
-        overlay.write_bytes(file.overlay)
+    try:
+        lines.write(json.dumps({"path": str(file.path), **content}, ensure_ascii=False) + "\n")
+        if file.fields is not None:
+            overlay.write_bytes(file.overlay)
+    except OSError as err:
+        raise BadParameter(f"--out {overlay.parent} cannot be written: {err.strerror}") from err
 
 
 def _add_row(table: Table, file: ExplainedFile, overlay: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from app.commands.classify import run_in_order
 from app.configuration.settings import Settings
 from app.serving.assembly import make_decoders, make_inspector
-from app.serving.explanation_fields import drawn_grids, explanation_fields
+from app.serving.explanation_fields import BranchChoice, MapKind, drawn_grids, explanation_fields
 from app.serving.model_inspection import MOST_WAITING, InspectionAnswer, ModelInspection
 from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
@@ -24,10 +24,10 @@ from model.files.folders import read_image_file
 
 @dataclass(frozen=True)
 class Drawing:
-    """How an overlay is drawn: "contributions" or "attention", of "small", "large" or "both", and how strongly."""
+    """How an overlay is drawn: what, of which branches, and how strongly, 0 to 1."""
 
-    kind: str
-    branch: str
+    kind: MapKind
+    branch: BranchChoice
     opacity: float
 
 

@@ -13,8 +13,6 @@ from bundle.reader import Bundle, open_bundle
 from model.command_line import notes
 from model.files.folders import others_in
 
-_BRANCHES = ("both", "small", "large")
-
 
 @dataclass(frozen=True)
 class InspectedBundle:
@@ -43,9 +41,3 @@ def inspected_bundle(paths: Iterable[Path], bundle: Path | None, resolution: int
     if served not in opened.resolutions:
         raise BadParameter(f"resolution {served} is not served; one of {', '.join(map(str, opened.resolutions))}")
     return InspectedBundle(opened, settings, served, files)
-
-
-def check_branch(branch: str) -> None:
-    """BadParameter unless there is such a branch, or it is "both"."""
-    if branch not in _BRANCHES:
-        raise BadParameter(f"--branch {branch}: it is one of {', '.join(_BRANCHES)}")

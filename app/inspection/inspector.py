@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,10 @@ class InspectedImage:
     attention: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     maps: list[ClassMap]
 
-    def embeddings_of(self, branch: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The embeddings of `branch`, "small", "large" or "both"; that of a branch which is left out is empty."""
+    def embeddings_of(
+        self, branch: Literal["both", "small", "large"]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The embeddings of `branch`, small and large; that of a branch which is left out is empty."""
         small, large = self.embeddings
         return (small[:0] if branch == "large" else small), (large[:0] if branch == "small" else large)
 

@@ -1,7 +1,7 @@
 """Explanations and embeddings as the JSON that the service and the command line give."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from model.crop_windows import crop_region
 
-CONTRIBUTIONS, ATTENTION = "contributions", "attention"  # the maps of an image
+BranchChoice = Literal["both", "small", "large"]
+MapKind = Literal["contributions", "attention"]
+MOST_EXPLAINED = 5  # classes of an image
 
 _DIGITS = 7  # after the decimal point, of the numbers in maps and embeddings
 
@@ -40,10 +42,10 @@ def explanation_fields(
     }
 
 
-def drawn_grids(image: InspectedImage, kind: str, branch: str) -> list[Grid]:
-    """The grids of `kind`, "contributions" of the first class or "attention", and of one `branch` or "both"."""
+def drawn_grids(image: InspectedImage, kind: MapKind, branch: BranchChoice) -> list[Grid]:
+    """The grids of `kind`, contributions being those to the first class, and of one `branch` or both."""
     assert image.attention is not None
-    pair = (image.maps[0].small, image.maps[0].large) if kind == CONTRIBUTIONS else image.attention
+    pair = (image.maps[0].small, image.maps[0].large) if kind == "contributions" else image.attention
     chosen = {"both": pair, "small": pair[:1], "large": pair[1:]}[branch]
     return [grid.tolist() for grid in chosen]
 

@@ -64,8 +64,8 @@ class ModelInspection:
     ) -> None:
         if bundle.inspection is None:
             raise NoInspection(
-                f"{bundle.name} cannot be explained or embedded: its bundle is of an earlier version; make it again with "
-                "crossvit pull or export/to_onnx.py"
+                f"{bundle.name} cannot be explained or embedded: its bundle is of an earlier version; make it again "
+                "with crossvit pull or export/to_onnx.py"
             )
         self._bundle = bundle
         self._decoders = decoders
