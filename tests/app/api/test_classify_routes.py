@@ -51,6 +51,7 @@ def test_the_answer_has_the_documented_form(client: httpx.Client, bundle: Path) 
         "precision": "f32",
         "weights": open_bundle(bundle).manifest.weights.id,
         "weights_source": "crossvit_tiny.safetensors",
+        "calibrated": False,
     }
     timing = answer["timing_ms"]
     assert 0 < timing["decode"] + timing["queue"] + timing["inference"] <= timing["total"]
