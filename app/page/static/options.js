@@ -86,6 +86,45 @@ export class Options extends EventTarget {
     this.#offerCoverage();
   }
 
+  /** Sets of classes are there where scores are calibrated for what answers, up to the largest fitted coverage. */
+  #offerCoverage() {
+    const { calibrations = [], precision } = this.model ?? {};
+    const resolution = Number(byId("resolution").value);
+    const fitted = calibrations.find((each) => each.resolution === resolution && each.precision === precision);
+    const [least, most] = fitted?.coverages ?? [];
+    byId("coverage-option").hidden = most === undefined;
+    for (const option of byId("coverage").options) {
+      option.disabled = option.value !== "" && !(option.value >= least && option.value <= most);
+    }
+    if (byId("coverage").selectedOptions[0]?.disabled) byId("coverage").value = "";
+  }
+
+  #showModels() {
+    const select = byId("model");
+    const before = this.model?.name;
+    select.replaceChildren(...this.models.map(({ name, state, reason }) => element("option", {
+      value: name,
+      textContent: state === "READY" ? name : `${name} (${state === "LOADING" ? "loading" : "not ready"})`,
+      title: reason,
+      disabled: state === "UNAVAILABLE",
+      selected: name === before,
+    })));
+    byId("model-option").hidden = this.models.length < 2;
+  }
+
+  #showResolutions() {
+    const { resolutions = [], default_resolution: usual } = this.model ?? {};
+    const select = byId("resolution");
+    const before = Number(select.value);
+    const selected = resolutions.includes(before) ? before : usual;
+    select.replaceChildren(...resolutions.map((side) => element("option", {
+      value: side, textContent: String(side), selected: side === selected,
+    })));
+    select.disabled = resolutions.length < 2;
+    byId("top-k").max = Math.min(50, this.model?.classes ?? 50);
+    this.#offerCoverage();
+  }
+
   /** Sets of classes are there where scores are calibrated for what answers. */
   #offerCoverage() {
     const { calibrations = [], precision } = this.model ?? {};

@@ -16,7 +16,7 @@ from app.cli import main
 from tests.support.changed_bundles import without_inspection
 from tests.support.pictures import encoded, scene
 
-HOSTILE = """<script>alert(1)</script> "x' & \u202e.png"""
+HOSTILE = """<img src=x onerror=alert(1)> "x' & \u202e.png"""
 FOREIGN = b"caf\xe9.png".decode("utf-8", "surrogateescape")  # a name in Latin-1
 
 
@@ -30,7 +30,7 @@ def quick_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "wide.jpg").write_bytes(encoded(scene(500, 250), "JPEG"))
-    (folder / HOSTILE.replace("/", "∕")).write_bytes(encoded(scene(260, 260, seed=1)))
+    (folder / HOSTILE).write_bytes(encoded(scene(260, 260, seed=1)))
     (folder / FOREIGN).write_bytes(encoded(scene(260, 260, seed=2)))
     (folder / "cut.jpg").write_bytes(encoded(scene(500, 250), "JPEG")[:2000])
     return folder
@@ -86,7 +86,7 @@ def test_names_of_files_stay_text(bundle: Path, folder: Path, tmp_path: Path) ->
         "html", "meta", "title", "style", "header", "main", "h1", "h2", "p", "article", "bdi", "div", "figure", "img",
         "figcaption", "ol", "li", "span", "svg", "rect",
     }  # fmt: skip
-    assert HOSTILE.replace("/", "∕") in unescape(page)
+    assert HOSTILE in unescape(page)
     assert "caf\\udce9.png" in page
 
 

@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import NoBrowser, chromium, watch
 from tests.support.servers import Server
 
 OpenPage = Callable[..., Page]
+
+MILLISECONDS = 30_000  # for what a page shows at once, on a machine with other work
+
+expect.set_options(timeout=MILLISECONDS)
 
 
 @pytest.fixture(scope="package")
@@ -36,7 +40,7 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
             **{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"} | options
         )
         contexts.append(context)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(MILLISECONDS)
         page = context.new_page()
         wrong.append(watch(page))
         page.goto(url)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.app.page.conftest import OpenPage
+from tests.support.calibrations import calibrate_bundle, made_calibration
+from tests.support.changed_bundles import without_inspection
 from tests.support.pictures import encoded, scene
 from tests.support.servers import Server, crossvit_serve, free_port
 
@@ -178,6 +181,119 @@ def test_times_add_up_to_the_services_own(open_page: OpenPage) -> None:
     assert sum(shown) == pytest.approx(timing["total"], abs=2)
 
 
+# What the network looked at
+
+
+def overlay(page: Page, branch: str) -> list[int]:
+    """The red, green, blue and opacity of all points of the map of `branch`, once it is there."""
+    page.locator("#branch label", has_text=branch).click()
+    expect(page.locator("#legend")).to_be_visible(timeout=60_000)
+    read = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    pixels: list[int] = page.locator("#overlay").evaluate(read)
+    return pixels
+
+
+def test_heat_maps_show_each_scale_over_what_the_network_sees(open_page: OpenPage) -> None:
+    page = open_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url) if "/explain" in request.url else None)
+    choose(page, picture(body=encoded(scene(400, 200, seed=3), "JPEG")))
+    label = best(page)
+    small, large, both = overlay(page, "S"), overlay(page, "L"), overlay(page, "Both")
+    assert small != large != both != small
+    assert len(requests) == 1  # one answer has all maps
+    canvas = page.locator("#overlay")
+    expect(canvas).to_have_attribute("aria-label", re.compile(f"both scales for {label}: strongest (at|in) the "))
+    expect(page.locator("#map-sentence")).to_have_text(re.compile(r"small patches give .\d+ % and large patches"))
+    shape, picture_box = canvas.bounding_box(), page.locator("#picture").bounding_box()
+    assert shape == picture_box
+    width, height = (int(canvas.get_attribute(side) or "") for side in ("width", "height"))
+    row = height // 2
+    outside, inside = both[4 * row * width :][:4], both[4 * (row * width + width // 2) :][:4]
+    assert outside[:3] == [0, 0, 0]  # darkened: it is 400 wide, and the network sees the middle 175
+    assert outside[3] > 100
+    assert inside[:3] != [0, 0, 0]
+    page.get_by_label("Attention").check(force=True)
+    expect(page.locator("#map-sentence")).to_contain_text("whatever the class")
+    assert overlay(page, "Both") != both
+    page.locator("#branch label", has_text="Off").click()
+    expect(canvas).to_be_hidden()
+
+
+def test_the_map_is_of_the_class_that_is_chosen(open_page: OpenPage) -> None:
+    page = open_page()
+    choose(page)
+    first = overlay(page, "L")
+    second = page.locator(".bar").nth(1)
+    second.click()
+    expect(page.locator("#map-sentence")).to_contain_text(f"“{second.locator('.bar-label').inner_text()}”")
+    assert overlay(page, "L") != first
+    page.get_by_label("Opacity").fill("20")
+    assert page.locator("#overlay").evaluate("canvas => canvas.style.opacity") == "0.2"
+    assert_accessible(page)
+
+
+def test_all_shipped_photographs_have_bars_and_both_maps(open_page: OpenPage) -> None:
+    page = open_page()
+    for path in sorted((STATIC / "photographs").iterdir()):
+        page.dispatch_event("#drop-zone", "drop", {"dataTransfer": transfer(page, path.name, path.read_bytes())})
+        expect(page.locator("#picture-name")).to_have_text(path.name)
+        expect(page.locator(".bar")).to_have_count(5)
+        for branch in ("S", "L"):
+            assert any(overlay(page, branch))
+
+
+def test_a_model_without_maps_is_told_and_classifies(open_page: OpenPage, bundle: Path, tmp_path: Path) -> None:
+    older = without_inspection(bundle, tmp_path / "older")
+    with crossvit_serve(tmp_path / "log", "--bundle", str(older), "--engine", "null") as server:
+        server.wait_until_ready()
+        page = open_page(server.url)
+        choose(page)
+        assert best(page)
+        page.locator("#branch label", has_text="S").click()
+        expect(page.locator("#map-sentence")).to_contain_text(
+            "No heat-map: older cannot be explained or embedded", ignore_case=True
+        )
+        expect(page.locator("#overlay")).to_be_hidden()
+
+
+# What the answer means
+
+
+def test_both_scales_and_an_uncalibrated_model_are_put_in_words(open_page: OpenPage, server: Server) -> None:
+    page = open_page()
+    choose(page)
+    branches = asked(server, details="branches")["branches"]
+    words = page.locator(".words")
+    expect(words).to_contain_text("Not calibrated: scores rank the classes")
+    expect(words).to_contain_text(branches["small"]["label"])
+    expect(words).to_contain_text(branches["large"]["label"])
+    expect(words).to_contain_text(f"{branches['disagreement']:.2f} of 1 bit apart")
+    expect(page.get_by_label("Set")).to_be_hidden()
+
+
+def test_a_calibrated_model_offers_sets_that_hold_the_true_class(
+    open_page: OpenPage, bundle: Path, tmp_path: Path
+) -> None:
+    calibrated = Path(shutil.copytree(bundle, tmp_path / "calibrated"))
+    calibrate_bundle(calibrated, made_calibration(calibrated, thresholds={0.8: 0.05, 0.9: 0.1}))
+    options = ["--bundle", str(calibrated), "--engine", "onnxruntime", "--precision", "f32"]
+    with crossvit_serve(tmp_path / "log", *options) as server:
+        server.wait_until_ready()
+        page = open_page(server.url)
+        choose(page)
+        assert best(page)
+        expect(page.locator(".words")).to_contain_text("Calibrated: of answers with a score like this one")
+        assert page.locator("#coverage option:not(:disabled)").all_inner_texts() == ["none", "80 %", "90 %"]
+        page.get_by_label("Set").select_option("90 %")
+        expect(page.locator(".words")).to_contain_text("The set that holds the right class of 90 % of pictures")
+        found = asked(server, coverage=0.9)["prediction_set"]["classes"]
+        expect(page.locator(".words")).to_contain_text(found[-1]["label"])
+        page.get_by_label("Resolution").select_option("384")
+        expect(page.get_by_label("Set")).to_be_hidden()
+        expect(page.locator(".words")).to_contain_text("at 384")
+
+
 # The same request from a program
 
 
@@ -282,7 +398,7 @@ def test_overload_is_told_and_asked_again_until_all_are_answered(open_page: Open
     page.locator('.strip-item[data-state="busy"]').first.click()
     expect(page.locator(".problem.busy")).to_contain_text("The service is busy.")
     expect(page.locator(".problem.busy")).to_contain_text(re.compile(r"The queue is full.*asks again in \d+ s", re.S))
-    expect(page.locator('.strip-item[data-state="answered"]')).to_have_count(5, timeout=30_000)
+    expect(page.locator('.strip-item[data-state="answered"]')).to_have_count(5, timeout=60_000)
 
 
 # For everybody
