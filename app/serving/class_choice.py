@@ -18,7 +18,7 @@ def chosen_class(labels: Sequence[ClassLabel], text: str) -> int:
     if text.isascii() and text.isdecimal() and int(text[:10]) < len(labels):
         return int(text[:10])
     wanted = text.casefold()
-    found = [label for label in labels if wanted == (label.wnid or "").casefold()]
+    found = [label for label in labels if label.wnid and wanted == label.wnid.casefold()]
     found = found or [label for label in labels if wanted == label.label.casefold()]
     if len(found) == 1:
         return found[0].index

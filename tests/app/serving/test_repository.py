@@ -15,8 +15,8 @@ import pytest
 
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.supervisor import EngineSupervisor
-from app.inspection.inspector import Inspector
 from app.errors import LoadFailed, NotReady, UnknownModel
+from app.inspection.inspector import Inspector
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics

@@ -17,11 +17,11 @@ from PIL import Image
 from app.decoding.decoder_memory import PixelBlock
 from app.decoding.image_decoding import decode
 from app.engines.engine_process.supervisor import EngineSupervisor
-from app.inspection.inspector import Inspector
 from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
 from app.errors import BadImage, TooLarge
+from app.inspection.inspector import Inspector
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from app.timing import Interval
