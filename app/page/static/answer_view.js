@@ -7,7 +7,7 @@ import { curl, python } from "./snippets.js";
 const STAGES = [["decode", "decoding"], ["queue", "waiting"], ["inference", "inference"]];
 
 export class AnswerView {
-  #context; // {query, keyed, model, onClass, onRetry}
+  #context; // {query, keyed, model, loads, onClass, onRetry}
   #countdown = 0;
   #shown = null; // [picture, state, answer]
 
@@ -29,7 +29,7 @@ export class AnswerView {
     if (picture.state === "answered") return this.#answered(picture);
     if (picture.state === "refused") return [this.#refused(picture)];
     if (picture.state === "busy") return [this.#busy(picture)];
-    return [waiting()];
+    return [waiting(this.#context.loads())];
   }
 
   #answered(picture) {
@@ -95,8 +95,12 @@ export class AnswerView {
   }
 }
 
-function waiting() {
-  return element("div", { class: "skeleton" }, element("span", { class: "visually-hidden", textContent: "The service looks at the picture." }),
+/** Bars to come; `loads` says that what is asked for loads first. */
+function waiting(loads) {
+  return element("div", { class: "skeleton" },
+    element("p", { class: loads ? "small" : "visually-hidden", textContent: loads
+      ? "This resolution loads at its first request, which takes a while."
+      : "The service looks at the picture." }),
     ...Array.from({ length: 5 }, () => element("i", { "aria-hidden": "true" })));
 }
 
@@ -112,7 +116,7 @@ function words(answer, model) {
   }
   if (model?.activation === "sigmoid") found.push("Each class has a score of its own: they do not add up to 100 %.");
   if (answer.branches) found.push(branchWords(answer.branches));
-  if (answer.step) found.push(`Answered by step ${answer.step.number} of ${answer.step.of}.`);
+  if (answer.step) found.push(`Answered by step ${answer.step.number} of ${answer.step.of} of a cascade.`);
   const { name, resolution, engine, precision } = answer.model;
   found.push(`${name} at ${resolution}, ${engine} in ${precision}.`);
   return found;

@@ -76,7 +76,8 @@ export class Classifier extends EventTarget {
   /** The promise of the explanation of one class, asked for once. */
   explain(picture, index) {
     if (!picture.explanations.has(index)) {
-      const query = { ...explainable(this.#query()), class: index };
+      const { name: model, resolution } = picture.answer.model; // what answered, whatever was asked for
+      const query = { model, resolution, class: index };
       const asked = this.#patiently(picture, () => this.#service.explain(picture.file, query, picture.cancel?.signal));
       asked.catch(() => picture.explanations.delete(index)); // the next look asks again
       picture.explanations.set(index, asked);
@@ -150,9 +151,4 @@ export class Classifier extends EventTarget {
   #changed(picture) {
     this.dispatchEvent(new CustomEvent("change", { detail: picture }));
   }
-}
-
-/** The options that /explain shares with /classify. */
-function explainable({ model, resolution }) {
-  return { model, resolution };
 }

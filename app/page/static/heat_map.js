@@ -3,7 +3,7 @@
 const SIDE = 128; // of the drawn field, whatever the grids' own sides
 const FOR = [[214, 0, 111], [255, 92, 57], [255, 214, 82]]; // magenta to yellow: rare in photographs, and told apart
 const AGAINST = [[36, 76, 214], [0, 146, 255], [122, 226, 255]]; // from FOR by brightness too
-const GAIN = 1.1; // of opacity: the strongest patches cover the picture
+const GAMMA = 0.8; // of opacity: weak patches can be seen too
 
 /**
  * What the map shows as (SIDE * SIDE) numbers from -1 to 1, over the network's crop.
@@ -68,7 +68,7 @@ function colour(value) {
   const at = strength * (stops.length - 1);
   const first = Math.min(Math.floor(at), stops.length - 2);
   const mixed = stops[first].map((channel, index) => channel + (stops[first + 1][index] - channel) * (at - first));
-  return [...mixed, 255 * Math.min(1, GAIN * strength)];
+  return [...mixed, 255 * strength ** GAMMA];
 }
 
 const ROWS = ["top", "middle", "bottom"];

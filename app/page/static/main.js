@@ -22,6 +22,7 @@ const answerView = new AnswerView({
   query: () => options.query,
   keyed: () => Boolean(keys.key),
   model: () => options.model,
+  loads: () => options.loads,
   onClass: explainClass,
   onRetry: retry,
 });
@@ -92,6 +93,7 @@ function show(picture) {
 
 function changed(picture) {
   strip.update(picture);
+  if (picture.answer) options.answered(picture.answer.model);
   if (picture === selected) show(picture);
   tell(picture);
 }

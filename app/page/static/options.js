@@ -26,14 +26,26 @@ export class Options extends EventTarget {
   get query() {
     const { model } = this;
     const topK = byId("top-k");
-    const resolution = Number(byId("resolution").value);
+    const resolution = byId("resolution").value;
     return {
       top_k: topK.validity.valid ? topK.value : 5,
       model: model && !model.default ? model.name : "",
-      resolution: model && resolution && resolution !== model.default_resolution ? resolution : "",
+      resolution: model && resolution !== String(model.default_resolution) ? resolution : "",
       coverage: this.coverage ?? "",
       details: "branches",
     };
+  }
+
+  /** Whether the chosen resolution loads at its first request, and has not answered yet. */
+  get loads() {
+    const { loaded_resolutions: loaded = [] } = this.model ?? {};
+    const resolution = Number(byId("resolution").value);
+    return loaded.length > 0 && resolution > 0 && !loaded.includes(resolution);
+  }
+
+  /** Takes note that this resolution of a model is loaded. */
+  answered({ name, resolution }) {
+    this.models.find((model) => model.name === name)?.loaded_resolutions.push(resolution);
   }
 
   /** The coverage of the set of classes that is wanted, null for none. */
@@ -74,14 +86,14 @@ export class Options extends EventTarget {
   }
 
   #showResolutions() {
-    const { resolutions = [], default_resolution: usual } = this.model ?? {};
+    const { resolutions = [], default_resolution: usual, cascades = [] } = this.model ?? {};
     const select = byId("resolution");
-    const before = Number(select.value);
-    const selected = resolutions.includes(before) ? before : usual;
-    select.replaceChildren(...resolutions.map((side) => element("option", {
-      value: side, textContent: String(side), selected: side === selected,
+    const offered = [...resolutions, ...(cascades.length ? ["auto"] : [])].map(String);
+    const selected = offered.includes(select.value) ? select.value : String(usual);
+    select.replaceChildren(...offered.map((side) => element("option", {
+      value: side, textContent: side, selected: side === selected,
     })));
-    select.disabled = resolutions.length < 2;
+    select.disabled = offered.length < 2;
     byId("top-k").max = Math.min(50, this.model?.classes ?? 50);
     this.#offerCoverage();
   }
@@ -97,39 +109,5 @@ export class Options extends EventTarget {
       option.disabled = option.value !== "" && !(option.value >= least && option.value <= most);
     }
     if (byId("coverage").selectedOptions[0]?.disabled) byId("coverage").value = "";
-  }
-
-  #showModels() {
-    const select = byId("model");
-    const before = this.model?.name;
-    select.replaceChildren(...this.models.map(({ name, state, reason }) => element("option", {
-      value: name,
-      textContent: state === "READY" ? name : `${name} (${state === "LOADING" ? "loading" : "not ready"})`,
-      title: reason,
-      disabled: state === "UNAVAILABLE",
-      selected: name === before,
-    })));
-    byId("model-option").hidden = this.models.length < 2;
-  }
-
-  #showResolutions() {
-    const { resolutions = [], default_resolution: usual } = this.model ?? {};
-    const select = byId("resolution");
-    const before = Number(select.value);
-    const selected = resolutions.includes(before) ? before : usual;
-    select.replaceChildren(...resolutions.map((side) => element("option", {
-      value: side, textContent: String(side), selected: side === selected,
-    })));
-    select.disabled = resolutions.length < 2;
-    byId("top-k").max = Math.min(50, this.model?.classes ?? 50);
-    this.#offerCoverage();
-  }
-
-  /** Sets of classes are there where scores are calibrated for what answers. */
-  #offerCoverage() {
-    const { calibrations = [], precision } = this.model ?? {};
-    const resolution = Number(byId("resolution").value);
-    byId("coverage-option").hidden = !calibrations.some((each) =>
-      each.resolution === resolution && each.precision === precision && each.coverages.length);
   }
 }
