@@ -34,14 +34,15 @@ class HtmlReport:
         bundle: that classifies.
         resolution: at which it does.
         files: how many will come.
+        maps: whether they will be explained.
     """
 
-    def __init__(self, path: Path, bundle: Bundle, resolution: int, files: int) -> None:
+    def __init__(self, path: Path, bundle: Bundle, resolution: int, files: int, *, maps: bool = False) -> None:
         try:
             self._file = path.open("w", encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
         except OSError as err:
             raise BadParameter(f"--html {path} cannot be written: {err.strerror}") from err
-        self._file.write(_head(bundle, resolution, files))
+        self._file.write(_head(bundle, resolution, files, maps))
 
     def add(self, result: "FileResult") -> None:
         """Write the section of a file, of which the pixels that the network sees are known, unless it failed."""
@@ -52,11 +53,12 @@ class HtmlReport:
         self._file.close()
 
 
-def _head(bundle: Bundle, resolution: int, files: int) -> str:
+def _head(bundle: Bundle, resolution: int, files: int, maps: bool) -> str:
     style = _STYLE.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     weights = bundle.manifest.weights
     warning = f'<p class="warning">{escape(bundle.warning)}</p>\n' if bundle.warning else ""
+    legend = "<p>In the maps, red speaks for the best class and blue against it.</p>\n" if maps else ""
     pictures = "1 picture" if files == 1 else f"{files} pictures"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -65,7 +67,7 @@ def _head(bundle: Bundle, resolution: int, files: int) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{pictures}, classified by {escape(bundle.name)}</title>\n<style>{style}</style>\n<header>\n"
         f"<h1>{pictures}</h1>\n<p>Classified by {escape(bundle.name)} at {resolution}; weights "
-        f"{escape(weights.id[:19])}: {escape(weights.source)}</p>\n{warning}</header>\n<main>\n"
+        f"{escape(weights.id[:19])}: {escape(weights.source)}</p>\n{legend}{warning}</header>\n<main>\n"
     )
 
 
@@ -91,7 +93,9 @@ def _figures(result: "FileResult") -> Iterator[str]:
 
 
 def _mapped(seen: NDArray[np.uint8], grids: Sequence[list[list[float]]]) -> NDArray[np.uint8]:
-    return np.rint(with_maps(seen.astype(np.float32), grids, _MAP_OPACITY)).astype(np.uint8)
+    """`seen` in grey, so that the colours of a map are none of the picture's, with the map over it."""
+    grey = np.asarray(Image.fromarray(seen).convert("L").convert("RGB"), np.float32)
+    return np.rint(with_maps(grey, grids, _MAP_OPACITY)).astype(np.uint8)
 
 
 def _figure(pixels: NDArray[np.uint8], caption: str) -> str:

@@ -2,7 +2,7 @@
 
 import { announce, byId, element, milliseconds, percent } from "./dom.js";
 import { listed, sentencesOf } from "./sentences.js";
-import { curl, python } from "./snippets.js";
+import { curl, curlMap, python } from "./snippets.js";
 
 const STAGES = [["decode", "decoding"], ["queue", "waiting"], ["inference", "inference"]];
 
@@ -65,9 +65,11 @@ export class AnswerView {
 
   #request(picture) {
     const { query, keyed } = this.#context;
-    const arguments_ = ["classify", query(), picture.name, keyed()];
+    const asked = [query(), picture.name, keyed()];
+    const { name: model, resolution } = picture.answer.model; // /explain knows no resolution=auto
     return details("The same request from a program",
-      code(curl(...arguments_), "curl"), code(python(...arguments_), "Python"));
+      code(curl(...asked), "curl"), code(python(...asked), "Python"),
+      code(curlMap({ model, resolution }, ...asked.slice(1)), "curl, for the heat-map"));
   }
 
   #refused(picture) {

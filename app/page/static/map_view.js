@@ -41,6 +41,7 @@ export class MapView {
   async #show() {
     const branch = chosen("branch");
     const picture = this.#picture;
+    byId("map-controls").hidden = picture?.state === "refused";
     const off = branch === "off" || picture?.state !== "answered";
     byId("kind").hidden = byId("opacity-option").hidden = branch === "off";
     if (off) {

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.app.page.conftest import OpenPage
@@ -308,7 +309,7 @@ def test_a_calibrated_model_offers_sets_that_hold_the_true_class(
 
 
 def copied(page: Page, name: str) -> str:
-    page.get_by_role("button", name=f"Copy {name}").click()
+    page.get_by_role("button", name=f"Copy {name}", exact=True).click()
     text: str = page.evaluate("navigator.clipboard.readText()")
     return text
 
@@ -333,7 +334,10 @@ def test_the_copied_command_and_program_get_the_same_answer(
         [sys.executable, "-c", copied(page, "Python")], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"{found['score']:.1%}  {found['label']}" for found in expected]
-    assert [path.name for path in tmp_path.iterdir()] == [ODD_NAME]  # nothing of the name was run
+    subprocess.run(["/bin/bash", "-c", f"{copied(page, 'curl, for the heat-map')} -s"], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "heat-map.png") as drawn:
+        assert (drawn.format, drawn.size) == ("PNG", (320, 240))
+    assert {path.name for path in tmp_path.iterdir()} == {ODD_NAME, "heat-map.png"}  # nothing of the name was run
 
 
 # What goes wrong
@@ -467,7 +471,7 @@ def test_all_of_it_works_with_the_keyboard_alone(open_page: OpenPage) -> None:
     expect(page.locator(".bar").nth(1).locator("input")).to_be_checked()
     tab_to("focused.matches('summary')")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Copy curl")).to_be_visible()
+    expect(page.get_by_role("button", name="Copy curl", exact=True)).to_be_visible()
 
 
 def test_answers_are_announced_to_those_who_listen(open_page: OpenPage, server: Server) -> None:
