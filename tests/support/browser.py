@@ -45,7 +45,7 @@ def watch(page: Page) -> list[str]:
     wrong: list[str] = []
 
     def logged(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
             wrong.append(message.text)
 
     page.on("console", logged)
