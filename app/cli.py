@@ -1,4 +1,5 @@
-"""The command line: `crossvit serve | pull | classify | evaluate | calibrate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | explain | embed | evaluate | calibrate | bench | export | train |
+models`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """
