@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | pull | classify | evaluate | calibrate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | explain | evaluate | …`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """

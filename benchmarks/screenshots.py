@@ -47,7 +47,7 @@ def _opened(browser: Browser, url: str, options: dict[str, Any]) -> Page:
 
 def _light(page: Page, path: Path) -> None:
     """Several pictures, the answer of one."""
-    for name in ("chelsea", "hopper", "coffee", "goldfish"):
+    for name in ("chelsea", "hopper", "goldfish", "coffee"):
         _classify(page, name)
     _save(page, path)
 

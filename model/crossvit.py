@@ -147,7 +147,7 @@ class MultiScaleEncoder(nn.Module):
     def forward(self, small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
         small, large = self.before_fusion(small, large)
         # Both ways read the tokens as they were before fusion.
-        return self._fuse(SMALL, small, large), self._fuse(LARGE, large, small)
+        return self.fuse(SMALL, small, large), self.fuse(LARGE, large, small)
 
     def before_fusion(self, small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens of both branches after their own blocks."""
@@ -156,6 +156,11 @@ class MultiScaleEncoder(nn.Module):
     def to_fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
         """The CLS of `branch` and the other branch's patches, (B, N, C) each of that branch."""
         return torch.cat((self.projs[branch](own[:, :1]), other[:, 1:]), dim=1)
+
+    def fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
+        """The tokens of `branch`, (B, N, C), after its CLS took the other branch's patches."""
+        cls = self.fusion[branch](self.to_fuse(branch, own, other))  # (B, 1, C of the other)
+        return torch.cat((self.revert_projs[branch](cls), own[:, 1:]), dim=1)
 
     def drop_paths(self, rates: Sequence[float]) -> None:
         """Stochastic depth: the rates of L's blocks; S's one has the first, the fusion the last."""
@@ -166,10 +171,6 @@ class MultiScaleEncoder(nn.Module):
             for block, rate in zip(branch.children(), rates, strict=False):
                 assert isinstance(block, Block)
                 block.drop_path = rate
-
-    def _fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
-        cls = self.fusion[branch](self.to_fuse(branch, own, other))  # (B, 1, C of the other)
-        return torch.cat((self.revert_projs[branch](cls), own[:, 1:]), dim=1)
 
 
 class PatchEmbed(nn.Module):

@@ -26,7 +26,7 @@ from app.api.image_requests import (
 from app.api.inspection_schemas import EmbedOptions, ExplainOptions, ImageEmbedding, ImageExplanation
 from app.api.problems import error_responses
 from app.api.schemas import AnsweredBy, ImageOptions
-from app.errors import BadImage, NoInspection, NotAnImage
+from app.errors import BadImage, BadParameter, NoInspection, NotAnImage
 from app.inspection.inspector import INSPECTION_ENGINE
 from app.serving.class_choice import chosen_class
 from app.serving.explanation_fields import drawn_grids, explanation_fields, rounded, with_length_one
@@ -139,6 +139,8 @@ def _check_embed(model: ServedModel, options: ImageOptions, caller: str) -> None
 def _classes(model: ServedModel, options: ExplainOptions) -> tuple[int, ...]:
     """The classes to explain, as InspectionInput has them."""
     if options.class_ is not None:
+        if options.top_k > 1:
+            raise BadParameter("class names one class, and top_k asks for several: leave one of them out")
         return (chosen_class(model.bundle.labels, options.class_),)
     return tuple(-rank for rank in range(1, min(options.top_k, model.bundle.manifest.classes) + 1))
 

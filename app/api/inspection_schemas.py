@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.schemas import AnsweredBy, ImageOptions, Prediction, Timing
 from app.serving.explanation_fields import MOST_EXPLAINED, BranchChoice, MapKind
@@ -33,12 +33,6 @@ class ExplainOptions(ImageOptions):
     opacity: Annotated[
         float, Field(ge=0, le=1, description="from 0 to 1, of the strongest place in the image, if one is asked")
     ] = 0.8
-
-    @model_validator(mode="after")
-    def _one_choice(self) -> "ExplainOptions":
-        if {"class_", "top_k"} <= self.model_fields_set and self.class_ is not None and self.top_k > 1:
-            raise ValueError("class names one class, and top_k asks for several: leave one of them out")
-        return self
 
 
 class EmbedOptions(ImageOptions):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from app.decoding.base64_text import BadBase64, decode_base64
+from app.decoding.content_kind import looks_like_image
 from app.decoding.oip_tensors import Strict, Text, parse_oip
 from app.errors import BadInference, TooLarge
 
@@ -47,6 +48,9 @@ def _file(item: Any) -> bytes:
     if isinstance(item, dict) and set(item) == {"image"}:
         item = item["image"]
     try:
-        return decode_base64(item)
+        file = decode_base64(item)
     except BadBase64 as err:
         raise BadInference(f"input must be {_INPUT}: {err}") from err
+    if not (item[:5].lower() == "data:" or looks_like_image(file)):  # many a text can be read as base64
+        raise BadInference(f"input must be {_INPUT}: this is a text, which this network cannot embed")
+    return file

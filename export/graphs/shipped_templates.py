@@ -79,7 +79,7 @@ def shipped_template(network: str) -> onnx.ModelProto:
     return _template(f"{network}{SUFFIX}", template_record().templates.get(network))
 
 
-def shipped_templates(network: str) -> Templates:
+def templates_of(network: str) -> Templates:
     """The templates of `network`'s served graph and of its inspection graph. Raises BadTemplate."""
     inspection = _template(f"{network}{INSPECTION_SUFFIX}", template_record().inspection_templates.get(network))
     return Templates(shipped_template(network), inspection)

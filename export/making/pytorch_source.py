@@ -9,7 +9,7 @@ from bundle.manifest import Parity
 from export.graphs.graph_template import Templates
 from export.graphs.inspected_network import Inspected
 from export.graphs.served_network import Served
-from export.graphs.shipped_templates import network_of, shipped_templates, sources_are_current
+from export.graphs.shipped_templates import network_of, sources_are_current, templates_of
 from export.inputs.export_request import ExportInputs
 from export.making.bundle_graphs import write_graphs
 from export.making.graph_source import PARITY_TOLERANCE, GraphProof
@@ -69,7 +69,7 @@ def _parity(worst: dict[int, float]) -> Parity:
 def _templates(variant: Variant, sides: tuple[int, int]) -> Templates:
     """The templates that ship, unless the network has changed since; PyTorch makes others, in a minute."""
     if follow_from_one_side(*sides) and sources_are_current():
-        return shipped_templates(network_of(variant))
+        return templates_of(network_of(variant))
     from export.graphs import served_graph  # imports onnxscript, which takes seconds
 
     fixed_sides = None if follow_from_one_side(*sides) else sides

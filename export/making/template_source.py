@@ -10,7 +10,7 @@ from bundle.file_names import INSPECTION, MODEL
 from bundle.golden import Golden
 from bundle.manifest import Parity
 from bundle.tensors import OUTPUTS
-from export.graphs.shipped_templates import network_of, shipped_templates, template_record
+from export.graphs.shipped_templates import network_of, template_record, templates_of
 from export.inputs.export_request import ExportInputs
 from export.making.bundle_graphs import write_graphs
 from export.making.graph_source import PARITY_TOLERANCE, GraphProof
@@ -36,7 +36,7 @@ class FilledTemplate:
 
     def write_graphs(self, folder: Path) -> None:
         """Write both graphs, and let go of the parameters: the graph in ONNX Runtime holds them again."""
-        write_graphs(folder, shipped_templates(self._network), self._parameters, self._inputs.normalization)
+        write_graphs(folder, templates_of(self._network), self._parameters, self._inputs.normalization)
         self._parameters = {}
 
     def prove(self, folder: Path, preprocessing: Mapping[int, Preprocessing], say: Say) -> GraphProof:
