@@ -59,8 +59,9 @@ def with_maps(pixels: NDArray[np.float32], grids: Sequence[Grid], opacity: float
     """`pixels` (height, width, 3) with the sum of `grids` over all of them, as `draw_overlay` has it."""
     height, width, _ = pixels.shape
     values = _summed(grids, (width, height))[..., None]
-    weight = opacity * np.abs(values)
-    return (1 - weight) * pixels + weight * _colours_of(values[..., 0])
+    weight = np.float32(opacity) * np.abs(values)
+    mixed: NDArray[np.float32] = (1 - weight) * pixels + weight * _colours_of(values[..., 0])
+    return mixed
 
 
 def _bounds(start: float, length: float, whole: int) -> tuple[int, int]:

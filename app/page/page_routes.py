@@ -58,10 +58,10 @@ class _HtmlRoute(Route):
     """A route for requests that prefer HTML; a later route of the path answers the others."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and not prefers_html(Headers(scope=scope).get("accept", "")):
-            return Match.NONE, {}
         match, child = super().matches(scope)
-        return match, child | {"route": self}  # as FastAPI's routes do, for the log and the metrics
+        if match != Match.NONE and not prefers_html(Headers(scope=scope).get("accept", "")):
+            return Match.NONE, {}
+        return match, {**child, "route": self}  # as FastAPI's routes do, for the log and the metrics
 
 
 class _PageFiles(StaticFiles):

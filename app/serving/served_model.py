@@ -300,7 +300,8 @@ class ServedModel:
         steps = self.bundle.manifest.preprocessing[self.resolution(resolution)]
         block, _ = await self._decoders.decode(body, steps)
         try:
-            return block.pixels[0].copy()
+            seen: NDArray[np.uint8] = block.pixels[0].copy()
+            return seen
         finally:
             block.release()
 

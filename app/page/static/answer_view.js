@@ -17,7 +17,8 @@ export class AnswerView {
 
   /** Shows what there is for `picture`; nothing changes if that is there already. */
   show(picture) {
-    const now = [picture, picture.state, picture.answer, picture.refusal];
+    const { state, answer, refusal } = picture;
+    const now = [picture, state, answer, state === "answered" ? null : refusal]; // a map may be refused then
     if (this.#shown?.every((value, index) => value === now[index])) return;
     this.#shown = now;
     clearInterval(this.#countdown);
@@ -168,9 +169,11 @@ function code(text, name) {
     element("pre", { tabIndex: 0, role: "region", "aria-label": name }, element("code", { textContent: text })));
 }
 
-/** Puts `text` into the clipboard; without the API, which needs a secure context, by a selection. */
+/** Puts `text` into the clipboard; by a selection where the API is missing (outside of secure contexts) or closed. */
 async function copied(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch { /* as below */ }
   const field = element("textarea", { value: text, class: "visually-hidden" });
   document.body.append(field);
   field.select();

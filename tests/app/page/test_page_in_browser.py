@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.app.page.conftest import OpenPage
 from tests.support.calibrations import calibrate_bundle, made_calibration
@@ -33,20 +33,23 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "be
 
 @pytest.fixture(scope="module")
 def keyed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that needs a key, with a place for one image in its queue and an engine that is slow."""
+    """A server of two models that needs a key, with places for one image in its queues and an engine that is slow."""
+    folder = tmp_path_factory.mktemp("keyed")
+    for name in ("first", "second"):
+        shutil.copytree(bundle, folder / "models" / name)
     options = ["--engine", "null", "--null-rate", "3", "--max-queue", "1", "--max-images", "1", "--max-batch", "1"]
-    log = tmp_path_factory.mktemp("keyed") / "log"
-    with crossvit_serve(log, "--bundle", str(bundle), *options, "--api-keys", f"page:{KEY}") as started:
+    models = ["--bundle", str(folder / "models"), "--default-model", "first"]
+    with crossvit_serve(folder / "log", *models, *options, "--api-keys", f"page:{KEY}") as started:
         started.wait_until_ready()
         yield started
 
 
-def picture(name: str = "scene.jpg", body: bytes = JPEG) -> dict[str, Any]:
+def picture(name: str = "scene.jpg", body: bytes = JPEG) -> FilePayload:
     """A file as the browser's dialog would give it."""
     return {"name": name, "mimeType": "image/jpeg", "buffer": body}
 
 
-def choose(page: Page, *files: dict[str, Any]) -> None:
+def choose(page: Page, *files: FilePayload) -> None:
     page.set_input_files("#choose", list(files) or [picture()])
 
 
@@ -176,8 +179,10 @@ def test_other_options_ask_again(open_page: OpenPage, keyed: Server) -> None:
     page.get_by_label("Classes", exact=True).fill("3")
     page.get_by_label("Classes", exact=True).blur()
     expect(page.locator(".bar")).to_have_count(3)
+    page.get_by_label("Model").select_option("second")
+    expect(page.locator(".words")).to_contain_text("second at 224")
     page.get_by_label("Resolution").select_option("384")
-    expect(page.locator(".words")).to_contain_text("at 384")
+    expect(page.locator(".words")).to_contain_text("second at 384")
     page.get_by_label("Classes", exact=True).fill("0")
     page.get_by_label("Classes", exact=True).blur()
     assert page.get_by_label("Classes", exact=True).evaluate("field => !field.validity.valid")
@@ -338,10 +343,9 @@ def test_the_copied_command_and_program_get_the_same_answer(
     assert [found["index"] for found in json.loads(done.stdout)["predictions"]] == [
         found["index"] for found in expected
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", copied(page, "Python")], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [f"{found['score']:.1%}  {found['label']}" for found in expected]
+    command = [sys.executable, "-c", copied(page, "Python")]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines() == [f"{found['score']:.1%}  {found['label']}" for found in expected]
     subprocess.run(["/bin/bash", "-c", f"{copied(page, 'curl, for the heat-map')} -s"], cwd=tmp_path, check=True)
     with Image.open(tmp_path / "heat-map.png") as drawn:
         assert (drawn.format, drawn.size) == ("PNG", (320, 240))

@@ -13,6 +13,7 @@ from app.main import create_app
 from app.page.page_routes import prefers_html
 from tests.support.raw_http import connect
 from tests.support.servers import Server
+from tests.support.waiting import wait_until
 
 FOLDER = Path(__file__).parents[3] / "app" / "page"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
@@ -136,6 +137,10 @@ def test_a_path_never_leaves_the_folder_of_the_page(server: Server, path: str) -
     assert response.startswith(b"HTTP/1.1 404 ")
     assert b"serve_page" not in response
     assert b"root:" not in response
+
+
+def test_the_log_says_where_the_page_is(server: Server) -> None:
+    wait_until(lambda: f"in a browser: {server.url}/" in server.log_text())
 
 
 def test_the_files_of_the_page_only_take_get(browser: TestClient) -> None:
