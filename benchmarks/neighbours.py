@@ -77,7 +77,8 @@ def _pixels(body: bytes) -> Vectors:
     """The colours of the picture, the mean taken away, so that brightness alone makes no two alike."""
     with Image.open(BytesIO(body)) as image:
         small = np.asarray(image.convert("RGB").resize((PIXEL_SIDE, PIXEL_SIDE), Image.Resampling.BOX), np.float32)
-    return (small - small.mean()).reshape(-1)
+    pixels: Vectors = (small - small.mean()).reshape(-1)
+    return pixels
 
 
 def cosine(vectors: Vectors) -> Vectors:

@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number, for the log
 
-_OPTIONS = {"explain": ExplainOptions, "embed": EmbedOptions}  # of routes, by the ends of their paths
+_OPTIONS: dict[str, type[ImageOptions]] = {"explain": ExplainOptions, "embed": EmbedOptions}  # by the ends of paths
 ACCESS_ERRORS = (Unauthorized, Forbidden)
 
 STATUS: dict[type[ExplainedError], HTTPStatus] = {

@@ -37,7 +37,7 @@ def embed(
         write = embedding_writer(out)
         inspected = inspected_bundle(paths, bundle, resolution)
         embeddings = asyncio.run(_embedded(inspected, branch, normalize))
-        found = ~np.isnan(embeddings).all(axis=1)
+        found = np.array([not np.isnan(row).all() for row in embeddings])
         if not found.any():
             error("no file could be embedded")
             raise typer.Exit(FAILED)

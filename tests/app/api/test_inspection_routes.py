@@ -64,8 +64,8 @@ def test_a_class_is_named_by_index_wnid_or_label_and_several_by_their_number(cli
         (alone,) = answer["explanations"]
         assert (alone["index"], alone["rank"]) == (second["index"], 2)
         for branch in ("small", "large"):
-            grids = [each["contributions"][branch]["grid"] for each in (alone, second)]
-            np.testing.assert_allclose(*grids, atol=1e-5)
+            grid, its = (each["contributions"][branch]["grid"] for each in (alone, second))
+            np.testing.assert_allclose(grid, its, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Maps over pictures: in the right place, in the right colours, whatever the picture."""
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ GREY = (128, 128, 128)
 ZEROS = [[0.0, 0.0], [0.0, 0.0]]
 
 
-def drawn(image: Image.Image, *grids: list[list[float]], opacity: float = 1.0, **options: object) -> NDArray[np.uint8]:
+def drawn(image: Image.Image, *grids: list[list[float]], opacity: float = 1.0, **options: Any) -> NDArray[np.uint8]:
     png = draw_overlay(encoded(image, **options), STEPS, grids, opacity, 10**8)
     with Image.open(BytesIO(png)) as file:
         assert (file.format, file.mode) == ("PNG", "RGB")
