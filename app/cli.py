@@ -1,4 +1,4 @@
-"""The command line: `crossvit serve | pull | classify | evaluate | bench | export | train | models`.
+"""The command line: `crossvit serve | pull | classify | explain | evaluate | …`.
 
 Each command imports only what it needs, so that a service is ready sooner.
 """
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.classify_output import ClassifyFormat, open_report
-from app.commands.terminal import clear_errors
+from app.commands.terminal import check_absent, clear_errors
 from app.machine.signals import outside
 from app.pulling.pull_command import PULL_MODULE, PULL_PACKAGES, QUANTIZATION_PACKAGES
 from bundle.installation import NotInstalled, require_packages
 from model.command_line import FAILED, MISUSED, error, new_app, notes, run_command
 
 if TYPE_CHECKING:
+    from app.commands.classify import WantedResult
     from app.configuration.settings import Settings
     from bundle.reader import Bundle
 
@@ -74,12 +75,18 @@ def classify_command(
     top_k: Annotated[int, typer.Option(min=1, help="classes for each image")] = 5,
     resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
     output: Annotated[ClassifyFormat, typer.Option("--format", help="how to print the answers")] = ClassifyFormat.TABLE,
+    html: Annotated[
+        Path | None, typer.Option(help="write them as a page with pictures and bars, instead of printing them")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="with --html: what speaks in each picture for its best class")
+    ] = False,
 ) -> None:
     """Classify image files without a server. Exit code 1 if a file could not be classified; the others still are."""
     if not any(path.exists() for path in paths):  # if any does, it is classified
         error(f"{', '.join(map(str, paths))}: no such file")
         raise typer.Exit(FAILED)
-    from app.commands.classify import image_files
+    from app.commands.classify import WantedResult, image_files
     from app.configuration.settings import Settings, log_remarks
     from bundle.discovery import bundle_at
     from bundle.pulled_bundles import bundle_named
@@ -87,6 +94,8 @@ def classify_command(
     from model.files.folders import others_in
 
     with clear_errors():
+        if html is None:
+            check_absent("--html", explain=explain or None)
         files = list(image_files(paths))
         if not files:
             error(f"no image files there{others_in(paths)}")
@@ -96,8 +105,25 @@ def classify_command(
         opened = open_bundle(bundle_at(settings.bundles, settings.default_model))
         if opened.warning:
             notes.print(opened.warning, style="bold red")
-        failures = asyncio.run(_classify(opened, settings, files, top_k, resolution, output))
+        wanted = WantedResult(top_k, resolution, pixels=html is not None, maps=explain)
+        failures = asyncio.run(_classify(opened, settings, files, wanted, html or output))
     raise typer.Exit(FAILED if failures else 0)
+
+
+@main.command("explain", context_settings=_PASS_ARGUMENTS_ON)
+def explain_command(context: typer.Context) -> None:
+    """Show what the network looked at in image files, as overlays and numbers, without a server."""
+    from app.commands.explain_command import main as explain
+
+    raise typer.Exit(run_command(explain, context.args, context.command_path))
+
+
+@main.command("embed", context_settings=_PASS_ARGUMENTS_ON)
+def embed_command(context: typer.Context) -> None:
+    """Write the embeddings of image files to a file of NumPy or Parquet, without a server."""
+    from app.commands.embed_command import main as embed
+
+    raise typer.Exit(run_command(embed, context.args, context.command_path))
 
 
 @main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
@@ -106,6 +132,14 @@ def evaluate_command(context: typer.Context) -> None:
     from app.commands.evaluate.evaluate_command import main as measure
 
     raise typer.Exit(run_command(measure, context.args, context.command_path))
+
+
+@main.command("calibrate", context_settings=_PASS_ARGUMENTS_ON)
+def calibrate_command(context: typer.Context) -> None:
+    """Make a bundle's scores probabilities, with labelled images."""
+    from app.commands.calibrate.calibrate_command import main as fit
+
+    raise typer.Exit(run_command(fit, context.args, context.command_path))
 
 
 @main.command("bench", context_settings=_PASS_ARGUMENTS_ON)
@@ -180,25 +214,23 @@ def _run_instead(module: str, arguments: list[str], extra: str, needs: Iterable[
 
 
 async def _classify(
-    bundle: "Bundle",
-    settings: "Settings",
-    files: list[Path],
-    top_k: int,
-    resolution: int | None,
-    output: ClassifyFormat,
+    bundle: "Bundle", settings: "Settings", files: list[Path], wanted: "WantedResult", output: ClassifyFormat | Path
 ) -> int:
-    """Print the answers; the number of files without one."""
+    """Print the answers, or write them to a page; the number of files without one."""
     from rich.progress import Progress
 
     from app.commands.classify import classify_files, offline
+    from app.commands.classify_html import HtmlReport
 
     failures = 0
     async with offline(bundle, settings) as model:
-        model.resolution(resolution)
-        report = open_report(output)
+        resolution = model.resolution(wanted.resolution)
+        if wanted.maps:
+            _ = model.inspection  # NoInspection is told before the files are classified
+        report = HtmlReport(output, bundle, resolution, len(files)) if isinstance(output, Path) else open_report(output)
         with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
-            async for outcome in classify_files(model, files, top_k, resolution, in_flight=model.capacity):
+            async for outcome in classify_files(model, files, wanted):
                 report.add(outcome)
                 failures += outcome.error is not None
                 progress.advance(bar)

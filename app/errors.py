@@ -34,6 +34,14 @@ class BadParameter(ExplainedError):
     """A parameter or option has an invalid value."""
 
 
+class NoInspection(ExplainedError):
+    """The model's bundle has no inspection graph: the model can be neither explained nor embedded."""
+
+
+class NotCalibrated(ExplainedError):
+    """The request needs calibrated scores, and the model's are not."""
+
+
 class BadInference(ExplainedError):
     """A request of the Open Inference Protocol is invalid, or names something that the model does not have."""
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import classify_routes, oip_routes, operations_routes
+from app.api import classify_routes, inspection_routes, oip_routes, openai_routes, operations_routes
 from app.api.auth import AccessControl, Keys
 from app.api.dependencies import Service
 from app.api.direct_routes import DirectRoutes
@@ -26,6 +26,7 @@ from app.api.request_body import BodyLimits
 from app.configuration.settings import Settings, log_remarks
 from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
+from app.page.page_routes import serve_page
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.assembly import make_decoders, make_model
 from app.serving.repository import Repository
@@ -73,7 +74,9 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         lifespan=lifespan,
     )
     app.state.service = service
-    for routes in (classify_routes, operations_routes, oip_routes):
+    if settings.page:
+        serve_page(app)  # before the route of / that answers with JSON
+    for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes):
         app.include_router(routes.router)
     if settings.docs:
         serve_docs(app)
@@ -183,5 +186,6 @@ def _states(repository: Repository) -> Iterator[ModelState]:
                 "bundle": entry.model.bundle.hash,
             }
         queue = entry.model.waiting if entry.model is not None else 0
+        inspections = entry.model.inspections_waiting if entry.model is not None else 0
         refused = {name for name, _, _ in entry.model.refused} if entry.model is not None else set()
-        yield ModelState(entry.name, entry.state == "READY", queue, info, refused)
+        yield ModelState(entry.name, entry.state == "READY", queue, info, refused, inspections)

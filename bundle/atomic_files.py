@@ -18,15 +18,16 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def replace_file(path: Path, *parts: bytes, prefix: str = "") -> None:
+def replace_file(path: Path, *parts: bytes, prefix: str = "", mode: int = 0o600) -> None:
     """Write `parts`, one after the other, to `path`, whose folder has to exist. Raises OSError, and leaves no trace.
 
     The file is written beside `path` first, under a name that begins with `prefix`, or with a dot and the file's name.
-    Only its owner can read it.
+    Only its owner can read it, unless `mode` says otherwise.
     """
     descriptor, name = tempfile.mkstemp(prefix=prefix or f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
             for part in parts:
                 file.write(part)
         Path(name).replace(path)

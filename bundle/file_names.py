@@ -8,6 +8,8 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 LABELS = "labels.json"
 GOLDEN = "golden.npz"
+CALIBRATION = "calibration.json"  # not in the manifest: it may come later, and change
+INSPECTION = "inspection.onnx"  # refers to weights in MODEL; only older bundles lack it
 
 # Graphs by their precision. Only the first is in every bundle.
 GRAPHS = {F32: MODEL, FP16: "model.fp16.onnx", BF16: "model.bf16.onnx", INT8: "model.int8.onnx"}

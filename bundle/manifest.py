@@ -68,7 +68,7 @@ class WeightsInfo(BaseModel):
 
 
 class Parity(BaseModel):
-    """How ONNX Runtime agreed with PyTorch: `worst` is the largest difference of any logit at each resolution."""
+    """How ONNX Runtime agreed with PyTorch: `worst` is the largest difference of any output at each resolution."""
 
     reference: str
     engine: str
@@ -107,6 +107,7 @@ class Manifest(BaseModel):
 
     The graph subtracts `mean` and divides by `std`; scores are the `activation` of logits. `agreement` is of what
     OpenVINO may serve in, by precision and resolution; `measured_on` are the photographs of all agreements.
+    `inspection` is the parity of the inspection graph, which earlier versions did not make.
     """
 
     format: ManifestFormat
@@ -123,6 +124,7 @@ class Manifest(BaseModel):
     built_with: Informative[dict[str, str]] = None
     files: dict[str, str]
     parity: Informative[Parity] = None
+    inspection: Informative[Parity] = None
     measured_on: Informative[Photographs] = None
     precisions: dict[str, HalfPrecision] = {}
     agreement: dict[str, dict[int, Agreement]] = {}

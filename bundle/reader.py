@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundle.bundle_errors import BadBundle
+from bundle.calibration import Calibration, read_calibration
 from bundle.class_labels import ClassLabel, parse_labels
-from bundle.file_names import GOLDEN, GRAPHS, LABELS, MANIFEST, MODEL, MODEL_NAME
+from bundle.file_names import GOLDEN, GRAPHS, INSPECTION, LABELS, MANIFEST, MODEL, MODEL_NAME
 from bundle.golden import Golden, parse_golden
 from bundle.manifest import Manifest, parse_manifest
 from bundle.permissions import unreadable
@@ -29,7 +30,10 @@ class Bundle:
         labels: of the classes, in the order of their indices.
         hash: "sha256:…" of manifest.json, and so of everything but the plans.
         graphs: open descriptors by precision, which keep these graphs when another bundle replaces this one.
+        inspection: the open descriptor of the inspection graph, whose weights are in the float32 graph; None in a
+            bundle of an earlier version.
         plans: with open descriptors too.
+        calibration: of its scores, as far as there is one.
     """
 
     path: Path
@@ -37,7 +41,9 @@ class Bundle:
     labels: list[ClassLabel]
     hash: str
     graphs: dict[str, int]
+    inspection: int | None
     plans: Plans
+    calibration: Calibration
     _golden: dict[int, Golden]
 
     @property
@@ -49,7 +55,7 @@ class Bundle:
         return self.manifest.files[GRAPHS[precision]]
 
     def same_as(self, other: "Bundle") -> bool:
-        """Whether both have the same files, plans too."""
+        """Whether both have the same files, plans too; their calibrations may differ."""
         return (self.hash, _plan_manifests(self.plans)) == (other.hash, _plan_manifests(other.plans))
 
     def plan_command(self, resolution: int) -> str:
@@ -62,8 +68,9 @@ class Bundle:
         return self._golden[resolution]
 
     def close(self) -> None:
-        for file in self.graphs.values():
-            os.close(file)
+        for file in (*self.graphs.values(), self.inspection):
+            if file is not None:
+                os.close(file)
         self.plans.close()
 
     @property
@@ -110,10 +117,13 @@ def _open(path: Path) -> Bundle:
     manifest = parse_manifest(content, path / MANIFEST)
     labels = parse_labels(read_checked(path, LABELS, manifest), path / LABELS, manifest.classes)
     golden = parse_golden(read_checked(path, GOLDEN, manifest), path / GOLDEN, manifest.preprocessing, manifest.classes)
-    graphs = _open_graphs(path, manifest)
+    files = _open_graphs(path, manifest)
+    graphs = {precision: files[name] for precision, name in GRAPHS.items() if name in files}
     sides = {resolution: steps.crop for resolution, steps in manifest.preprocessing.items()}
     plans = open_plans(path, manifest.files[MODEL], sides)
-    return Bundle(path, manifest, labels, f"sha256:{hashlib.sha256(content).hexdigest()}", graphs, plans, golden)
+    bundle_hash = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    calibration = read_calibration(path, manifest)
+    return Bundle(path, manifest, labels, bundle_hash, graphs, files.get(INSPECTION), plans, calibration, golden)
 
 
 def read_checked(bundle: Path, name: str, manifest: Manifest, advice: str = "export the bundle again") -> bytes:
@@ -140,18 +150,20 @@ def _read_manifest(path: Path) -> bytes:
 
 
 def _open_graphs(path: Path, manifest: Manifest) -> dict[str, int]:
-    names = {precision: name for precision, name in GRAPHS.items() if name in manifest.files or name == MODEL}
+    """Open descriptors of the graphs' files, by their names."""
     graphs: dict[str, int] = {}
     with ExitStack() as opened:
-        for precision, name in names.items():
+        for name in (*GRAPHS.values(), INSPECTION):
+            if name not in manifest.files:
+                continue
             try:
-                graphs[precision] = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
+                graphs[name] = os.open(path / name, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as err:
                 raise _not_read(path, name, err) from err
-            opened.callback(os.close, graphs[precision])
+            opened.callback(os.close, graphs[name])
         with ThreadPoolExecutor(len(graphs)) as threads:
             digests = threads.map(_digest, graphs.values())
-        for name, digest in zip(names.values(), digests, strict=True):
+        for name, digest in zip(graphs, digests, strict=True):
             if digest != manifest.files.get(name):
                 raise _not_described(path, name)
         opened.pop_all()

@@ -97,15 +97,18 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        mixed = (self.weights(x) @ x).transpose(0, 1)  # (H, B, C)
+        value = mixed @ self.wv.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)  # (H, B, D)
+        value = value.transpose(0, 1).flatten(1) + self.wv.bias  # (B, C)
+        return self.proj(value).unsqueeze(1)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each head's CLS takes of each token, (B, N, C) to (B, H, N); they sum to 1."""
         dim = x.shape[-1]
         scale = math.sqrt(self.heads / dim)  # 1 / sqrt(D)
         q = (self.wq(x[:, 0]) * scale).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (H, B, D)
         query = (q @ self.wk.weight.unflatten(0, (self.heads, -1))).transpose(0, 1)  # (B, H, C)
-        weights = (query @ x.transpose(1, 2)).softmax(dim=-1)  # (B, H, N)
-        mixed = (weights @ x).transpose(0, 1)  # (H, B, C)
-        value = mixed @ self.wv.weight.unflatten(0, (self.heads, -1)).transpose(1, 2)  # (H, B, D)
-        value = value.transpose(0, 1).flatten(1) + self.wv.bias  # (B, C)
-        return self.proj(value).unsqueeze(1)
+        return (query @ x.transpose(1, 2)).softmax(dim=-1)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -142,9 +145,22 @@ class MultiScaleEncoder(nn.Module):
         self.revert_projs = nn.ModuleList(map(projection, other_dims, dims))
 
     def forward(self, small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
-        small, large = self.blocks[SMALL](small), self.blocks[LARGE](large)
+        small, large = self.before_fusion(small, large)
         # Both ways read the tokens as they were before fusion.
-        return self._fuse(SMALL, small, large), self._fuse(LARGE, large, small)
+        return self.fuse(SMALL, small, large), self.fuse(LARGE, large, small)
+
+    def before_fusion(self, small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of both branches after their own blocks."""
+        return self.blocks[SMALL](small), self.blocks[LARGE](large)
+
+    def to_fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
+        """The CLS of `branch` and the other branch's patches, (B, N, C) each of that branch."""
+        return torch.cat((self.projs[branch](own[:, :1]), other[:, 1:]), dim=1)
+
+    def fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
+        """The tokens of `branch`, (B, N, C), after its CLS took the other branch's patches."""
+        cls = self.fusion[branch](self.to_fuse(branch, own, other))  # (B, 1, C of the other)
+        return torch.cat((self.revert_projs[branch](cls), own[:, 1:]), dim=1)
 
     def drop_paths(self, rates: Sequence[float]) -> None:
         """Stochastic depth: the rates of L's blocks; S's one has the first, the fusion the last."""
@@ -155,11 +171,6 @@ class MultiScaleEncoder(nn.Module):
             for block, rate in zip(branch.children(), rates, strict=False):
                 assert isinstance(block, Block)
                 block.drop_path = rate
-
-    def _fuse(self, branch: int, own: Tensor, other: Tensor) -> Tensor:
-        cls = self.projs[branch](own[:, :1])  # (B, 1, C of the other)
-        cls = self.fusion[branch](torch.cat((cls, other[:, 1:]), dim=1))
-        return torch.cat((self.revert_projs[branch](cls), own[:, 1:]), dim=1)
 
 
 class PatchEmbed(nn.Module):
@@ -256,11 +267,16 @@ class CrossViT(nn.Module):
 
     def forward_branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The logits (B, classes) of branch S and of branch L, each by its own head."""
-        sides = self.branch_sides(images.shape[-1])
-        small, large = (self._tokens(branch, resize(images, sides[branch])) for branch in (SMALL, LARGE))
+        small, large = self.tokens(images)
         for encoder in self.blocks:
             small, large = encoder(small, large)
         return self._logits(SMALL, small), self._logits(LARGE, large)
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS and patches of both branches, with their positions, before the first encoder."""
+        sides = self.branch_sides(images.shape[-1])
+        small, large = (self._tokens(branch, resize(images, sides[branch])) for branch in (SMALL, LARGE))
+        return small, large
 
     def _tokens(self, branch: int, images: Tensor) -> Tensor:
         """CLS and patches with their positions: (B, 3, side, side) to (B, N, C)."""

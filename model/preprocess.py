@@ -3,13 +3,11 @@
 The service, `crossvit evaluate`, training and calibration all make their pixels here.
 """
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.crop_windows import Size, axis_window
 from model.files.pixels import TRUSTED_MAX_PIXELS, opened
 from model.spec import Preprocessing
 
@@ -27,23 +25,7 @@ _TURNS = {  # to upright, by Exif's orientation; Exif 2.3, section 4.6.4
 _SWAPS_AXES = (5, 6, 7, 8)  # orientations
 _REVERSES_AXIS = ((2, 3, 6, 7), (3, 4, 7, 8))  # orientations whose upright image starts at the stored end, (x, y)
 _SCALED_JPEG_MARGIN = 2
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of an axis that the network sees.
-
-    Attributes:
-        first: the first pixel that the bicubic filter reads.
-        last: the pixel after the last one that it reads.
-        start: where the window starts, in pixels from `first`.
-        end: where it ends, in pixels from `first`.
-    """
-
-    first: int
-    last: int
-    start: float
-    end: float
+_RESIZED_AS_THEY_ARE = ("RGB", "RGBA", "L", "LA")  # Pillow's modes; resizing others needs another mode first
 
 
 def preprocess(
@@ -56,6 +38,13 @@ def preprocess(
     decoded 2, 4 or 8 times smaller if along each side it still has twice the pixels of the resized image. Raises
     BadFile: UnknownFormat, TooManyPixels (before decoding) or Damaged.
     """
+    return preprocess_and_measure(body, steps, max_pixels, scaled_jpeg=scaled_jpeg)[0]
+
+
+def preprocess_and_measure(
+    body: bytes, steps: Preprocessing, max_pixels: int = TRUSTED_MAX_PIXELS, *, scaled_jpeg: bool = False
+) -> tuple[Pixels, Size]:
+    """The pixels of `preprocess`, and the size of the whole upright image, whatever size it was decoded at."""
     with opened(body, max_pixels) as file:
         image, size = file.image, file.image.size
         if scaled_jpeg and image.format == "JPEG":
@@ -63,7 +52,8 @@ def preprocess(
         scale_down = _scale_down(size, image.size)
         image.load()
         upright_size = size[::-1] if file.orientation in _SWAPS_AXES else size
-        return _resize_and_crop(_upright(image, file.orientation), upright_size, steps, scale_down, file.orientation)
+        upright = _upright(image, file.orientation)
+        return _resize_and_crop(upright, upright_size, steps, scale_down, file.orientation), upright_size
 
 
 def rgb_image(body: bytes, max_pixels: int = TRUSTED_MAX_PIXELS) -> Image.Image:
@@ -73,39 +63,31 @@ def rgb_image(body: bytes, max_pixels: int = TRUSTED_MAX_PIXELS) -> Image.Image:
         return _over_white(_eight_bits(_upright(file.image, file.orientation)))
 
 
-def windows(size: tuple[int, int], steps: Preprocessing) -> tuple[Window, Window]:
-    """The windows of the columns and of the rows of an upright image of `size`, (width, height) in pixels.
+def reduced_picture(body: bytes, longest: int, max_pixels: int = TRUSTED_MAX_PIXELS) -> tuple[Image.Image, Size]:
+    """The picture in the file `body` for people to see: upright, RGB over white, no side over `longest` pixels.
 
-    Sizes and offsets are rounded as torchvision does for Resize and CenterCrop.
+    Also the size of the whole upright picture. It is not enlarged. Raises BadFile as `preprocess` does.
     """
-    width, height = (_window(length, min(size), steps, decoded=length) for length in size)
+    with opened(body, max_pixels) as file:
+        image, size = file.image, file.image.size
+        if image.format == "JPEG":
+            image.draft(None, _within(size, longest))
+        image.load()
+        as_it_is = image.mode in _RESIZED_AS_THEY_ARE and "transparency" not in image.info
+        reduced = (image if as_it_is else _eight_bits(image)).resize(_within(size, longest), Image.Resampling.BICUBIC)
+        upright_size = size[::-1] if file.orientation in _SWAPS_AXES else size
+        return _over_white(_eight_bits(_upright(reduced, file.orientation))), upright_size
+
+
+def _within(size: Size, longest: int) -> Size:
+    """`size`, reduced so that no side is over `longest`."""
+    scale = min(1.0, longest / max(size))
+    width, height = (max(1, round(scale * length)) for length in size)
     return width, height
 
 
-def _window(
-    length: int, short: int, steps: Preprocessing, *, decoded: int, scale_down: int = 1, origin: float = 0
-) -> Window:
-    """The window of one axis.
-
-    Args:
-        length: the axis in pixels of the whole image.
-        short: the shorter side of the whole image.
-        steps: the sides of the resized and of the cropped image.
-        decoded: the axis in pixels of the decoded image, which may be `scale_down` times smaller.
-        scale_down: 1, or 2, 4 or 8 for a JPEG that was decoded smaller.
-        origin: where pixel 0 of the whole image lies in the decoded one.
-    """
-    resized = steps.resize * length // short
-    offset = round((resized - steps.crop) / 2)
-    scale = length / resized / scale_down
-    reach = math.ceil(2 * max(scale, 1)) + 1  # of the bicubic filter, in pixels
-    start, end = origin + offset * scale, origin + (offset + steps.crop) * scale
-    first, last = max(math.floor(start) - reach, 0), min(math.ceil(end) + reach, decoded)
-    return Window(first, last, start - first, end - first)
-
-
 def _resize_and_crop(
-    upright: Image.Image, size: tuple[int, int], steps: Preprocessing, scale_down: int, orientation: int
+    upright: Image.Image, size: Size, steps: Preprocessing, scale_down: int, orientation: int
 ) -> Pixels:
     """Resize the shorter side and crop the centre in one call.
 
@@ -114,7 +96,7 @@ def _resize_and_crop(
     """
     x, y = (
         # A scaled JPEG's last pixel may stand for fewer than `scale_down`; turning may have put it first.
-        _window(
+        axis_window(
             length,
             min(size),
             steps,
@@ -129,7 +111,7 @@ def _resize_and_crop(
     return np.asarray(_over_white(region.resize((steps.crop, steps.crop), Image.Resampling.BICUBIC, box=box)))
 
 
-def _scale_down(size: tuple[int, int], decoded: tuple[int, int]) -> int:
+def _scale_down(size: Size, decoded: Size) -> int:
     """How many times smaller than `size` an image is decoded; libjpeg rounds lengths up."""
     return next(times for times in (1, 2, 4, 8) if tuple(-(-length // times) for length in size) == decoded)
 

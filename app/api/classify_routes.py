@@ -1,12 +1,10 @@
 """POST /classify and POST /classify/batch: image files in, the best classes out."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from functools import lru_cache
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from app.api.auth import AccessLevel
 from app.api.dependencies import (
@@ -20,9 +18,18 @@ from app.api.dependencies import (
     seconds_since_start,
 )
 from app.api.direct_routes import DirectRoute
+from app.api.image_requests import (
+    BINARY_STRING,
+    IMAGE_REQUEST,
+    IMAGE_REQUEST_ERRORS,
+    answered_by,
+    in_milliseconds,
+    read_request,
+    with_more,
+)
 from app.api.openapi import TIMEOUT_PARAMETER
-from app.api.problems import ACCESS_ERRORS, error_responses, invalid_parameters, problem_of
-from app.api.request_body import BATCH_FIELD, FILE_FIELD, RequestBody, Upload
+from app.api.problems import error_responses, problem_of
+from app.api.request_body import BATCH_FIELD, RequestBody, Upload
 from app.api.schemas import (
     AnsweredBy,
     BatchClassification,
@@ -32,43 +39,22 @@ from app.api.schemas import (
 )
 from app.decoding.content_kind import mistaken
 from app.errors import (
-    BadBody,
     BadImage,
-    BadParameter,
-    EngineFailed,
     NoImage,
     NotAnImage,
-    NotReady,
-    QueueFull,
-    SlowClient,
-    TooLarge,
-    TooLate,
+    NotCalibrated,
     UnknownCoding,
-    UnknownModel,
 )
-from app.serving.served_model import ServedModel
+from app.serving.answer_details import IndexedScore, branch_answers, covering_set, fitted_threshold
+from app.serving.served_model import ModelAnswer, ServedModel
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
+from bundle.scores import best_classes
 
 router = APIRouter(redirect_slashes=False)
 
 _DEFAULTS = ClassifyOptions()
 
-_BINARY = {"type": "string", "format": "binary"}
-_FILE = _BINARY | {"minLength": 1}
-_IMAGE_REQUEST = {
-    "parameters": [TIMEOUT_PARAMETER],
-    "requestBody": {
-        "required": True,
-        "description": "JPEG, PNG, WebP, GIF, BMP, AVIF or ICO: a file in a form, or the body itself",
-        "content": {
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": [FILE_FIELD], "properties": {FILE_FIELD: _FILE}},
-            },
-            **{kind: {"schema": _FILE} for kind in ("image/*", "application/octet-stream")},
-        },
-    },
-}
 _BATCH_REQUEST = {
     "parameters": [TIMEOUT_PARAMETER],
     "requestBody": {
@@ -79,32 +65,20 @@ _BATCH_REQUEST = {
                 "schema": {
                     "type": "object",
                     "required": [BATCH_FIELD],
-                    "properties": {BATCH_FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+                    "properties": {BATCH_FIELD: {"type": "array", "items": BINARY_STRING, "minItems": 1}},
                 },
             },
         },
     },
 }
-_CLASSIFY_ERRORS = (
-    BadBody,
-    NoImage,
-    *ACCESS_ERRORS,
-    UnknownModel,
-    SlowClient,
-    TooLarge,
-    BadParameter,
-    QueueFull,
-    EngineFailed,
-    NotReady,
-    TooLate,
-)
+_CLASSIFY_ERRORS = (*IMAGE_REQUEST_ERRORS, NotCalibrated)
 
 
 @router.post(
     "/classify",
     summary="Classify one image",
     tags=["Classification"],
-    openapi_extra=_IMAGE_REQUEST,
+    openapi_extra=IMAGE_REQUEST,
     responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage),
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
@@ -113,24 +87,24 @@ async def classify(
 ) -> Classification:
     """The best classes for one image."""
     deadline = service.deadline(request)
-    reading = _read_request(request, service, options, lambda body: body.image(ClassifyOptions.model_fields))
+    reading = read_request(request, service, options, _read_image, _check)
     async with reading as (model, options, upload):
-        resolution = model.resolution(options.resolution)
+        resolution = checked_resolution(model, options)
         caller = caller_id(request)
-        work = model.classify(upload.files[0].content, resolution, deadline, best=options.top_k, caller=caller)
+        work = model.classify(upload.files[0].content, resolution, deadline, best=_best(options), caller=caller)
         try:
             answer = await run_while_connected(request, work)
         except (NotAnImage, BadImage) as err:
             raise upload.with_content_type(err) from err
     request.state.stages += answer.stages
     return Classification.model_validate({
-        "predictions": _predictions(answer.best(model.bundle.labels)),
-        "model": _answered_by(model, resolution),
+        **_classified(model, answer, options),
+        "model": _answered(model, resolution, calibrated=answer.calibration is not None),
         "timing_ms": {
-            "decode": _milliseconds(answer.decode.seconds),
-            "queue": _milliseconds(answer.queued),
-            "inference": _milliseconds(answer.inference.seconds),
-            "total": _milliseconds(seconds_since_start(request)),
+            "decode": in_milliseconds(answer.decode.seconds),
+            "queue": in_milliseconds(answer.queued),
+            "inference": in_milliseconds(answer.inference.seconds),
+            "total": in_milliseconds(seconds_since_start(request)),
         },
         "request_id": request.state.request_id,
     })  # fmt: skip
@@ -151,18 +125,19 @@ async def classify_batch(
     """The best classes for each of several images; one that cannot be classified has a problem of its own."""
     deadline = service.deadline(request)
     max_files = service.settings.max_images
-    reading = _read_request(
-        request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields)
+    reading = read_request(
+        request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields), _check
     )
     async with reading as (model, options, upload):
-        resolution = model.resolution(options.resolution)
+        resolution = checked_resolution(model, options)
         caller = caller_id(request)
         await service.charge(request, len(upload.files))
 
         problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
-        work = model.classify_each(images, resolution, deadline, best=options.top_k, caller=caller)
+        work = model.classify_each(images, resolution, deadline, best=_best(options), caller=caller)
         outcomes = iter(await run_while_connected(request, work))
+        calibrated = model.calibration(resolution) is not None
         results = []
         for index, (name, _) in enumerate(upload.files):
             outcome = problems.get(index) or next(outcomes)
@@ -172,14 +147,13 @@ async def classify_batch(
                 results.append(ImageResult(index=index, filename=name, problem=problem))
             else:
                 request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
-                classes = outcome.best(model.bundle.labels)
-                results.append(
-                    ImageResult.model_validate({"index": index, "filename": name, "predictions": _predictions(classes)})
-                )
+                calibrated = outcome.calibration is not None
+                classified = _classified(model, outcome, options)
+                results.append(ImageResult.model_validate({"index": index, "filename": name, **classified}))
     return BatchClassification(
         results=results,
-        model=_answered_by(model, resolution),
-        total_ms=_milliseconds(seconds_since_start(request)),
+        model=_answered(model, resolution, calibrated=calibrated),
+        total_ms=in_milliseconds(seconds_since_start(request)),
         request_id=request.state.request_id,
     )
 
@@ -193,7 +167,7 @@ def _directly(
         service: Service = request.app.state.service
         await service.authorize(request, AccessLevel.KEY, rate_limited=True)
         await refuse_repeated_parameters(request)
-        answer = await endpoint(request, _with_more(_DEFAULTS, request.query_params), service)
+        answer = await endpoint(request, with_more(_DEFAULTS, request.query_params), service)
         return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
     return handler
@@ -205,6 +179,23 @@ DIRECT_ROUTES = [
 ]
 
 
+def checked_resolution(model: ServedModel, options: ClassifyOptions) -> int:
+    """The resolution to serve. Raises BadParameter, or NotCalibrated if `options` ask for what needs a calibration."""
+    resolution = model.resolution(options.resolution)
+    if options.coverage is not None:
+        model.check_coverage(resolution, options.coverage)
+    return resolution
+
+
+async def _read_image(body: RequestBody) -> Upload:
+    return await body.image(ClassifyOptions.model_fields)
+
+
+def _check(model: ServedModel, options: ClassifyOptions, caller: str) -> None:
+    checked_resolution(model, options)
+    model.check(caller=caller)
+
+
 def _not_an_image(body: bytes) -> ExplainedError | None:
     """The error for a file that need not be decoded, since it is not an image."""
     if not body:
@@ -214,37 +205,34 @@ def _not_an_image(body: bytes) -> ExplainedError | None:
     return None
 
 
-@asynccontextmanager
-async def _read_request(
-    request: Request, service: Service, options: ClassifyOptions, read: Callable[[RequestBody], Awaitable[Upload]]
-) -> AsyncIterator[tuple[ServedModel, ClassifyOptions, Upload]]:
-    """The model, which is in use until the block ends, the options of query and form, and the result of `read`.
-
-    A request whose query cannot be served is refused before its body is read.
-    """
-    model = service.repository.model(options.model)
-    with model.in_use(), service.body_limits.open_body(request) as body:
-        model.resolution(options.resolution)
-        model.check(caller=caller_id(request))
-        upload = await read(body)
-        options = _with_more(options, upload.options)
-        chosen = service.repository.model(options.model) if "model" in upload.options else model
-        with chosen.in_use():
-            yield chosen, options, upload
+def _best(options: ClassifyOptions) -> int:
+    """How many best classes the engine is asked for; 0, for the logits, where more is made of these."""
+    return options.top_k if options.coverage is None and options.details is None else 0
 
 
-def _with_more(options: ClassifyOptions, form: Mapping[str, str]) -> ClassifyOptions:
-    """`options` and the ones written in `form`; BadParameter for an invalid one, or one that differs in the two."""
-    if not form:
-        return options
-    try:
-        added = ClassifyOptions.model_validate(form)
-    except ValidationError as err:
-        raise invalid_parameters(err.errors()) from err
-    for name in options.model_fields_set & added.model_fields_set:
-        if getattr(options, name) != getattr(added, name):
-            raise BadParameter(f"{name} differs in the query and in the form: send it once")
-    return options.model_copy(update=added.model_dump(exclude_unset=True))
+def _classified(model: ServedModel, answer: ModelAnswer, options: ClassifyOptions) -> dict[str, Any]:
+    """The fields that say what the image is: the best classes, and what else `options` ask for."""
+    labels, activation = model.bundle.labels, model.bundle.manifest.activation
+    if _best(options):
+        return {"predictions": _predictions(answer.best(labels))}
+    temperature = answer.calibration.temperature if answer.calibration else 1.0
+    best = best_classes(answer.outputs[0], options.top_k, activation, temperature)
+    fields: dict[str, Any] = {"predictions": _predictions(_labelled(best, labels))}
+    if options.coverage is not None:
+        command = model.calibration_command(answer.resolution)
+        fitted = fitted_threshold(answer.calibration, options.coverage, activation, command)
+        covering = covering_set(answer.outputs, *fitted)
+        classes = _predictions(_labelled(covering.classes, labels))
+        fields["prediction_set"] = {"coverage": covering.coverage, "classes": classes}
+    if options.details is not None:
+        branches = branch_answers(answer.outputs, activation)
+        (small,), (large,) = (_predictions(_labelled([one], labels)) for one in (branches.small, branches.large))
+        fields["branches"] = {"small": small, "large": large, "disagreement": branches.disagreement}
+    return fields
+
+
+def _labelled(classes: list[IndexedScore], labels: list[ClassLabel]) -> list[tuple[ClassLabel, float]]:
+    return [(labels[index], score) for index, score in classes]
 
 
 def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]]:
@@ -255,24 +243,5 @@ def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]
     ]
 
 
-def _answered_by(model: ServedModel, resolution: int) -> AnsweredBy:
-    weights = model.bundle.manifest.weights
-    return _described(model.bundle.name, resolution, *model.engine(resolution), weights.id, weights.source)
-
-
-@lru_cache(maxsize=100)
-def _described(
-    name: str, resolution: int, engine: str, precision: str, weights: str, weights_source: str
-) -> AnsweredBy:
-    return AnsweredBy(
-        name=name,
-        resolution=resolution,
-        engine=engine,
-        precision=precision,
-        weights=weights,
-        weights_source=weights_source,
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(1000 * seconds, 2)
+def _answered(model: ServedModel, resolution: int, *, calibrated: bool) -> AnsweredBy:
+    return answered_by(model, resolution, model.engine(resolution), calibrated=calibrated)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from app.api.auth import AccessLevel
+from app.api.classify_routes import checked_resolution
 from app.api.dependencies import Service, caller_id
 from app.api.entry_middleware import MAX_QUERY_PARAMETERS
 from app.api.observability_middleware import REQUEST_ID_HEADER, SECURITY_HEADERS, request_id_for
@@ -128,7 +129,7 @@ class EarlyRefusals:
         if target.inference:
             json_bytes(request)
         model = service.repository.model(target.options.model)
-        model.resolution(target.options.resolution)
+        checked_resolution(model, target.options)
         model.check(caller=caller_id(request))
 
     def _refusal(self, request: Request, target: _Target, error: ExplainedError) -> EarlyRefusal:

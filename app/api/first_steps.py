@@ -16,7 +16,7 @@ def log_first_steps(service: Service) -> None:
     """Log a command that classifies an image, and the models that --quantize would make faster."""
     if service.url:
         key = ' -H "X-API-Key: YOUR KEY"' if service.access.keys else ""
-        page = f"; in a browser: {service.url}/docs" if service.settings.docs else ""
+        page = f"; in a browser: {service.url}/" if service.settings.page else ""
         log.info("try it: curl%s -F file=@PHOTO.jpg %s/classify%s", key, service.url, page)
     slow = [] if service.settings.quantize else [entry.name for entry in service.repository.entries if _slow(entry)]
     if slow and service.settings.precision == "auto":

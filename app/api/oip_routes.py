@@ -6,12 +6,14 @@ classification, model configuration, model repository and statistics. A model ha
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
+from numpy.typing import NDArray
 
 from app.api.auth import AccessLevel
 from app.api.dependencies import Service, ServiceDep, caller_id, require_access, run_while_connected
@@ -35,6 +37,7 @@ from app.api.problems import ACCESS_ERRORS, error_responses
 from app.decoding.decoder_memory import PixelBlock
 from app.decoding.oip_tensors import (
     BINARY,
+    EMBEDDING,
     ENCODED,
     ENCODINGS,
     IMAGE,
@@ -63,9 +66,11 @@ from app.errors import (
     UnknownCoding,
     UnknownModel,
 )
-from app.serving.served_model import ModelAnswer, ServedModel
-from app.timing import until_deadline
+from app.serving.served_model import ServedModel
+from app.serving.together import together
+from app.timing import Interval, until_deadline
 from bundle.tensors import OUTPUTS
+from model.spec import VARIANTS
 
 MODEL_VERSION = "1"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics"]
@@ -75,6 +80,10 @@ model_router = APIRouter(redirect_slashes=False)  # the routes of one model
 
 ModelName = Annotated[str, Path(description="the name of a model")]
 ModelVersion = Annotated[str, Path(description="its version, always '1'", examples=[MODEL_VERSION])]
+
+NamedOutputs = dict[str, NDArray[np.float32]]  # each (images, numbers)
+Stages = list[tuple[str, Interval]]
+_Found = tuple[NamedOutputs, Stages]
 
 _QUALITY = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)")
 
@@ -133,7 +142,6 @@ async def all_statistics(service: ServiceDep) -> dict[str, Any]:
 async def metadata(service: ServiceDep, name: ModelName) -> ModelMetadata:
     """The inputs and outputs of a model. A request sends one of the inputs."""
     model = service.repository.model(name)
-    classes = model.bundle.manifest.classes
     return ModelMetadata(
         name=name,
         versions=[MODEL_VERSION],
@@ -142,7 +150,10 @@ async def metadata(service: ServiceDep, name: ModelName) -> ModelMetadata:
             TensorMetadata(name=IMAGE, datatype="UINT8", shape=[-1, -1, -1, 3]),
             TensorMetadata(name=ENCODED, datatype="BYTES", shape=[-1]),
         ],
-        outputs=[TensorMetadata(name=output, datatype="FP32", shape=[-1, classes]) for output in OUTPUTS],
+        outputs=[
+            TensorMetadata(name=output, datatype="FP32", shape=[-1, width])
+            for output, width in _output_widths(model).items()
+        ],
     )
 
 
@@ -157,7 +168,6 @@ async def model_ready(service: ServiceDep, name: ModelName) -> ModelReady:
 async def config(service: ServiceDep, name: ModelName) -> dict[str, Any]:
     """The model's configuration, in the fields of Triton's that apply."""
     model = service.repository.model(name)
-    classes = model.bundle.manifest.classes
     engine, _ = model.engine()
     return {
         "name": name,
@@ -169,7 +179,10 @@ async def config(service: ServiceDep, name: ModelName) -> dict[str, Any]:
             {"name": IMAGE, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
             {"name": ENCODED, "data_type": "TYPE_STRING", "dims": [], "optional": True},
         ],
-        "output": [{"name": output, "data_type": "TYPE_FP32", "dims": [classes]} for output in OUTPUTS],
+        "output": [
+            {"name": output, "data_type": "TYPE_FP32", "dims": [width]}
+            for output, width in _output_widths(model).items()
+        ],
         "instance_group": [{"kind": "KIND_CPU" if engine in (*ON_CPU, NULL_ENGINE) else "KIND_GPU", "count": 1}],
         "dynamic_batching": {"preferred_batch_size": [model.batch()]},
     }
@@ -189,19 +202,17 @@ async def statistics(service: ServiceDep, name: ModelName) -> dict[str, Any]:
     openapi_extra=INFER_REQUEST,
 )
 async def infer(request: Request, service: ServiceDep, name: ModelName) -> Response:
-    """The logits, or with `classification` the best classes, for the images in one tensor."""
+    """The logits, or with `classification` the best classes, and `embedding` if it is named, for images in a tensor."""
     deadline = service.deadline(request)
     header_bytes = json_bytes(request)
     model = service.repository.model(name)
     with model.in_use(), service.body_limits.open_body(request) as body:
         model.check(caller=caller_id(request))
         work = _infer(request, service, model, await body.whole(), header_bytes, deadline)
-        inference, answers = await run_while_connected(request, work)
-    slowest = max(answers, key=lambda answer: answer.inference.end)
-    request.state.stages += slowest.stages
+        inference, outputs, request.state.stages = await run_while_connected(request, work)
     # In a thread: the JSON for many images is megabytes, and writing it would block the event loop.
     accepted = request.headers.get("Accept-Encoding", "")
-    return await asyncio.to_thread(_response, accepted, inference, model, name, answers)
+    return await asyncio.to_thread(_response, accepted, inference, model, name, outputs)
 
 
 async def _infer_directly(request: Request) -> Response:
@@ -266,8 +277,11 @@ async def _statistics(service: Service, names: Sequence[str]) -> list[dict[str, 
 
 async def _infer(
     request: Request, service: Service, model: ServedModel, body: bytes, json_bytes: int | None, deadline: float
-) -> tuple[InferenceRequest, Sequence[ModelAnswer]]:
-    """The parsed request without its tensors, and an answer for each image; the first error ends them all."""
+) -> tuple[InferenceRequest, NamedOutputs, Stages]:
+    """The parsed request without its tensors, the outputs of all images, and the stages of the last one.
+
+    The first error ends them all.
+    """
     caller = caller_id(request)
     with model.room(caller=caller):  # parsing the body costs as much as an image
         async with until_deadline(deadline):
@@ -276,17 +290,68 @@ async def _infer(
             )
     try:
         for output in inference.outputs:
-            check_output(output, OUTPUTS)
+            check_output(output, list(_output_widths(model)))
         if isinstance(tensor, PixelBlock):
-            resolution = _resolution_of_pixels(model, tensor.shape[1:])
-            await service.charge(request, tensor.shape[0])
-            return inference, await model.classify_pixels(tensor, resolution, deadline, caller=caller)
+            resolution, count = _resolution_of_pixels(model, tensor.shape[1:]), tensor.shape[0]
+        else:
+            resolution, count = _requested_resolution(model, inference), len(tensor)
+        await service.charge(request, count)
+        images = _Images(tensor, resolution, deadline, caller)
+        found = await together(ask(model, images) for ask in _asked(inference))
+        outputs, stages = zip(*found, strict=True)
+        return inference, {name: values for found in outputs for name, values in found.items()}, max(stages, key=_end)
     finally:
         if isinstance(tensor, PixelBlock):
             tensor.release()
-    resolution = _requested_resolution(model, inference)
-    await service.charge(request, len(tensor))
-    return inference, await model.classify_all(tensor, resolution, deadline, caller=caller)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a request."""
+
+    tensor: PixelBlock | list[bytes]
+    resolution: int
+    deadline: float
+    caller: str
+
+
+def _asked(inference: InferenceRequest) -> list[Callable[[ServedModel, _Images], Coroutine[Any, Any, _Found]]]:
+    """What is to be asked: the graph that classifies, the inspection graph, or both."""
+    names = [output.name for output in inference.outputs]
+    classifies = not names or set(names) & set(OUTPUTS)
+    return [*([_logits] if classifies else []), *([_embeddings] if EMBEDDING in names else [])]
+
+
+async def _logits(model: ServedModel, images: _Images) -> _Found:
+    if isinstance(images.tensor, PixelBlock):
+        answers = await model.classify_pixels(images.tensor, images.resolution, images.deadline, caller=images.caller)
+    else:
+        answers = await model.classify_all(images.tensor, images.resolution, images.deadline, caller=images.caller)
+    outputs = np.stack([answer.outputs for answer in answers], axis=1)
+    return dict(zip(OUTPUTS, outputs, strict=True)), max((answer.stages for answer in answers), key=_end)
+
+
+async def _embeddings(model: ServedModel, images: _Images) -> _Found:
+    inspect = model.inspection
+    if isinstance(images.tensor, PixelBlock):
+        answers = await inspect.embed_pixels(images.tensor, images.resolution, images.deadline, caller=images.caller)
+    else:
+        answers = await inspect.embed(images.tensor, images.resolution, images.deadline, caller=images.caller)
+    embeddings = np.stack([np.concatenate(answer.image.embeddings) for answer in answers])
+    return {EMBEDDING: embeddings}, max((answer.stages for answer in answers), key=_end)
+
+
+def _end(stages: Stages) -> float:
+    """When the last of `stages` ended."""
+    return stages[-1][1].end
+
+
+def _output_widths(model: ServedModel) -> dict[str, int]:
+    """The model's outputs, and how many numbers each has for an image."""
+    widths = dict.fromkeys([*OUTPUTS], model.bundle.manifest.classes)
+    variant = VARIANTS[model.bundle.manifest.variant]
+    embedding = {EMBEDDING: sum(variant.dims)} if model.bundle.inspection is not None else {}
+    return {**widths, **embedding}
 
 
 async def _check_version(name: ModelName, version: ModelVersion) -> None:
@@ -324,9 +389,8 @@ def _requested_resolution(model: ServedModel, inference: InferenceRequest) -> in
 
 
 def _response(
-    accepted: str, inference: InferenceRequest, model: ServedModel, name: str, answers: Sequence[ModelAnswer]
+    accepted: str, inference: InferenceRequest, model: ServedModel, name: str, outputs: NamedOutputs
 ) -> Response:
-    outputs = dict(zip(OUTPUTS, np.stack([answer.outputs for answer in answers], axis=1), strict=True))
     body, json_bytes = write_outputs(
         inference, name, MODEL_VERSION, outputs, [label.label for label in model.bundle.labels]
     )

@@ -5,7 +5,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.api.openapi import TIMEOUT_PARAMETER
-from app.decoding.oip_tensors import BINARY, ENCODINGS, LENGTH_HEADER, InferenceRequest, Strict, without_nulls
+from app.decoding.oip_tensors import (
+    BINARY,
+    EMBEDDING,
+    ENCODINGS,
+    LENGTH_HEADER,
+    InferenceRequest,
+    Strict,
+    without_nulls,
+)
 from bundle.tensors import OUTPUTS
 
 
@@ -133,7 +141,7 @@ _RESPONSE_SCHEMA = {
                 "type": "object",
                 "required": ["name", "datatype", "shape"],
                 "properties": {
-                    "name": {"enum": list(OUTPUTS)},
+                    "name": {"enum": [*OUTPUTS, EMBEDDING]},
                     "datatype": {"enum": ["FP32", "BYTES"]},
                     "shape": {"type": "array", "items": {"type": "integer"}},
                     "data": {"type": "array", "description": "left out where it follows the JSON in binary"},

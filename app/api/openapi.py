@@ -10,7 +10,7 @@ from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from app.api.schemas import OipError, Problem
+from app.api.schemas import OipError, OpenAIError, OpenAIErrorDetail, Problem
 
 TIMEOUT_PARAMETER = {
     "name": "X-Request-Timeout-Ms",
@@ -34,7 +34,10 @@ def correct_openapi(app: FastAPI, *, keys: bool) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        schemas |= {kind.__name__: kind.model_json_schema() for kind in (OipError, Problem)}
+        for kind in (OipError, OpenAIErrorDetail, OpenAIError, Problem):
+            schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+            schema.pop("$defs", None)  # each is there by itself
+            schemas[kind.__name__] = schema
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 if operation["responses"].get("422", {}).get("description") == "Validation Error":

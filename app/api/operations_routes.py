@@ -9,17 +9,18 @@ from prometheus_client import exposition
 from app.api.auth import AccessLevel
 from app.api.dependencies import SINGLE_PARAMETERS, ServiceDep, require_access
 from app.api.problems import ACCESS_ERRORS, error_responses
-from app.api.schemas import Fallback, InstanceCount, Links, ModelInfo, ModelList, Reloaded, Status
+from app.api.schemas import Fallback, InstanceCount, Links, ModelInfo, ModelList, Reloaded, ScoresInfo, Status
 from app.errors import BadParameter, NotReady, UnknownModel
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.repository import RepositoryEntry
+from bundle.calibration import ScoreCalibration
 
 router = APIRouter(redirect_slashes=False)
 
 
 @router.get("/", summary="Where to go on", tags=["Operations"], responses=error_responses(*ACCESS_ERRORS))
 async def root(service: ServiceDep) -> Links:
-    """What this service is, and the paths to go on with, relative to this one."""
+    """What this service is, and the paths to go on with, relative to this one; a browser gets the page instead."""
     return Links(
         service=f"CrossViT image classification {version('crossvit')}",
         classify="classify",
@@ -130,13 +131,31 @@ def _model_info(entry: RepositoryEntry, default: str, quantization: BackgroundQu
             "engine": engine,
             "precision": precision,
             "agreement": entry.model.agreement,
+            "calibrated": entry.model.calibration() is not None,
+            "calibrations": [_scores_info(each) for each in entry.model.calibrations.scores.values()],
             "fallbacks": [
                 Fallback(engine=refused, resolution=resolution, reason=reason)
                 for refused, resolution, reason in entry.model.refused
             ],
+            "explains": bundle.inspection is not None,
             "weights": bundle.manifest.weights.id,
             "weights_source": bundle.manifest.weights.source,
             "warning": bundle.warning,
             "bundle": bundle.hash,
         }
+    )
+
+
+def _scores_info(fitted: ScoreCalibration) -> ScoresInfo:
+    coverages = [each.coverage for each in fitted.sets.thresholds] if fitted.sets else []
+    return ScoresInfo(
+        precision=fitted.precision,
+        resolution=fitted.resolution,
+        temperature=fitted.temperature,
+        images=fitted.images,
+        data=list(fitted.data),
+        top1=fitted.top1,
+        ece_before=fitted.ece_before,
+        ece_after=fitted.ece_after,
+        coverages=[coverages[0], coverages[-1]] if coverages else [],
     )

@@ -1,4 +1,7 @@
-"""Error responses: application/problem+json (RFC 9457), below /v2 {"error": …} as in the Open Inference Protocol."""
+"""Error responses: application/problem+json (RFC 9457).
+
+Below /v2 {"error": …} as in the Open Inference Protocol, below /v1 {"error": {…}} as OpenAI has it.
+"""
 
 import logging
 import random
@@ -10,13 +13,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.api.content_coding import CODINGS
+from app.api.inspection_schemas import EmbedOptions, ExplainOptions
 from app.api.observability_middleware import PROBE_PATHS
-from app.api.schemas import ClassifyOptions, OipError, Problem
+from app.api.schemas import ClassifyOptions, ImageOptions, OipError, OpenAIError, Problem
 from app.errors import (
     BadBody,
     BadImage,
@@ -28,7 +33,9 @@ from app.errors import (
     LoadFailed,
     NoEngine,
     NoImage,
+    NoInspection,
     NotAnImage,
+    NotCalibrated,
     NotReady,
     Overloaded,
     QueueFull,
@@ -49,6 +56,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number, for the log
 
+_OPTIONS: dict[str, type[ImageOptions]] = {"explain": ExplainOptions, "embed": EmbedOptions}  # by the ends of paths
 ACCESS_ERRORS = (Unauthorized, Forbidden)
 
 STATUS: dict[type[ExplainedError], HTTPStatus] = {
@@ -65,6 +73,8 @@ STATUS: dict[type[ExplainedError], HTTPStatus] = {
     UnknownCoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     BadImage: HTTPStatus.UNPROCESSABLE_ENTITY,
     BadParameter: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NoInspection: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NotCalibrated: HTTPStatus.UNPROCESSABLE_ENTITY,
     QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     EngineFailed: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -107,9 +117,12 @@ def retry_after(err: ExplainedError) -> int | None:
     return err.retry_after + random.randint(0, max(1, err.retry_after // 2))  # noqa: S311, nothing secret
 
 
-def error_responses(*errors: type[ExplainedError], inference: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of these errors, for a route's `responses`."""
-    kind, model = ("application/json", OipError) if inference else (MEDIA_TYPE, Problem)
+def error_responses(
+    *errors: type[ExplainedError], inference: bool = False, model: type[BaseModel] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of these errors, for a route's `responses`; `model` is that of another format."""
+    kind = "application/json" if inference or model else MEDIA_TYPE
+    model = model or (OipError if inference else Problem)
     described: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         status = STATUS[error]
@@ -143,6 +156,8 @@ def problem_response(problem: Problem, *, inference: bool) -> JSONResponse:
 
 
 def _problem_response(request: Request, problem: Problem) -> JSONResponse:
+    if request.url.path.startswith("/v1/"):
+        return JSONResponse(OpenAIError.of(problem).model_dump(), problem.status)
     return problem_response(problem, inference=request.url.path.startswith("/v2"))
 
 
@@ -162,12 +177,13 @@ def _explained_response(request: Request, err: ExplainedError) -> JSONResponse:
 
 async def _validation_error(request: Request, err: Exception) -> JSONResponse:
     assert isinstance(err, RequestValidationError)
-    return _explained_response(request, invalid_parameters(err.errors()))
+    options = _OPTIONS.get(request.url.path.rpartition("/")[2], ClassifyOptions)
+    return _explained_response(request, invalid_parameters(err.errors(), options))
 
 
-def invalid_parameters(errors: Sequence[Mapping[str, Any]]) -> BadParameter:
-    """The error for the options that pydantic found invalid, with the reasons; `errors` are pydantic's."""
-    return BadParameter("; ".join(map(_describe, errors[:3])))
+def invalid_parameters(errors: Sequence[Mapping[str, Any]], options: type[ImageOptions]) -> BadParameter:
+    """The error for the `options` that pydantic found invalid, with the reasons; `errors` are pydantic's."""
+    return BadParameter("; ".join(_describe(error, options) for error in errors[:3]))
 
 
 def _count(request: Request, kind: type[ExplainedError]) -> None:
@@ -175,11 +191,11 @@ def _count(request: Request, kind: type[ExplainedError]) -> None:
         request.app.state.service.metrics.rejected.labels(kind.__name__).inc()
 
 
-def _describe(error: Mapping[str, Any]) -> str:
+def _describe(error: Mapping[str, Any], options: type[ImageOptions]) -> str:
     name = str(error["loc"][-1])[:40]
     if error["type"] == "extra_forbidden":
-        return f"unknown parameter {name!r}; the parameters are {', '.join(ClassifyOptions.model_fields)}"
-    field = ClassifyOptions.model_fields.get(name)
+        return f"unknown parameter {name!r}; the parameters are {', '.join(options.names())}"
+    field = dict(zip(options.names(), options.model_fields.values(), strict=True)).get(name)
     rule = f"it {describe_error(error)}" if field is None else f"{name} is {field.description}"
     return f"invalid {name}={str(error['input'])[:40]!r}: {rule}"
 

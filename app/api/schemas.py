@@ -3,16 +3,17 @@
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bundle.agreement import Agreement
+from bundle.calibration import LEAST_COVERAGE, MOST_COVERAGE
 from model.spec import RESOLUTIONS, Activation
 
 
-class ClassifyOptions(BaseModel):
-    """The options of POST /classify, in the query or the form. Error messages repeat the descriptions."""
+class ImageOptions(BaseModel):
+    """Options of a route that takes images, in the query or the form. Error messages repeat the descriptions."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,15 +24,38 @@ class ClassifyOptions(BaseModel):
         is_options = isinstance(values, Mapping)
         return {key: value for key, value in values.items() if value != ""} if is_options else values
 
-    top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
     resolution: Annotated[
         int | None,
         Field(
-            description="the resolution to classify at, such as 224; the model's own if left out",
+            description="the resolution to answer at, such as 224; the model's own if left out",
             json_schema_extra={"examples": [*RESOLUTIONS]},  # the allowed values depend on the model's bundle
         ),
     ] = None
     model: Annotated[str | None, Field(description="the name of a served model; the default if left out")] = None
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The names of the options, as they are written in a query."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+
+class ClassifyOptions(ImageOptions):
+    """The options of POST /classify."""
+
+    top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
+    coverage: Annotated[
+        float | None,
+        Field(
+            ge=LEAST_COVERAGE,
+            le=MOST_COVERAGE,
+            description="the probability, from 0.5 to 0.99, that the classes of the answer's prediction_set hold the "
+            "true one; the model's scores have to be calibrated",
+        ),
+    ] = None
+    details: Annotated[
+        Literal["branches"] | None,
+        Field(description="branches, for what each of the network's two branches says by itself"),
+    ] = None
 
 
 class Prediction(BaseModel):
@@ -45,7 +69,7 @@ class Prediction(BaseModel):
         float,
         Field(
             description="0 to 1: softmax of the logits, or sigmoid of the class's own logit where the model's "
-            "`activation` is sigmoid"
+            "`activation` is sigmoid; of the logits divided by a fitted temperature where `model.calibrated` is true"
         ),
     ]
 
@@ -59,6 +83,32 @@ class AnsweredBy(BaseModel):
     precision: str
     weights: Annotated[str, Field(description='"sha256:…" of the checkpoint, or "untrained"')]
     weights_source: Annotated[str, Field(description="what the checkpoint is and where it came from")]
+    calibrated: Annotated[
+        bool, Field(description="whether scores are probabilities, on data like that of `crossvit calibrate`")
+    ] = False  # of an older service
+
+
+class PredictionSet(BaseModel):
+    """The classes of which one is the true one, with at least the probability `coverage`: the best first.
+
+    So it is on average over images like those that the scores were calibrated on, and not for each image or class.
+    """
+
+    coverage: Annotated[float, Field(description="that which was asked for, or the next higher one that was fitted")]
+    classes: list[Prediction]
+
+
+class Branches(BaseModel):
+    """The best class of each of the network's two branches by itself, whose scores are not calibrated.
+
+    `small` has the smaller patches, `large` the larger ones.
+    """
+
+    small: Prediction
+    large: Prediction
+    disagreement: Annotated[
+        float, Field(description="Jensen-Shannon divergence of the branches' scores in bits: 0 if they agree, up to 1")
+    ]
 
 
 class Timing(BaseModel):
@@ -74,17 +124,21 @@ class Classification(BaseModel):
     """The best classes for an image, the best first."""
 
     predictions: list[Prediction]
+    prediction_set: Annotated[PredictionSet | None, Field(description="with the option coverage")] = None
+    branches: Annotated[Branches | None, Field(description="with the option details=branches")] = None
     model: AnsweredBy
     timing_ms: Timing
     request_id: str
 
 
 class ImageResult(BaseModel):
-    """The result for one file: its `predictions`, or the `problem` that prevented them."""
+    """The result for one file: its `predictions` and what else was asked for, or the `problem` that prevented them."""
 
     index: Annotated[int, Field(description="of the file in the request, from 0")]
     filename: str
     predictions: list[Prediction] | None = None
+    prediction_set: PredictionSet | None = None
+    branches: Branches | None = None
     problem: "Problem | None" = None
 
 
@@ -103,6 +157,22 @@ class Fallback(BaseModel):
     engine: str
     resolution: int
     reason: Annotated[str, Field(description="what was found, and what would help")]
+
+
+class ScoresInfo(BaseModel):
+    """A calibration of a model's scores, which crossvit calibrate made."""
+
+    precision: str
+    resolution: int
+    temperature: float
+    images: Annotated[int, Field(description="labelled images that it was fitted to")]
+    data: Annotated[list[str], Field(description="what was named as data")]
+    top1: Annotated[float, Field(description="accuracy on these images")]
+    ece_before: Annotated[float, Field(description="expected calibration error without the temperature")]
+    ece_after: Annotated[float, Field(description="with it, on images that it was not fitted to")]
+    coverages: Annotated[
+        list[float], Field(description="least and most coverage of prediction sets; empty if there are none")
+    ]
 
 
 class Links(BaseModel):
@@ -143,7 +213,16 @@ class ModelInfo(BaseModel):
         dict[int, Agreement],
         Field(description="how the engines of the loaded resolutions agreed with float32; without those in float32"),
     ] = {}
+    calibrated: Annotated[
+        bool | None, Field(description="whether the scores at the default resolution are calibrated")
+    ] = None
+    calibrations: Annotated[
+        list[ScoresInfo], Field(description="those of the model's scores, by precision and resolution")
+    ] = []
     fallbacks: Annotated[list[Fallback], Field(description="the engines that were passed over, and why")] = []
+    explains: Annotated[
+        bool, Field(description="whether its bundle has the graph that explains and embeds: /explain, /embed")
+    ] = False
     weights: str | None = None
     weights_source: str | None = None
     warning: Annotated[str | None, Field(description="why its answers mean nothing, or little")] = None
@@ -194,3 +273,25 @@ class OipError(BaseModel):
     """The body of an error response of the Open Inference Protocol."""
 
     error: str
+
+
+class OpenAIErrorDetail(BaseModel):
+    """What went wrong: `type` is the kind of error, `code` names it for programs."""
+
+    message: str
+    type: Annotated[str, Field(description="invalid_request_error, rate_limit_error or server_error")]
+    param: None = None
+    code: str
+
+
+class OpenAIError(BaseModel):
+    """The body of an error response of the routes below /v1, as OpenAI has it."""
+
+    error: OpenAIErrorDetail
+
+    @classmethod
+    def of(cls, problem: Problem) -> "OpenAIError":
+        """`problem` in this form."""
+        kind = "server_error" if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+        kind = "rate_limit_error" if problem.status == HTTPStatus.TOO_MANY_REQUESTS else kind
+        return cls(error=OpenAIErrorDetail(message=problem.detail, type=kind, code=problem.reason))

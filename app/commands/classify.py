@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.serving.assembly import make_decoders, make_model
+from app.serving.explained_classes import ExplainedClass, explained_classes
+from app.serving.model_inspection import MOST_WAITING
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
@@ -24,12 +29,36 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class WantedResult:
+    """What is wanted of each file.
+
+    Attributes:
+        top_k: classes.
+        resolution: to classify at; None for the model's own.
+        pixels: whether what the network sees is wanted.
+        maps: whether the best class is to be explained.
+    """
+
+    top_k: int
+    resolution: int | None = None
+    pixels: bool = False
+    maps: bool = False
+
+
+@dataclass(frozen=True)
 class FileResult:
-    """The best classes of one file with their scores, or the reason why it has none."""
+    """The best classes of one file with their scores, or the reason why it has none.
+
+    Attributes:
+        seen: what the network sees of it, (side, side, 3), if that is wanted.
+        explained: the best class, if that is wanted.
+    """
 
     path: Path
     classes: list[tuple[ClassLabel, float]] | None = None
     error: str | None = None
+    seen: NDArray[np.uint8] | None = None
+    explained: ExplainedClass | None = None
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -58,11 +87,10 @@ async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[ServedMod
             await model.close()
 
 
-def classify_files(
-    model: ServedModel, paths: Iterable[Path], top_k: int, resolution: int | None, in_flight: int
-) -> AsyncIterator[FileResult]:
-    """The result of each path, in order, with up to `in_flight` files under way so that batches fill up."""
-    return run_in_order((_classify(model, path, top_k, resolution) for path in paths), in_flight)
+def classify_files(model: ServedModel, paths: Iterable[Path], wanted: WantedResult) -> AsyncIterator[FileResult]:
+    """The result of each path, in order, with so many files under way that batches fill up."""
+    in_flight = min(model.capacity, MOST_WAITING) if wanted.maps else model.capacity
+    return run_in_order((_classify(model, path, wanted) for path in paths), in_flight)
 
 
 async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
@@ -81,12 +109,24 @@ async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _classify(model: ServedModel, path: Path, top_k: int, resolution: int | None) -> FileResult:
+async def _classify(model: ServedModel, path: Path, wanted: WantedResult) -> FileResult:
     try:
         body = await asyncio.to_thread(read_image_file, path)
-        answer = await model.classify(body, resolution, best=top_k)
-        return FileResult(path, classes=answer.best(model.bundle.labels))
+        answer = await model.classify(body, wanted.resolution, best=wanted.top_k)
+        classes = answer.best(model.bundle.labels)
+        return FileResult(
+            path,
+            classes=classes,
+            seen=await model.seen_pixels(body, wanted.resolution) if wanted.pixels else None,
+            explained=await _explained(model, body, classes[0][0], wanted.resolution) if wanted.maps else None,
+        )
     except OSError as err:
         return FileResult(path, error=err.strerror or "cannot be read")
     except (BadFile, ExplainedError) as err:
         return FileResult(path, error=str(err))
+
+
+async def _explained(model: ServedModel, body: bytes, label: ClassLabel, resolution: int | None) -> ExplainedClass:
+    answer = await model.inspection.explain(body, (label.index,), model.resolution(resolution))
+    (explained,) = explained_classes(answer.image, model.bundle.manifest.activation)
+    return explained

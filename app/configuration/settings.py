@@ -227,6 +227,7 @@ class Settings(BaseSettings):
     ] = "open"
     metrics_access: Annotated[RequiredKey, Field(description="who may read /metrics: open, key, admin")] = "open"
     docs: Annotated[bool, Field(description="serve /docs and /openapi.json")] = True
+    page: Annotated[bool, Field(description="answer a browser's GET / with the page")] = True
     cors_origins: Annotated[
         list[str],
         NoDecode,

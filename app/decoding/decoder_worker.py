@@ -8,8 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.image_decoding import decode
-from app.decoding.oip_tensors import CHARSETS, Strict, parse_oip, read_inputs
+from app.decoding.embedding_requests import EmbeddingRequest, read_embedding_request
+from app.decoding.image_decoding import decode, decode_and_measure
+from app.decoding.oip_tensors import CHARSETS, parse_oip, read_inputs
+from app.decoding.overlay import draw_overlay
+from app.decoding.overlay_bounds import Grid
 from app.errors import BadInference
 from app.processes.channel import Arrays, Values
 from app.processes.shared_memory import SharedMemory
@@ -38,8 +41,9 @@ class Decoder:
             file = BytesIO()
             Image.new("RGB", (8, 8)).save(file, kind)
             decode(file.getvalue(), Preprocessing(8, 8), max_pixels=64)
+        draw_overlay(file.getvalue(), Preprocessing(8, 8), [[[1.0]]], 1.0, max_pixels=64)
         for charset in CHARSETS:
-            parse_oip(Strict, "{}".encode(charset))
+            parse_oip(EmbeddingRequest, "{}".encode(charset))
 
     def image(self, resize: int, crop: int, body: int, body_bytes: int, result: int) -> tuple[Values, Arrays]:
         """Write the pixels of the image file at `body` to `result`. See app.decoding.image_decoding.decode."""
@@ -48,6 +52,27 @@ class Decoder:
         )
         self._write(result, [pixels])
         return [], []
+
+    def measured_image(self, resize: int, crop: int, body: int, body_bytes: int, result: int) -> tuple[Values, Arrays]:
+        """What `image` does; the width and height of the upright picture. See model.preprocess."""
+        pixels, size = decode_and_measure(
+            self._read(body, body_bytes), Preprocessing(resize, crop), self._max_pixels, scaled_jpeg=self._scaled_jpeg
+        )
+        self._write(result, [pixels])
+        return [*size], []
+
+    def overlay(
+        self, resize: int, crop: int, grids: Sequence[Grid], opacity: float, body: int, body_bytes: int, result: int
+    ) -> tuple[Values, Arrays]:
+        """Write a PNG of the image file at `body` with `grids` over it to `result`; its size in bytes.
+
+        See app.decoding.overlay.draw_overlay.
+        """
+        png = draw_overlay(
+            self._read(body, body_bytes), Preprocessing(resize, crop), grids, opacity, max_pixels=self._max_pixels
+        )
+        self._memory.write(result, png)
+        return [len(png)], []
 
     def inference(
         self, json_bytes: int | None, max_images: int, body: int, body_bytes: int, result: int
@@ -64,6 +89,15 @@ class Decoder:
             )
         self._write(result, tensors)
         return [description, [list(tensor.shape) for tensor in tensors]], []
+
+    def embedding_request(self, max_images: int, body: int, body_bytes: int, result: int) -> tuple[Values, Arrays]:
+        """Write the image files of the request at `body` to `result`; the request without them, and their lengths.
+
+        See app.decoding.embedding_requests.read_embedding_request.
+        """
+        request, files = read_embedding_request(self._read(body, body_bytes), max_images)
+        self._write(result, files)
+        return [request.model_dump(mode="json"), [file.size for file in files]], []
 
     def _read(self, offset: int, size: int) -> bytes:
         return self._memory.array(offset, size).tobytes()

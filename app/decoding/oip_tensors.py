@@ -26,6 +26,7 @@ from model.files.formats import HEAD_BYTES
 from model.pydantic_errors import describe_error, error_location
 
 IMAGE, ENCODED = INPUT, "encoded"  # names of inputs: the pixels of the graph's input, or image files
+EMBEDDING = "embedding"  # an output beside those of the graph, where it is requested by name
 LENGTH_HEADER = "Inference-Header-Content-Length"
 BINARY = "application/octet-stream"
 
@@ -135,8 +136,8 @@ def write_outputs(
 ) -> tuple[bytes, int | None]:
     """The response to `request`, and the length of its JSON if binary tensors follow it.
 
-    `outputs` has all outputs of the model, each (batch, classes). The requested ones are sent, or all if the request
-    names none. Raises as check_output.
+    `outputs` has the requested outputs, each (batch, numbers), or those that are sent if the request names none. Raises
+    as check_output.
     """
     described = []
     binary = []
@@ -167,6 +168,8 @@ def check_output(requested: Output, names: Sequence[str]) -> None:
     count = requested.parameters.get("classification", 0)
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise BadInference("the parameter 'classification' must be a number of classes, 1 or more")
+    if count and requested.name == EMBEDDING:
+        raise BadInference(f"the output {EMBEDDING!r} has no classes: leave out its parameter 'classification'")
 
 
 def compress(body: bytes, encoding: str) -> bytes:

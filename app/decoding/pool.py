@@ -5,17 +5,19 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 
-from pydantic import ConfigDict, NonNegativeInt, TypeAdapter
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
 
 from app.decoding.decoder_memory import DecoderMemory, PixelBlock, claimed
+from app.decoding.embedding_requests import EmbeddingRequest
 from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
+from app.decoding.overlay_bounds import MAX_OVERLAY_BYTES, Grid
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
 from app.processes.async_worker import AsyncWorker
 from app.processes.channel import Arrays, Limits, Reply, Values
@@ -23,6 +25,7 @@ from app.processes.shared_memory import SharedBlock
 from app.processes.worker import Worker, WorkerDied, WorkerFailed, WorkerHung
 from app.timing import Interval
 from bundle.bundle_errors import ExplainedError
+from model.crop_windows import Size
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ _MAX_HEAD_BYTES = 1 << 20  # of an answer, apart from its arrays
 _FIRST_PAUSE = 0.5  # seconds between attempts to start a decoder
 _LONGEST_PAUSE = 30.0
 _SHAPES = TypeAdapter(list[list[NonNegativeInt]], config=ConfigDict(strict=True))  # of tensors
+_SIZES = TypeAdapter(list[NonNegativeInt], config=ConfigDict(strict=True))  # of files
+_SIZE = TypeAdapter(tuple[PositiveInt, PositiveInt], config=ConfigDict(strict=True))
 _CANNOT_START = "no decoder could be started; the log says why"
 
 
@@ -97,6 +102,7 @@ class DecoderPool:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._decoder_values = [max_pixels, scaled_jpeg]
+        self._max_pixels = max_pixels
         self._seconds = seconds
         self._limits = Limits(memory_bytes=memory_bytes, sealed=True)
         self._on_restart = on_restart
@@ -166,6 +172,35 @@ class DecoderPool:
         )
         return PixelBlock(decoded.memory, decoded.block, shape), decoded.interval
 
+    async def decode_and_measure(
+        self, body: bytes, steps: Preprocessing, deadline: float = math.inf, *, caller: str = ""
+    ) -> tuple[PixelBlock, Size, Interval]:
+        """As `decode`, always on the CPU, with the width and height of the upright picture."""
+        shape = (1, steps.crop, steps.crop, 3)
+        reply = Reply(_MAX_HEAD_BYTES, 0, _IMAGE_ERRORS, partial(_check_size, self._max_pixels))
+        job = _Job("measured_image", [steps.resize, steps.crop], body, math.prod(shape), reply, deadline)
+        decoded = await self._run(caller, job)
+        width, height = decoded.values
+        return PixelBlock(decoded.memory, decoded.block, shape), (width, height), decoded.interval
+
+    async def overlay(
+        self,
+        body: bytes,
+        steps: Preprocessing,
+        grids: Sequence[Grid],
+        opacity: float,
+        deadline: float = math.inf,
+        *,
+        caller: str = "",
+    ) -> tuple[bytes, Interval]:
+        """The PNG of app.decoding.overlay.draw_overlay, and the time that it took. Raises as `decode`."""
+        reply = Reply(_MAX_HEAD_BYTES, 0, _IMAGE_ERRORS, _check_overlay)
+        values = [steps.resize, steps.crop, grids, opacity]
+        decoded = await self._run(caller, _Job("overlay", values, body, MAX_OVERLAY_BYTES, reply, deadline))
+        png = decoded.memory.array(decoded.block, decoded.values).tobytes()
+        decoded.block.release()
+        return png, decoded.interval
+
     async def inference(
         self,
         body: bytes,
@@ -187,10 +222,21 @@ class DecoderPool:
         request = InferenceRequest.model_validate(description)
         if request.inputs[0].name == IMAGE:
             return request, PixelBlock(decoded.memory, decoded.block, shapes[0])
-        whole = decoded.memory.array(decoded.block, [sum(size for (size,) in shapes)]).tobytes()
-        decoded.block.release()
-        ends = list(accumulate(size for (size,) in shapes))
-        return request, [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return request, _taken(decoded, [size for (size,) in shapes])
+
+    async def embedding_request(
+        self, body: bytes, *, max_images: int, deadline: float = math.inf, caller: str = ""
+    ) -> tuple[EmbeddingRequest, list[bytes]]:
+        """The request without its input, and the encoded images in that.
+
+        Raises as app.decoding.embedding_requests.read_embedding_request and as `decode` do.
+        """
+        most_bytes = len(body)  # base64 is longer than what it encodes
+        check = partial(_check_embedding_request, max_images, most_bytes)
+        reply = Reply(_MAX_HEAD_BYTES, 0, (BadInference, TooLarge), check)
+        decoded = await self._run(caller, _Job("embedding_request", [max_images], body, most_bytes, reply, deadline))
+        description, sizes = decoded.values
+        return EmbeddingRequest.model_validate(description), _taken(decoded, sizes)
 
     async def _run(self, caller: str, job: _Job) -> Decoded:
         """Queue `job` and await its answer."""
@@ -398,12 +444,32 @@ class _NextTurn:
             self._idle.remove(self._future)
 
 
+def _taken(decoded: Decoded, sizes: list[int]) -> list[bytes]:
+    """The files of these sizes that a decoder has written one after the other; their block is released."""
+    whole = decoded.memory.array(decoded.block, [sum(sizes)]).tobytes()
+    decoded.block.release()
+    ends = list(accumulate(sizes))
+    return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def _check_image(values: Values, _: Arrays) -> None:
     if values:
         raise ValueError("an image has no values")
 
 
-_IMAGE_REPLY = Reply(_MAX_HEAD_BYTES, 0, (NotAnImage, TooLarge, BadImage), _check_image)
+_IMAGE_ERRORS = (NotAnImage, TooLarge, BadImage)
+_IMAGE_REPLY = Reply(_MAX_HEAD_BYTES, 0, _IMAGE_ERRORS, _check_image)
+
+
+def _check_size(max_pixels: int, values: Values, _: Arrays) -> None:
+    if math.prod(_SIZE.validate_python(tuple(values))) > max_pixels:
+        raise ValueError("more pixels than an image may have")
+
+
+def _check_overlay(values: Values, _: Arrays) -> None:
+    (size,) = values
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= MAX_OVERLAY_BYTES:
+        raise ValueError("no size of a PNG")
 
 
 def _check_inference(max_images: int, most_bytes: int, values: Values, _: Arrays) -> None:
@@ -420,3 +486,13 @@ def _check_inference(max_images: int, most_bytes: int, values: Values, _: Arrays
     images = shapes[0][0] if tensor.name == IMAGE else len(shapes)
     if not 1 <= images <= max_images:
         raise ValueError("no images, or too many")
+
+
+def _check_embedding_request(max_images: int, most_bytes: int, values: Values, _: Arrays) -> None:
+    description, sizes = values
+    if EmbeddingRequest.model_validate(description).input is not None:
+        raise ValueError("an input in the description")
+    if not 1 <= len(_SIZES.validate_python(sizes)) <= max_images:
+        raise ValueError("no images, or too many")
+    if sum(sizes) > most_bytes:
+        raise ValueError("more than there is room for")

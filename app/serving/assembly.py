@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from app.decoding.pool import DecoderPool
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
 from app.engines.registry import NULL_ENGINE
+from app.inspection.inspector import Inspector
 from app.machine.cpus import usable_cpus
 from app.machine.memory import decoder_bytes, megabytes, needed_bytes, usable_memory
 from app.serving.served_model import ServedModel
@@ -65,6 +66,7 @@ def make_model(settings: Settings, bundle: Bundle, decoders: DecoderPool, metric
         decoders,
         metrics,
         make_engine=partial(make_engine, settings),
+        make_inspector=partial(make_inspector, settings),
         max_batch=settings.max_batch,
         max_queue=settings.max_queue,
         max_queue_bytes=settings.max_queue_bytes,
@@ -85,6 +87,11 @@ def make_engine(settings: Settings, bundle: Bundle, resolution: int, **more: Any
         load_seconds=settings.load_seconds,
         **more,
     )
+
+
+def make_inspector(settings: Settings, bundle: Bundle, memories: Sequence[int], **more: Any) -> Inspector:
+    """What explains and embeds with `bundle`; `more` is for one that has metrics."""
+    return Inspector(bundle, memories, run_seconds=settings.engine_seconds, load_seconds=settings.load_seconds, **more)
 
 
 def _shared_bytes(settings: Settings) -> int:

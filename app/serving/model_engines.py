@@ -8,6 +8,7 @@ from app.engines.engine_process.measured_agreement import measured_agreement
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import BadParameter, NotReady
 from bundle.agreement import Agreement
+from bundle.calibration import Calibration
 from bundle.reader import Bundle
 
 MakeEngine = Callable[[int, tuple[str, str] | None], EngineSupervisor]
@@ -28,6 +29,7 @@ class ModelEngines:
         self._make = make
         self._default_resolution = bundle.manifest.default_resolution
         self._default = make(self._default_resolution, None)
+        self._calibrations = bundle.calibration
         self._loaded: dict[int, EngineSupervisor] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
 
@@ -78,6 +80,12 @@ class ModelEngines:
             raise BadParameter(f"resolution {requested} is not served; one of {offered}")
         return requested
 
+    def calibrate(self, calibrations: Calibration) -> None:
+        """Make the scores of the answers from now on with `calibrations`."""
+        self._calibrations = calibrations
+        for _, engine in self._all():
+            engine.calibrations = calibrations
+
     async def ready(self) -> None:
         """Wait until the default resolution can be served."""
         await self._default.ready()
@@ -126,4 +134,5 @@ class ModelEngines:
         except BaseException:
             await engine.close()
             raise
+        engine.calibrations = self._calibrations  # they may have changed meanwhile
         self._loaded[resolution] = engine

@@ -9,6 +9,7 @@ from pathlib import Path
 from app.errors import LoadFailed, NotReady, UnknownModel
 from app.serving.served_model import ServedModel
 from bundle.bundle_errors import BadBundle, ExplainedError
+from bundle.calibration import Calibration
 from bundle.discovery import FoundBundles, find_bundles
 from bundle.reader import Bundle, open_bundle
 
@@ -183,6 +184,7 @@ class Repository:
             if entry.model is not None and entry.model.bundle.same_as(bundle):
                 bundle.close()
                 entry.reason = ""  # of an attempt in between
+                _calibrate(entry.model, bundle.calibration)
                 return
             model = await self._start(bundle)
         except Exception as err:
@@ -205,6 +207,8 @@ class Repository:
         if bundle.warning:
             log.warning("%s", bundle.warning)
         log.info("%s is loading", bundle.name)
+        for remark in bundle.calibration.remarks:
+            log.warning("%s: %s", bundle.name, remark)
         missing = [resolution for resolution in self._preload if resolution not in bundle.resolutions]
         if missing and bundle.name == self.default:
             bundle.close()
@@ -230,3 +234,14 @@ class Repository:
         for why in (*found.passed_over.values(), *found.clashes):
             log.warning("passed over: %s", why)
         return found
+
+
+def _calibrate(model: ServedModel, calibrations: Calibration) -> None:
+    """Let `model` go on with what is in its bundle's calibration.json now."""
+    if calibrations == model.calibrations:
+        return
+    for remark in calibrations.remarks:
+        log.warning("%s: %s", model.bundle.name, remark)
+    model.calibrate(calibrations)
+    fitted = ", ".join(f"{precision} at {resolution}" for precision, resolution in calibrations.scores)
+    log.info("%s: its scores are calibrated in %s", model.bundle.name, fitted or "no precision any more")

@@ -3,30 +3,35 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.launch import EngineInput, EngineResult
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import NotReady
+from app.inspection.inspector import Inspector
+from app.serving.answer_details import fitted_threshold
 from app.serving.batcher import Batcher, Place
 from app.serving.model_engines import ModelEngines
+from app.serving.model_inspection import ModelInspection
+from app.serving.together import together
 from app.telemetry.metrics import ModelMetrics
 from app.timing import Interval, until_deadline
 from bundle.agreement import Agreement
 from bundle.bundle_errors import ExplainedError
+from bundle.calibration import Calibration, ScoreCalibration
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from bundle.tensors import Outputs
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,11 @@ class ModelAnswer:
         """The logits (outputs, classes), if these were wanted."""
         return self.result.outputs
 
+    @property
+    def calibration(self) -> ScoreCalibration | None:
+        """Of the scores, if they are calibrated."""
+        return self.result.calibration
+
     def best(self, labels: Sequence[ClassLabel]) -> list[tuple[ClassLabel, float]]:
         """As many of the best classes as were wanted, with their scores, the best first."""
         return [(labels[index], score) for index, score in self.result.best]
@@ -79,6 +89,7 @@ class ServedModel:
         decoders: make pixels of encoded images; other models may use them too.
         metrics: of this model.
         make_engine: makes an EngineSupervisor of the bundle, a resolution and the options that are the model's.
+        make_inspector: makes an Inspector of the bundle and the options that are the model's.
         max_batch: the most images in a call; 0 is what the engine is best at.
         max_queue: the most images that wait; 0 is eight calls of the default resolution's engine, at least 64.
         max_queue_bytes: the most memory of their pixels, each counted at the largest resolution.
@@ -92,6 +103,7 @@ class ServedModel:
         metrics: ModelMetrics,
         *,
         make_engine: Callable[..., EngineSupervisor],
+        make_inspector: Callable[..., Inspector],
         max_batch: int,
         max_queue: int,
         max_queue_bytes: int = 512 << 20,
@@ -99,10 +111,14 @@ class ServedModel:
     ) -> None:
         self.bundle = bundle
         self.metrics = metrics
+        self.calibrations = bundle.calibration
         self._decoders = decoders
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._most_images = max_queue_bytes // _image_bytes(bundle)
+        self._max_queue_seconds = max_queue_seconds
+        self._make_inspector = make_inspector
+        self._inspection: ModelInspection | None = None
         self._users = 0
         self._closing = False
         self._unused = asyncio.Event()
@@ -149,6 +165,8 @@ class ServedModel:
             self._unused.clear()
             await self._unused.wait()
         await self._batcher.__aexit__()
+        if self._inspection is not None:
+            await self._inspection.close()
         await self._engines.close()
         self.bundle.close()
 
@@ -156,6 +174,28 @@ class ServedModel:
         """Name and precision of what runs `resolution`, or the default one."""
         engine = self._engines.at(self.resolution(resolution))
         return engine.name, engine.precision
+
+    def calibration(self, resolution: int | None = None) -> ScoreCalibration | None:
+        """Of the scores at `resolution`, or the default one; None if they are not calibrated."""
+        return self._engines.at(self.resolution(resolution)).calibration
+
+    def calibrate(self, calibrations: Calibration) -> None:
+        """Make the scores of the answers from now on with `calibrations`."""
+        self.calibrations = calibrations
+        self._engines.calibrate(calibrations)
+
+    def calibration_command(self, resolution: int) -> str:
+        """What calibrates the scores at `resolution`, as a sentence's end."""
+        _, precision = self.engine(resolution)
+        return (
+            f"crossvit calibrate DATA --bundle {self.bundle.name} --resolution {resolution} --precision {precision} "
+            "makes one from labelled images, and a reload of the models reads it"
+        )
+
+    def check_coverage(self, resolution: int, coverage: float) -> None:
+        """NotCalibrated if no prediction set can be given at `resolution`."""
+        activation = self.bundle.manifest.activation
+        fitted_threshold(self.calibration(resolution), coverage, activation, self.calibration_command(resolution))
 
     @property
     def agreement(self) -> dict[int, Agreement]:
@@ -192,6 +232,28 @@ class ServedModel:
     def waiting(self) -> int:
         """How many images are in the queue."""
         return self._batcher.waiting
+
+    @property
+    def inspections_waiting(self) -> int:
+        """How many images wait for their explanation or embedding."""
+        return 0 if self._inspection is None else self._inspection.waiting
+
+    @property
+    def inspection(self) -> ModelInspection:
+        """What explains and embeds; its process starts with the first image. NoInspection if the bundle has no graph.
+
+        The model must be in use meanwhile.
+        """
+        if self._inspection is None:
+            self._inspection = ModelInspection(
+                self.bundle,
+                self._decoders,
+                self.metrics.inspection,
+                make_inspector=self._make_inspector,
+                room=lambda: self.capacity,
+                most_seconds=self._max_queue_seconds,
+            )
+        return self._inspection
 
     def check(self, count: int = 1, caller: str = "") -> None:
         """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
@@ -233,13 +295,23 @@ class ServedModel:
         with self.room(caller=caller) as (place,):
             return await self._classify(place, body, resolution, deadline, best, caller)
 
+    async def seen_pixels(self, body: bytes, resolution: int | None = None) -> NDArray[np.uint8]:
+        """What the network sees of the encoded image in `body`, (side, side, 3). Raises as `classify` does."""
+        steps = self.bundle.manifest.preprocessing[self.resolution(resolution)]
+        block, _ = await self._decoders.decode(body, steps)
+        try:
+            seen: NDArray[np.uint8] = block.pixels[0].copy()
+            return seen
+        finally:
+            block.release()
+
     async def classify_all(
         self, bodies: Sequence[bytes], resolution: int | None = None, deadline: float = math.inf, *, caller: str = ""
     ) -> list[ModelAnswer]:
         """An answer with logits for each encoded image. Raises QueueFull for all, or the first error of `classify`."""
         resolution = self.resolution(resolution)
         with self.room(len(bodies), caller) as places:
-            return await _together(
+            return await together(
                 self._classify(place, body, resolution, deadline, 0, caller)
                 for place, body in zip(places, bodies, strict=True)
             )
@@ -263,7 +335,7 @@ class ServedModel:
 
         served = self.resolution(resolution)
         with self.room(len(bodies), caller) as places:
-            return await _together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
+            return await together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
 
     async def classify_pixels(
         self, images: PixelBlock, resolution: int, deadline: float = math.inf, *, caller: str = ""
@@ -279,7 +351,7 @@ class ServedModel:
                 return await self._answer(place, EngineInput(location), resolution, deadline, now, now)
 
         with self.room(len(images.locations), caller) as places:
-            return await _together(
+            return await together(
                 classified(place, location) for place, location in zip(places, images.locations, strict=True)
             )
 
@@ -329,16 +401,6 @@ class ServedModel:
     def _check_ready(self) -> None:
         if self._engines.fault is not None:
             raise NotReady(f"{self.bundle.name}: {self._engines.fault}", retry_after=1)
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, or the first error, which cancels the others."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _image_bytes(bundle: Bundle) -> int:

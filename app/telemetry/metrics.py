@@ -41,6 +41,7 @@ class ModelState:
         queue: number of waiting images.
         info: labels of crossvit_model_info.
         refused: engines that could be expected to serve and cannot.
+        inspections: number of images that wait to be explained or embedded.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelState:
     queue: int
     info: dict[str, str]
     refused: Collection[str] = ()
+    inspections: int = 0
 
 
 @dataclass
@@ -109,6 +111,13 @@ class Metrics:
         self.engine_restarts = self._counter(
             "engine_restarts", "Engines that had to be started again", "model", "reason"
         )
+        self.inspections = self._counter("inspections", "Images explained or embedded", "model", "kind")
+        self.inspection_seconds = self._histogram(
+            "inspection_seconds", "Calls of the inspection graph", _STAGE_BUCKETS, "model"
+        )
+        self.inspection_restarts = self._counter(
+            "inspection_restarts", "Inspection processes that were lost", "model", "reason"
+        )
         self._models: dict[str, ModelMetrics] = {}
 
     def model(self, name: str) -> "ModelMetrics":
@@ -145,6 +154,7 @@ class ModelMetrics:
         self._batch = metrics.batch_images.labels(name)
         self._restarts = metrics.engine_restarts
         self._name = name
+        self.inspection = InspectionMetrics(metrics, name)
         for reason in _ENGINE_RESTART_REASONS:
             self._restarts.labels(name, reason)
 
@@ -172,12 +182,39 @@ class ModelMetrics:
         self._restarts.labels(self._name, reason).inc()
 
 
+class InspectionMetrics:
+    """Counts the explanations and embeddings of one model."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._explanations = metrics.inspections.labels(name, "explanation")
+        self._embeddings = metrics.inspections.labels(name, "embedding")
+        self._seconds = metrics.inspection_seconds.labels(name)
+        self._restarts = metrics.inspection_restarts
+        self._name = name
+        for reason in _ENGINE_RESTART_REASONS:
+            self._restarts.labels(name, reason)
+
+    def answered(self, *, explained: bool) -> None:
+        """Count an image."""
+        (self._explanations if explained else self._embeddings).inc()
+
+    def call(self, interval: Interval) -> None:
+        """Count a call of the graph."""
+        self._seconds.observe(interval.seconds)
+
+    def restarted(self, reason: str) -> None:
+        self._restarts.labels(self._name, reason).inc()
+
+
 class _Gauges(Collector):
     def __init__(self, states: Callable[[], Iterable[ModelState]]) -> None:
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
         queue = GaugeMetricFamily("crossvit_queue_images", "Images that wait", labels=["model"])
+        inspections = GaugeMetricFamily(
+            "crossvit_inspections_waiting", "Images that wait to be explained or embedded", labels=["model"]
+        )
         ready = GaugeMetricFamily("crossvit_model_ready", "1 if the model serves", labels=["model"])
         states = list(self._states())
         names = sorted({name for state in states for name in state.info})
@@ -189,12 +226,13 @@ class _Gauges(Collector):
         )
         for state in states:
             queue.add_metric([state.name], state.queue)
+            inspections.add_metric([state.name], state.inspections)
             ready.add_metric([state.name], float(state.ready))
             if state.info:
                 info.add_metric([state.name, *(state.info[name] for name in names)], 1)
             for engine in sorted(state.refused):
                 refused.add_metric([state.name, engine], 1)
-        return [queue, ready, info, refused]
+        return [queue, inspections, ready, info, refused]
 
 
 class _DroppedLines(Collector):

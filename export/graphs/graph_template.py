@@ -1,26 +1,34 @@
-"""Graph templates: the served graph without weights, and the weights put into it. Needs no PyTorch.
+"""Graph templates: the served or the inspection graph without weights, and the weights put in. Needs no PyTorch.
 
-A template is a valid ONNX model whose inputs are the image and all parameters of the network. Symbolic dimensions are
-those of the image, the number of classes and the grids of the position embeddings, so that one template serves every
-fine-tuned head and every trained resolution. Position embeddings are split into that of CLS and a map of the others.
+A template is a valid ONNX model whose inputs are those of the graph and all parameters of the network. Symbolic
+dimensions are those of the image, the number of classes and the grids of the position embeddings, so that one template
+serves every fine-tuned head and every trained resolution. Position embeddings are split into that of CLS and a map of
+the others.
 """
 
 from collections.abc import Mapping, Set
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from bundle.tensors import INPUT
-from export.graphs.template_inputs import ParameterValues, checked_sizes, template_inputs
+from export.graphs.template_inputs import REQUEST_INPUTS, ParameterValues, checked_sizes, template_inputs
 from model.spec import Normalization
+
+
+class Templates(NamedTuple):
+    """Both of a network."""
+
+    served: onnx.ModelProto
+    inspection: onnx.ModelProto
 
 
 def fill_template(
     template: onnx.ModelProto, parameters: ParameterValues, normalization: Normalization
 ) -> onnx.ModelProto:
-    """The served graph: `template` with `parameters`, by IBM's names, which sees pixels through `normalization`.
+    """The graph of `template` with `parameters`, by IBM's names, which sees pixels through `normalization`.
 
     What depends on parameters alone is computed here, once. A parameter that a node uses as it is keeps its name.
     Raises MisfitParameters if a name or a shape is not the template's.
@@ -33,7 +41,7 @@ def fill_template(
     graph = onnx.helper.make_graph(
         served,
         template.graph.name,
-        inputs=[value for value in template.graph.input if value.name == INPUT],
+        inputs=[value for value in template.graph.input if value.name in REQUEST_INPUTS],
         outputs=[_resolved(value, sizes) for value in template.graph.output],
         initializer=[tensor for tensor in template.graph.initializer if tensor.name in used],
         value_info=_known_shapes(template.graph, served, sizes),

@@ -1,10 +1,13 @@
-"""The graph that is served: pixels in, logits out, one for every batch size and side, as a template without weights."""
+"""The graph that is served: pixels in, logits out, one for every batch size and side, as a template without weights.
+
+The inspection graph is made of the same network, in the same way.
+"""
 
 import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -14,9 +17,11 @@ from onnx_ir.passes import common as passes
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
+from bundle.inspection import CLASSES, INSPECTION_OUTPUTS
 from bundle.tensors import INPUT, OUTPUTS
 from export.graphs.folding import fold
-from export.graphs.served_network import Served
+from export.graphs.inspected_network import Inspected
+from export.graphs.served_network import OnPixels, Served
 from export.graphs.template_inputs import SYMBOLS
 from model.crossvit import CrossViT
 from model.spec import LARGEST_SIDE, LEAST_SIDE, PATCH_SIZES, Variant, branch_sides
@@ -26,6 +31,7 @@ _RANGES = {  # of the symbolic dimensions
     "batch": (1, 1024),
     "side": (LEAST_SIDE, LARGEST_SIDE),
     "classes": (2, 1 << 20),
+    "k": (1, 1024),
     "grid_small": (2, LARGEST_SIDE // PATCH_SIZES[0]),
     "grid_large": (2, LARGEST_SIDE // PATCH_SIZES[1]),
 }
@@ -37,22 +43,34 @@ def make_template(variant: Variant, sides: tuple[int, int] | None = None) -> onn
     `sides` (S, L) are those of the branches where these follow from no image side. Raises RuntimeError if a dimension
     that has to be symbolic became a number.
     """
-    served = Served(_OpenGrids(variant, sides)).eval()
-    parameters = served.state_dict()
+    return _exported(Served(_OpenGrids(variant, sides)), {}, OUTPUTS)
+
+
+def make_inspection_template(variant: Variant, sides: tuple[int, int] | None = None) -> onnx.ModelProto:
+    """The same of the inspection graph, whose tensors are those of bundle.inspection."""
+    classes = torch.zeros(2, 2, dtype=torch.int64)
+    return _exported(Inspected(_OpenGrids(variant, sides)), {CLASSES: classes}, INSPECTION_OUTPUTS)
+
+
+def _exported(network: OnPixels, beside: Mapping[str, Tensor], outputs: Sequence[str]) -> onnx.ModelProto:
+    """`network` as a template; `beside` has what it takes beside two images."""
+    network.eval()
+    parameters = network.state_dict()
+    images = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
         warnings.simplefilter("ignore", FutureWarning)
         exported = torch.export.export(
-            _OfParameters(served),
-            (torch.zeros(2, 224, 224, 3, dtype=torch.uint8), parameters),
-            dynamic_shapes=_dynamic_shapes(parameters),
+            _OfParameters(network),
+            (images, parameters, *beside.values()),
+            dynamic_shapes=_dynamic_shapes(parameters, beside),
             prefer_deferred_runtime_asserts_over_guards=True,  # the network keeps divisibility by 7 and 32
         )
         program = torch.onnx.export(
             exported,
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT, *parameters],
-            output_names=list(OUTPUTS),
+            input_names=[INPUT, *parameters, *beside],
+            output_names=list(outputs),
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             optimize=False,  # `fold` does it
             verbose=False,
@@ -94,26 +112,27 @@ class _OpenGrids(CrossViT):
 
 
 class _OfParameters(nn.Module):
-    """`served` as a function of pixels and of its own parameters."""
+    """`network` as a function of pixels, of its own parameters, and of classes if it takes these too."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, network: OnPixels) -> None:
         super().__init__()
-        self._served = (served,)  # in a tuple, so it is no submodule: its parameters are inputs, not state
+        self._network = (network,)  # in a tuple, so it is no submodule: its parameters are inputs, not state
 
-    def forward(self, image: Tensor, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        logits: tuple[Tensor, Tensor, Tensor] = torch.func.functional_call(
-            self._served[0], parameters, (image,), strict=True
-        )
-        return logits
+    def forward(
+        self, image: Tensor, parameters: dict[str, Tensor], classes: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        inputs = (image,) if classes is None else (image, classes)
+        return tuple(torch.func.functional_call(self._network[0], parameters, inputs, strict=True))
 
 
-def _dynamic_shapes(parameters: Iterable[str]) -> tuple[object, object]:
-    """The symbolic dimensions of the image and of `parameters`, for torch.export."""
+def _dynamic_shapes(parameters: Iterable[str], beside: Iterable[str]) -> tuple[object, ...]:
+    """The symbolic dimensions of the image, of `parameters` and of the inputs `beside`, for torch.export."""
     dimensions = {name: torch.export.Dim(name, min=least, max=most) for name, (least, most) in _RANGES.items()}
-    shapes: dict[str, dict[int, torch.export.Dim]] = {name: {} for name in (INPUT, *parameters)}
+    shapes: dict[str, dict[int, torch.export.Dim]] = {name: {} for name in (INPUT, *parameters, *beside)}
     for (name, index), symbol in SYMBOLS.items():
-        shapes[name][index] = dimensions[symbol]
-    return shapes.pop(INPUT), shapes
+        if name in shapes:
+            shapes[name][index] = dimensions[symbol]
+    return shapes.pop(INPUT), {name: shapes[name] for name in parameters}, *(shapes[name] for name in beside)
 
 
 @contextmanager
@@ -148,12 +167,13 @@ def _name_dimensions(model: ir.Model) -> None:
     """
     inputs = {value.name: value.shape for value in model.graph.inputs}
     names: dict[str, str] = {}
-    for (input_name, index), name in SYMBOLS.items():
+    symbols = {place: name for place, name in SYMBOLS.items() if place[0] in inputs}
+    for (input_name, index), name in symbols.items():
         shape = inputs[input_name]
         assert shape is not None
         if isinstance(shape[index], int) or names.setdefault(str(shape[index]), name) != name:
             raise RuntimeError(f"dimension {index} of {input_name} must be symbolic, and is {shape[index]}")
-    if len(names) != len(set(SYMBOLS.values())):
+    if len(names) != len(set(symbols.values())):
         raise RuntimeError(f"dimensions that must be equal are not: {names}")
     rename = re.compile("|".join(rf"\b{name}\b" for name in names))
     values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]

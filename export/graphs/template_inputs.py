@@ -1,4 +1,7 @@
-"""Inputs of a graph template: their names, their symbolic dimensions, and a network's parameters as such inputs."""
+"""Inputs of a graph template: their names, their symbolic dimensions, and a network's parameters as such inputs.
+
+Beside the parameters these are the image, and for an inspection graph the classes to explain.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,17 +11,21 @@ import onnx
 from numpy.typing import NDArray
 
 from bundle.bundle_errors import ExplainedError
+from bundle.inspection import CLASSES
 from bundle.tensors import INPUT
 from model.spec import Normalization
 
 ParameterValues = Mapping[str, NDArray[np.float32]]
 
 GRIDS = ("grid_small", "grid_large")
+REQUEST_INPUTS = (INPUT, CLASSES)  # that come with a request
 # The symbolic dimensions of a template: by an input's name and a dimension's number.
 SYMBOLS = {
     (INPUT, 0): "batch",
     (INPUT, 1): "side",
     (INPUT, 2): "side",
+    (CLASSES, 0): "batch",
+    (CLASSES, 1): "k",
     ("network.head.0.weight", 0): "classes",
     ("network.head.0.bias", 0): "classes",
     ("network.head.1.weight", 0): "classes",
@@ -63,7 +70,7 @@ def _grid(name: str, positions: NDArray[np.float32]) -> int:
 
 def checked_sizes(graph: onnx.GraphProto, values: ParameterValues) -> dict[str, int]:
     """What the symbolic dimensions of the parameters are. Raises MisfitParameters."""
-    expected = {value.name: dimensions_of(value) for value in graph.input if value.name != INPUT}
+    expected = {value.name: dimensions_of(value) for value in graph.input if value.name not in REQUEST_INPUTS}
     if differing := sorted(expected.keys() ^ values.keys()):
         known = "lack" if differing[0] in expected else "are not of this network, which has no"
         raise MisfitParameters(f"the parameters {known} {differing[0]} ({len(differing)} names differ)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import BadBundle
 from bundle.class_labels import bundle_labels, parse_labels
-from bundle.file_names import LABELS, MANIFEST
+from bundle.file_names import INSPECTION, LABELS, MANIFEST
 from bundle.manifest import Manifest, WeightsInfo, parse_manifest, read_manifest_head
 from bundle.precisions import INT8
 from export.graphs.quantization_recipe import CALIBRATION_VIEWS, is_current
@@ -77,8 +77,13 @@ def _is_same(bundle: Path, manifest: Manifest, inputs: ExportInputs, labels: Pat
 
 
 def _has_graphs(manifest: Manifest, inputs: ExportInputs) -> bool:
-    """Whether the requested graphs are there, made and measured on the photographs that were given, if any."""
+    """Whether the requested graphs are there, made and measured on the photographs that were given, if any.
+
+    Bundles of earlier versions lack the inspection graph.
+    """
     request = inputs.request
+    if INSPECTION not in manifest.files:
+        return False
     if inputs.measuring is None:
         return True
     if manifest.measured_on is None or not set(request.precisions) <= manifest.precisions.keys():

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 
 from bundle.bundle_errors import ExplainedError
+from bundle.calibration import keep_calibration
 from bundle.class_labels import ClassLabel, bundle_labels, write_labels
-from bundle.file_names import MODEL
+from bundle.file_names import INSPECTION, MODEL
 from bundle.golden import write_golden
 from bundle.installation import require_packages
 from bundle.manifest import write_manifest
@@ -47,7 +48,7 @@ class NoPlace(ExplainedError):
 
 
 def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
-    """Write the bundle of `request`, with the graph of `source`; any error leaves an existing bundle as it was."""
+    """Write the bundle of `request`, with the graphs of `source`; any error leaves an existing bundle as it was."""
     started = time.monotonic()
     with _writing_to(request.out):
         check_bundle_place(request.out)  # before anything is fetched
@@ -69,13 +70,16 @@ def make_bundle(request: ExportRequest, source: GraphSource, say: Say) -> None:
     _announce_sides(inputs, network.sides, preprocessing, say)
     with _writing_to(request.out), replacing_bundle(request.out) as folder:
         write_labels(folder, labels)
-        say("writing the graph …")
-        network.write_graph(folder / MODEL)
-        onnx.checker.check_model(folder / MODEL, full_check=True)
-        proof = network.prove(folder / MODEL, preprocessing, say)
+        say("writing the graphs …")
+        network.write_graphs(folder)
+        for graph in (MODEL, INSPECTION):
+            onnx.checker.check_model(folder / graph, full_check=True)
+        proof = network.prove(folder, preprocessing, say)
         write_golden(folder, proof.golden)
         added = add_graphs(folder, inputs, preprocessing, default_resolution(network, preprocessing), say)
-        write_manifest(folder, manifest_of(folder, inputs, network, preprocessing, proof.parity, added, built_with))
+        manifest = manifest_of(folder, inputs, network, preprocessing, proof, added, built_with)
+        write_manifest(folder, manifest)
+        keep_calibration(request.out, folder, manifest)  # of the same weights it is still right
     seconds = time.monotonic() - started
     say(f"{request.out}: {network.parameter_count / 1e6:.2f} M parameters, {seconds:.0f} s")
 

@@ -7,12 +7,12 @@ from pydantic import ValidationError
 
 from bundle.atomic_files import file_sha256
 from bundle.bundle_errors import BadBundle, first_error
-from bundle.file_names import GOLDEN, LABELS, MODEL
-from bundle.manifest import MANIFEST_FORMAT, Manifest, Parity, WeightsInfo
+from bundle.file_names import GOLDEN, INSPECTION, LABELS, MODEL
+from bundle.manifest import MANIFEST_FORMAT, Manifest, WeightsInfo
 from bundle.tensors import INPUT, OUTPUTS
 from export.inputs.export_request import ExportInputs
 from export.making.added_graphs import AddedGraphs
-from export.making.graph_source import NetworkToServe
+from export.making.graph_source import GraphProof, NetworkToServe
 from model.spec import Preprocessing
 
 
@@ -21,7 +21,7 @@ def manifest_of(
     inputs: ExportInputs,
     network: NetworkToServe,
     preprocessing: dict[int, Preprocessing],
-    parity: Parity,
+    proof: GraphProof,
     added: AddedGraphs,
     built_with: dict[str, str],
 ) -> Manifest:
@@ -47,8 +47,9 @@ def manifest_of(
             classes=network.classes,
             default_resolution=default_resolution(network, preprocessing),
             built_with=built_with,
-            files={name: file_sha256(folder / name) for name in (MODEL, LABELS, GOLDEN, *added.files)},
-            parity=parity,
+            files={name: file_sha256(folder / name) for name in (MODEL, INSPECTION, LABELS, GOLDEN, *added.files)},
+            parity=proof.parity,
+            inspection=proof.inspection,
             measured_on=added.measured_on,
             precisions=added.halves,
             agreement=added.agreement,

@@ -1,4 +1,4 @@
-"""What makes a bundle's graph, and proves it: PyTorch, or a graph template that ships."""
+"""What makes a bundle's graphs, and proves them: PyTorch, or graph templates that ship."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ PARITY_TOLERANCE = 1e-5  # between logits of PyTorch and ONNX Runtime
 
 @dataclass(frozen=True)
 class GraphProof:
-    """The golden images with their logits, and how the graph was compared with PyTorch."""
+    """The golden images with their logits, and how both graphs were compared with PyTorch."""
 
     golden: Mapping[int, Golden]
     parity: Parity
+    inspection: Parity
 
 
 class NetworkToServe(Protocol):
@@ -35,11 +36,14 @@ class NetworkToServe(Protocol):
     sides: tuple[int, int]
     parameter_count: int
 
-    def write_graph(self, path: Path) -> None:
-        """Write the served graph; called once."""
+    def write_graphs(self, folder: Path) -> None:
+        """Write the served graph and the inspection graph into `folder`; called once."""
 
-    def prove(self, graph: Path, preprocessing: Mapping[int, Preprocessing], say: Say) -> GraphProof:
-        """Run `graph` on photographs. Raises Disagreement for logits that cannot be served."""
+    def prove(self, folder: Path, preprocessing: Mapping[int, Preprocessing], say: Say) -> GraphProof:
+        """Run both graphs on photographs, the inspection graph at the least resolution.
+
+        Raises Disagreement for logits that cannot be served, and for an inspection graph that answers otherwise.
+        """
 
 
 class GraphSource(Protocol):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
+from bundle.inspection import CLASSES, INSPECTION_OUTPUTS
 from bundle.precisions import F32
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
@@ -18,12 +20,19 @@ ONNX_RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 BATCH = 4
 
 RunImages = Callable[[Images], Outputs]
+RunInspection = Callable[[Images, NDArray[np.int64]], list[NDArray[np.float32]]]
 
 
 def onnxruntime_session(graph: Path | bytes) -> RunImages:
     """Runs `graph`, a file or its content, in ONNX Runtime on the CPU."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     return lambda images: np.stack(session.run(list(OUTPUTS), {INPUT: images}))
+
+
+def inspection_session(graph: Path | bytes) -> RunInspection:
+    """Runs an inspection graph on images and class indices (images, k); outputs in the order of INSPECTION_OUTPUTS."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    return lambda images, classes: session.run(list(INSPECTION_OUTPUTS), {INPUT: images, CLASSES: classes})
 
 
 def openvino_session(graph: Path, inference_precision: str = F32) -> RunImages:

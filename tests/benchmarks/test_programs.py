@@ -9,7 +9,9 @@ from benchmarks.flood import flood
 from benchmarks.machine import ROOT
 from benchmarks.reliability import overload, soak
 from benchmarks.roofline import roofline
+from benchmarks.screenshots import screenshots
 from benchmarks.service_cost import service_cost
+from tests.support.browser import NoBrowser
 
 PHOTOS = ROOT / "export" / "data" / "photos"
 
@@ -55,3 +57,12 @@ def test_roofline_prints_a_rate_for_each_precision(capsys: pytest.CaptureFixture
     roofline("crossvit_tiny")
     printed = capsys.readouterr().out
     assert all(f"| {name}" in printed for name in ("f32", "bf16", "int8, uint8 out", "int8, int32 out"))
+
+
+def test_screenshots_are_small_pictures_of_the_page(bundle: Path, tmp_path: Path) -> None:
+    try:
+        screenshots(bundle, tmp_path)
+    except NoBrowser as err:
+        pytest.skip(str(err))
+    assert {path.name for path in tmp_path.iterdir()} == {"light.webp", "dark.webp", "phone.webp"}
+    assert all(10_000 < path.stat().st_size < 200_000 for path in tmp_path.iterdir())

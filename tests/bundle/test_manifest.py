@@ -36,6 +36,7 @@ MANIFEST = Manifest(
     built_with={"torch": "2.13.0"},
     files={"model.onnx": SHA256, "labels.json": SHA256, "golden.npz": SHA256},
     parity=Parity(reference="PyTorch", engine="onnxruntime", batches=(1, 3), tolerance=1e-5, worst={224: 3e-6}),
+    inspection=Parity(reference="autograd", engine="onnxruntime", batches=(1, 3), tolerance=1e-5, worst={224: 2e-6}),
     measured_on=PHOTOGRAPHS,
     precisions={"fp16": HalfPrecision(engine="onnxruntime", agreement={224: GOOD})},
     agreement={"int8": {224: GOOD}},
@@ -59,7 +60,7 @@ def test_the_manifest_on_disk_has_the_keys_of_the_documentation_in_the_usual_ord
     content = written(tmp_path, MANIFEST)
     assert " ".join(content) == (
         "format variant input outputs mean std activation preprocessing weights classes default_resolution built_with "
-        "files parity measured_on precisions agreement quantization"
+        "files parity inspection measured_on precisions agreement quantization"
     )
     assert content["weights"] == {
         "id": "untrained",
@@ -90,7 +91,7 @@ def test_a_bundle_without_an_8_bit_graph_has_no_key_for_it(tmp_path: Path) -> No
     assert (content["agreement"], content["precisions"]) == ({}, {})
 
 
-@pytest.mark.parametrize("key", ["built_with", "parity", "measured_on", "quantization"])
+@pytest.mark.parametrize("key", ["built_with", "parity", "inspection", "measured_on", "quantization"])
 def test_a_reader_ignores_an_invalid_value_that_is_for_people(tmp_path: Path, key: str) -> None:
     content = written(tmp_path, MANIFEST) | {key: [1]}
     manifest = parse_manifest(json.dumps(content).encode(), tmp_path)

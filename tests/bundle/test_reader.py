@@ -35,7 +35,7 @@ def test_no_bundle_there_says_how_to_make_one(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "labels.json", "golden.npz"])
+@pytest.mark.parametrize("name", ["model.onnx", "inspection.onnx", "labels.json", "golden.npz"])
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_a_file_that_the_manifest_does_not_describe_is_refused(copied: Path, name: str, damage: str) -> None:
     if damage == "missing":
@@ -150,6 +150,28 @@ def test_the_graph_can_be_read_after_the_bundle_was_replaced(copied: Path) -> No
     graph = (copied / "model.onnx").read_bytes()
     shutil.rmtree(copied)
     assert os.pread(opened.graphs["f32"], len(graph) + 1, 0) == graph
+    opened.close()
+
+
+def test_the_inspection_graph_can_be_read_after_the_bundle_was_replaced_and_is_closed_with_it(copied: Path) -> None:
+    opened = open_bundle(copied)
+    graph = (copied / "inspection.onnx").read_bytes()
+    shutil.rmtree(copied)
+    assert opened.inspection is not None
+    assert os.pread(opened.inspection, len(graph) + 1, 0) == graph
+    opened.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened.inspection)
+
+
+def test_a_bundle_of_an_earlier_version_has_no_inspection_graph(copied: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest["files"]["inspection.onnx"], manifest["inspection"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    (copied / "inspection.onnx").unlink()
+    opened = open_bundle(copied)
+    assert opened.inspection is None
+    assert list(opened.graphs) == ["f32"]
     opened.close()
 
 

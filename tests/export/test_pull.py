@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from bundle.reader import open_bundle
+from bundle.tensors import Images
 from export import pull
 from export.graphs.rule_made import rule_made_parameter
 from export.graphs.shipped_templates import SHIPPED_TEMPLATES, BadTemplate
 from export.making import added_graphs, bundle_maker, template_source
 from export.measurement import openvino_precisions
+from export.measurement.onnx_sessions import RunInspection, inspection_session
 from model.parameter_shapes import parameter_shapes
 from tests.support import reference_network
 from tests.support.reference_network import TINY
@@ -69,8 +72,8 @@ def test_a_process_without_pytorch_makes_a_whole_bundle_of_the_weights_that_ship
 def test_the_bundle_is_the_one_that_pytorch_gives_but_for_what_says_how(bundle: Path, pulled: Path) -> None:
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (bundle, pulled)]
     for manifest in manifests:
-        del manifest["built_with"], manifest["parity"], manifest["files"]["golden.npz"]
-    assert manifests[0] == manifests[1]  # with the sha256 of the graph and of the labels
+        del manifest["built_with"], manifest["parity"], manifest["inspection"], manifest["files"]["golden.npz"]
+    assert manifests[0] == manifests[1]  # with the sha256 of the graphs and of the labels
     with np.load(bundle / "golden.npz") as of_pytorch, np.load(pulled / "golden.npz") as of_onnxruntime:
         for name in of_pytorch.files:
             np.testing.assert_allclose(of_onnxruntime[name], of_pytorch[name], atol=1e-5, rtol=0)
@@ -80,9 +83,12 @@ def test_the_manifest_does_not_claim_that_the_weights_were_run_in_pytorch(pulled
     manifest = json.loads((pulled / "manifest.json").read_text())
     assert "when the graph template was made" in manifest["parity"]["reference"]
     assert "these weights were not run in PyTorch" in manifest["parity"]["reference"]
-    assert 0 < max(manifest["parity"]["worst"].values()) < 1e-5
+    for compared in ("parity", "inspection"):
+        assert 0 < max(manifest[compared]["worst"].values()) < 1e-5
+    assert manifest["inspection"]["reference"] == manifest["parity"]["reference"]
     assert "torch" not in manifest["built_with"]
-    assert manifest["built_with"]["graph_template"].startswith("sha256:")
+    for template in ("graph_template", "inspection_template"):
+        assert manifest["built_with"][template].startswith("sha256:")
 
 
 @pytest.mark.parametrize("side", reference_network.SIDES)
@@ -109,6 +115,18 @@ def test_if_changed_keeps_what_was_made_of_the_same(
         with pytest.raises(MadeAnew):
             pull_tiny(tiny_weights, out, "--if-changed", *options)
     monkeypatch.setattr(template_source.TemplateSource, "built_with", lambda *_: {})
+    with pytest.raises(MadeAnew):
+        pull_tiny(tiny_weights, out, "--if-changed")
+
+
+def test_if_changed_makes_a_bundle_anew_that_has_no_inspection_graph(
+    pulled: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(pulled, tmp_path / "b"))
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["files"]["inspection.onnx"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(bundle_maker, "replacing_bundle", made_anew)
     with pytest.raises(MadeAnew):
         pull_tiny(tiny_weights, out, "--if-changed")
 
@@ -144,7 +162,8 @@ def test_bfloat16_is_left_out_where_the_cpu_has_none(
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "of another network", "overflowing", "other weights", "no template", "no NNCF"]
+    "damage",
+    ["cut", "of another network", "overflowing", "other weights", "no template", "another inspection", "no NNCF"],
 )
 def test_a_failure_is_a_sentence_and_leaves_the_bundle_as_it_was(
     pulled: Path,
@@ -172,8 +191,11 @@ def test_a_failure_is_a_sentence_and_leaves_the_bundle_as_it_was(
             options += ["--only-weights", f"sha256:{64 * '0'}"]
             message = "the weights have changed since the service loaded them: serve them anew for 8 bits"
         case "no template":
-            monkeypatch.setattr(template_source, "shipped_template", no_template)
+            monkeypatch.setattr(template_source, "templates_of", no_template)
             message = "install the package again"
+        case "another inspection":
+            monkeypatch.setattr(template_source, "inspection_session", other_inspection)
+            message = "error: the inspection graph gives other logits than the served one, by 1.0e-03"
         case _:
             monkeypatch.setattr("bundle.installation.find_spec", lambda name: None if name == "nncf" else object())
             options += ["--quantize", "int8"]
@@ -182,6 +204,14 @@ def test_a_failure_is_a_sentence_and_leaves_the_bundle_as_it_was(
     assert message in " ".join(capsys.readouterr().err.split())
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert list(out.parent.iterdir()) == [out]
+
+
+def other_inspection(graph: Path) -> RunInspection:
+    def run(images: Images, classes: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        logits, *others = inspection_session(graph)(images, classes)
+        return [logits + np.float32(1e-3), *others]
+
+    return run
 
 
 def no_template(network: str) -> None:

@@ -65,6 +65,7 @@ def test_the_manifest_says_what_the_bundle_is(bundle: Path, tiny_weights: Path) 
     assert manifest["preprocessing"]["480"] == {"resize": 480, "crop": 480}
     assert set(manifest["parity"]["worst"]) == {"224", "384", "480"}
     assert 0 < max(manifest["parity"]["worst"].values()) < 1e-5
+    assert 0 < manifest["inspection"]["worst"]["224"] < 1e-5
     assert manifest["built_with"]["torch"] == version("torch")  # without the build, which torch.__version__ may add
     assert (manifest["mean"], manifest["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     assert manifest["activation"] == "softmax"

@@ -13,6 +13,8 @@ def assert_answered(response: httpx.Response) -> None:
     answer = response.json()
     if response.request.url.raw_path.startswith(b"/v2"):
         assert answer["error"]
+    elif response.request.url.raw_path.startswith(b"/v1/"):
+        assert answer["error"]["message"]
     else:
         assert response.headers["Content-Type"] == "application/problem+json"
         assert answer["status"] == response.status_code

@@ -18,6 +18,9 @@ def target(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     log = tmp_path_factory.mktemp("target") / "log"
     with crossvit_serve(log, "--bundle", str(bundle), "--engine", "onnxruntime", *options) as server:
         server.wait_until_ready()
+        # Its process takes memory from now on.
+        explained = httpx.post(f"{server.url}/explain", content=JPEG, timeout=60)
+        assert explained.status_code == 200, explained.text
         yield server
 
 

@@ -45,7 +45,7 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes, bytes]:
     kind = b"multipart/form-data; boundary=" + draw(chosen)
     last = draw(st.sampled_from([b"--x--\r\n", b"--x--", b"--x--\r\n", b"", b"--x", b"--x-", bytes(300)]))
     body = draw(st.sampled_from([b"", b"", b"preamble\r\n"])) + b"".join(draw(st.lists(parts(), max_size=4))) + last
-    return draw(st.sampled_from(["/classify", "/classify/batch"])), kind, body
+    return draw(st.sampled_from(["/classify", "/classify/batch", "/explain", "/embed"])), kind, body
 
 
 @cases(350)
@@ -75,12 +75,15 @@ odd_numbers = st.sampled_from(["1e9", "NaN", "0x10", "9" * 5000, "-0", "1.5", "2
 values = st.lists(st.one_of(escapes, odd_numbers, st.integers().map(str), words, st.text(max_size=5)), max_size=3).map(
     "".join
 )
-names = st.sampled_from(["top_k", "resolution", "model", "deep", "top_k[]", "TOP_K", "", "__proto__"]) | values
+NAMES = ["top_k", "resolution", "model", "deep", "top_k[]", "TOP_K", "", "__proto__"]
+INSPECTION_NAMES = ["class", "branch", "map", "opacity", "normalize", "class_"]
+names = st.sampled_from([*NAMES, *INSPECTION_NAMES]) | values
 methods = st.sampled_from([*2 * ("GET", "POST"), "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "PROPFIND"])
 PLACES = [
     *("/classify", "/classify/batch", "/models", "/readyz", "/livez", "/metrics", "/admin/reload", "/docs"),
     *("/v2", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index", "/v2/repository/models/{}/load"),
     *("/v2/models/{}", "/v2/models/{}/ready", "/v2/models/{}/infer", "/v2/models/{}/versions/{}/stats"),
+    *("/explain", "/explain", "/embed", "/v1/embeddings", "/v1/{}"),
     *("/{}", "/classify/{}", "/v2/{}", "/openapi.json", "/static-offline-docs/{}"),
 ]
 HEADERS = [
@@ -90,7 +93,17 @@ HEADERS = [
 ]
 SAID = [
     *(b"0", b"-1", b"99999999999999", b"5000", b"\xff\xfe", b"\xb2", b"Bearer \xe4", b"gzip;q=2,*;q=x", b"x" * 9000),
-    *(b"image/png", b"multipart/form-data", b"gzip", b"deflate", b"bytes=0-", b",", b"text/plain", b"00"),
+    *(
+        b"image/png",
+        b"image/*;q=.5,*/*;q=",
+        b"multipart/form-data",
+        b"gzip",
+        b"deflate",
+        b"bytes=0-",
+        b",",
+        b"text/plain",
+        b"00",
+    ),
 ]
 printable = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=20).map(str.encode)
 

@@ -1,5 +1,6 @@
-"""Open Inference Protocol requests of any shape."""
+"""Requests of the Open Inference Protocol, and of OpenAI's embeddings, of any shape."""
 
+import base64
 import json
 import zlib
 from typing import Any
@@ -8,8 +9,9 @@ import httpx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.decoding.oip_tensors import CHARSETS
 from tests.fuzz.answers import assert_answered
-from tests.fuzz.cases import cases
+from tests.fuzz.cases import JPEG, cases
 from tests.fuzz.raw_requests import INFER
 
 scalars = st.one_of(
@@ -52,6 +54,7 @@ tensors = st.fixed_dictionaries(
         "data": st.sampled_from([["AAAA"], [12 * [0]], [[[[1, 2, 3]] * 2] * 2], "AAAA", 150528 * [7]]) | anything,
     },
 )
+output_names = st.sampled_from(["logits", "embedding", "probabilities"]) | scalars
 requests = st.fixed_dictionaries(
     {"inputs": st.lists(tensors, min_size=1, max_size=2) | anything},
     optional={
@@ -59,7 +62,8 @@ requests = st.fixed_dictionaries(
         "parameters": parameters | anything,
         "outputs": st.lists(
             st.fixed_dictionaries(
-                {"name": st.sampled_from(["logits", "probabilities"]) | scalars}, optional={"parameters": parameters}
+                {"name": st.sampled_from(["logits", "embedding", "probabilities"]) | scalars},
+                optional={"parameters": parameters},
             ),
             max_size=3,
         )
@@ -98,3 +102,23 @@ def test_tensors_of_any_shape_are_answered(
     sent = {name.encode(): value.encode() for name, value in headers.items()}
     response = client.post(INFER, content=body[: len(body) - cut], headers=sent)
     assert_answered(response)
+
+
+IMAGE = f"data:image/jpeg;base64,{base64.b64encode(JPEG).decode()}"
+inputs = st.sampled_from([IMAGE, IMAGE[:2000], "data:,x", "data:image/png;base64,AAAA", "AAAA", {"image": IMAGE}, ""])
+embeddings = st.fixed_dictionaries(
+    {"input": inputs | st.lists(inputs | anything, max_size=4) | anything},
+    optional={
+        "model": st.sampled_from(["crossvit_tiny", ""]) | scalars,
+        "encoding_format": st.sampled_from(["float", "base64"]) | scalars,
+        "dimensions": scalars,
+        "user": anything,
+    },
+)
+
+
+@cases(250)
+@given(request=embeddings | anything, cut=st.sampled_from([0, 0, 0, 1, 10]), charset=st.sampled_from(CHARSETS))
+def test_embeddings_of_anything_are_answered(client: httpx.Client, request: Any, cut: int, charset: str) -> None:
+    body = json.dumps(request).encode(charset)
+    assert_answered(client.post("/v1/embeddings", content=body[: len(body) - cut]))

@@ -13,3 +13,13 @@ def change_source(bundle: Path, source: str) -> None:
     (new / "manifest.json").write_text(json.dumps(manifest))
     shutil.rmtree(bundle)
     new.rename(bundle)
+
+
+def without_inspection(bundle: Path, copy: Path) -> Path:
+    """`copy`, made as an earlier version made bundles: without the graph that explains."""
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest["files"]["inspection.onnx"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "inspection.onnx").unlink()
+    return copy

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.commands.evaluate.error_detection import ErrorDetection, detections
 from bundle.class_labels import ClassLabel
 from bundle.tensors import OUTPUTS
 
@@ -15,6 +16,7 @@ BINS = 15  # of the calibration error, as in Guo et al. 2017
 _Z_95 = 1.959963984540054  # 95 % of a normal distribution lie within this many standard deviations
 _BEYOND_TOP = 0  # the rank of a class that is not among the best five
 _UNKNOWN = -1  # the rank in an output that the answer lacks
+_NO_SET = -1  # the size of a prediction set that there is none of
 _ROW = np.dtype(
     [
         ("category", np.int32),
@@ -22,6 +24,11 @@ _ROW = np.dtype(
         ("score", np.float64),
         ("ranks", np.int8, len(OUTPUTS)),
         ("nll", np.float64),
+        ("raw_score", np.float64),
+        ("raw_nll", np.float64),
+        ("disagreement", np.float64),
+        ("set_size", np.int32),
+        ("covered", np.bool_),
         ("other_rank", np.int8),
         ("same_best", np.bool_),
         ("difference", np.float64),
@@ -45,16 +52,36 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """What the logits of an image say of the answer's certainty.
+
+    Attributes:
+        raw_score: of the best class without a temperature.
+        raw_nll: the negative log-likelihood without a temperature, where there is one.
+        disagreement: of the branches, in bits.
+        set_size: of the prediction set; None if there is none.
+        covered: whether the set has the true class.
+    """
+
+    raw_score: float
+    raw_nll: float | None
+    disagreement: float
+    set_size: int | None = None
+    covered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePrediction:
     """A model's answer for one image.
 
     Attributes:
         best: the best class.
-        score: its score.
+        score: its score, as it is served.
         ranks: of the true class in each of OUTPUTS, or in `logits` only; from 1, None beyond the best five.
         truth: the true class, where it is known.
         nll: the negative log-likelihood of the true class, where it is known.
         other: the second model's answer, if there is one.
+        uncertainty: where the logits are known.
     """
 
     best: ClassLabel
@@ -63,6 +90,7 @@ class ImagePrediction:
     truth: ClassLabel | None = None
     nll: float | None = None
     other: Compared | None = None
+    uncertainty: Uncertainty | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +146,14 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class SetFigures:
+    """Of prediction sets: the share that has the true class, and the mean number of classes."""
+
+    coverage: float
+    mean_size: float
+
+
+@dataclass(frozen=True)
 class AccuracySummary:
     """The figures of all images; shares are from 0 to 1.
 
@@ -132,6 +168,10 @@ class AccuracySummary:
         ece: expected calibration error (Guo et al. 2017): the mean difference of accuracy and confidence over `bins`
             of equal width, weighted by their images.
         nll: mean negative log-likelihood of the true class; None where the logits are not known.
+        raw_ece: `ece` without a temperature, where the logits are known.
+        raw_nll: `nll` without a temperature.
+        sets: prediction sets, where there are any.
+        error_detection: how well the best class's score, the branches' agreement and both find wrong answers.
         branches: accuracy of the branches' logits, where they are known.
         against: comparison with a second model.
         bins: images by score.
@@ -147,6 +187,10 @@ class AccuracySummary:
     confidence: float
     ece: float
     nll: float | None
+    raw_ece: float | None
+    raw_nll: float | None
+    sets: SetFigures | None
+    error_detection: dict[str, ErrorDetection]
     branches: dict[str, Accuracy]
     against: SecondModelAgreement | None
     bins: list[Bin]
@@ -154,14 +198,14 @@ class AccuracySummary:
 
 
 class PredictionTable:
-    """Keeps one row per image, in 37 bytes; `summary` computes the figures of all rows."""
+    """Keeps one row per image, in 66 bytes; `summary` computes the figures of all rows."""
 
     def __init__(self) -> None:
         self._rows = bytearray()  # records of _ROW
         self._categories: dict[str, int] = {}  # numbered as they come
         self._truths: dict[int, ClassLabel] = {}  # by the category's number
         self._labels: dict[int, ClassLabel] = {}  # by the index of the model's class
-        self._has_nll = True
+        self._has_nll = self._has_uncertainty = True
 
     def add(self, category: str, prediction: ImagePrediction) -> None:
         """Add an image of the class `category`."""
@@ -177,6 +221,11 @@ class PredictionTable:
         row["category"], row["best"], row["score"] = number, best.index, prediction.score
         row["ranks"], row["nll"] = ranks, prediction.nll or 0.0
         row["other_rank"] = _UNKNOWN if other is None else other.rank or _BEYOND_TOP
+        self._has_uncertainty = self._has_uncertainty and prediction.uncertainty is not None
+        if (uncertainty := prediction.uncertainty) is not None:
+            row["raw_score"], row["raw_nll"] = uncertainty.raw_score, uncertainty.raw_nll or 0.0
+            row["disagreement"], row["covered"] = uncertainty.disagreement, uncertainty.covered
+            row["set_size"] = _NO_SET if uncertainty.set_size is None else uncertainty.set_size
         if other is not None:
             row["same_best"], row["difference"] = other.same_best, other.difference
         self._rows += row.tobytes()
@@ -189,8 +238,9 @@ class PredictionTable:
         correct = rows["ranks"][:, 0] == 1
         overall, *branches = (_accuracy(ranks) for ranks in rows["ranks"].T)
         low, high = wilson(int(correct.sum()), len(rows))
-        ece, bins = _calibration(rows["score"], correct)
+        ece, bins = calibration_error(rows["score"], correct)
         classes = self._classes(rows, correct)
+        known = self._has_uncertainty
         return AccuracySummary(
             images=len(rows),
             top1=overall.top1,
@@ -201,6 +251,10 @@ class PredictionTable:
             confidence=float(rows["score"].mean()),
             ece=ece,
             nll=float(rows["nll"].mean()) if self._has_nll else None,
+            raw_ece=calibration_error(rows["raw_score"], correct)[0] if known else None,
+            raw_nll=float(rows["raw_nll"].mean()) if known and self._has_nll else None,
+            sets=_set_figures(rows[rows["set_size"] != _NO_SET]) if known else None,
+            error_detection=detections(rows["score"], rows["disagreement"], correct) if known else {},
             branches={
                 name: branch
                 for name, branch, ranks in zip(OUTPUTS[1:], branches, rows["ranks"].T[1:], strict=True)
@@ -251,6 +305,10 @@ def _accuracy(ranks: NDArray[np.int8]) -> Accuracy:
     return Accuracy(float((ranks == 1).mean()), float((ranks != _BEYOND_TOP).mean()))
 
 
+def _set_figures(rows: NDArray[Any]) -> SetFigures | None:
+    return SetFigures(float(rows["covered"].mean()), float(rows["set_size"].mean())) if len(rows) else None
+
+
 def _agreement(rows: NDArray[Any]) -> SecondModelAgreement | None:
     if not len(rows):
         return None
@@ -260,7 +318,7 @@ def _agreement(rows: NDArray[Any]) -> SecondModelAgreement | None:
     )
 
 
-def _calibration(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[float, list[Bin]]:
+def calibration_error(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[float, list[Bin]]:
     """The expected calibration error, and its bins."""
     number = bin_of(scores)
     images = np.bincount(number, minlength=BINS)

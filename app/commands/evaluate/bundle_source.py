@@ -2,24 +2,41 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.commands.classify import offline
-from app.commands.evaluate.accuracy import TOP, Compared, ImagePrediction
+from app.commands.evaluate.accuracy import TOP, Compared, ImagePrediction, Uncertainty
 from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import Answered, PredictionSource
 from app.configuration.settings import Settings
 from app.errors import BadParameter
+from app.serving.answer_details import covering_set
 from app.serving.served_model import ServedModel
+from bundle.calibration import ScoreCalibration
 from bundle.class_labels import ClassLabel
+from bundle.disagreement import disagreement
 from bundle.discovery import bundle_at
 from bundle.reader import Bundle, open_bundle
 from bundle.scores import best_classes
 from bundle.tensors import Outputs
 from model.command_line import notes
 from model.spec import SOFTMAX, Activation
+
+DEFAULT_COVERAGE = 0.9
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How scores are calibrated, if they are, and the coverage of prediction sets."""
+
+    calibration: ScoreCalibration | None = None
+    coverage: float = DEFAULT_COVERAGE
+
+
+RAW = Scoring()
 
 
 class BundleSource:
@@ -30,32 +47,46 @@ class BundleSource:
         truths: the model's class for each class of the data.
         resolution: the one to ask at.
         other: the second model, of the same classes.
+        coverage: of the prediction sets, where the model's scores are calibrated.
     """
 
     def __init__(
-        self, model: ServedModel, truths: Mapping[str, ClassLabel], resolution: int, other: ServedModel | None = None
+        self,
+        model: ServedModel,
+        truths: Mapping[str, ClassLabel],
+        resolution: int,
+        other: ServedModel | None = None,
+        coverage: float = DEFAULT_COVERAGE,
     ) -> None:
         self._model = model
         self._truths = truths
         self._resolution = resolution
         self._other = other
+        self._coverage = coverage
 
     async def ask(self, category: str, body: bytes) -> ImagePrediction:
         """The prediction for the encoded image in `body`; raises as ServedModel.classify does."""
         truth = self._truths[category]
-        outputs = await self._outputs(self._model, body)
-        others = None if self._other is None else await self._outputs(self._other, body)
+        answer = await self._model.classify(body, self._resolution)
+        others = None if self._other is None else (await self._other.classify(body, self._resolution)).outputs
+        bundle = self._model.bundle
         return image_prediction(
-            outputs, truth, self._model.bundle.labels, others, self._model.bundle.manifest.activation
+            answer.outputs,
+            truth,
+            bundle.labels,
+            others,
+            bundle.manifest.activation,
+            Scoring(answer.calibration, self._coverage),
         )
-
-    async def _outputs(self, model: ServedModel, body: bytes) -> Outputs:
-        return (await model.classify(body, self._resolution)).outputs
 
 
 @asynccontextmanager
 async def bundle_source(
-    categories: Collection[str], settings: Settings, second: Settings | None, resolution: int | None
+    categories: Collection[str],
+    settings: Settings,
+    second: Settings | None,
+    resolution: int | None,
+    coverage: float = DEFAULT_COVERAGE,
 ) -> AsyncIterator[PredictionSource]:
     """The engine that `settings` describe, and the `second` one, loaded.
 
@@ -78,7 +109,7 @@ async def bundle_source(
         resolution = models[0].resolution(resolution)
         for model in models:
             await model.load(model.resolution(resolution))
-        yield _source(models, truths, resolution)
+        yield _source(models, truths, resolution, coverage)
 
 
 def _open_bundles(settings: Sequence[Settings]) -> list[Bundle]:
@@ -94,10 +125,12 @@ def _check_same_classes(bundles: Sequence[Bundle]) -> None:
             raise BadParameter(f"{bundle.path} has other classes than {bundles[0].path}: their labels differ")
 
 
-def _source(models: Sequence[ServedModel], truths: Mapping[str, ClassLabel], resolution: int) -> PredictionSource:
+def _source(
+    models: Sequence[ServedModel], truths: Mapping[str, ClassLabel], resolution: int, coverage: float
+) -> PredictionSource:
     first, second = models[0], models[1] if len(models) > 1 else None
     return PredictionSource(
-        BundleSource(first, truths, resolution, second).ask,
+        BundleSource(first, truths, resolution, second, coverage).ask,
         in_flight=min(model.capacity for model in models),  # more images would be refused
         answered_by=lambda: [_answered(first, resolution)],
         against=None if second is None else _answered(second, resolution),
@@ -116,6 +149,7 @@ def image_prediction(
     labels: list[ClassLabel],
     others: Outputs | None = None,
     activation: Activation = SOFTMAX,
+    scoring: Scoring = RAW,
 ) -> ImagePrediction:
     """The prediction that follows from the logits of one image.
 
@@ -127,15 +161,32 @@ def image_prediction(
         labels: the model's classes.
         others: the second model's logits, if there is one.
         activation: turns logits into scores.
+        scoring: calibrates them.
     """
-    best, score = best_classes(outputs[0], 1, activation)[0]
+    temperature = scoring.calibration.temperature if scoring.calibration else 1.0
+    best, score = best_classes(outputs[0], 1, activation, temperature)[0]
+    has_nll = activation == SOFTMAX
     return ImagePrediction(
         labels[best],
         score,
         ranks=tuple(rank(logits, truth.index) for logits in outputs),
         truth=truth,
-        nll=nll(outputs[0], truth.index) if activation == SOFTMAX else None,
+        nll=nll(outputs[0] / temperature, truth.index) if has_nll else None,
         other=None if others is None else _compared(outputs, others, truth.index),
+        uncertainty=_uncertainty(outputs, truth.index, activation, scoring),
+    )
+
+
+def _uncertainty(outputs: Outputs, truth: int, activation: Activation, scoring: Scoring) -> Uncertainty:
+    calibration = scoring.calibration
+    threshold = calibration.sets.at(scoring.coverage) if calibration and calibration.sets else None
+    covering = covering_set(outputs, calibration, threshold).classes if calibration and threshold else None
+    return Uncertainty(
+        raw_score=best_classes(outputs[0], 1, activation)[0][1],
+        raw_nll=nll(outputs[0], truth) if activation == SOFTMAX else None,
+        disagreement=float(disagreement(outputs[1], outputs[2], activation)),
+        set_size=None if covering is None else len(covering),
+        covered=covering is not None and any(index == truth for index, _ in covering),
     )
 
 

@@ -13,17 +13,17 @@ from rich.progress import Progress
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.bench.http_client import NoAnswer
 from app.commands.evaluate.answers_csv import open_answers
-from app.commands.evaluate.bundle_source import bundle_source
+from app.commands.evaluate.bundle_source import DEFAULT_COVERAGE, bundle_source
 from app.commands.evaluate.evaluate_output import EvaluationReport, make_report, print_evaluation
-from app.commands.evaluate.evaluation import ImageOutcome, PredictionSource, run, sample
+from app.commands.evaluate.evaluation import ImageOutcome, PredictionSource, open_data, run, sample
 from app.commands.evaluate.http_source import http_source
 from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.telemetry import logs
+from bundle.calibration import LEAST_COVERAGE, MOST_COVERAGE
 from bundle.pulled_bundles import bundle_named
 from model.command_line import STOPPED, error, new_app, notes
-from model.dataset import BadDataset, Dataset
 
 OpenSource = Callable[[Collection[str]], AbstractAsyncContextManager[PredictionSource]]
 
@@ -68,7 +68,18 @@ def evaluate(
         int | None, typer.Option(min=1, max=256, help=f"with --url: requests at once ({_DEFAULT_CLIENTS})")
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="by default the model's own")] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            min=LEAST_COVERAGE,
+            max=MOST_COVERAGE,
+            help=f"with --bundle: of the prediction sets, if the scores are calibrated ({DEFAULT_COVERAGE})",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="number of images, evenly spread, always the same")] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="K/N", help="the K-th of N parts of the images, such as 2/2")
+    ] = None,
     top_classes: Annotated[int, typer.Option(min=0, help="how many of the worst classes the table shows")] = 10,
     output: Annotated[BenchFormat, typer.Option("--format", help="how to print the figures")] = BenchFormat.TABLE,
     plot: Annotated[Path | None, typer.Option(help="write a reliability diagram to this PNG file")] = None,
@@ -90,13 +101,14 @@ def evaluate(
                 settings=settings,
                 second=_second(own, settings, against, against_bundle),
                 resolution=resolution,
+                coverage=coverage or DEFAULT_COVERAGE,
             )
             logs.configure("warning", settings.log_format)
             log_remarks()
         else:
             if bundle is not None:
                 raise BadParameter("either --url or --bundle")
-            check_absent("--bundle", against=against, against_bundle=against_bundle, **own)
+            check_absent("--bundle", against=against, against_bundle=against_bundle, coverage=coverage, **own)
             open_source = partial(
                 http_source,
                 url=url,
@@ -105,7 +117,7 @@ def evaluate(
                 model=model,
                 resolution=resolution,
             )
-        report = _measure(paths, limit, open_source, answers)
+        report = _measure(paths, limit, part, open_source, answers)
         try:
             print_evaluation(report, output, top_classes)
         except OSError as err:
@@ -118,10 +130,10 @@ def evaluate(
 
 
 def _measure(
-    paths: Sequence[Path], limit: int | None, open_source: OpenSource, answers: Path | None
+    paths: Sequence[Path], limit: int | None, part: str | None, open_source: OpenSource, answers: Path | None
 ) -> EvaluationReport:
-    data = _dataset(paths)
-    indices = sample(len(data), limit)
+    data = open_data(paths)
+    indices = sample(len(data), limit, part)
 
     async def measure(write: Callable[[ImageOutcome], None]) -> EvaluationReport:
         async with open_source(data.categories) as source:
@@ -136,13 +148,6 @@ def _measure(
 
     with open_answers(answers) as write:
         return asyncio.run(measure(write))
-
-
-def _dataset(paths: Sequence[Path]) -> Dataset:
-    try:
-        return Dataset(paths)
-    except BadDataset as err:
-        raise BadParameter(str(err)) from err
 
 
 def _settings(**options: Any) -> Settings:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from rich.markup import escape
@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures
+from app.commands.evaluate.error_detection import RISK_SHARES, ErrorDetection
 from app.commands.evaluate.evaluation import Answered, EvaluationRun, ImageError, PredictionSource
 from app.commands.terminal import allow_any_file_name, print_table
 from bundle.class_labels import ClassLabel
@@ -80,12 +81,16 @@ def _print_tables(report: EvaluationReport, worst: int) -> None:
         f"mean of classes {_percent(figures.class_mean)}; confidence {figures.confidence:.4f}, "
         f"ECE {figures.ece:.4f}{nll}"
     )
+    for line in _certainty(figures):
+        print(line)
     if figures.against is not None:
         print(
             f"the same best class for {_percent(figures.against.same_best)} of the images; "
             f"logits differ by at most {figures.against.worst_difference:.2g}"
         )
     print(f"{report.images_per_second:.1f} images/s, {report.seconds:.1f} s")
+    if figures.error_detection:
+        print_table(_error_detection(figures.error_detection))
     if worst:
         print_table(_worst(figures.classes, worst))
 
@@ -104,6 +109,24 @@ def _accuracies(report: EvaluationReport, figures: AccuracySummary) -> Table:
     if report.against is not None and figures.against is not None:
         name = f"{report.against.name}: {report.against.engine} {report.against.precision}"
         table.add_row(escape(name), _percent(figures.against.top1), "", _percent(figures.against.top5))
+    return table
+
+
+def _certainty(figures: AccuracySummary) -> Iterator[str]:
+    """What the calibration of the scores changed, and what prediction sets hold."""
+    if figures.raw_ece is not None and figures.raw_ece != figures.ece:
+        nll = "" if figures.raw_nll is None else f", NLL {figures.raw_nll:.4f}"
+        yield f"before the scores were calibrated: ECE {figures.raw_ece:.4f}{nll}"
+    if figures.sets is not None:
+        sets = figures.sets
+        yield f"prediction sets: {_percent(sets.coverage)} have the true class, {sets.mean_size:.2f} classes on average"
+
+
+def _error_detection(found: Mapping[str, ErrorDetection]) -> Table:
+    names = ("AUROC", "AURC", *(f"wrong of the best {100 * share:.0f} %" for share in RISK_SHARES))
+    table = Table("finds errors by", *(Column(name, justify="right") for name in names))
+    for name, each in found.items():
+        table.add_row(name, f"{each.auroc:.4f}", f"{each.aurc:.4f}", *(_percent(risk) for risk in each.risks.values()))
     return table
 
 

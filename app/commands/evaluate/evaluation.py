@@ -1,11 +1,13 @@
 """Asks for a prediction of each image of a data set, in order, with several requests in flight."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from app.commands.classify import run_in_order
@@ -19,6 +21,7 @@ AskForImage = Callable[[str, bytes], Awaitable[ImagePrediction]]  # takes the im
 
 _MAX_TRIES = 10  # for an image, as long as the error says when to retry
 _MAX_PAUSE_SECONDS = 60
+_PART = re.compile(r"(?P<number>\d{1,4})/(?P<parts>\d{1,4})", re.ASCII)
 _GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 spread as evenly as any
 
 
@@ -108,13 +111,35 @@ class EvaluationRun:
             self.failures[result.kind] += 1
 
 
-def sample(total: int, limit: int | None) -> list[int]:
+def open_data(paths: Sequence[Path]) -> Dataset:
+    """The labelled images at `paths`. Raises BadParameter."""
+    try:
+        return Dataset(paths)
+    except BadDataset as err:
+        raise BadParameter(str(err)) from err
+
+
+def sample(total: int, limit: int | None, part: str | None = None) -> list[int]:
     """`limit` of the indices below `total`, or all if there are fewer, evenly spread and always the same.
 
-    The first ones in the list are evenly spread too: if the run stops early, all classes have their share.
+    Of a `part`, such as "1/2", they are those of every second index; no two parts share any. BadParameter if it is
+    none. The first ones in the list are evenly spread too: if the run stops early, all classes have their share.
     """
-    count = min(limit or total, total)
-    return sorted((number * total // count for number in range(count)), key=lambda index: index * _GOLDEN_RATIO % 1)
+    number, parts = (1, 1) if part is None else _part(part)
+    those = range(number - 1, total, parts)
+    count = min(limit or len(those), len(those))
+    return sorted((those[place * len(those) // count] for place in range(count)), key=_spread)
+
+
+def _spread(index: int) -> float:
+    return index * _GOLDEN_RATIO % 1
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = _PART.fullmatch(text)
+    if match is None or not 1 <= int(match["number"]) <= int(match["parts"]):
+        raise BadParameter(f"--part {text[:20]} must be like 1/2, the first of two parts of the images")
+    return int(match["number"]), int(match["parts"])
 
 
 async def run(

@@ -5,17 +5,18 @@
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.engines.compiled_cache import open_cache
+from app.engines.engine_process.graph_files import checked_graph, file_content
 from app.engines.interface import (
     Engine,
     EngineFiles,
@@ -71,7 +72,7 @@ class EngineHost:
         self._store = open_cache(graphs)
         self._files = EngineFiles(
             graphs={
-                precision: partial(_graph, file, digest)
+                precision: partial(checked_graph, file, digest)
                 for (precision, digest), file in zip(graphs.items(), of_graphs, strict=True)
             },
             plans=[
@@ -136,17 +137,21 @@ class EngineHost:
             return [self._reason(err)], []
         return [(time.perf_counter() - began) / len(images)], []
 
-    def run(self, locations: Sequence[Sequence[int]], counts: Sequence[int]) -> tuple[Values, Arrays] | PendingResult:
+    def run(
+        self, locations: Sequence[Sequence[int]], counts: Sequence[int], temperature: float
+    ) -> tuple[Values, Arrays] | PendingResult:
         """The results for the images whose pixels are at `locations`, each the number of a memory and an offset.
 
         An image's count says how many of its best classes are wanted, and their indices and scores are returned; where
-        it is 0 its logits are, in one array (outputs, images with a count of 0, classes).
+        it is 0 its logits are, in one array (outputs, images with a count of 0, classes). Scores are of the logits
+        divided by `temperature`.
         """
         assert self._engine is not None
+        scoring = _Scoring(self._activation, temperature)
         if isinstance(self._engine, OverlappingEngine):
             pending = self._engine.begin([self._image(location) for location in locations])
-            return _PendingResults(pending, counts, self._activation)
-        return _results(self._engine.run(self._together(locations)), counts, self._activation)
+            return _PendingResults(pending, counts, scoring)
+        return _results(self._engine.run(self._together(locations)), counts, scoring)
 
     def _image(self, location: Sequence[int]) -> NDArray[np.uint8]:
         memory, offset = location
@@ -176,24 +181,30 @@ class EngineHost:
         return f"it cannot run this model: {_short(err)}"
 
 
+class _Scoring(NamedTuple):
+    """How scores are made of logits."""
+
+    activation: Activation
+    temperature: float
+
+
 @dataclass(frozen=True)
 class _PendingResults:
     pending: PendingOutputs
     counts: Sequence[int]
-    activation: Activation
+    scoring: _Scoring
 
     def ready(self) -> bool:
         return self.pending.ready()
 
     def result(self) -> tuple[Values, Arrays]:
-        return _results(self.pending.outputs(), self.counts, self.activation)
+        return _results(self.pending.outputs(), self.counts, self.scoring)
 
 
-def _results(outputs: Outputs, counts: Sequence[int], activation: Activation) -> tuple[Values, Arrays]:
+def _results(outputs: Outputs, counts: Sequence[int], scoring: _Scoring) -> tuple[Values, Arrays]:
     """What EngineHost.run returns for the logits of all images."""
     best = [
-        best_classes(logits, count, activation) if count else []
-        for logits, count in zip(outputs[0], counts, strict=True)
+        best_classes(logits, count, *scoring) if count else [] for logits, count in zip(outputs[0], counts, strict=True)
     ]
     return best, [outputs[:, [index for index, count in enumerate(counts) if not count]]]
 
@@ -203,26 +214,11 @@ def _short(err: Exception) -> str:
     return f"{type(err).__name__}: {first}" if first else type(err).__name__
 
 
-def _graph(file: int, digest: str) -> bytes:
-    graph = _content(file)
-    if hashlib.sha256(graph).hexdigest() != digest:
-        raise BadBundle("the bundle's graph was overwritten while it was served; export it again")
-    return graph
-
-
 def _plan(manifest: PlanManifest, file: int) -> TensorRTPlan:
     def read() -> bytes:
-        plan = _content(file)
+        plan = file_content(file)
         if hashlib.sha256(plan).hexdigest() != manifest.plan_sha256:
             raise BadBundle(f"the plan for {manifest.gpu} is not the one that its manifest describes")
         return plan
 
     return TensorRTPlan(manifest, read)
-
-
-def _content(file: int) -> bytes:
-    # By offset: other workers have the same open file.
-    content = bytearray()
-    while chunk := os.pread(file, 1 << 26, len(content)):
-        content += chunk
-    return bytes(content)

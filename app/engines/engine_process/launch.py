@@ -12,6 +12,7 @@ from app.engines.interface import EngineRefused
 from app.processes.async_worker import AsyncWorker
 from app.processes.channel import EMPTY_REPLY, Arrays, Reply, Values
 from app.processes.worker import Worker
+from bundle.calibration import ScoreCalibration
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Outputs
 
@@ -39,10 +40,12 @@ class EngineResult:
     Attributes:
         best: indices and scores of its best classes, the best first.
         outputs: its logits (outputs, classes), without any where the best classes were wanted.
+        calibration: of the engine's scores, whose temperature those of the best classes have; None if there is none.
     """
 
     best: list[tuple[int, float]]
     outputs: Outputs
+    calibration: ScoreCalibration | None = None
 
 
 class EngineProcess:
@@ -136,7 +139,9 @@ class EngineProcess:
         """Get ready for `run`, after all other calls, in the running event loop; `on_end` is as AsyncWorker has it."""
         self._worker = AsyncWorker(self.worker, on_end)
 
-    async def run(self, inputs: Sequence[EngineInput], seconds: float) -> list[EngineResult]:
+    async def run(
+        self, inputs: Sequence[EngineInput], seconds: float, calibration: ScoreCalibration | None = None
+    ) -> list[EngineResult]:
         """The results of `inputs`, within `seconds` or ten times what they took at the start where that is longer.
 
         With several calls on their way, the time is that of all of them.
@@ -147,7 +152,7 @@ class EngineProcess:
         reply = Reply(
             _HEAD_BYTES + best_bytes, 4 * math.prod(shape), raises=(), check=partial(_check_results, counts, shape)
         )
-        values = [[image.location for image in inputs], counts]
+        values = [[image.location for image in inputs], counts, calibration.temperature if calibration else 1.0]
         assert self._worker is not None, "attend has to be called first"
         self._images_on_way += len(inputs)
         try:
@@ -158,7 +163,7 @@ class EngineProcess:
         logits = iter(outputs.transpose(1, 0, 2))
         none = outputs[:, :0].reshape(0, self._classes)
         return [
-            EngineResult([(index, score) for index, score in classes], none if count else next(logits))
+            EngineResult([(index, score) for index, score in classes], none if count else next(logits), calibration)
             for classes, count in zip(best, counts, strict=True)
         ]
 

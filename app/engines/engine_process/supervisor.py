@@ -19,6 +19,7 @@ from app.engines.engine_process.selection import Candidate, EngineRequest, Engin
 from app.errors import EngineFailed, EngineHung, NotReady, WrongAnswers
 from app.processes.shared_memory import SharedMemory
 from app.processes.worker import WorkerDied, WorkerFailed, WorkerHung
+from bundle.calibration import ScoreCalibration
 from bundle.reader import Bundle
 from bundle.tensors import OUTPUTS, Images, Outputs
 
@@ -44,6 +45,7 @@ class EngineSupervisor:
         calls: how many calls may be on their way.
         refused: why other engines were not started, by their names.
         fault: why it is not ready, or None.
+        calibrations: of scores, by precision and resolution; others may take their place at any time.
 
     Args:
         bundle: has the graphs, plans and golden images.
@@ -81,6 +83,7 @@ class EngineSupervisor:
         self.batch = self.calls = 1
         self.refused: dict[str, str] = {}
         self.fault: str | None = "it is loading"
+        self.calibrations = bundle.calibration
         self._request = EngineRequest(engine, precision, prefer, least_agreement=least_agreement, null_rate=null_rate)
         self._bundle = bundle
         self._resolution = resolution
@@ -131,7 +134,7 @@ class EngineSupervisor:
         process = self._process
         assert process is not None
         try:
-            results = await process.run(images, self._run_seconds)
+            results = await process.run(images, self._run_seconds, self.calibration)
         except WorkerHung as err:
             self._rebuild_because("hung", err)
             raise EngineHung("the engine did not answer in time; it is being started again") from err
@@ -140,6 +143,11 @@ class EngineSupervisor:
             raise EngineFailed("the engine failed; it is being started again") from err
         self._unused_ends = 0
         return results
+
+    @property
+    def calibration(self) -> ScoreCalibration | None:
+        """That of its scores, if there is one."""
+        return self.calibrations.at(self.precision, self._resolution)
 
     async def ready(self) -> None:
         """Wait until the engine can run."""

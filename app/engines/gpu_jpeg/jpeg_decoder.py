@@ -21,7 +21,7 @@ from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.interface import EngineRefused
 from bundle.installation import install_command
 from bundle.tensors import Images
-from model.preprocess import Window, windows
+from model.crop_windows import Window, windows
 from model.spec import Preprocessing
 
 log = logging.getLogger(__name__)

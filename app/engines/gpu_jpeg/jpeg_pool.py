@@ -56,7 +56,6 @@ class GpuJpegPool(DecoderPool):
 
     def __init__(self, *, max_pixels: int, seconds: float, load_seconds: float, **more: Any) -> None:
         super().__init__(max_pixels=max_pixels, seconds=seconds, **more)
-        self._max_pixels = max_pixels
         self._call_seconds = seconds
         self._load_seconds = load_seconds
         self._gpu_refused: str | None = None

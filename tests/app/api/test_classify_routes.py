@@ -51,6 +51,7 @@ def test_the_answer_has_the_documented_form(client: httpx.Client, bundle: Path) 
         "precision": "f32",
         "weights": open_bundle(bundle).manifest.weights.id,
         "weights_source": "crossvit_tiny.safetensors",
+        "calibrated": False,
     }
     timing = answer["timing_ms"]
     assert 0 < timing["decode"] + timing["queue"] + timing["inference"] <= timing["total"]
@@ -229,7 +230,7 @@ def test_top_k(client: httpx.Client, top_k: int) -> None:
         ({"top_k": "many"}, "invalid top_k='many': "),
         ({"resolution": 225}, "resolution 225 is not served; one of 224, 384, 480"),
         ({"resolution": "x"}, "invalid resolution='x': "),
-        ({"topk": 3}, "unknown parameter 'topk'; the parameters are top_k, resolution, model"),
+        ({"topk": 3}, "unknown parameter 'topk'; the parameters are resolution, model, top_k"),
     ],
 )
 def test_a_bad_parameter_is_422(client: httpx.Client, query: dict[str, Any], detail: str) -> None:

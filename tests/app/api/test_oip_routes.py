@@ -187,7 +187,10 @@ def test_a_model_says_what_it_takes_and_gives(client: triton.InferenceServerClie
             {"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
             {"name": "encoded", "datatype": "BYTES", "shape": [-1]},
         ],
-        "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, 1000]} for name in OUTPUTS],
+        "outputs": [
+            *({"name": name, "datatype": "FP32", "shape": [-1, 1000]} for name in OUTPUTS),
+            {"name": "embedding", "datatype": "FP32", "shape": [-1, sum(TINY.dims)]},
+        ],
     }
 
 
@@ -201,7 +204,10 @@ def test_the_configuration_is_what_the_service_was_started_with(
         ("image", "TYPE_UINT8"),
         ("encoded", "TYPE_STRING"),
     ]
-    assert [(tensor["name"], tensor["dims"]) for tensor in config["output"]] == [(name, [1000]) for name in OUTPUTS]
+    assert [(tensor["name"], tensor["dims"]) for tensor in config["output"]] == [
+        *((name, [1000]) for name in OUTPUTS),
+        ("embedding", [sum(TINY.dims)]),
+    ]
 
 
 def test_the_statistics_count_images_and_engine_calls(client: triton.InferenceServerClient) -> None:
@@ -361,6 +367,22 @@ def test_the_request_id_comes_back(client: triton.InferenceServerClient) -> None
     assert "id" not in client.infer(NAME, pixels).get_response()
 
 
+def test_embeddings_come_where_they_are_named_alone_or_beside_logits(
+    client: triton.InferenceServerClient, served: Server
+) -> None:
+    expected = [httpx.post(f"{served.url}/embed", content=file, timeout=60).json()["embedding"] for file in FILES]
+    alone = client.infer(NAME, [files(FILES)], outputs=[wanted("embedding")]).as_numpy("embedding")
+    np.testing.assert_allclose(alone, expected, atol=1e-4)
+    both = client.infer(NAME, [files(FILES)], outputs=[wanted("embedding", binary_data=False), wanted("logits")])
+    np.testing.assert_allclose(both.as_numpy("embedding"), expected, atol=1e-4)
+    logits = client.infer(NAME, [files(FILES)], outputs=[wanted("logits")]).as_numpy("logits")
+    np.testing.assert_allclose(both.as_numpy("logits"), logits, atol=1e-4)
+    pixels = client.infer(NAME, [image(reference_network.images(224))], outputs=[wanted("embedding")])
+    assert pixels.as_numpy("embedding").shape == (len(reference_network.images(224)), sum(TINY.dims))
+    with refused(400, "the output 'embedding' has no classes"):
+        client.infer(NAME, [files(FILES)], outputs=[wanted("embedding", class_count=2)])
+
+
 def test_outputs_are_selected_each_in_its_form(client: triton.InferenceServerClient) -> None:
     outputs = [wanted("logits_large", binary_data=False), wanted("logits", binary_data=True)]
     result = client.infer(NAME, [image(reference_network.images(224))], outputs=outputs)
@@ -461,7 +483,7 @@ def test_other_requests_that_cannot_be_are_refused_with_the_reason(client: trito
     pixels = image(reference_network.images(224)[:1])
     with refused(400, "a request has one input, 'image' or 'encoded', not 2"):
         client.infer(NAME, [pixels, files([JPEG])])
-    with refused(400, "there is no output 'probabilities'; one of logits, logits_small, logits_large"):
+    with refused(400, "there is no output 'probabilities'; one of logits, logits_small, logits_large, embedding"):
         client.infer(NAME, [pixels], outputs=[wanted("probabilities")])
     with refused(400, "an output is requested more than once"):
         client.infer(NAME, [pixels], outputs=[wanted(), wanted()])

@@ -17,7 +17,7 @@ from app.main import create_app
 from tests.support.servers import Server, crossvit_serve
 
 ROOT = Path(__file__).parents[3]
-OPERATIONS = 25
+OPERATIONS = 28
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 
 
@@ -77,7 +77,7 @@ def test_the_document_asks_for_keys_only_where_one_is_needed(bundle: Path) -> No
         "/v2/repository/models/{name}/load",
         "/v2/repository/models/{name}/unload",
     }
-    assert {"/classify", "/classify/batch", "/models", "/v2/models/{name}/infer"} < secured[1]
+    assert {"/classify", "/explain", "/embed", "/v1/embeddings", "/models", "/v2/models/{name}/infer"} < secured[1]
     assert "/livez" not in secured[1]
 
 

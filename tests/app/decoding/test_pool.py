@@ -16,17 +16,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.decoding.image_decoding import decode
+from app.decoding.image_decoding import decode, decode_and_measure
 from app.decoding.oip_tensors import CHARSETS
-from app.decoding.pool import DecoderPool
+from app.decoding.overlay import draw_overlay
+from app.decoding.overlay_bounds import MAX_OVERLAY_BYTES
+from app.decoding.pool import DecoderPool, _check_overlay, _check_size
 from app.errors import BadImage, BadInference, NotAnImage, NotReady, TooLarge, TooLate
+from app.processes.channel import INVALID_ANSWER
 from model.files.formats import FORMATS
 from model.spec import Preprocessing
 from tests.support.pictures import encoded, scene
+from tests.support.pixel_blocks import used_bytes
 from tests.support.processes import own_cpu_seconds, workers
 from tests.support.waiting import until
 
 STEPS = Preprocessing(256, 224)
+GRIDS = [[[1.0, -0.5], [0.0, 0.25]], [[0.5]]]
 LIMIT = 50_000_000
 PNG = encoded(scene(300, 280))
 HUGE = encoded(Image.new("RGB", (7000, 7000)))  # takes 0.2 s or more
@@ -92,6 +97,57 @@ def test_an_image_that_takes_too_long_costs_its_worker_and_no_more() -> None:
                 await decoders.decode(HUGE, STEPS)
             assert restarts == ["hung"]
             await assert_right(decoders)
+
+    asyncio.run(main())
+
+
+def test_a_picture_is_measured_and_drawn_over_in_a_sealed_worker() -> None:
+    async def main() -> None:
+        async with decoding() as (decoders, restarts):
+            for kind in FORMATS:
+                body = encoded(scene(300, 200), kind)
+                block, size, _ = await decoders.decode_and_measure(body, STEPS)
+                pixels, measured = decode_and_measure(body, STEPS, 10**6)
+                assert np.array_equal(block.pixels[0], pixels), kind
+                assert size == measured, kind
+                block.release()
+                png, span = await decoders.overlay(body, STEPS, GRIDS, 0.5)
+                assert png == draw_overlay(body, STEPS, GRIDS, 0.5, 10**6), kind
+                assert span.seconds > 0
+            assert used_bytes(decoders) == 0
+            assert restarts == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("values", [[], [300], [0, 5], [-3, -4], [300.0, 200], [True, 1], ["3", 2], [10**5, 10**5]])
+def test_a_decoder_that_gives_an_impossible_size_is_found_out(values: list[object]) -> None:
+    _check_size(LIMIT, [300, 200], [])
+    with pytest.raises(INVALID_ANSWER):
+        _check_size(LIMIT, values, [])
+
+
+@pytest.mark.parametrize("values", [[], [0], [-1], [1.5], [True], ["x"], [None], [1, 2], [MAX_OVERLAY_BYTES + 1]])
+def test_a_decoder_that_gives_an_impossible_overlay_is_found_out(values: list[object]) -> None:
+    _check_overlay([MAX_OVERLAY_BYTES], [])
+    with pytest.raises(INVALID_ANSWER):
+        _check_overlay(values, [])
+
+
+def test_drawing_has_the_limits_of_decoding() -> None:
+    async def main() -> None:
+        async with decoding(seconds=0.1) as (decoders, restarts):
+            with pytest.raises(BadImage, match=r"the image takes longer than 0\.1 s to decode"):
+                await decoders.overlay(HUGE, STEPS, GRIDS, 1.0)
+            assert restarts == ["hung"]
+            with pytest.raises(TooLate):
+                await decoders.overlay(PNG, STEPS, GRIDS, 1.0, deadline=time.perf_counter())
+        async with decoding(memory_bytes=64 << 20, max_pixels=49_000_000) as (decoders, restarts):
+            with pytest.raises(BadImage, match="takes more memory to decode than it may"):
+                await decoders.overlay(HUGE, STEPS, GRIDS, 1.0)
+            with pytest.raises(TooLarge, match="over the limit of 49,000,000"):
+                await decoders.overlay(encoded(Image.new("1", (7001, 7001))), STEPS, GRIDS, 1.0)
+            assert restarts == []
 
     asyncio.run(main())
 

@@ -16,6 +16,7 @@ import pytest
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import LoadFailed, NotReady, UnknownModel
+from app.inspection.inspector import Inspector
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics
@@ -59,6 +60,7 @@ async def serving(path: Path, default: str | None = None, **more: Any) -> AsyncI
                 make_engine=partial(
                     EngineSupervisor, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
                 ),
+                make_inspector=partial(Inspector, run_seconds=5, load_seconds=60),
                 max_batch=8,
                 max_queue=16,
             )

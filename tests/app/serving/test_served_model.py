@@ -16,6 +16,7 @@ import pytest
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
+from app.inspection.inspector import Inspector
 from app.processes.shared_memory import SharedMemory
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
@@ -38,6 +39,7 @@ async def serving(bundle: Path, *, shared_bytes: int = 256 << 20, **options: Any
     of_engine |= {name: options.pop(name) for name in of_engine.keys() & options.keys()}
     given: dict[str, Any] = {
         "make_engine": partial(EngineSupervisor, **of_engine),
+        "make_inspector": partial(Inspector, run_seconds=5, load_seconds=60),
         "max_batch": 8,
         "max_queue": 16,
     } | options

@@ -7,9 +7,11 @@ import torch
 
 from bundle.tensors import OUTPUTS
 from export.graphs.graph_template import fill_template
+from export.graphs.inspected_network import Inspected
 from export.graphs.rule_made import rule_made_images
-from export.graphs.served_graph import make_template
+from export.graphs.served_graph import make_inspection_template, make_template
 from export.graphs.served_network import Served
+from export.measurement.inspection_parity import inspection_difference
 from model.crossvit import CrossViT
 from model.spec import IMAGENET, NORMALIZATIONS
 from tests.support.reference_network import TINY
@@ -36,3 +38,5 @@ def test_sides_that_follow_from_no_image_side_are_constants_of_the_template(monk
         expected = torch.stack(Served(network)(torch.from_numpy(pixels))).numpy()
     actual = onnxruntime.InferenceSession(graph).run(list(OUTPUTS), {"image": pixels})
     np.testing.assert_allclose(np.stack(actual), expected, atol=1e-5, rtol=0)
+    inspection = fill_template(make_inspection_template(small, network.sides), parameters, IMAGENET)
+    assert inspection_difference(Inspected(network), pixels, inspection.SerializeToString(), 1e-5) < 1e-5

@@ -1,14 +1,16 @@
 import json
 import lzma
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 
 from export.graphs import shipped_templates
-from export.graphs.served_graph import make_template
+from export.graphs.served_graph import make_inspection_template, make_template
 from export.graphs.shipped_templates import (
+    INSPECTION_SUFFIX,
     NETWORKS,
     RECORD,
     SHIPPED_TEMPLATES,
@@ -19,9 +21,10 @@ from export.graphs.shipped_templates import (
     shipped_template,
     sources_sha256,
     template_record,
+    templates_of,
 )
 from export.ship_templates import making_versions, template_bytes
-from model.spec import VARIANTS
+from model.spec import VARIANTS, Variant
 from tests.support.reference_network import TINY
 
 EVERY_NETWORK = [TINY.name, *(pytest.param(name, marks=pytest.mark.exhaustive) for name in NETWORKS[1:])]
@@ -32,23 +35,30 @@ def test_every_variant_has_a_template_made_from_the_sources_as_they_are() -> Non
     now = sources_sha256()
     changed = [name for name in now if record.sources.get(name) != now[name]]
     assert not changed, f"{', '.join(changed)} changed since: run `make graphs`, and commit {SHIPPED_TEMPLATES}"
-    assert {network_of(variant) for variant in VARIANTS.values()} == set(record.templates)
+    networks = {network_of(variant) for variant in VARIANTS.values()}
+    assert networks == set(record.templates) == set(record.inspection_templates)
+    assert networks == set(record.worst) == set(record.inspection_worst)
 
 
 @pytest.mark.parametrize("network", EVERY_NETWORK)
-def test_a_template_made_anew_is_the_one_that_ships(network: str) -> None:
+@pytest.mark.parametrize(("kind", "make"), [("served", make_template), ("inspection", make_inspection_template)])
+def test_a_template_made_anew_is_the_one_that_ships(
+    network: str, kind: str, make: Callable[[Variant], onnx.ModelProto]
+) -> None:
     made_with = template_record().made_with
     if made_with != making_versions():
         pytest.skip(f"the templates that ship were made with {made_with}")
-    assert template_bytes(make_template(VARIANTS[network])) == template_bytes(shipped_template(network))
+    shipped = templates_of(network)._asdict()[kind]
+    assert template_bytes(make(VARIANTS[network])) == template_bytes(shipped)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_template_is_a_valid_model_without_weights(network: str) -> None:
-    template = shipped_template(network)
-    onnx.checker.check_model(template, full_check=True)
-    assert max(len(tensor.raw_data) for tensor in template.graph.initializer) < 1000
-    assert (SHIPPED_TEMPLATES / f"{network}{SUFFIX}").stat().st_size < 100_000
+    for template in templates_of(network):
+        onnx.checker.check_model(template, full_check=True)
+        assert max(len(tensor.raw_data) for tensor in template.graph.initializer) < 1000
+    for suffix in (SUFFIX, INSPECTION_SUFFIX):
+        assert (SHIPPED_TEMPLATES / f"{network}{suffix}").stat().st_size < 100_000
 
 
 @pytest.fixture
@@ -76,6 +86,12 @@ def test_a_template_that_is_not_the_recorded_one_is_refused(copied: Path, damage
         BadTemplate, match=r"crossvit_tiny.onnx.xz cannot be used \(.*\); install the package again, or"
     ):
         shipped_template(TINY.name)
+
+
+def test_an_inspection_template_that_is_not_the_recorded_one_is_refused(copied: Path) -> None:
+    shutil.copy(copied / f"crossvit_9{INSPECTION_SUFFIX}", copied / f"{TINY.name}{INSPECTION_SUFFIX}")
+    with pytest.raises(BadTemplate, match=r"crossvit_tiny.inspection.onnx.xz cannot be used"):
+        templates_of(TINY.name)
 
 
 @pytest.mark.parametrize("damage", ["missing", "no JSON", "lacks keys"])

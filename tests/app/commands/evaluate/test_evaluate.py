@@ -18,6 +18,9 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner, Result
 
 from app.api.schemas import Prediction
@@ -26,11 +29,12 @@ from app.commands.bench.http_client import LoadClient
 from app.commands.evaluate import evaluation as running
 from app.commands.evaluate.accuracy import AccuracySummary, Compared, ImagePrediction, PredictionTable, bin_of, wilson
 from app.commands.evaluate.answers_csv import _FIELDS, open_answers
-from app.commands.evaluate.bundle_source import image_prediction
+from app.commands.evaluate.bundle_source import Scoring, image_prediction
 from app.commands.evaluate.class_mapping import PredictionMatcher, check_classes, match_classes
 from app.commands.evaluate.evaluation import ImageFailure, ImageOutcome, sample, with_retries
 from app.decoding.image_decoding import decode
 from app.errors import BadParameter, NotReady
+from bundle.calibration import CoverageThreshold, ScoreCalibration, ScoredGraph, SetThresholds
 from bundle.class_labels import ClassLabel
 from bundle.reader import open_bundle
 from model.dataset import LabelledImage
@@ -517,3 +521,56 @@ def test_without_matplotlib_a_plot_says_what_to_install(some: Path, monkeypatch:
     done = evaluate(some, "--plot", "a.png")
     assert done.exit_code == 2
     assert "--plot needs matplotlib: pip install matplotlib" in done.stderr
+
+
+# Calibrated scores
+
+
+def test_figures_of_calibrated_scores_are_those_of_a_direct_computation() -> None:
+    rng = np.random.default_rng(7)
+    logits = rng.normal(0, 2, (3, 200, 7)).astype(np.float32)
+    truths = rng.integers(0, 7, 200)
+    sets = SetThresholds(
+        penalty=0.02,
+        free=2,
+        thresholds=(CoverageThreshold(coverage=0.9, threshold=0.7, measured_coverage=0.9, mean_size=2),),
+    )
+    graph = ScoredGraph(graph_sha256="", resize=256, crop=224, activation="softmax")
+    fitted = ScoreCalibration(
+        precision="f32", resolution=224, fitted_for=graph, temperature=1.6, sets=sets, images=1, top1=0, ece_before=0,
+        ece_after=0,
+    )  # fmt: skip
+    table = PredictionTable()
+    for image, truth in enumerate(truths.tolist()):
+        prediction = image_prediction(logits[:, image], PLAIN[truth], PLAIN, scoring=Scoring(fitted, 0.9))
+        table.add(PLAIN[truth].label, prediction)
+    found = table.summary()
+    assert found is not None
+
+    wide = logits.astype(np.float64)
+    scores, raw = (softmax(wide[0] / temperature, axis=1) for temperature in (1.6, 1.0))
+    assert found.confidence == pytest.approx(scores.max(axis=1).mean())
+    assert (found.nll, found.raw_nll) == pytest.approx(
+        tuple(-np.log(each[np.arange(200), truths]).mean() for each in (scores, raw))
+    )
+    order = np.argsort(-scores, axis=1)
+    descending = np.take_along_axis(scores, order, axis=1)
+    each = descending.cumsum(axis=1) - descending / 2 + 0.02 * np.maximum(0, np.arange(1, 8) - 2)
+    sizes = np.maximum(1, (each <= 0.7).sum(axis=1))
+    places = (order == truths[:, None]).argmax(axis=1)
+    assert found.sets is not None
+    assert (found.sets.coverage, found.sets.mean_size) == pytest.approx(((places < sizes).mean(), sizes.mean()))
+    correct = order[:, 0] == truths
+    assert found.error_detection["top score"].auroc == pytest.approx(roc_auc_score(correct, scores.max(axis=1)))
+    small, large = (softmax(output, axis=1) for output in wide[1:])
+    divergence = [jensenshannon(p, q, base=2) ** 2 for p, q in zip(small, large, strict=True)]
+    assert found.error_detection["agreement"].auroc == pytest.approx(roc_auc_score(~correct, divergence))
+
+
+def test_parts_of_the_images_share_none_and_are_all() -> None:
+    parts = [sample(103, None, f"{number}/3") for number in (1, 2, 3)]
+    assert sorted(index for part in parts for index in part) == list(range(103))
+    assert set(sample(103, 10, "2/3")) < set(parts[1])
+    for wrong in ("0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"):
+        with pytest.raises(BadParameter, match="--part"):
+            sample(10, None, wrong)

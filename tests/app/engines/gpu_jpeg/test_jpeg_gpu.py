@@ -21,6 +21,7 @@ from app.engines.gpu_jpeg.jpeg_decoder import NAME
 from app.engines.gpu_jpeg.jpeg_header import PlainJpeg, plain
 from app.engines.gpu_jpeg.jpeg_pool import GpuJpegPool
 from app.errors import BadImage, TooLarge
+from app.inspection.inspector import Inspector
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from app.timing import Interval
@@ -94,6 +95,7 @@ async def serving(bundle: Path, *, seconds: float = 10) -> AsyncIterator[Served]
             make_engine=partial(
                 EngineSupervisor, engine="onnxruntime", precision="f32", run_seconds=5, load_seconds=60
             ),
+            make_inspector=partial(Inspector, run_seconds=5, load_seconds=60),
             max_batch=8,
             max_queue=16,
         )

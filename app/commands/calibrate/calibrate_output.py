@@ -1,0 +1,80 @@
+"""Prints the result of `crossvit calibrate`: tables for people, JSON for programs."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Column, Table
+
+from app.commands.bench.bench_output import BenchFormat
+from app.commands.terminal import allow_any_file_name, print_table
+from bundle.calibration import ScoreCalibration
+from model.command_line import notes
+
+_SHOWN_COVERAGES = (0.8, 0.9, 0.95, 0.99)
+_Z_95 = 1.959963984540054
+
+
+def print_calibrations(fitted: Sequence[ScoreCalibration], bundle: Path, output: BenchFormat) -> None:
+    """Print `fitted`, which is in the folder `bundle` now, on standard output; what follows on standard error."""
+    allow_any_file_name()
+    if output is BenchFormat.JSON:
+        print(
+            json.dumps({"bundle": str(bundle), "scores": [each.model_dump(mode="json") for each in fitted]}, indent=2)
+        )
+    else:
+        print_table(_temperatures(fitted))
+        if any(each.sets for each in fitted):
+            print_table(_sets(fitted))
+    for note in _notes(fitted):
+        notes.print(note, style="yellow", markup=False, highlight=False)
+    notes.print(
+        f"written to {bundle}; a running service reads it at SIGHUP or POST /admin/reload",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _temperatures(fitted: Sequence[ScoreCalibration]) -> Table:
+    names = ("images", "top-1", "temperature", "ECE before", "ECE after", "NLL before", "NLL after")
+    table = Table("scores", *(Column(name, justify="right", no_wrap=True) for name in names))
+    for each in fitted:
+        numbers = (each.ece_before, each.ece_after, each.nll_before, each.nll_after)
+        table.add_row(
+            _name(each),
+            str(each.images),
+            f"{100 * each.top1:.2f} %",
+            f"{each.temperature:.4f}",
+            *("" if number is None else f"{number:.4f}" for number in numbers),
+        )
+    return table
+
+
+def _sets(fitted: Sequence[ScoreCalibration]) -> Table:
+    names = ("coverage", "measured", "mean size")
+    table = Table("prediction sets", *(Column(name, justify="right", no_wrap=True) for name in names))
+    for each in fitted:
+        for threshold in each.sets.thresholds if each.sets else ():
+            if threshold.coverage in _SHOWN_COVERAGES:
+                spread = _Z_95 * math.sqrt(threshold.coverage * (1 - threshold.coverage) / (each.images // 2))
+                table.add_row(
+                    _name(each),
+                    f"{100 * threshold.coverage:g} % ± {100 * spread:.1f}",
+                    f"{100 * threshold.measured_coverage:.2f} %",
+                    f"{threshold.mean_size:.2f}",
+                )
+    return table
+
+
+def _notes(fitted: Sequence[ScoreCalibration]) -> list[str]:
+    return [
+        f"{_name(each)}: the temperature does not lower the calibration error on other images: "
+        f"{each.ece_before:.4f} before, {each.ece_after:.4f} after"
+        for each in fitted
+        if each.ece_after >= each.ece_before
+    ]
+
+
+def _name(each: ScoreCalibration) -> str:
+    return f"{each.precision} at {each.resolution}"

@@ -1,0 +1,193 @@
+"""What was fitted to a bundle's scores, in calibration.json beside the manifest; docs/calibration.md describes it.
+
+The file is not in the manifest: it comes after the bundle, and may come again. It says which graph it was fitted for,
+so that one of another graph is not used.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bundle.atomic_files import exclusive_lock, replace_file
+from bundle.bundle_errors import first_error
+from bundle.file_names import CALIBRATION, GRAPHS, MODEL
+from bundle.manifest import Manifest
+from bundle.permissions import unreadable
+from bundle.precisions import INT8
+from bundle.prediction_sets import RankPenalty
+from model.spec import Activation
+
+LEAST_COVERAGE, MOST_COVERAGE = 0.5, 0.99
+COVERAGES = tuple(hundredths / 100 for hundredths in range(50, 100))
+MAX_TEMPERATURE = 100.0
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ScoredGraph(_Record):
+    """What the logits come from: a calibration is only for the same.
+
+    Attributes:
+        graph_sha256: of model.onnx, or of the 8-bit graph.
+        resize: to which images are resized, in pixels.
+        crop: the square that the network sees, in pixels.
+        activation: makes scores of logits.
+    """
+
+    graph_sha256: str
+    resize: int
+    crop: int
+    activation: Activation
+
+
+class CoverageThreshold(_Record):
+    """The threshold of a coverage, with what was measured on images that it was not fitted to (cross-fitting)."""
+
+    coverage: Annotated[float, Field(ge=LEAST_COVERAGE, le=MOST_COVERAGE)]
+    threshold: _Number
+    measured_coverage: _Share
+    mean_size: _Number
+
+
+class SetThresholds(_Record):
+    """What prediction sets need; `penalty` and `free` are those of bundle.prediction_sets.RankPenalty."""
+
+    penalty: _Number
+    free: Annotated[int, Field(ge=0)]
+    thresholds: tuple[CoverageThreshold, ...]
+
+    @property
+    def rank_penalty(self) -> RankPenalty:
+        return RankPenalty(self.penalty, self.free)
+
+    def at(self, coverage: float) -> CoverageThreshold | None:
+        """The least of the fitted coverages that is no less than `coverage`; None if there is none."""
+        enough = (each for each in self.thresholds if each.coverage >= coverage - 1e-9)
+        return min(enough, key=lambda each: each.coverage, default=None)
+
+
+class ScoreCalibration(_Record):
+    """What was fitted to the scores of a bundle in one precision and at one resolution.
+
+    Attributes:
+        precision: of the engine.
+        resolution: of the bundle.
+        fitted_for: the graph and what is around it.
+        temperature: by which logits are divided.
+        sets: what prediction sets need; None for sigmoid scores, and for too few images.
+        images: how many it was fitted to.
+        data: what was named as data.
+        fitted_with: the version of this package, and the engine.
+        top1: the share of images whose best class is the true one.
+        ece_before: expected calibration error without the temperature.
+        ece_after: with a temperature that was fitted to other images (cross-fitting).
+        nll_before: mean negative log-likelihood of the true class; None for sigmoid scores.
+        nll_after: likewise.
+    """
+
+    precision: str
+    resolution: int
+    fitted_for: ScoredGraph
+    temperature: Annotated[float, Field(ge=1 / MAX_TEMPERATURE, le=MAX_TEMPERATURE)]
+    sets: SetThresholds | None = None
+    images: Annotated[int, Field(ge=1)]
+    data: tuple[str, ...] = ()
+    fitted_with: str = ""
+    top1: _Share
+    ece_before: _Share
+    ece_after: _Share
+    nll_before: _Number | None = None
+    nll_after: _Number | None = None
+
+
+class CalibrationFile(_Record):
+    """The content of calibration.json."""
+
+    format: Literal[1] = 1
+    scores: tuple[ScoreCalibration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibrations that fit a bundle, by precision and resolution; `remarks` say what was passed over, and why."""
+
+    scores: Mapping[tuple[str, int], ScoreCalibration] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def at(self, precision: str, resolution: int) -> ScoreCalibration | None:
+        return self.scores.get((precision, resolution))
+
+
+def scored_graph(manifest: Manifest, precision: str, resolution: int) -> ScoredGraph:
+    """What the logits in `precision` at `resolution` come from. Half precision is made from model.onnx by a rule."""
+    eight_bits = precision.startswith(INT8) and GRAPHS[INT8] in manifest.files
+    steps = manifest.preprocessing[resolution]
+    return ScoredGraph(
+        graph_sha256=manifest.files[GRAPHS[INT8] if eight_bits else MODEL],
+        resize=steps.resize,
+        crop=steps.crop,
+        activation=manifest.activation,
+    )
+
+
+def read_calibration(bundle: Path, manifest: Manifest) -> Calibration:
+    """The calibrations in the folder `bundle` that are of its graphs. It raises nothing: a bundle serves without."""
+    path = bundle / CALIBRATION
+    try:
+        content = CalibrationFile.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Calibration()
+    except OSError as err:
+        return Calibration(remarks=(f"scores are not calibrated: {unreadable(path, err)}",))
+    except ValidationError as err:
+        return Calibration(
+            remarks=(f"scores are not calibrated: {path}: {first_error(err)}; crossvit calibrate makes it anew",)
+        )
+    fitting = [each for each in content.scores if _fits(each, manifest)]
+    stale = sorted(
+        {f"{each.precision} at {each.resolution}" for each in content.scores}
+        - {f"{each.precision} at {each.resolution}" for each in fitting}
+    )
+    remarks = (
+        (f"{path} is passed over for {', '.join(stale)}: it was fitted for another graph; calibrate again",)
+        if stale
+        else ()
+    )
+    return Calibration({(each.precision, each.resolution): each for each in fitting}, remarks)
+
+
+def add_calibrations(bundle: Path, manifest: Manifest, fitted: Iterable[ScoreCalibration]) -> None:
+    """Put `fitted` into calibration.json in place of those of the same precisions and resolutions.
+
+    The file is replaced in one step; those of other graphs go. Raises OSError.
+    """
+    with exclusive_lock(bundle, wait=True):  # another run may calibrate another precision meanwhile
+        kept = dict(read_calibration(bundle, manifest).scores)
+        kept |= {(each.precision, each.resolution): each for each in fitted}
+        _write(bundle, CalibrationFile(scores=tuple(kept[key] for key in sorted(kept))))
+
+
+def keep_calibration(old: Path, new: Path, manifest: Manifest) -> None:
+    """Write what of the calibration in the bundle `old` fits the bundle `new` of `manifest` into that, if any does."""
+    kept = read_calibration(old, manifest).scores
+    if kept:
+        _write(new, CalibrationFile(scores=tuple(kept.values())))
+
+
+def _write(bundle: Path, content: CalibrationFile) -> None:
+    text = content.model_dump_json(indent=1) + "\n"
+    replace_file(bundle / CALIBRATION, text.encode(), mode=0o644)  # the service may run as another user
+
+
+def _fits(fitted: ScoreCalibration, manifest: Manifest) -> bool:
+    return fitted.resolution in manifest.preprocessing and fitted.fitted_for == scored_graph(
+        manifest, fitted.precision, fitted.resolution
+    )

@@ -1,0 +1,53 @@
+"""A browser for the tests of the page, and contexts of it that end with each test."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import NoBrowser, chromium, watch
+from tests.support.servers import Server
+
+OpenPage = Callable[..., Page]
+
+MILLISECONDS = 30_000  # for what a page shows at once, on a machine with other work
+
+expect.set_options(timeout=MILLISECONDS)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    try:
+        with chromium() as started:
+            yield started
+    except NoBrowser as err:
+        (pytest.fail if os.environ.get("TESTS_COMPLETE") else pytest.skip)(str(err))
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
+    """Opens the page of a server, by default the session's, in a context with the given options.
+
+    The test fails if a script of the page fails, or if its Content-Security-Policy refuses something.
+    """
+    contexts = []
+    wrong = []
+
+    def open_at(url: str = server.url, **options: Any) -> Page:
+        context = browser.new_context(
+            **{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"} | options
+        )
+        contexts.append(context)
+        context.set_default_timeout(MILLISECONDS)
+        page = context.new_page()
+        wrong.append(watch(page))
+        page.goto(url)
+        page.locator("#resolution option, dialog[open]").first.wait_for(state="attached")
+        return page
+
+    yield open_at
+    for context in contexts:
+        context.close()
+    assert [message for messages in wrong for message in messages] == []
