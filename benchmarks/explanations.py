@@ -27,7 +27,7 @@ from benchmarks.command_line import BundlePath, run
 from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.markdown import table
-from benchmarks.pixel_flipping import STEPS, Map, area, curves, spread_over_pixels
+from benchmarks.pixel_flipping import STEPS, Curves, Maps, area, curves, spread_over_pixels
 from benchmarks.rollout import rollout
 from benchmarks.views import plain
 from bundle.file_names import INSPECTION, MODEL
@@ -44,9 +44,8 @@ BRANCHES = ("small", "large")
 CURVES = {"deletion": "lower is better", "insertion": "higher is better"}
 RANDOM = "random"
 
-Maps = dict[str, Map]  # by what is shown in the table, of one image
 Inspect = Callable[[NDArray[np.uint8]], tuple[int, Maps]]
-Results = dict[str, dict[str, dict[str, list[float]]]]  # image, map, curve
+Results = dict[str, dict[str, Curves]]  # by image and by map
 
 
 def explanations(
@@ -73,11 +72,7 @@ def explanations(
         print(f"{name} …", file=sys.stderr, flush=True)
         pixels = plain(dataset.read(index), steps)
         best, maps = inspect(pixels)
-        found = {shown: curves(pixels, importance, best, answer) for shown, importance in maps.items()}
-        results[name] = {
-            shown: {curve: np.round(values, 4).tolist() for curve, values in each.items()}
-            for shown, each in found.items()
-        }
+        results[name] = curves(pixels, maps, best, answer)
         file.write_text(json.dumps({"of": of, "machine": machine(), "images": results}) + "\n", encoding="utf-8")
     text = f"{machine()}; {len(results)} images\n\n{table(summary(results))}\n"
     print(text)
@@ -93,7 +88,7 @@ def inspector(bundle: Bundle, weights: Path) -> Inspect:
     on_pixels, rng = OnPixels(network), np.random.default_rng(0)
 
     def inspect(pixels: NDArray[np.uint8]) -> tuple[int, Maps]:
-        images, side = pixels[None], len(pixels)
+        images, side = np.array(pixels[None]), len(pixels)
         (logits, *_) = run_graph(images, np.zeros((1, 1), np.int64))
         best = logits.argmax(axis=1)
         outputs = dict(zip(INSPECTION_OUTPUTS, run_graph(images, best[:, None]), strict=True))
