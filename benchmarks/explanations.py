@@ -114,7 +114,7 @@ def inspector(bundle: Bundle, weights: Path) -> Inspect:
 def areas(results: Results, curve: str) -> pd.DataFrame:
     """The area under `curve`, a row for each image, a column for each map."""
     return pd.DataFrame({
-        image: {shown: area(np.array(found[curve])) for shown, found in maps.items()} for image, maps in results.items()
+        image: {shown: area(found[curve]) for shown, found in maps.items()} for image, maps in results.items()
     }).T  # fmt: skip
 
 

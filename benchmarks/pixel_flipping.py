@@ -29,7 +29,8 @@ def spread_over_pixels(maps: Sequence[Map], side: int) -> Map:
     enlarged = [
         np.asarray(Image.fromarray(grid * grid.size).resize((side, side), Image.Resampling.BILINEAR)) for grid in maps
     ]
-    return np.sum(enlarged, axis=0, dtype=np.float32)
+    total: Map = np.sum(enlarged, axis=0, dtype=np.float32)
+    return total
 
 
 def curves(pixels: NDArray[np.uint8], maps: Maps, index: int, run: Callable[[Images], Outputs]) -> dict[str, Curves]:
