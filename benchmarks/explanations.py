@@ -94,19 +94,17 @@ def inspector(bundle: Bundle, weights: Path) -> Inspect:
         outputs = dict(zip(INSPECTION_OUTPUTS, run_graph(images, best[:, None]), strict=True))
         with torch.inference_mode():
             rolled = rollout(network, on_pixels.normalized(torch.from_numpy(images)))
+        contributions = [outputs[f"contributions_{branch}"][0, 0] for branch in BRANCHES]
+        attention = [outputs[f"attention_{branch}"][0] for branch in BRANCHES]
         grids = {
-            "contributions": [outputs[f"contributions_{branch}"][0, 0] for branch in BRANCHES],
-            "attention of the last fusion": [outputs[f"attention_{branch}"][0] for branch in BRANCHES],
-            "attention rollout": [grid[0].numpy() for grid in rolled],
+            "contributions, S": contributions[:1],
+            "contributions, L": contributions[1:],
+            "contributions, both": contributions,
+            "attention of the last fusion, both": attention,
+            "attention rollout, both": [grid[0].numpy() for grid in rolled],
+            RANDOM: [rng.random(attention[1].shape, np.float32)],
         }
-        maps = {RANDOM: spread_over_pixels([rng.random(outputs["attention_large"][0].shape, np.float32)], side)}
-        for name, (small, large) in grids.items():
-            maps |= {
-                f"{name}, S": spread_over_pixels([small], side),
-                f"{name}, L": spread_over_pixels([large], side),
-                f"{name}, both": spread_over_pixels([small, large], side),
-            }
-        return int(best[0]), maps
+        return int(best[0]), {name: spread_over_pixels(of_branches, side) for name, of_branches in grids.items()}
 
     return inspect
 
@@ -138,13 +136,13 @@ def with_interval(values: "pd.Series[float]") -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """The mean curves of the maps over both branches, and of random ones."""
+    """The mean curves of all maps."""
     figure = Figure(figsize=(12, 4.8))
     FigureCanvasAgg(figure)
     shares = np.linspace(0, 100, STEPS + 1)
     for number, (curve, better) in enumerate(CURVES.items()):
         panel = figure.add_subplot(1, 2, number + 1)
-        for shown in [name for name in next(iter(results.values())) if name == RANDOM or name.endswith("both")]:
+        for shown in next(iter(results.values())):
             values = np.mean([maps[shown][curve] for maps in results.values()], axis=0)
             panel.plot(shares, values, "--" if shown == RANDOM else "-", label=shown)
         panel.set(xlabel=f"% of pixels, {curve}", ylabel="score of the best class, mean", title=f"{curve}: {better}")
