@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
+from app.api.answer_plan import answer_plan
 from app.api.auth import AccessLevel
 from app.api.dependencies import (
     SINGLE_PARAMETERS,
@@ -48,12 +49,16 @@ from app.errors import (
     UnknownModel,
 )
 from app.serving.answer_details import IndexedScore, branch_answers, covering_set, fitted_threshold
-from app.serving.served_model import ModelAnswer, ServedModel
+from app.serving.cascade import ServedStep, StepAnswer
+from app.serving.served_model import ServedModel
+from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.scores import best_classes
 
 router = APIRouter(redirect_slashes=False)
+
+BROWN_OUT_HEADER = "X-Brown-Out"  # in an answer of a cheaper step than was asked for: the rung
 
 _DEFAULTS = ClassifyOptions()
 
@@ -119,21 +124,24 @@ async def classify(
     deadline = service.deadline(request)
     reading = _read_request(request, service, options, lambda body: body.image(ClassifyOptions.model_fields))
     async with reading as (model, options, upload):
-        resolution = checked_resolution(model, options)
+        plan = answer_plan(service, model, options)
         caller = caller_id(request)
-        work = model.classify(upload.files[0].content, resolution, deadline, best=_best(options), caller=caller)
+        work = plan.classify(upload.files[0].content, deadline, best=_best(options), caller=caller)
         try:
-            answer = await run_while_connected(request, work)
+            found = await run_while_connected(request, work)
         except (NotAnImage, BadImage) as err:
             raise upload.with_content_type(err) from err
-    request.state.stages += answer.stages
+    answers = found.all
+    for answer in answers:
+        request.state.stages += answer.stages
     return Classification.model_validate({
-        **_classified(model, answer, options),
-        "model": _answered_by(model, resolution, calibrated=answer.calibration is not None),
+        **_classified(found, options),
+        "model": _answered_by(found.step, calibrated=found.answer.calibration is not None),
+        **_step_fields(request, found.step),
         "timing_ms": {
-            "decode": _milliseconds(answer.decode.seconds),
-            "queue": _milliseconds(answer.queued),
-            "inference": _milliseconds(answer.inference.seconds),
+            "decode": _milliseconds(sum([answer.decode.seconds for answer in answers])),
+            "queue": _milliseconds(sum([answer.queued for answer in answers])),
+            "inference": _milliseconds(sum([answer.inference.seconds for answer in answers])),
             "total": _milliseconds(seconds_since_start(request)),
         },
         "request_id": request.state.request_id,
@@ -159,15 +167,15 @@ async def classify_batch(
         request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields)
     )
     async with reading as (model, options, upload):
-        resolution = checked_resolution(model, options)
+        plan = answer_plan(service, model, options)
         caller = caller_id(request)
         await service.charge(request, len(upload.files))
 
         problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
-        work = model.classify_each(images, resolution, deadline, best=_best(options), caller=caller)
+        work = plan.classify_each(images, deadline, best=_best(options), caller=caller)
         outcomes = iter(await run_while_connected(request, work))
-        calibrated = model.calibration(resolution) is not None
+        calibrated = plan.first.model.calibration(plan.first.resolution) is not None
         results = []
         for index, (name, _) in enumerate(upload.files):
             outcome = problems.get(index) or next(outcomes)
@@ -176,13 +184,17 @@ async def classify_batch(
                 problem = problem_of(outcome, request.state.request_id)
                 results.append(ImageResult(index=index, filename=name, problem=problem))
             else:
-                request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
-                calibrated = outcome.calibration is not None
-                classified = _classified(model, outcome, options)
-                results.append(ImageResult.model_validate({"index": index, "filename": name, **classified}))
+                answer, step = outcome.answer, outcome.step
+                request.state.stages = answer.stages  # of the last image, which shows what the others waited for
+                own = _answered_by(step, calibrated=answer.calibration is not None)
+                calibrated = calibrated and (own.calibrated or step is not plan.first)
+                fields = {"index": index, "filename": name, **_classified(outcome, options)}
+                if steps := _step_fields(request, step):
+                    fields |= steps | {"model": own}
+                results.append(ImageResult.model_validate(fields))
     return BatchClassification(
         results=results,
-        model=_answered_by(model, resolution, calibrated=calibrated),
+        model=_answered_by(plan.first, calibrated=calibrated),
         total_ms=_milliseconds(seconds_since_start(request)),
         request_id=request.state.request_id,
     )
@@ -198,7 +210,9 @@ def _directly(
         await service.authorize(request, AccessLevel.KEY, rate_limited=True)
         await refuse_repeated_parameters(request)
         answer = await endpoint(request, _with_more(_DEFAULTS, request.query_params), service)
-        return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+        rung = getattr(request.state, "brown_out", 0)
+        headers = {BROWN_OUT_HEADER: str(rung)} if rung else None
+        return Response(answer.model_dump_json(exclude_unset=True), headers=headers, media_type="application/json")
 
     return handler
 
@@ -207,14 +221,6 @@ DIRECT_ROUTES = [
     DirectRoute("/classify", _directly(classify)),
     DirectRoute("/classify/batch", _directly(classify_batch)),
 ]
-
-
-def checked_resolution(model: ServedModel, options: ClassifyOptions) -> int:
-    """The resolution to serve. Raises BadParameter, or NotCalibrated if `options` ask for what needs a calibration."""
-    resolution = model.resolution(options.resolution)
-    if options.coverage is not None:
-        model.check_coverage(resolution, options.coverage)
-    return resolution
 
 
 def _not_an_image(body: bytes) -> ExplainedError | None:
@@ -236,8 +242,7 @@ async def _read_request(
     """
     model = service.repository.model(options.model)
     with model.in_use(), service.body_limits.open_body(request) as body:
-        checked_resolution(model, options)
-        model.check(caller=caller_id(request))
+        answer_plan(service, model, options).first.model.check(caller=caller_id(request))
         upload = await read(body)
         options = _with_more(options, upload.options)
         chosen = service.repository.model(options.model) if "model" in upload.options else model
@@ -264,8 +269,9 @@ def _best(options: ClassifyOptions) -> int:
     return options.top_k if options.coverage is None and options.details is None else 0
 
 
-def _classified(model: ServedModel, answer: ModelAnswer, options: ClassifyOptions) -> dict[str, Any]:
+def _classified(found: StepAnswer, options: ClassifyOptions) -> dict[str, Any]:
     """The fields that say what the image is: the best classes, and what else `options` ask for."""
+    model, answer = found.step.model, found.answer
     labels, activation = model.bundle.labels, model.bundle.manifest.activation
     if _best(options):
         return {"predictions": _predictions(answer.best(labels))}
@@ -297,7 +303,20 @@ def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]
     ]
 
 
-def _answered_by(model: ServedModel, resolution: int, *, calibrated: bool) -> AnsweredBy:
+def _step_fields(request: Request, step: ServedStep) -> dict[str, Any]:
+    """The field that says which step of a cascade answered, if one did, which is counted; the header of a brown-out."""
+    if step.of == 1:
+        return {}
+    metrics: Metrics = request.app.state.service.metrics
+    metrics.cascade_answers.labels(step.model.bundle.name, str(step.number)).inc()
+    if step.brown_out:
+        metrics.brown_out_answers.labels(step.model.bundle.name, str(step.brown_out)).inc()
+        request.state.brown_out = step.brown_out
+    return {"step": {"number": step.number, "of": step.of}}
+
+
+def _answered_by(step: ServedStep, *, calibrated: bool) -> AnsweredBy:
+    model, resolution = step.model, step.resolution
     weights = model.bundle.manifest.weights
     return _described(model.bundle.name, resolution, *model.engine(resolution), weights.id, weights.source, calibrated)
 

@@ -223,6 +223,11 @@ class ServedModel:
         """How many images are in the queue."""
         return self._batcher.waiting
 
+    @property
+    def expected_seconds(self) -> float:
+        """How long the images that wait are expected to take."""
+        return self._batcher.expected_seconds
+
     def check(self, count: int = 1, caller: str = "") -> None:
         """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
         self._check_ready()
