@@ -15,9 +15,9 @@ from tests.support.pictures import encoded, scene
 from tests.support.servers import Server, StartServer, crossvit_serve
 from tests.support.waiting import wait_until
 
-ADMIN = {"Authorization": "Bearer boss"}
+ADMIN = {"Authorization": "Bearer boss-of-all"}
 ENGINE = ["--engine", "onnxruntime", "--precision", "f32"]
-OPTIONS = [*ENGINE, "--admin-keys", "boss"]
+OPTIONS = [*ENGINE, "--admin-keys", "boss-of-all"]
 IMAGES = [encoded(scene(120, 90, seed)) for seed in range(6)]
 BROWN_OUT = "X-Brown-Out"
 
