@@ -75,7 +75,12 @@ odd_numbers = st.sampled_from(["1e9", "NaN", "0x10", "9" * 5000, "-0", "1.5", "2
 values = st.lists(st.one_of(escapes, odd_numbers, st.integers().map(str), words, st.text(max_size=5)), max_size=3).map(
     "".join
 )
-names = st.sampled_from(["top_k", "resolution", "model", "deep", "top_k[]", "TOP_K", "", "__proto__"]) | values
+names = (
+    st.sampled_from(
+        ["top_k", "resolution", "model", "coverage", "details", "deep", "top_k[]", "TOP_K", "", "__proto__"]
+    )
+    | values
+)
 methods = st.sampled_from([*2 * ("GET", "POST"), "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "PROPFIND"])
 PLACES = [
     *("/classify", "/classify/batch", "/models", "/readyz", "/livez", "/metrics", "/admin/reload", "/docs"),

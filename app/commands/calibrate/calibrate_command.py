@@ -11,11 +11,13 @@ from app.commands.bench.bench_output import BenchFormat
 from app.commands.calibrate.calibrate_output import print_calibrations
 from app.commands.calibrate.cascade_fit import CascadeGoal
 from app.commands.calibrate.fitted_steps import LabelledImages, cascade_of, fitted_steps
+from app.commands.calibrate.score_fit import check_images
 from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import open_data, sample
 from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
+from app.serving.model_engines import served_resolution
 from app.telemetry import logs
 from bundle.calibration import add_calibrations
 from bundle.discovery import bundle_at
@@ -90,26 +92,26 @@ def calibrate(
         check_classes(opened.manifest.classes)
         data = open_data(paths)
         images = LabelledImages(data, sample(len(data), limit, part), match_classes(data.categories, opened.labels))
+        check_images(len(images.indices))
+        resolutions = [served_resolution(opened, each) for each in resolution or [None]]
+        dear_step = None if cascade is None else _dear_step(cascade, opened, resolutions[0])
         try:
             fitted = [
                 step
                 for each in precision or [None]
-                for step in asyncio.run(
-                    fitted_steps(opened.path, _settings(bundle, engine, each), images, resolution or [None])
-                )
+                for step in asyncio.run(fitted_steps(opened.path, _settings(bundle, engine, each), images, resolutions))
             ]
             dear = None
-            if cascade is not None:
-                path, at = _dear_step(cascade, opened)
-                dear = asyncio.run(
-                    fitted_steps(path, _settings(path, engine, precision[0] if precision else None), images, [at])
-                )[0]
+            if dear_step is not None:
+                path, at = dear_step
+                own = _settings(path, engine, precision[0] if precision else None)
+                (dear,) = asyncio.run(fitted_steps(path, own, images, [at]))
         except KeyboardInterrupt:
             notes.print("stopped: nothing was written", style="yellow")
             raise typer.Exit(STOPPED) from None
         joined = None if dear is None else cascade_of(opened, fitted[0], dear, goal)
-        own = [*fitted, dear] if dear is not None and dear.bundle.path == opened.path else fitted
-        calibrations = [step.calibration for step in own]
+        steps = [*fitted, dear] if dear is not None and dear.bundle.path == opened.path else fitted
+        calibrations = [step.calibration for step in steps]
         try:
             add_calibrations(opened.path, opened.manifest, calibrations, joined)
         except OSError as err:
@@ -127,21 +129,21 @@ def _goal(cascade: str | None, accuracy_loss: float | None, share: float | None)
     return CascadeGoal(accuracy_loss=(_DEFAULT_LOSS if accuracy_loss is None else accuracy_loss) / 100)
 
 
-def _dear_step(text: str, first: Bundle) -> tuple[Path, int]:
-    """The bundle and the resolution of the dear step that --cascade names."""
+def _dear_step(text: str, first: Bundle, cheap_resolution: int) -> tuple[Path, int]:
+    """The bundle and the resolution of the dear step that --cascade names. BadParameter if it cannot be one."""
     name, _, resolution = text.rpartition(":")
     if not resolution.isdecimal():
-        raise BadParameter(
-            f"--cascade {text}: must be a resolution of this bundle, or another bundle's, like BUNDLE:384"
-        )
+        raise BadParameter(f"--cascade {text}: must be a resolution of this bundle, or of another one, like BUNDLE:384")
     if not name:
-        return first.path, int(resolution)
+        if int(resolution) == cheap_resolution:
+            raise BadParameter(f"both steps of the cascade are {first.name} at {cheap_resolution}")
+        return first.path, served_resolution(first, int(resolution))
     with closing(open_bundle(bundle_at([bundle_named(Path(name))], None))) as other:
         if other.labels != first.labels:
             raise BadParameter(f"{other.path} has other classes than {first.path}: their labels differ")
-        if other.name == first.name and other.path != first.path:
+        if other.name == first.name:
             raise BadParameter(f"both bundles are called {first.name}: give one of the folders another name")
-        return other.path, int(resolution)
+        return other.path, served_resolution(other, int(resolution))
 
 
 def _settings(bundle: Path | None, engine: str | None, precision: str | None) -> Settings:

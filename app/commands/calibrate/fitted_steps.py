@@ -14,7 +14,6 @@ from app.commands.calibrate.labelled_logits import LabelledLogits, labelled_logi
 from app.commands.calibrate.score_fit import fit_scores
 from app.commands.classify import offline
 from app.configuration.settings import Settings
-from app.errors import BadParameter
 from app.serving.served_model import ServedModel
 from bundle.calibration import CascadeFit, CascadeStep, ScoreCalibration, scored_graph
 from bundle.class_labels import ClassLabel
@@ -43,15 +42,14 @@ class FittedStep:
 
 
 async def fitted_steps(
-    path: Path, settings: Settings, images: LabelledImages, resolutions: Sequence[int | None]
+    path: Path, settings: Settings, images: LabelledImages, resolutions: Sequence[int]
 ) -> list[FittedStep]:
-    """The bundle at `path` with the engine of `settings`, at each of `resolutions`, where None is the default one.
+    """The bundle at `path` with the engine of `settings`, at each of `resolutions`.
 
     Raises as ServedModel.load and fit_scores do.
     """
     async with offline(open_bundle(path), settings) as model:
-        wanted = list(dict.fromkeys(map(model.resolution, resolutions)))
-        return [await _fitted(model, resolution, images) for resolution in wanted]
+        return [await _fitted(model, resolution, images) for resolution in dict.fromkeys(resolutions)]
 
 
 async def _fitted(model: ServedModel, resolution: int, images: LabelledImages) -> FittedStep:
@@ -89,8 +87,6 @@ async def _fitted(model: ServedModel, resolution: int, images: LabelledImages) -
 
 def cascade_of(owner: Bundle, first: FittedStep, second: FittedStep, goal: CascadeGoal) -> CascadeFit:
     """The cascade of both steps, of which `owner` is the first one's bundle. BadParameter if it would be of no use."""
-    if (first.bundle.path, first.calibration.resolution) == (second.bundle.path, second.calibration.resolution):
-        raise BadParameter(f"both steps of the cascade are {owner.name} at {first.calibration.resolution}")
     both = sorted(set(first.answers.indices) & set(second.answers.indices))
     one, other = (_rows(step, both) for step in (first, second))
     best = scores(first.answers.logits[one], owner.manifest.activation, first.calibration.temperature).max(axis=1)

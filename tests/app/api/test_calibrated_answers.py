@@ -46,7 +46,7 @@ def asked(calibrated: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def classified(client: httpx.Client, image: bytes = IMAGES[0], **options: object) -> dict[str, Any]:
+def classified(client: httpx.Client, image: bytes = IMAGES[0], **options: Any) -> dict[str, Any]:
     response = client.post("/classify", params=options, content=image)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()

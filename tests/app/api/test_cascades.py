@@ -60,7 +60,7 @@ def asked(pair: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def classified(client: httpx.Client, image: bytes, **options: object) -> dict[str, Any]:
+def classified(client: httpx.Client, image: bytes, **options: Any) -> dict[str, Any]:
     response = client.post("/classify", params=options, content=image)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
@@ -119,7 +119,7 @@ def test_branches_are_those_of_the_step_that_answered(asked: httpx.Client) -> No
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(
-    asked: httpx.Client, options: dict[str, object], reason: str, text: str
+    asked: httpx.Client, options: dict[str, Any], reason: str, text: str
 ) -> None:
     for response in (
         asked.post("/classify", params=options, content=IMAGES[0]),
