@@ -1,9 +1,10 @@
 """The command `crossvit calibrate`."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -26,6 +27,8 @@ from bundle.reader import Bundle, open_bundle
 from model.command_line import STOPPED, new_app, notes
 
 main = new_app()
+
+T = TypeVar("T")
 
 _DEFAULT_LOSS = 0.5  # points
 
@@ -93,12 +96,12 @@ def calibrate(
         data = open_data(paths)
         images = LabelledImages(data, sample(len(data), limit, part), match_classes(data.categories, opened.labels))
         check_images(len(images.indices))
-        resolutions = [served_resolution(opened, each) for each in resolution or [None]]
+        resolutions = [served_resolution(opened, each) for each in _or_default(resolution)]
         dear_step = None if cascade is None else _dear_step(cascade, opened, resolutions[0])
         try:
             fitted = [
                 step
-                for each in precision or [None]
+                for each in _or_default(precision)
                 for step in asyncio.run(fitted_steps(opened.path, _settings(bundle, engine, each), images, resolutions))
             ]
             dear = None
@@ -117,6 +120,10 @@ def calibrate(
         except OSError as err:
             raise BadParameter(f"the calibration cannot be written to {opened.path}: {err.strerror}") from err
         print_calibrations(calibrations, joined, opened.path, output)
+
+
+def _or_default(values: list[T] | None) -> Sequence[T | None]:
+    return values or [None]
 
 
 def _goal(cascade: str | None, accuracy_loss: float | None, share: float | None) -> CascadeGoal:
@@ -147,5 +154,5 @@ def _dear_step(text: str, first: Bundle, cheap_resolution: int) -> tuple[Path, i
 
 
 def _settings(bundle: Path | None, engine: str | None, precision: str | None) -> Settings:
-    options = {"bundle": bundle and bundle_named(bundle), "engine": engine, "precision": precision}
+    options: dict[str, Any] = {"bundle": bundle and bundle_named(bundle), "engine": engine, "precision": precision}
     return Settings(**{name: value for name, value in options.items() if value is not None})

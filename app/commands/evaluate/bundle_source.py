@@ -185,6 +185,7 @@ def _uncertainty(outputs: Outputs, truth: int, activation: Activation, scoring: 
         raw_score=best_classes(outputs[0], 1, activation)[0][1],
         raw_nll=nll(outputs[0], truth) if activation == SOFTMAX else None,
         disagreement=float(disagreement(outputs[1], outputs[2], activation)),
+        same_branches=int(outputs[1].argmax()) == int(outputs[2].argmax()),
         set_size=None if covering is None else len(covering),
         covered=covering is not None and any(index == truth for index, _ in covering),
     )
