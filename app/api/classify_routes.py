@@ -93,6 +93,16 @@ _BATCH_REQUEST = {
         },
     },
 }
+_BROWN_OUT_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            BROWN_OUT_HEADER: {
+                "description": "the rung of the brown-out, where a cheaper step answered than was asked for",
+                "schema": {"type": "integer"},
+            }
+        }
+    }
+}
 _CLASSIFY_ERRORS = (
     BadBody,
     NoImage,
@@ -114,7 +124,7 @@ _CLASSIFY_ERRORS = (
     summary="Classify one image",
     tags=["Classification"],
     openapi_extra=_IMAGE_REQUEST,
-    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage),
+    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage) | _BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
 async def classify(
@@ -154,7 +164,7 @@ async def classify(
     tags=["Classification"],
     openapi_extra=_BATCH_REQUEST,
     response_model_exclude_unset=True,
-    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding),
+    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding) | _BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
 async def classify_batch(

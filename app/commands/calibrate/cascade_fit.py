@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.commands.evaluate.error_detection import Correct
 from app.errors import BadParameter
-
-Correct = NDArray[np.bool_]  # (images,)
 
 _FOLDS = 5  # of cross-fitting
 
