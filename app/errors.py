@@ -39,7 +39,7 @@ class NoInspection(ExplainedError):
 
 
 class NotCalibrated(ExplainedError):
-    """The request needs calibrated scores, and the model's are not."""
+    """The request needs calibrated scores, or a cascade, and the model has none that fits."""
 
 
 class BadInference(ExplainedError):

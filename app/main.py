@@ -29,6 +29,7 @@ from app.errors import LoadFailed, NotReady
 from app.page.page_routes import serve_page
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.assembly import make_decoders, make_model
+from app.serving.brown_out import BrownOut
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics, ModelState
@@ -102,7 +103,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
                 LENGTH_HEADER,
                 "X-Request-Timeout-Ms",
             ],
-            expose_headers=[REQUEST_ID_HEADER, LENGTH_HEADER, "Retry-After"],
+            expose_headers=[REQUEST_ID_HEADER, LENGTH_HEADER, "Retry-After", classify_routes.BROWN_OUT_HEADER],
         )
     app.add_middleware(
         ObservabilityMiddleware,
@@ -134,6 +135,9 @@ def _service(settings: Settings) -> Service:
 
     access = AccessControl(keys, admin_keys, settings.admin_port, take if limit else None)
     metrics.show_key_files({kind: partial(getattr, file, "ok") for kind, file in access.key_files.items()})
+    brown_out = BrownOut(settings.brown_out) if settings.brown_out else None
+    if brown_out is not None:
+        metrics.show_brown_out(lambda: brown_out.rungs)
     service = Service(
         settings=settings,
         repository=repository,
@@ -143,6 +147,7 @@ def _service(settings: Settings) -> Service:
         origin_policy=OriginPolicy(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
         body_limits=BodyLimits(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
         group=LocalInstance(repository, metrics, limit, stopping=lambda: service.stopping),
+        brown_out=brown_out,
         quantization=BackgroundQuantization(lambda: service.group.reload()) if settings.quantize else None,
     )
     return service

@@ -108,28 +108,84 @@ class ScoreCalibration(_Record):
     nll_after: _Number | None = None
 
 
+class CascadeStep(_Record):
+    """What answers: `model` is the name of another bundle, None for the one that has the calibration.
+
+    `accuracy` is that of this step alone, on the images of the fit.
+    """
+
+    model: str | None = None
+    resolution: int
+    precision: str
+    scored: ScoredGraph
+    accuracy: _Share
+
+
+class CascadeFit(_Record):
+    """Two steps: the cheap one answers where its best class's score is at least `threshold`, else the dear one does.
+
+    Attributes:
+        first: the cheap step, of this bundle.
+        second: the dear step.
+        threshold: of the calibrated score.
+        temperature: of the first step's scores when it was fitted.
+        images: how many it was fitted to.
+        data: what was named as data.
+        goal: what it was fitted for.
+        accuracy: of the cascade, cross-fitted.
+        answered_by_first: the share of images that the first step answers, cross-fitted.
+    """
+
+    first: CascadeStep
+    second: CascadeStep
+    threshold: _Number
+    temperature: _Number
+    images: Annotated[int, Field(ge=1)]
+    data: tuple[str, ...] = ()
+    goal: str = ""
+    accuracy: _Share
+    answered_by_first: _Share
+
+    @property
+    def precisions(self) -> tuple[str, str]:
+        return self.first.precision, self.second.precision
+
+
 class CalibrationFile(_Record):
     """The content of calibration.json."""
 
     format: Literal[1] = 1
     scores: tuple[ScoreCalibration, ...] = ()
+    cascades: tuple[CascadeFit, ...] = ()
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibrations that fit a bundle, by precision and resolution; `remarks` say what was passed over, and why."""
+    """The calibrations that fit a bundle.
+
+    Attributes:
+        scores: by precision and resolution.
+        cascades: whose first step, and second one if that is of the same bundle, fit it.
+        remarks: what was passed over, and why.
+    """
 
     scores: Mapping[tuple[str, int], ScoreCalibration] = field(default_factory=dict)
+    cascades: tuple[CascadeFit, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def at(self, precision: str, resolution: int) -> ScoreCalibration | None:
         return self.scores.get((precision, resolution))
 
 
-def scored_graph(manifest: Manifest, precision: str, resolution: int) -> ScoredGraph:
-    """What the logits in `precision` at `resolution` come from. Half precision is made from model.onnx by a rule."""
+def scored_graph(manifest: Manifest, precision: str, resolution: int) -> ScoredGraph | None:
+    """What the logits in `precision` at `resolution` come from; None if the bundle lacks the resolution.
+
+    Half precision is made from model.onnx by a rule.
+    """
+    steps = manifest.preprocessing.get(resolution)
+    if steps is None:
+        return None
     eight_bits = precision.startswith(INT8) and GRAPHS[INT8] in manifest.files
-    steps = manifest.preprocessing[resolution]
     return ScoredGraph(
         graph_sha256=manifest.files[GRAPHS[INT8] if eight_bits else MODEL],
         resize=steps.resize,
@@ -151,43 +207,57 @@ def read_calibration(bundle: Path, manifest: Manifest) -> Calibration:
         return Calibration(
             remarks=(f"scores are not calibrated: {path}: {first_error(err)}; crossvit calibrate makes it anew",)
         )
-    fitting = [each for each in content.scores if _fits(each, manifest)]
-    stale = sorted(
-        {f"{each.precision} at {each.resolution}" for each in content.scores}
-        - {f"{each.precision} at {each.resolution}" for each in fitting}
-    )
-    remarks = (
-        (f"{path} is passed over for {', '.join(stale)}: it was fitted for another graph; calibrate again",)
-        if stale
-        else ()
-    )
-    return Calibration({(each.precision, each.resolution): each for each in fitting}, remarks)
+    scores = {(each.precision, each.resolution): each for each in content.scores if _fits(each, manifest)}
+    cascades = tuple(each for each in content.cascades if _cascade_fits(each, manifest, scores))
+    stale = [
+        *(f"{each.precision} at {each.resolution}" for each in content.scores if each not in scores.values()),
+        *("the cascade" for each in content.cascades if each not in cascades),
+    ]
+    why = "it was fitted for another graph, or before the scores were; calibrate again"
+    remarks = (f"{path} is passed over for {', '.join(dict.fromkeys(stale))}: {why}",) if stale else ()
+    return Calibration(scores, cascades, remarks)
 
 
-def add_calibrations(bundle: Path, manifest: Manifest, fitted: Iterable[ScoreCalibration]) -> None:
-    """Put `fitted` into calibration.json in place of those of the same precisions and resolutions.
+def add_calibrations(
+    bundle: Path, manifest: Manifest, fitted: Iterable[ScoreCalibration], cascade: CascadeFit | None = None
+) -> None:
+    """Put `fitted` into calibration.json in place of those of the same precisions and resolutions, and the `cascade`.
 
-    The file is replaced in one step; those of other graphs go. Raises OSError.
+    The file is replaced in one step; those of other graphs go, and cascades of scores that are others now. Raises
+    OSError.
     """
     with exclusive_lock(bundle, wait=True):  # another run may calibrate another precision meanwhile
-        kept = dict(read_calibration(bundle, manifest).scores)
-        kept |= {(each.precision, each.resolution): each for each in fitted}
-        _write(bundle, CalibrationFile(scores=tuple(kept[key] for key in sorted(kept))))
+        kept = read_calibration(bundle, manifest)
+        scores = dict(kept.scores) | {(each.precision, each.resolution): each for each in fitted}
+        cascades = {each.precisions: each for each in kept.cascades if _cascade_fits(each, manifest, scores)}
+        if cascade is not None:
+            cascades[cascade.precisions] = cascade
+        _write(bundle, Calibration(scores, tuple(cascades.values())))
 
 
 def keep_calibration(old: Path, new: Path, manifest: Manifest) -> None:
     """Write what of the calibration in the bundle `old` fits the bundle `new` of `manifest` into that, if any does."""
-    kept = read_calibration(old, manifest).scores
-    if kept:
-        _write(new, CalibrationFile(scores=tuple(kept.values())))
+    kept = read_calibration(old, manifest)
+    if kept.scores:
+        _write(new, kept)
 
 
-def _write(bundle: Path, content: CalibrationFile) -> None:
-    text = content.model_dump_json(indent=1) + "\n"
+def _write(bundle: Path, content: Calibration) -> None:
+    scores = tuple(content.scores[key] for key in sorted(content.scores))
+    text = CalibrationFile(scores=scores, cascades=content.cascades).model_dump_json(indent=1) + "\n"
     replace_file(bundle / CALIBRATION, text.encode(), mode=0o644)  # the service may run as another user
 
 
 def _fits(fitted: ScoreCalibration, manifest: Manifest) -> bool:
-    return fitted.resolution in manifest.preprocessing and fitted.fitted_for == scored_graph(
-        manifest, fitted.precision, fitted.resolution
+    return fitted.fitted_for == scored_graph(manifest, fitted.precision, fitted.resolution)
+
+
+def _cascade_fits(cascade: CascadeFit, manifest: Manifest, scores: Mapping[tuple[str, int], ScoreCalibration]) -> bool:
+    """Whether the cascade is of these scores; the second step may be another bundle's, which is not known here."""
+    own = [step for step in (cascade.first, cascade.second) if step.model is None]
+    first = scores.get((cascade.first.precision, cascade.first.resolution))
+    return (
+        first is not None
+        and first.temperature == cascade.temperature
+        and all(step.scored == scored_graph(manifest, step.precision, step.resolution) for step in own)
     )

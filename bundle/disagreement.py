@@ -7,7 +7,7 @@ from bundle.scores import scores
 from model.spec import SIGMOID, Activation
 
 
-def disagreement(
+def branch_disagreement(
     first: NDArray[np.floating], second: NDArray[np.floating], activation: Activation
 ) -> NDArray[np.float64]:
     """The Jensen-Shannon divergence of two answers in bits, from 0 to 1, of their logits (…, classes).

@@ -33,9 +33,10 @@ def nonconformity(descending: NDArray[np.floating], penalty: RankPenalty) -> NDA
     return found
 
 
-def set_sizes(nonconformities: NDArray[np.float64], threshold: float) -> NDArray[np.intp] | np.intp:
+def set_sizes(nonconformities: NDArray[np.float64], threshold: float) -> NDArray[np.intp]:
     """How many of the best classes are in the set, at least one, of what `nonconformity` gave: (…, classes) to (…)."""
-    return np.maximum(1, (nonconformities <= threshold).sum(axis=-1))
+    sizes: NDArray[np.intp] = np.maximum(1, (nonconformities <= threshold).sum(axis=-1))
+    return sizes
 
 
 def coverage_threshold(nonconformities: NDArray[np.float64], coverage: float) -> float | None:

@@ -1,11 +1,13 @@
 """POST /classify and POST /classify/batch: image files in, the best classes out."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from app.api.answer_plan import answer_plan
 from app.api.auth import AccessLevel
 from app.api.dependencies import (
     SINGLE_PARAMETERS,
@@ -46,12 +48,16 @@ from app.errors import (
     UnknownCoding,
 )
 from app.serving.answer_details import IndexedScore, branch_answers, covering_set, fitted_threshold
-from app.serving.served_model import ModelAnswer, ServedModel
+from app.serving.cascade import ServedStep, StepAnswer
+from app.serving.served_model import ServedModel
+from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
 from bundle.scores import best_classes
 
 router = APIRouter(redirect_slashes=False)
+
+BROWN_OUT_HEADER = "X-Brown-Out"  # in an answer of a cheaper step than was asked for: the rung
 
 _DEFAULTS = ClassifyOptions()
 
@@ -71,6 +77,16 @@ _BATCH_REQUEST = {
         },
     },
 }
+_BROWN_OUT_RESPONSE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            BROWN_OUT_HEADER: {
+                "description": "the rung of the brown-out, where a cheaper step answered than was asked for",
+                "schema": {"type": "integer"},
+            }
+        }
+    }
+}
 _CLASSIFY_ERRORS = (*IMAGE_REQUEST_ERRORS, NotCalibrated)
 
 
@@ -79,7 +95,7 @@ _CLASSIFY_ERRORS = (*IMAGE_REQUEST_ERRORS, NotCalibrated)
     summary="Classify one image",
     tags=["Classification"],
     openapi_extra=IMAGE_REQUEST,
-    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage),
+    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage) | _BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
 async def classify(
@@ -87,23 +103,26 @@ async def classify(
 ) -> Classification:
     """The best classes for one image."""
     deadline = service.deadline(request)
-    reading = read_request(request, service, options, _read_image, _check)
+    reading = read_request(request, service, options, _read_image, partial(_check, service))
     async with reading as (model, options, upload):
-        resolution = checked_resolution(model, options)
+        plan = answer_plan(service, model, options)
         caller = caller_id(request)
-        work = model.classify(upload.files[0].content, resolution, deadline, best=_best(options), caller=caller)
+        work = plan.classify(upload.files[0].content, deadline, best=_best(options), caller=caller)
         try:
-            answer = await run_while_connected(request, work)
+            found = await run_while_connected(request, work)
         except (NotAnImage, BadImage) as err:
             raise upload.with_content_type(err) from err
-    request.state.stages += answer.stages
+    answers = found.all
+    for answer in answers:
+        request.state.stages += answer.stages
     return Classification.model_validate({
-        **_classified(model, answer, options),
-        "model": _answered(model, resolution, calibrated=answer.calibration is not None),
+        **_classified(found, options),
+        "model": _answered(found.step, calibrated=found.answer.calibration is not None),
+        **_step_fields(request, found.step),
         "timing_ms": {
-            "decode": in_milliseconds(answer.decode.seconds),
-            "queue": in_milliseconds(answer.queued),
-            "inference": in_milliseconds(answer.inference.seconds),
+            "decode": in_milliseconds(sum([answer.decode.seconds for answer in answers])),
+            "queue": in_milliseconds(sum([answer.queued for answer in answers])),
+            "inference": in_milliseconds(sum([answer.inference.seconds for answer in answers])),
             "total": in_milliseconds(seconds_since_start(request)),
         },
         "request_id": request.state.request_id,
@@ -116,7 +135,7 @@ async def classify(
     tags=["Classification"],
     openapi_extra=_BATCH_REQUEST,
     response_model_exclude_unset=True,
-    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding),
+    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding) | _BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
 async def classify_batch(
@@ -126,18 +145,22 @@ async def classify_batch(
     deadline = service.deadline(request)
     max_files = service.settings.max_images
     reading = read_request(
-        request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields), _check
+        request,
+        service,
+        options,
+        lambda body: body.images(max_files, ClassifyOptions.model_fields),
+        partial(_check, service),
     )
     async with reading as (model, options, upload):
-        resolution = checked_resolution(model, options)
+        plan = answer_plan(service, model, options)
         caller = caller_id(request)
         await service.charge(request, len(upload.files))
 
         problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
-        work = model.classify_each(images, resolution, deadline, best=_best(options), caller=caller)
+        work = plan.classify_each(images, deadline, best=_best(options), caller=caller)
         outcomes = iter(await run_while_connected(request, work))
-        calibrated = model.calibration(resolution) is not None
+        calibrated = plan.first.model.calibration(plan.first.resolution) is not None
         results = []
         for index, (name, _) in enumerate(upload.files):
             outcome = problems.get(index) or next(outcomes)
@@ -146,13 +169,17 @@ async def classify_batch(
                 problem = problem_of(outcome, request.state.request_id)
                 results.append(ImageResult(index=index, filename=name, problem=problem))
             else:
-                request.state.stages = outcome.stages  # of the last image, which shows what the others waited for
-                calibrated = outcome.calibration is not None
-                classified = _classified(model, outcome, options)
-                results.append(ImageResult.model_validate({"index": index, "filename": name, **classified}))
+                answer, step = outcome.answer, outcome.step
+                request.state.stages = answer.stages  # of the last image, which shows what the others waited for
+                own = _answered(step, calibrated=answer.calibration is not None)
+                calibrated = calibrated and (own.calibrated or step is not plan.first)
+                fields = {"index": index, "filename": name, **_classified(outcome, options)}
+                if steps := _step_fields(request, step):
+                    fields |= steps | {"model": own}
+                results.append(ImageResult.model_validate(fields))
     return BatchClassification(
         results=results,
-        model=_answered(model, resolution, calibrated=calibrated),
+        model=_answered(plan.first, calibrated=calibrated),
         total_ms=in_milliseconds(seconds_since_start(request)),
         request_id=request.state.request_id,
     )
@@ -168,7 +195,9 @@ def _directly(
         await service.authorize(request, AccessLevel.KEY, rate_limited=True)
         await refuse_repeated_parameters(request)
         answer = await endpoint(request, with_more(_DEFAULTS, request.query_params), service)
-        return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+        rung = getattr(request.state, "brown_out", 0)
+        headers = {BROWN_OUT_HEADER: str(rung)} if rung else None
+        return Response(answer.model_dump_json(exclude_unset=True), headers=headers, media_type="application/json")
 
     return handler
 
@@ -179,21 +208,12 @@ DIRECT_ROUTES = [
 ]
 
 
-def checked_resolution(model: ServedModel, options: ClassifyOptions) -> int:
-    """The resolution to serve. Raises BadParameter, or NotCalibrated if `options` ask for what needs a calibration."""
-    resolution = model.resolution(options.resolution)
-    if options.coverage is not None:
-        model.check_coverage(resolution, options.coverage)
-    return resolution
-
-
 async def _read_image(body: RequestBody) -> Upload:
     return await body.image(ClassifyOptions.model_fields)
 
 
-def _check(model: ServedModel, options: ClassifyOptions, caller: str) -> None:
-    checked_resolution(model, options)
-    model.check(caller=caller)
+def _check(service: Service, model: ServedModel, options: ClassifyOptions, caller: str) -> None:
+    answer_plan(service, model, options).first.model.check(caller=caller)
 
 
 def _not_an_image(body: bytes) -> ExplainedError | None:
@@ -210,8 +230,9 @@ def _best(options: ClassifyOptions) -> int:
     return options.top_k if options.coverage is None and options.details is None else 0
 
 
-def _classified(model: ServedModel, answer: ModelAnswer, options: ClassifyOptions) -> dict[str, Any]:
+def _classified(found: StepAnswer, options: ClassifyOptions) -> dict[str, Any]:
     """The fields that say what the image is: the best classes, and what else `options` ask for."""
+    model, answer = found.step.model, found.answer
     labels, activation = model.bundle.labels, model.bundle.manifest.activation
     if _best(options):
         return {"predictions": _predictions(answer.best(labels))}
@@ -243,5 +264,17 @@ def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]
     ]
 
 
-def _answered(model: ServedModel, resolution: int, *, calibrated: bool) -> AnsweredBy:
-    return answered_by(model, resolution, model.engine(resolution), calibrated=calibrated)
+def _step_fields(request: Request, step: ServedStep) -> dict[str, Any]:
+    """The field that says which step of a cascade answered, if one did, which is counted; the header of a brown-out."""
+    if step.of == 1:
+        return {}
+    metrics: Metrics = request.app.state.service.metrics
+    metrics.cascade_answers.labels(step.model.bundle.name, str(step.number)).inc()
+    if step.brown_out:
+        metrics.brown_out_answers.labels(step.model.bundle.name, str(step.brown_out)).inc()
+        request.state.brown_out = step.brown_out
+    return {"step": {"number": step.number, "of": step.of}}
+
+
+def _answered(step: ServedStep, *, calibrated: bool) -> AnsweredBy:
+    return answered_by(step.model, step.resolution, step.model.engine(step.resolution), calibrated=calibrated)

@@ -21,6 +21,7 @@ from app.configuration.settings import Settings
 from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
 from app.pulling.background_quantization import BackgroundQuantization
+from app.serving.brown_out import BrownOut
 from app.serving.repository import Repository
 from app.telemetry.metrics import Metrics
 
@@ -45,6 +46,7 @@ class Service:
         origin_policy: which web pages and host names may ask.
         body_limits: the limits of request bodies, and the memory that they hold.
         group: all instances of the service.
+        brown_out: decides when answers come from cheaper steps; None with no --brown-out.
         quantization: makes the graphs in 8 bits that models lack, if this process does that.
         url: of the port, once it listens; empty if a server of another kind runs the application.
         loaded: is set once the models are loaded that are served from the start.
@@ -60,6 +62,7 @@ class Service:
     origin_policy: OriginPolicy
     body_limits: BodyLimits
     group: InstanceGroup
+    brown_out: BrownOut | None = None
     quantization: BackgroundQuantization | None = None
     url: str = ""
     loaded: asyncio.Event = field(default_factory=asyncio.Event)

@@ -18,8 +18,8 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from app.api.answer_plan import answer_plan
 from app.api.auth import AccessLevel
-from app.api.classify_routes import checked_resolution
 from app.api.dependencies import Service, caller_id
 from app.api.entry_middleware import MAX_QUERY_PARAMETERS
 from app.api.observability_middleware import REQUEST_ID_HEADER, SECURITY_HEADERS, request_id_for
@@ -91,7 +91,7 @@ class EarlyRefusals:
         """
         target = _target(path, scope["query_string"])
         # The count of a rate limit may be in another process.
-        if target is None or self._service.access.rate_limited or self._has_room(target.options.model):
+        if target is None or self._service.access.rate_limited or self._has_room(target):
             return None
         request = Request({"type": "http", **scope, "state": {"started": 0.0, "caller": ""}})
         if "origin" in request.headers:  # the response may need CORS headers
@@ -111,10 +111,13 @@ class EarlyRefusals:
         metrics.requests.labels(refusal.route, "POST", str(int(refusal.status)) if sent else "499").inc()
         metrics.request_seconds.labels(refusal.route).observe(seconds)
 
-    def _has_room(self, name: str | None) -> bool:
+    def _has_room(self, target: _Target) -> bool:
         """Whether any caller's request would be accepted now. It is asked for each request, so it costs little."""
         with suppress(ExplainedError):
-            self._service.repository.model(name).check()
+            model = self._service.repository.model(target.options.model)
+            if self._service.brown_out is not None and not target.inference:
+                model = answer_plan(self._service, model, target.options).first.model
+            model.check()
             return True
         return False
 
@@ -129,8 +132,7 @@ class EarlyRefusals:
         if target.inference:
             json_bytes(request)
         model = service.repository.model(target.options.model)
-        checked_resolution(model, target.options)
-        model.check(caller=caller_id(request))
+        answer_plan(service, model, target.options).first.model.check(caller=caller_id(request))
 
     def _refusal(self, request: Request, target: _Target, error: ExplainedError) -> EarlyRefusal:
         request_id = request_id_for(request.headers.get(REQUEST_ID_HEADER, ""))

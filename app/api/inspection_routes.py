@@ -23,9 +23,15 @@ from app.api.image_requests import (
     in_milliseconds,
     read_request,
 )
-from app.api.inspection_schemas import EmbedOptions, ExplainOptions, ImageEmbedding, ImageExplanation
+from app.api.inspection_schemas import (
+    EmbedOptions,
+    ExplainOptions,
+    ImageEmbedding,
+    ImageExplanation,
+    InspectionOptions,
+)
 from app.api.problems import error_responses
-from app.api.schemas import AnsweredBy, ImageOptions
+from app.api.schemas import AnsweredBy
 from app.errors import BadImage, BadParameter, NoInspection, NotAnImage
 from app.inspection.inspector import INSPECTION_ENGINE
 from app.serving.class_choice import chosen_class
@@ -131,7 +137,7 @@ def _check_explain(model: ServedModel, options: ExplainOptions, caller: str) -> 
     _check_embed(model, options, caller)
 
 
-def _check_embed(model: ServedModel, options: ImageOptions, caller: str) -> None:
+def _check_embed(model: ServedModel, options: InspectionOptions, caller: str) -> None:
     model.resolution(options.resolution)
     model.inspection.check(caller=caller)
 

@@ -6,9 +6,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.schemas import AnsweredBy, ImageOptions, Prediction, Timing
 from app.serving.explanation_fields import MOST_EXPLAINED, BranchChoice, MapKind
+from model.spec import RESOLUTIONS
 
 
-class ExplainOptions(ImageOptions):
+class InspectionOptions(ImageOptions):
+    """The options that both routes have."""
+
+    resolution: Annotated[
+        int | None,
+        Field(
+            description="the resolution to answer at, such as 224; the model's own if left out",
+            json_schema_extra={"examples": [*RESOLUTIONS]},  # the allowed values depend on the model's bundle
+        ),
+    ] = None
+
+
+class ExplainOptions(InspectionOptions):
     """The options of POST /explain."""
 
     class_: Annotated[
@@ -35,7 +48,7 @@ class ExplainOptions(ImageOptions):
     ] = 0.8
 
 
-class EmbedOptions(ImageOptions):
+class EmbedOptions(InspectionOptions):
     """The options of POST /embed."""
 
     branch: Annotated[BranchChoice, Field(description="both, small or large: the branches whose numbers to return")] = (

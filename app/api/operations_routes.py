@@ -9,11 +9,24 @@ from prometheus_client import exposition
 from app.api.auth import AccessLevel
 from app.api.dependencies import SINGLE_PARAMETERS, ServiceDep, require_access
 from app.api.problems import ACCESS_ERRORS, error_responses
-from app.api.schemas import Fallback, InstanceCount, Links, ModelInfo, ModelList, Reloaded, ScoresInfo, Status
+from app.api.schemas import (
+    CascadeInfo,
+    CascadeStepInfo,
+    Fallback,
+    InstanceCount,
+    Links,
+    ModelInfo,
+    ModelList,
+    Reloaded,
+    ScoresInfo,
+    Status,
+)
 from app.errors import BadParameter, NotReady, UnknownModel
 from app.pulling.background_quantization import BackgroundQuantization
+from app.serving.cascade import FindModel, is_served
 from app.serving.repository import RepositoryEntry
-from bundle.calibration import ScoreCalibration
+from app.serving.served_model import ServedModel
+from bundle.calibration import CascadeFit, ScoreCalibration
 
 router = APIRouter(redirect_slashes=False)
 
@@ -42,7 +55,10 @@ async def models(service: ServiceDep) -> ModelList:
     total, ready = await service.group.instances()
     default = service.repository.default
     return ModelList(
-        models=[_model_info(entry, default, service.quantization) for entry in service.repository.entries],
+        models=[
+            _model_info(entry, default, service.quantization, service.repository.model)
+            for entry in service.repository.entries
+        ],
         instances=InstanceCount(total=total, ready=ready),
     )
 
@@ -109,7 +125,9 @@ async def metrics(request: Request, service: ServiceDep) -> Response:
     return Response(content, headers={"Content-Type": content_type})
 
 
-def _model_info(entry: RepositoryEntry, default: str, quantization: BackgroundQuantization | None) -> ModelInfo:
+def _model_info(
+    entry: RepositoryEntry, default: str, quantization: BackgroundQuantization | None, find: FindModel
+) -> ModelInfo:
     quantizing = quantization is not None and quantization.under_way == entry.name
     info = ModelInfo(
         name=entry.name, default=entry.name == default, state=entry.state, reason=entry.fault, quantizing=quantizing
@@ -133,6 +151,7 @@ def _model_info(entry: RepositoryEntry, default: str, quantization: BackgroundQu
             "agreement": entry.model.agreement,
             "calibrated": entry.model.calibration() is not None,
             "calibrations": [_scores_info(each) for each in entry.model.calibrations.scores.values()],
+            "cascades": [_cascade_info(entry.model, each, find) for each in entry.model.calibrations.cascades],
             "fallbacks": [
                 Fallback(engine=refused, resolution=resolution, reason=reason)
                 for refused, resolution, reason in entry.model.refused
@@ -158,4 +177,24 @@ def _scores_info(fitted: ScoreCalibration) -> ScoresInfo:
         ece_before=fitted.ece_before,
         ece_after=fitted.ece_after,
         coverages=[coverages[0], coverages[-1]] if coverages else [],
+    )
+
+
+def _cascade_info(model: ServedModel, fit: CascadeFit, find: FindModel) -> CascadeInfo:
+    return CascadeInfo(
+        steps=[
+            CascadeStepInfo(
+                model=step.model or model.bundle.name,
+                resolution=step.resolution,
+                precision=step.precision,
+                accuracy=step.accuracy,
+            )
+            for step in (fit.first, fit.second)
+        ],
+        threshold=fit.threshold,
+        goal=fit.goal,
+        images=fit.images,
+        accuracy=fit.accuracy,
+        answered_by_first=fit.answered_by_first,
+        served=is_served(model, fit, find),
     )

@@ -3,13 +3,35 @@
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from bundle.agreement import Agreement
 from bundle.calibration import LEAST_COVERAGE, MOST_COVERAGE
 from model.spec import RESOLUTIONS, Activation
+
+AUTO_RESOLUTION: Final = "auto"
+_WHOLE_NUMBER = TypeAdapter(int)
+
+
+def _resolution(value: object) -> object:
+    """A whole number, "auto" or None. Not a union of types: an error would name the types and not the option."""
+    if value is None or value == AUTO_RESOLUTION:
+        return value
+    try:
+        return _WHOLE_NUMBER.validate_python(value)
+    except ValidationError as err:
+        raise ValueError("must be a whole number, or auto") from err
 
 
 class ImageOptions(BaseModel):
@@ -24,13 +46,6 @@ class ImageOptions(BaseModel):
         is_options = isinstance(values, Mapping)
         return {key: value for key, value in values.items() if value != ""} if is_options else values
 
-    resolution: Annotated[
-        int | None,
-        Field(
-            description="the resolution to answer at, such as 224; the model's own if left out",
-            json_schema_extra={"examples": [*RESOLUTIONS]},  # the allowed values depend on the model's bundle
-        ),
-    ] = None
     model: Annotated[str | None, Field(description="the name of a served model; the default if left out")] = None
 
     @classmethod
@@ -43,6 +58,16 @@ class ClassifyOptions(ImageOptions):
     """The options of POST /classify."""
 
     top_k: Annotated[int, Field(ge=1, le=50, description="how many classes to return, from 1 to 50")] = 5
+    resolution: Annotated[
+        int | Literal["auto"] | None,
+        PlainValidator(_resolution),
+        WithJsonSchema({"anyOf": [{"type": "integer"}, {"const": AUTO_RESOLUTION}]}),
+        Field(
+            description="the resolution to classify at, such as 224; the model's own if left out; auto for the cheap "
+            "step of a cascade first, and the dear one only where the cheap one is not sure",
+            json_schema_extra={"examples": [*RESOLUTIONS, AUTO_RESOLUTION]},  # those allowed depend on the bundle
+        ),
+    ] = None
     coverage: Annotated[
         float | None,
         Field(
@@ -88,6 +113,13 @@ class AnsweredBy(BaseModel):
     ] = False  # of an older service
 
 
+class CascadeStepNumber(BaseModel):
+    """Which step of a cascade answered: 1 is the cheap one."""
+
+    number: int
+    of: int
+
+
 class PredictionSet(BaseModel):
     """The classes of which one is the true one, with at least the probability `coverage`: the best first.
 
@@ -126,6 +158,9 @@ class Classification(BaseModel):
     predictions: list[Prediction]
     prediction_set: Annotated[PredictionSet | None, Field(description="with the option coverage")] = None
     branches: Annotated[Branches | None, Field(description="with the option details=branches")] = None
+    step: Annotated[
+        CascadeStepNumber | None, Field(description="with resolution=auto, or where a brown-out chose the cheaper step")
+    ] = None
     model: AnsweredBy
     timing_ms: Timing
     request_id: str
@@ -139,6 +174,8 @@ class ImageResult(BaseModel):
     predictions: list[Prediction] | None = None
     prediction_set: PredictionSet | None = None
     branches: Branches | None = None
+    step: CascadeStepNumber | None = None
+    model: Annotated[AnsweredBy | None, Field(description="with `step`: what answered this image")] = None
     problem: "Problem | None" = None
 
 
@@ -173,6 +210,27 @@ class ScoresInfo(BaseModel):
     coverages: Annotated[
         list[float], Field(description="least and most coverage of prediction sets; empty if there are none")
     ]
+
+
+class CascadeStepInfo(BaseModel):
+    """A step of a cascade; `accuracy` is its own, on the labelled images of the fit."""
+
+    model: str
+    resolution: int
+    precision: str
+    accuracy: float
+
+
+class CascadeInfo(BaseModel):
+    """A cascade that begins with the model, for resolution=auto, which crossvit calibrate made."""
+
+    steps: Annotated[list[CascadeStepInfo], Field(description="the cheap one first")]
+    threshold: Annotated[float, Field(description="the score of the best class from which on the first step answers")]
+    goal: str
+    images: Annotated[int, Field(description="labelled images that it was fitted to")]
+    accuracy: Annotated[float, Field(description="of the cascade, on images that it was not fitted to")]
+    answered_by_first: Annotated[float, Field(description="the share of these that the first step answered")]
+    served: Annotated[bool, Field(description="whether what is served now is what it was fitted for")]
 
 
 class Links(BaseModel):
@@ -219,6 +277,7 @@ class ModelInfo(BaseModel):
     calibrations: Annotated[
         list[ScoresInfo], Field(description="those of the model's scores, by precision and resolution")
     ] = []
+    cascades: Annotated[list[CascadeInfo], Field(description="those that resolution=auto may take")] = []
     fallbacks: Annotated[list[Fallback], Field(description="the engines that were passed over, and why")] = []
     explains: Annotated[
         bool, Field(description="whether its bundle has the graph that explains and embeds: /explain, /embed")

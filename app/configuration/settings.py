@@ -137,6 +137,16 @@ class Settings(BaseSettings):
     max_queue_seconds: Annotated[
         Seconds, Field(description="longest time that the images that wait may be expected to take (429)")
     ] = 30
+    brown_out: Annotated[
+        list[Seconds],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(
+            max_length=2,
+            description="seconds of waiting images from which resolution=auto takes its first step only, and requests "
+            "that name no resolution do too, such as 1,3; never if left out",
+        ),
+    ] = []
     max_images: Annotated[int, Field(ge=1, description="most images in one request")] = 32
     request_seconds: Annotated[
         Seconds, Field(description="longest time for an answer; a client may set a shorter one")
@@ -252,6 +262,8 @@ class Settings(BaseSettings):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
+        if list(self.brown_out) != sorted(self.brown_out):
+            raise ValueError("brown_out must be two ascending numbers of seconds: the first rung is the lower one")
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(

@@ -5,6 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
+
+from app.engines.engine_process.graph_files import checked_graph
+from app.machine.cpus import usable_cpus
+from app.processes.channel import Arrays, Values
+from app.processes.shared_memory import SharedMemory
+from bundle.file_names import MODEL
 from bundle.inspection import (
     ATTENTION_LARGE,
     ATTENTION_SMALL,
@@ -14,13 +21,6 @@ from bundle.inspection import (
     EMBEDDING_LARGE,
     EMBEDDING_SMALL,
 )
-from numpy.typing import NDArray
-
-from app.engines.engine_process.graph_files import checked_graph
-from app.machine.cpus import usable_cpus
-from app.processes.channel import Arrays, Values
-from app.processes.shared_memory import SharedMemory
-from bundle.file_names import MODEL
 from bundle.tensors import INPUT, OUTPUTS
 
 _NICENESS = 10  # the engine that classifies goes first

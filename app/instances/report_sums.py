@@ -19,6 +19,7 @@ _GAUGES: dict[str, _Combine] = {
     "crossvit_model_info": max,
     "crossvit_engine_refused": max,
     "crossvit_keys_file_ok": min,
+    "crossvit_brown_out_rung": max,
     "process_max_fds": min,
     "process_start_time_seconds": min,
     "python_info": max,

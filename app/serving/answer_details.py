@@ -6,7 +6,7 @@ import numpy as np
 
 from app.errors import NotCalibrated
 from bundle.calibration import CoverageThreshold, ScoreCalibration
-from bundle.disagreement import disagreement
+from bundle.disagreement import branch_disagreement
 from bundle.prediction_sets import nonconformity, set_sizes
 from bundle.scores import best_classes
 from bundle.tensors import Outputs
@@ -67,4 +67,4 @@ def branch_answers(outputs: Outputs, activation: Activation) -> BranchAnswers:
     """What each branch says by itself, of an image's logits (outputs, classes); no temperature was fitted to these."""
     _, small, large = outputs
     (best_small,), (best_large,) = (best_classes(logits, 1, activation) for logits in (small, large))
-    return BranchAnswers(best_small, best_large, float(disagreement(small, large, activation)))
+    return BranchAnswers(best_small, best_large, float(branch_disagreement(small, large, activation)))

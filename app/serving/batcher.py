@@ -129,7 +129,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._check_places(count, caller)
         if not self.waiting:
             return
-        seconds, most = self._expected_seconds(), self._most_seconds
+        seconds, most = self.expected_seconds, self._most_seconds
         most += most / _RESERVE_DIVISOR if self._has_reserve(caller) else 0.0
         if seconds > most:
             detail = f"the {self.waiting} images that wait take about {seconds:.0f} s, and {most:.0f} s may"
@@ -171,12 +171,15 @@ class Batcher(Generic[QueueItem, QueueResult]):
         if self.waiting + count > room:
             raise QueueFull(f"the queue is full: {self.waiting} images wait, {room} may", self._retry_after())
 
-    def _expected_seconds(self) -> float:
-        """Until all that wait are decoded and have had their engine call."""
+    @property
+    def expected_seconds(self) -> float:
+        """Until all that wait are decoded and have had their engine call, as far as known; 0 if none waits."""
+        if not self.waiting:
+            return 0.0
         return max(self._seconds_to_empty(), self._before())
 
     def _retry_after(self) -> int:
-        return max(1, math.ceil(self._expected_seconds()))
+        return max(1, math.ceil(self.expected_seconds))
 
     def _seconds_to_empty(self) -> float:
         """The seconds that all waiting items take, as far as known; one not decoded yet counts as in the last batch."""

@@ -14,6 +14,16 @@ from bundle.reader import Bundle
 MakeEngine = Callable[[int, tuple[str, str] | None], EngineSupervisor]
 
 
+def served_resolution(bundle: Bundle, requested: int | None) -> int:
+    """`requested`, or the bundle's default; BadParameter if the bundle lacks it."""
+    if requested is None:
+        return bundle.manifest.default_resolution
+    if requested not in bundle.resolutions:
+        offered = ", ".join(map(str, bundle.resolutions))
+        raise BadParameter(f"resolution {requested} is not served; one of {offered}")
+    return requested
+
+
 class ModelEngines:
     """Each in a process of its own: the default resolution's from the start, others from their first request.
 
@@ -73,12 +83,7 @@ class ModelEngines:
 
     def resolution(self, requested: int | None) -> int:
         """The resolution to serve; BadParameter if the bundle lacks the one that was requested."""
-        if requested is None:
-            return self._default_resolution
-        if requested not in self._bundle.resolutions:
-            offered = ", ".join(map(str, self._bundle.resolutions))
-            raise BadParameter(f"resolution {requested} is not served; one of {offered}")
-        return requested
+        return served_resolution(self._bundle, requested)
 
     def calibrate(self, calibrations: Calibration) -> None:
         """Make the scores of the answers from now on with `calibrations`."""

@@ -3,10 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import LoadFailed, NotReady, UnknownModel
+from app.serving.cascade import Cascade, served_cascade
 from app.serving.served_model import ServedModel
 from bundle.bundle_errors import BadBundle, ExplainedError
 from bundle.calibration import Calibration
@@ -98,6 +100,21 @@ class Repository:
             why = "it is unloaded" if entry.reason == UNLOADED else "it could not be loaded; GET /models says why"
             raise NotReady(f"{entry.name} is not served: {why}")
         return entry.model
+
+    def cascade(self, model: ServedModel) -> Cascade:
+        """The cascade that begins with `model`. Raises NotCalibrated, UnknownModel or NotReady."""
+        return served_cascade(model, self.model)
+
+    def cascade_to(self, model: ServedModel, resolution: int) -> Cascade | None:
+        """A cascade whose second step is `model` at `resolution`, if one is served."""
+        for entry in self._entries.values():
+            for fit in entry.model.calibrations.cascades if entry.model is not None else ():
+                assert entry.model is not None
+                name = fit.second.model or entry.name
+                if (name, fit.second.resolution) == (model.bundle.name, resolution):
+                    with suppress(ExplainedError):  # what is served may differ from what it was fitted for
+                        return self.cascade(entry.model)
+        return None
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Do not load these models at the start: other instances have unloaded them."""

@@ -255,6 +255,11 @@ class ServedModel:
             )
         return self._inspection
 
+    @property
+    def expected_seconds(self) -> float:
+        """How long the images that wait are expected to take."""
+        return self._batcher.expected_seconds
+
     def check(self, count: int = 1, caller: str = "") -> None:
         """Raise NotReady, or QueueFull if there is no room for `count` images now: a request can be spared its body."""
         self._check_ready()

@@ -105,6 +105,12 @@ class Metrics:
         )
         self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_BUCKETS, "model")
         self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_BUCKETS, "model")
+        self.cascade_answers = self._counter(
+            "cascade_answers", "Images that a step of a cascade answered, by the model that did", "model", "step"
+        )
+        self.brown_out_answers = self._counter(
+            "brown_out_answers", "Images that a cheaper step answered because of the load", "model", "rung"
+        )
         self.decoder_restarts = self._counter("decoder_restarts", "Decoders that had to be replaced", "reason")
         for reason in _DECODER_RESTART_REASONS:
             self.decoder_restarts.labels(reason)
@@ -135,6 +141,10 @@ class Metrics:
         gauge = Gauge("crossvit_keys_file_ok", text, ["keys"], registry=self.registry)
         for kind, is_ok in ok.items():
             gauge.labels(kind).set_function(is_ok)
+
+    def show_brown_out(self, rungs: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """Show at each scrape what `rungs` gives: the rung of each cascade, by its first model."""
+        self.registry.register(_Rungs(rungs))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"crossvit_{name}", text, labels, registry=self.counters)
@@ -233,6 +243,19 @@ class _Gauges(Collector):
             for engine in sorted(state.refused):
                 refused.add_metric([state.name, engine], 1)
         return [queue, inspections, ready, info, refused]
+
+
+class _Rungs(Collector):
+    def __init__(self, rungs: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        self._rungs = rungs
+
+    def collect(self) -> Iterable[Metric]:
+        gauge = GaugeMetricFamily(
+            "crossvit_brown_out_rung", "0 while all is answered as it was asked for", labels=["model"]
+        )
+        for name, rung in self._rungs():
+            gauge.add_metric([name], rung)
+        return [gauge]
 
 
 class _DroppedLines(Collector):

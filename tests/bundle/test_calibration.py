@@ -7,9 +7,8 @@ import pytest
 
 from bundle.calibration import keep_calibration, read_calibration, scored_graph
 from bundle.file_names import CALIBRATION, MANIFEST
-from bundle.manifest import parse_manifest
 from bundle.reader import open_bundle
-from tests.support.calibrations import calibrate_bundle, made_calibration
+from tests.support.calibrations import calibrate_bundle, made_calibration, made_cascade, read_manifest
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def test_what_is_written_is_read_and_the_bundle_stays_the_same(copy: Path) -> No
 def test_a_new_one_takes_the_place_of_that_of_its_precision_and_resolution(copy: Path) -> None:
     calibrate_bundle(copy, made_calibration(copy), made_calibration(copy, precision="bf16"))
     calibrate_bundle(copy, made_calibration(copy, 0.9))
-    found = read_calibration(copy, open_manifest(copy)).scores
+    found = read_calibration(copy, read_manifest(copy)).scores
     assert {key: each.temperature for key, each in found.items()} == {("bf16", 224): 0.5, ("f32", 224): 0.9}
 
 
@@ -48,14 +47,14 @@ def test_one_of_another_graph_or_preprocessing_is_passed_over_with_a_remark(copy
     content = json.loads((copy / MANIFEST).read_text())
     content["preprocessing"]["384"]["resize"] += 2
     (copy / MANIFEST).write_text(json.dumps(content))
-    found = read_calibration(copy, open_manifest(copy))
+    found = read_calibration(copy, read_manifest(copy))
     assert list(found.scores) == [("f32", 224)]
     assert "f32 at 384" in found.remarks[0]
     assert "another graph" in found.remarks[0]
 
     content["files"]["model.onnx"] = "0" * 64
     (copy / MANIFEST).write_text(json.dumps(content))
-    assert not read_calibration(copy, open_manifest(copy)).scores
+    assert not read_calibration(copy, read_manifest(copy)).scores
 
 
 @pytest.mark.parametrize(
@@ -75,14 +74,14 @@ def test_a_temperature_that_cannot_be_is_passed_over(copy: Path, temperature: st
     calibrate_bundle(copy, made_calibration(copy, 0.123456))
     file = copy / CALIBRATION
     file.write_text(file.read_text().replace("0.123456", temperature))
-    assert not read_calibration(copy, open_manifest(copy)).scores
+    assert not read_calibration(copy, read_manifest(copy)).scores
 
 
 def test_a_bundle_that_is_made_again_keeps_what_fits(copy: Path, tmp_path: Path) -> None:
     calibrate_bundle(copy, made_calibration(copy))
     new = tmp_path / "new"
     new.mkdir()
-    manifest = open_manifest(copy)
+    manifest = read_manifest(copy)
     keep_calibration(copy, new, manifest)
     assert (new / CALIBRATION).read_bytes() == (copy / CALIBRATION).read_bytes()
 
@@ -96,21 +95,39 @@ def test_a_bundle_that_is_made_again_keeps_what_fits(copy: Path, tmp_path: Path)
 def test_a_coverage_between_two_fitted_ones_takes_the_higher(copy: Path) -> None:
     sets = made_calibration(copy, thresholds={0.8: 0.5, 0.9: 0.75}).sets
     assert sets is not None
-    assert [sets.at(each) and sets.at(each).coverage for each in (0.5, 0.8, 0.805, 0.9, 0.95)] == [
-        0.8,
-        0.8,
-        0.9,
-        0.9,
-        None,
-    ]  # type: ignore[union-attr]
+    found = [sets.at(each) for each in (0.5, 0.8, 0.805, 0.9, 0.95)]
+    assert [each and each.coverage for each in found] == [0.8, 0.8, 0.9, 0.9, None]
 
 
 def test_the_graph_in_8_bits_is_another_one(copy: Path) -> None:
-    manifest = open_manifest(copy)
+    manifest = read_manifest(copy)
     eight = manifest.model_copy(update={"files": manifest.files | {"model.int8.onnx": "8" * 64}})
-    assert {scored_graph(eight, precision, 224).graph_sha256 for precision in ("int8", "int8-bf16")} == {"8" * 64}
+    for precision in ("int8", "int8-bf16"):
+        scored = scored_graph(eight, precision, 224)
+        assert scored is not None
+        assert scored.graph_sha256 == "8" * 64
+    assert scored_graph(eight, "int8", 96) is None
     assert scored_graph(eight, "bf16", 224) == scored_graph(eight, "f32", 224) == scored_graph(manifest, "f32", 224)
 
 
-def open_manifest(bundle: Path):  # type: ignore[no-untyped-def]
-    return parse_manifest((bundle / MANIFEST).read_bytes(), bundle / MANIFEST)
+def test_a_cascade_goes_when_the_scores_of_its_first_step_are_others(copy: Path) -> None:
+    calibrate_bundle(copy, made_calibration(copy), cascade=made_cascade(copy, 0.3))
+    found = read_calibration(copy, read_manifest(copy))
+    assert found.cascades == (made_cascade(copy, 0.3),)
+
+    calibrate_bundle(copy, made_calibration(copy, resolution=384), cascade=made_cascade(copy, 0.4))
+    assert [each.threshold for each in read_calibration(copy, read_manifest(copy)).cascades] == [0.4]
+    calibrate_bundle(copy, made_calibration(copy, 0.9))
+    found = read_calibration(copy, read_manifest(copy))
+    assert (found.cascades, found.remarks) == ((), ())
+    assert len(found.scores) == 2
+
+
+def test_a_cascade_of_another_graph_is_passed_over_with_a_remark(copy: Path) -> None:
+    calibrate_bundle(copy, made_calibration(copy), cascade=made_cascade(copy, 0.3))
+    content = json.loads((copy / MANIFEST).read_text())
+    content["preprocessing"]["384"]["resize"] += 2
+    (copy / MANIFEST).write_text(json.dumps(content))
+    found = read_calibration(copy, read_manifest(copy))
+    assert (len(found.scores), found.cascades) == (1, ())
+    assert "the cascade" in found.remarks[0]

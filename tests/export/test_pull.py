@@ -23,6 +23,7 @@ from export.measurement import openvino_precisions
 from export.measurement.onnx_sessions import RunInspection, inspection_session
 from model.parameter_shapes import parameter_shapes
 from tests.support import reference_network
+from tests.support.calibrations import calibrate_bundle, made_calibration
 from tests.support.reference_network import TINY
 
 SHIPPED = Path("model/shipped/crossvit_9_dagger.safetensors").resolve()
@@ -137,6 +138,16 @@ class MadeAnew(Exception):
 
 def made_anew(_: object) -> None:
     raise MadeAnew
+
+
+def test_a_bundle_that_is_made_again_keeps_its_calibration(tiny_weights: Path, pulled: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(pulled, tmp_path / TINY.name))
+    calibrate_bundle(out, made_calibration(out), made_calibration(out, resolution=384))
+    assert pull_tiny(tiny_weights, out, "--resolutions", "224") == 0
+    opened = open_bundle(out)
+    opened.close()
+    assert list(opened.calibration.scores) == [("f32", 224)]
+    assert opened.calibration.remarks == ()
 
 
 def test_bfloat16_is_measured_at_the_default_resolution_where_the_cpu_is_faster_with_it(

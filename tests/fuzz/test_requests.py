@@ -75,7 +75,7 @@ odd_numbers = st.sampled_from(["1e9", "NaN", "0x10", "9" * 5000, "-0", "1.5", "2
 values = st.lists(st.one_of(escapes, odd_numbers, st.integers().map(str), words, st.text(max_size=5)), max_size=3).map(
     "".join
 )
-NAMES = ["top_k", "resolution", "model", "deep", "top_k[]", "TOP_K", "", "__proto__"]
+NAMES = ["top_k", "resolution", "model", "coverage", "details", "deep", "top_k[]", "TOP_K", "", "__proto__"]
 INSPECTION_NAMES = ["class", "branch", "map", "opacity", "normalize", "class_"]
 names = st.sampled_from([*NAMES, *INSPECTION_NAMES]) | values
 methods = st.sampled_from([*2 * ("GET", "POST"), "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "PROPFIND"])

@@ -1,35 +1,36 @@
 """The command `crossvit calibrate`."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.progress import Progress
 
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.calibrate.calibrate_output import print_calibrations
-from app.commands.calibrate.labelled_logits import labelled_logits
-from app.commands.calibrate.score_fit import fit_scores
-from app.commands.classify import offline
+from app.commands.calibrate.cascade_fit import CascadeGoal
+from app.commands.calibrate.fitted_steps import LabelledImages, cascade_of, fitted_steps
+from app.commands.calibrate.score_fit import check_images
 from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import open_data, sample
-from app.commands.terminal import clear_errors
+from app.commands.terminal import check_absent, clear_errors
 from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
-from app.serving.served_model import ServedModel
+from app.serving.model_engines import served_resolution
 from app.telemetry import logs
-from bundle.calibration import ScoreCalibration, add_calibrations, scored_graph
-from bundle.class_labels import ClassLabel
+from bundle.calibration import add_calibrations
 from bundle.discovery import bundle_at
 from bundle.pulled_bundles import bundle_named
-from bundle.reader import open_bundle
+from bundle.reader import Bundle, open_bundle
 from model.command_line import STOPPED, new_app, notes
-from model.dataset import Dataset
 
 main = new_app()
+
+T = TypeVar("T")
+
+_DEFAULT_LOSS = 0.5  # points
 
 
 @main.command()
@@ -52,6 +53,22 @@ def calibrate(
             help="one that is served, may be given several times; by default what `crossvit serve` takes here"
         ),
     ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[BUNDLE:]RESOLUTION",
+            help="the dear step of a cascade, whose cheap one is this bundle at --resolution; also of another bundle",
+        ),
+    ] = None,
+    accuracy_loss: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=100, help="with --cascade: points that it may be less accurate than its dear step (0.5)"
+        ),
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="with --cascade: instead, the most images that the dear step has")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="number of images, evenly spread, always the same")] = None,
     part: Annotated[
         str | None,
@@ -63,9 +80,13 @@ def calibrate(
 
     It fits a temperature, and the thresholds of prediction sets, for each resolution and precision, and writes them
     into the bundle's calibration.json; nothing else of the bundle changes. A running service reads them when it reloads
-    its models. The figures that it prints are of images that were left out of the fit.
+    its models. With --cascade it also fits the score from which on the cheap step's answer is good enough, for requests
+    with resolution=auto. The figures that it prints are of images that were left out of the fit.
     """
     with clear_errors():
+        goal = _goal(cascade, accuracy_loss, share)
+        if cascade is not None and (len(resolution or []) > 1 or len(precision or []) > 1):
+            raise BadParameter("--cascade goes with one --resolution, that of the cheap step, and one --precision")
         first = _settings(bundle, engine, None)
         logs.configure("warning", first.log_format)
         log_remarks()
@@ -73,69 +94,65 @@ def calibrate(
         opened.close()
         check_classes(opened.manifest.classes)
         data = open_data(paths)
-        truths = match_classes(data.categories, opened.labels)
-        indices = sample(len(data), limit, part)
+        images = LabelledImages(data, sample(len(data), limit, part), match_classes(data.categories, opened.labels))
+        check_images(len(images.indices))
+        resolutions = [served_resolution(opened, each) for each in _or_default(resolution)]
+        dear_step = None if cascade is None else _dear_step(cascade, opened, resolutions[0])
         try:
             fitted = [
-                calibration
-                for each in precision or [None]
-                for calibration in asyncio.run(
-                    _calibrate(_settings(bundle, engine, each), opened.path, data, indices, truths, resolution)
-                )
+                step
+                for each in _or_default(precision)
+                for step in asyncio.run(fitted_steps(opened.path, _settings(bundle, engine, each), images, resolutions))
             ]
+            dear = None
+            if dear_step is not None:
+                path, at = dear_step
+                own = _settings(path, engine, precision[0] if precision else None)
+                (dear,) = asyncio.run(fitted_steps(path, own, images, [at]))
         except KeyboardInterrupt:
             notes.print("stopped: nothing was written", style="yellow")
             raise typer.Exit(STOPPED) from None
+        joined = None if dear is None else cascade_of(opened, fitted[0], dear, goal)
+        steps = [*fitted, dear] if dear is not None and dear.bundle.path == opened.path else fitted
+        calibrations = [step.calibration for step in steps]
         try:
-            add_calibrations(opened.path, opened.manifest, fitted)
+            add_calibrations(opened.path, opened.manifest, calibrations, joined)
         except OSError as err:
             raise BadParameter(f"the calibration cannot be written to {opened.path}: {err.strerror}") from err
-        print_calibrations(fitted, opened.path, output)
+        print_calibrations(calibrations, joined, opened.path, output)
+
+
+def _or_default(values: list[T] | None) -> Sequence[T | None]:
+    return values or [None]
+
+
+def _goal(cascade: str | None, accuracy_loss: float | None, share: float | None) -> CascadeGoal:
+    if cascade is None:
+        check_absent("--cascade", accuracy_loss=accuracy_loss, share=share)
+    if accuracy_loss is not None and share is not None:
+        raise BadParameter("either --accuracy-loss or --share: one of them fixes the other")
+    if share is not None:
+        return CascadeGoal(share=share)
+    return CascadeGoal(accuracy_loss=(_DEFAULT_LOSS if accuracy_loss is None else accuracy_loss) / 100)
+
+
+def _dear_step(text: str, first: Bundle, cheap_resolution: int) -> tuple[Path, int]:
+    """The bundle and the resolution of the dear step that --cascade names. BadParameter if it cannot be one."""
+    name, _, resolution = text.rpartition(":")
+    if not resolution.isdecimal():
+        raise BadParameter(f"--cascade {text}: must be a resolution of this bundle, or of another one, like BUNDLE:384")
+    if not name:
+        if int(resolution) == cheap_resolution:
+            raise BadParameter(f"both steps of the cascade are {first.name} at {cheap_resolution}")
+        return first.path, served_resolution(first, int(resolution))
+    with closing(open_bundle(bundle_at([bundle_named(Path(name))], None))) as other:
+        if other.labels != first.labels:
+            raise BadParameter(f"{other.path} has other classes than {first.path}: their labels differ")
+        if other.name == first.name:
+            raise BadParameter(f"both bundles are called {first.name}: give one of the folders another name")
+        return other.path, served_resolution(other, int(resolution))
 
 
 def _settings(bundle: Path | None, engine: str | None, precision: str | None) -> Settings:
-    options = {"bundle": bundle and bundle_named(bundle), "engine": engine, "precision": precision}
+    options: dict[str, Any] = {"bundle": bundle and bundle_named(bundle), "engine": engine, "precision": precision}
     return Settings(**{name: value for name, value in options.items() if value is not None})
-
-
-async def _calibrate(
-    settings: Settings,
-    path: Path,
-    data: Dataset,
-    indices: Sequence[int],
-    truths: Mapping[str, ClassLabel],
-    resolutions: Sequence[int] | None,
-) -> list[ScoreCalibration]:
-    """The calibrations in one precision, at each of `resolutions`, by default the model's own."""
-    async with offline(open_bundle(path), settings) as model:
-        wanted = list(dict.fromkeys(map(model.resolution, resolutions or [None])))
-        return [await _fitted(model, resolution, data, indices, truths) for resolution in wanted]
-
-
-async def _fitted(
-    model: ServedModel, resolution: int, data: Dataset, indices: Sequence[int], truths: Mapping[str, ClassLabel]
-) -> ScoreCalibration:
-    await model.load(resolution)
-    engine, precision = model.engine(resolution)
-    with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
-        bar = progress.add_task(f"{precision} at {resolution}", total=len(indices))
-        found = await labelled_logits(model, resolution, data, indices, truths, lambda: progress.advance(bar))
-    if found.failed:
-        notes.print(f"{found.failed} of {len(indices)} images have no answer and are left out", style="yellow")
-    manifest = model.bundle.manifest
-    fit = await asyncio.to_thread(fit_scores, found.logits, found.truths, manifest.activation)
-    return ScoreCalibration(
-        precision=precision,
-        resolution=resolution,
-        fitted_for=scored_graph(manifest, precision, resolution),
-        temperature=fit.temperature,
-        sets=fit.sets,
-        images=fit.images,
-        data=tuple(dict.fromkeys(data.items[index].source.name for index in found.indices)),
-        fitted_with=f"crossvit {version('crossvit')}, {engine}",
-        top1=fit.top1,
-        ece_before=fit.ece_before,
-        ece_after=fit.ece_after,
-        nll_before=fit.nll_before,
-        nll_after=fit.nll_after,
-    )

@@ -9,24 +9,31 @@ from rich.table import Column, Table
 
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.terminal import allow_any_file_name, print_table
-from bundle.calibration import ScoreCalibration
+from bundle.calibration import CascadeFit, CascadeStep, ScoreCalibration
 from model.command_line import notes
 
 _SHOWN_COVERAGES = (0.8, 0.9, 0.95, 0.99)
 _Z_95 = 1.959963984540054
 
 
-def print_calibrations(fitted: Sequence[ScoreCalibration], bundle: Path, output: BenchFormat) -> None:
-    """Print `fitted`, which is in the folder `bundle` now, on standard output; what follows on standard error."""
+def print_calibrations(
+    fitted: Sequence[ScoreCalibration], cascade: CascadeFit | None, bundle: Path, output: BenchFormat
+) -> None:
+    """Print `fitted` and the `cascade`, which are in the folder `bundle` now, on standard output, and notes beside."""
     allow_any_file_name()
     if output is BenchFormat.JSON:
-        print(
-            json.dumps({"bundle": str(bundle), "scores": [each.model_dump(mode="json") for each in fitted]}, indent=2)
-        )
+        content = {
+            "bundle": str(bundle),
+            "scores": [each.model_dump(mode="json") for each in fitted],
+            "cascade": cascade and cascade.model_dump(mode="json"),
+        }
+        print(json.dumps(content, indent=2))
     else:
         print_table(_temperatures(fitted))
         if any(each.sets for each in fitted):
             print_table(_sets(fitted))
+        if cascade is not None:
+            print_table(_cascade(cascade))
     for note in _notes(fitted):
         notes.print(note, style="yellow", markup=False, highlight=False)
     notes.print(
@@ -65,6 +72,28 @@ def _sets(fitted: Sequence[ScoreCalibration]) -> Table:
                     f"{threshold.mean_size:.2f}",
                 )
     return table
+
+
+def _cascade(cascade: CascadeFit) -> Table:
+    names = ("answers", "top-1")
+    table = Table(f"cascade: {cascade.goal}", *(Column(name, justify="right", no_wrap=True) for name in names))
+    first = cascade.first
+    table.add_row(
+        f"{_step_name(first)}, where its score is at least {cascade.threshold:.4f}",
+        f"{100 * cascade.answered_by_first:.1f} %",
+        f"{100 * first.accuracy:.2f} % alone",
+    )
+    table.add_row(
+        f"else {_step_name(cascade.second)}",
+        f"{100 * (1 - cascade.answered_by_first):.1f} %",
+        f"{100 * cascade.second.accuracy:.2f} % alone",
+    )
+    table.add_row("both", "", f"{100 * cascade.accuracy:.2f} %")
+    return table
+
+
+def _step_name(step: CascadeStep) -> str:
+    return f"{step.model + ' ' if step.model else ''}{step.precision} at {step.resolution}"
 
 
 def _notes(fitted: Sequence[ScoreCalibration]) -> list[str]:

@@ -1,7 +1,7 @@
 """Logits of labelled images: by the service's own decoders and engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ async def labelled_logits(
 
 async def _outputs(
     model: ServedModel, resolution: int, data: Dataset, indices: Sequence[int]
-) -> AsyncIterator[tuple[int, Outputs | None]]:
+) -> AsyncGenerator[tuple[int, Outputs | None]]:
     async def outcome(index: int) -> tuple[int, Outputs | None]:
         try:
             body = await asyncio.to_thread(data.read, index)

@@ -60,11 +60,7 @@ def fit_scores(logits: Logits, truths: Truths, activation: Activation) -> ScoreF
     The images should be in an order without a pattern; the first half of them tunes the temperature and the penalty of
     sets, the second half gives their thresholds.
     """
-    if len(truths) < LEAST_IMAGES:
-        raise BadParameter(
-            f"{len(truths)} labelled images are too few to calibrate on: at least {LEAST_IMAGES} are needed, and with "
-            "2,000 a coverage of 90 % is right to about two points"
-        )
+    check_images(len(truths))
     fitted = _fit(logits, truths, activation)
     raw = _Measured(activation)
     raw.add(logits, truths, _Fitted(1.0, None, {}))
@@ -82,6 +78,15 @@ def fit_scores(logits: Logits, truths: Truths, activation: Activation) -> ScoreF
         nll_before=raw.nll,
         nll_after=held_out.nll,
     )
+
+
+def check_images(count: int) -> None:
+    """BadParameter for too few images."""
+    if count < LEAST_IMAGES:
+        raise BadParameter(
+            f"{count} labelled images are too few to calibrate on: at least {LEAST_IMAGES} are needed, and with "
+            "2,000 a coverage of 90 % is right to about two points"
+        )
 
 
 def _fit(logits: Logits, truths: Truths, activation: Activation) -> _Fitted:
@@ -150,7 +155,7 @@ class _Measured:
         ordered = _Sorted.of(logits, truths, fitted.temperature)
         nonconformities = nonconformity(ordered.descending, fitted.penalty)
         for coverage, threshold in fitted.thresholds.items():
-            sizes = np.asarray(set_sizes(nonconformities, threshold))
+            sizes = set_sizes(nonconformities, threshold)
             self._sets.setdefault(coverage, []).append((ordered.places < sizes, sizes))
 
     @property

@@ -27,6 +27,7 @@ _ROW = np.dtype(
         ("raw_score", np.float64),
         ("raw_nll", np.float64),
         ("disagreement", np.float64),
+        ("same_branches", np.bool_),
         ("set_size", np.int32),
         ("covered", np.bool_),
         ("other_rank", np.int8),
@@ -59,6 +60,7 @@ class Uncertainty:
         raw_score: of the best class without a temperature.
         raw_nll: the negative log-likelihood without a temperature, where there is one.
         disagreement: of the branches, in bits.
+        same_branches: whether the branches have the same best class.
         set_size: of the prediction set; None if there is none.
         covered: whether the set has the true class.
     """
@@ -66,6 +68,7 @@ class Uncertainty:
     raw_score: float
     raw_nll: float | None
     disagreement: float
+    same_branches: bool
     set_size: int | None = None
     covered: bool = False
 
@@ -154,6 +157,15 @@ class SetFigures:
 
 
 @dataclass(frozen=True)
+class SameBranches:
+    """The share of images for which both branches have the same best class, and top-1 of these and of the others."""
+
+    share: float
+    top1: float | None
+    top1_of_others: float | None
+
+
+@dataclass(frozen=True)
 class AccuracySummary:
     """The figures of all images; shares are from 0 to 1.
 
@@ -171,6 +183,7 @@ class AccuracySummary:
         raw_ece: `ece` without a temperature, where the logits are known.
         raw_nll: `nll` without a temperature.
         sets: prediction sets, where there are any.
+        same_branches: images by whether the branches have the same best class, where the logits are known.
         error_detection: how well the best class's score, the branches' agreement and both find wrong answers.
         branches: accuracy of the branches' logits, where they are known.
         against: comparison with a second model.
@@ -190,6 +203,7 @@ class AccuracySummary:
     raw_ece: float | None
     raw_nll: float | None
     sets: SetFigures | None
+    same_branches: SameBranches | None
     error_detection: dict[str, ErrorDetection]
     branches: dict[str, Accuracy]
     against: SecondModelAgreement | None
@@ -198,7 +212,7 @@ class AccuracySummary:
 
 
 class PredictionTable:
-    """Keeps one row per image, in 66 bytes; `summary` computes the figures of all rows."""
+    """Keeps one row per image, in 67 bytes; `summary` computes the figures of all rows."""
 
     def __init__(self) -> None:
         self._rows = bytearray()  # records of _ROW
@@ -224,7 +238,8 @@ class PredictionTable:
         self._has_uncertainty = self._has_uncertainty and prediction.uncertainty is not None
         if (uncertainty := prediction.uncertainty) is not None:
             row["raw_score"], row["raw_nll"] = uncertainty.raw_score, uncertainty.raw_nll or 0.0
-            row["disagreement"], row["covered"] = uncertainty.disagreement, uncertainty.covered
+            row["disagreement"], row["same_branches"] = uncertainty.disagreement, uncertainty.same_branches
+            row["covered"] = uncertainty.covered
             row["set_size"] = _NO_SET if uncertainty.set_size is None else uncertainty.set_size
         if other is not None:
             row["same_best"], row["difference"] = other.same_best, other.difference
@@ -254,6 +269,7 @@ class PredictionTable:
             raw_ece=calibration_error(rows["raw_score"], correct)[0] if known else None,
             raw_nll=float(rows["raw_nll"].mean()) if known and self._has_nll else None,
             sets=_set_figures(rows[rows["set_size"] != _NO_SET]) if known else None,
+            same_branches=_same_branches(rows["same_branches"], correct) if known else None,
             error_detection=detections(rows["score"], rows["disagreement"], correct) if known else {},
             branches={
                 name: branch
@@ -307,6 +323,11 @@ def _accuracy(ranks: NDArray[np.int8]) -> Accuracy:
 
 def _set_figures(rows: NDArray[Any]) -> SetFigures | None:
     return SetFigures(float(rows["covered"].mean()), float(rows["set_size"].mean())) if len(rows) else None
+
+
+def _same_branches(same: NDArray[np.bool_], correct: NDArray[np.bool_]) -> SameBranches:
+    top1, others = (float(each.mean()) if len(each) else None for each in (correct[same], correct[~same]))
+    return SameBranches(float(same.mean()), top1, others)
 
 
 def _agreement(rows: NDArray[Any]) -> SecondModelAgreement | None:

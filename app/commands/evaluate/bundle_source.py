@@ -17,7 +17,7 @@ from app.serving.answer_details import covering_set
 from app.serving.served_model import ServedModel
 from bundle.calibration import ScoreCalibration
 from bundle.class_labels import ClassLabel
-from bundle.disagreement import disagreement
+from bundle.disagreement import branch_disagreement
 from bundle.discovery import bundle_at
 from bundle.reader import Bundle, open_bundle
 from bundle.scores import best_classes
@@ -184,7 +184,8 @@ def _uncertainty(outputs: Outputs, truth: int, activation: Activation, scoring: 
     return Uncertainty(
         raw_score=best_classes(outputs[0], 1, activation)[0][1],
         raw_nll=nll(outputs[0], truth) if activation == SOFTMAX else None,
-        disagreement=float(disagreement(outputs[1], outputs[2], activation)),
+        disagreement=float(branch_disagreement(outputs[1], outputs[2], activation)),
+        same_branches=int(outputs[1].argmax()) == int(outputs[2].argmax()),
         set_size=None if covering is None else len(covering),
         covered=covering is not None and any(index == truth for index, _ in covering),
     )

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from app.commands.bench.bench_output import BenchFormat
-from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures
+from app.commands.evaluate.accuracy import AccuracySummary, ClassFigures, SameBranches
 from app.commands.evaluate.error_detection import RISK_SHARES, ErrorDetection
 from app.commands.evaluate.evaluation import Answered, EvaluationRun, ImageError, PredictionSource
 from app.commands.terminal import allow_any_file_name, print_table
@@ -83,6 +83,8 @@ def _print_tables(report: EvaluationReport, worst: int) -> None:
     )
     for line in _certainty(figures):
         print(line)
+    if figures.same_branches is not None:
+        print(_branches_agree(figures.same_branches))
     if figures.against is not None:
         print(
             f"the same best class for {_percent(figures.against.same_best)} of the images; "
@@ -120,6 +122,12 @@ def _certainty(figures: AccuracySummary) -> Iterator[str]:
     if figures.sets is not None:
         sets = figures.sets
         yield f"prediction sets: {_percent(sets.coverage)} have the true class, {sets.mean_size:.2f} classes on average"
+
+
+def _branches_agree(same: SameBranches) -> str:
+    top1, others = ("-" if each is None else _percent(each) for each in (same.top1, same.top1_of_others))
+    share = _percent(same.share)
+    return f"both branches have the same best class for {share}: {top1} of these are right, {others} of the others"
 
 
 def _error_detection(found: Mapping[str, ErrorDetection]) -> Table:

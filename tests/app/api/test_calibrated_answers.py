@@ -46,7 +46,7 @@ def asked(calibrated: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def classified(client: httpx.Client, image: bytes = IMAGES[0], **options: object) -> dict[str, Any]:
+def classified(client: httpx.Client, image: bytes = IMAGES[0], **options: Any) -> dict[str, Any]:
     response = client.post("/classify", params=options, content=image)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
@@ -183,6 +183,7 @@ def test_a_reload_takes_a_new_calibration_without_a_new_engine(
     server = start_server("--bundle", str(copy), *ENGINE, "--instances", str(instances))
     server.wait_until_ready()
     with httpx.Client(base_url=server.url, timeout=60) as client:
+        wait_until(lambda: client.get("/models").json()["instances"]["ready"] == instances, 60)
         plain = classified(client)
         assert plain["model"]["calibrated"] is False
         ready = server.log_text().count(" is ready")

@@ -143,6 +143,8 @@ def test_a_client_that_sends_no_usable_id_gets_a_new_one(full: Server, given: st
         (422, "/classify?top_k=99", [ALICE]),
         (422, "/classify?resolution=7", [ALICE]),
         (422, "/classify?nothing=1", [ALICE]),
+        (422, "/classify?coverage=0.9", [ALICE]),
+        (422, "/classify?resolution=auto", [ALICE]),
         (404, "/classify?model=nobody", [ALICE]),
         (422, "/classify", [ALICE, "X-Request-Timeout-Ms: soon"]),
         (404, "/v2/models/nobody/infer", [ALICE]),

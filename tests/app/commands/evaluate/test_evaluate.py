@@ -563,6 +563,11 @@ def test_figures_of_calibrated_scores_are_those_of_a_direct_computation() -> Non
     correct = order[:, 0] == truths
     assert found.error_detection["top score"].auroc == pytest.approx(roc_auc_score(correct, scores.max(axis=1)))
     small, large = (softmax(output, axis=1) for output in wide[1:])
+    same = small.argmax(axis=1) == large.argmax(axis=1)
+    assert found.same_branches is not None
+    assert found.same_branches.share == pytest.approx(same.mean())
+    assert found.same_branches.top1 == pytest.approx(correct[same].mean())
+    assert found.same_branches.top1_of_others == pytest.approx(correct[~same].mean())
     divergence = [jensenshannon(p, q, base=2) ** 2 for p, q in zip(small, large, strict=True)]
     assert found.error_detection["agreement"].auroc == pytest.approx(roc_auc_score(~correct, divergence))
 
