@@ -230,7 +230,7 @@ def test_top_k(client: httpx.Client, top_k: int) -> None:
         ({"top_k": "many"}, "invalid top_k='many': "),
         ({"resolution": 225}, "resolution 225 is not served; one of 224, 384, 480"),
         ({"resolution": "x"}, "invalid resolution='x': "),
-        ({"topk": 3}, "unknown parameter 'topk'; the parameters are resolution, model, top_k"),
+        ({"topk": 3}, "unknown parameter 'topk'; the parameters are model, top_k, resolution"),
     ],
 )
 def test_a_bad_parameter_is_422(client: httpx.Client, query: dict[str, Any], detail: str) -> None:

@@ -81,7 +81,7 @@ def test_a_class_is_named_by_index_wnid_or_label_and_several_by_their_number(cli
         ({"opacity": 1.5}, "opacity is from 0 to 1"),
         ({"opacity": "nan"}, "opacity is from 0 to 1"),
         ({"resolution": 225}, "resolution 225 is not served; one of 224, 384, 480"),
-        ({"coverage": 0.9}, "unknown parameter 'coverage'; the parameters are resolution, model, class, top_k"),
+        ({"coverage": 0.9}, "unknown parameter 'coverage'; the parameters are model, resolution, class, top_k"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_query_and_form(
