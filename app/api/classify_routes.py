@@ -24,7 +24,7 @@ from app.api.image_requests import (
     IMAGE_REQUEST_ERRORS,
     answered_by,
     in_milliseconds,
-    read_request,
+    read_image_request,
     with_more,
 )
 from app.api.openapi import TIMEOUT_PARAMETER
@@ -87,7 +87,7 @@ async def classify(
 ) -> Classification:
     """The best classes for one image."""
     deadline = service.deadline(request)
-    reading = read_request(request, service, options, _read_image, _check)
+    reading = read_image_request(request, service, options, _read_image, _check)
     async with reading as (model, options, upload):
         resolution = checked_resolution(model, options)
         caller = caller_id(request)
@@ -125,7 +125,7 @@ async def classify_batch(
     """The best classes for each of several images; one that cannot be classified has a problem of its own."""
     deadline = service.deadline(request)
     max_files = service.settings.max_images
-    reading = read_request(
+    reading = read_image_request(
         request, service, options, lambda body: body.images(max_files, ClassifyOptions.model_fields), _check
     )
     async with reading as (model, options, upload):
