@@ -27,7 +27,7 @@ from benchmarks.command_line import BundlePath, run
 from benchmarks.contest.readme import update
 from benchmarks.machine import line as machine
 from benchmarks.markdown import table
-from benchmarks.pixel_flipping import STEPS, Map, area, curves, spread_over_pixels
+from benchmarks.pixel_flipping import STEPS, Curves, Maps, area, curves, spread_over_pixels
 from benchmarks.rollout import rollout
 from benchmarks.views import plain
 from bundle.file_names import INSPECTION, MODEL
@@ -44,9 +44,8 @@ BRANCHES = ("small", "large")
 CURVES = {"deletion": "lower is better", "insertion": "higher is better"}
 RANDOM = "random"
 
-Maps = dict[str, Map]  # by what is shown in the table, of one image
 Inspect = Callable[[NDArray[np.uint8]], tuple[int, Maps]]
-Results = dict[str, dict[str, dict[str, list[float]]]]  # image, map, curve
+Results = dict[str, dict[str, Curves]]  # by image and by map
 
 
 def explanations(
@@ -73,11 +72,7 @@ def explanations(
         print(f"{name} …", file=sys.stderr, flush=True)
         pixels = plain(dataset.read(index), steps)
         best, maps = inspect(pixels)
-        found = {shown: curves(pixels, importance, best, answer) for shown, importance in maps.items()}
-        results[name] = {
-            shown: {curve: np.round(values, 4).tolist() for curve, values in each.items()}
-            for shown, each in found.items()
-        }
+        results[name] = curves(pixels, maps, best, answer)
         file.write_text(json.dumps({"of": of, "machine": machine(), "images": results}) + "\n", encoding="utf-8")
     text = f"{machine()}; {len(results)} images\n\n{table(summary(results))}\n"
     print(text)
@@ -93,25 +88,23 @@ def inspector(bundle: Bundle, weights: Path) -> Inspect:
     on_pixels, rng = OnPixels(network), np.random.default_rng(0)
 
     def inspect(pixels: NDArray[np.uint8]) -> tuple[int, Maps]:
-        images, side = pixels[None], len(pixels)
+        images, side = np.array(pixels[None]), len(pixels)
         (logits, *_) = run_graph(images, np.zeros((1, 1), np.int64))
         best = logits.argmax(axis=1)
         outputs = dict(zip(INSPECTION_OUTPUTS, run_graph(images, best[:, None]), strict=True))
         with torch.inference_mode():
             rolled = rollout(network, on_pixels.normalized(torch.from_numpy(images)))
+        contributions = [outputs[f"contributions_{branch}"][0, 0] for branch in BRANCHES]
+        attention = [outputs[f"attention_{branch}"][0] for branch in BRANCHES]
         grids = {
-            "contributions": [outputs[f"contributions_{branch}"][0, 0] for branch in BRANCHES],
-            "attention of the last fusion": [outputs[f"attention_{branch}"][0] for branch in BRANCHES],
-            "attention rollout": [grid[0].numpy() for grid in rolled],
+            "contributions, S": contributions[:1],
+            "contributions, L": contributions[1:],
+            "contributions, both": contributions,
+            "attention of the last fusion, both": attention,
+            "attention rollout, both": [grid[0].numpy() for grid in rolled],
+            RANDOM: [rng.random(attention[1].shape, np.float32)],
         }
-        maps = {RANDOM: spread_over_pixels([rng.random(outputs["attention_large"][0].shape, np.float32)], side)}
-        for name, (small, large) in grids.items():
-            maps |= {
-                f"{name}, S": spread_over_pixels([small], side),
-                f"{name}, L": spread_over_pixels([large], side),
-                f"{name}, both": spread_over_pixels([small, large], side),
-            }
-        return int(best[0]), maps
+        return int(best[0]), {name: spread_over_pixels(of_branches, side) for name, of_branches in grids.items()}
 
     return inspect
 
@@ -119,7 +112,7 @@ def inspector(bundle: Bundle, weights: Path) -> Inspect:
 def areas(results: Results, curve: str) -> pd.DataFrame:
     """The area under `curve`, a row for each image, a column for each map."""
     return pd.DataFrame({
-        image: {shown: area(np.array(found[curve])) for shown, found in maps.items()} for image, maps in results.items()
+        image: {shown: area(found[curve]) for shown, found in maps.items()} for image, maps in results.items()
     }).T  # fmt: skip
 
 
@@ -143,13 +136,13 @@ def with_interval(values: "pd.Series[float]") -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """The mean curves of the maps over both branches, and of random ones."""
+    """The mean curves of all maps."""
     figure = Figure(figsize=(12, 4.8))
     FigureCanvasAgg(figure)
     shares = np.linspace(0, 100, STEPS + 1)
     for number, (curve, better) in enumerate(CURVES.items()):
         panel = figure.add_subplot(1, 2, number + 1)
-        for shown in [name for name in next(iter(results.values())) if name == RANDOM or name.endswith("both")]:
+        for shown in next(iter(results.values())):
             values = np.mean([maps[shown][curve] for maps in results.values()], axis=0)
             panel.plot(shares, values, "--" if shown == RANDOM else "-", label=shown)
         panel.set(xlabel=f"% of pixels, {curve}", ylabel="score of the best class, mean", title=f"{curve}: {better}")

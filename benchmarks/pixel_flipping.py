@@ -20,7 +20,8 @@ BLUR = 12  # pixels of 224: the standard deviation of the Gaussian
 BATCH = 9
 
 Map = NDArray[np.float32]
-Curves = dict[str, NDArray[np.float64]]  # of "deletion" and of "insertion", the score at each step
+Maps = dict[str, Map]  # of one image, by what each shows
+Curves = dict[str, list[float]]  # of "deletion" and of "insertion", the score at each step
 
 
 def spread_over_pixels(maps: Sequence[Map], side: int) -> Map:
@@ -28,30 +29,42 @@ def spread_over_pixels(maps: Sequence[Map], side: int) -> Map:
     enlarged = [
         np.asarray(Image.fromarray(grid * grid.size).resize((side, side), Image.Resampling.BILINEAR)) for grid in maps
     ]
-    return np.sum(enlarged, axis=0, dtype=np.float32)
+    total: Map = np.sum(enlarged, axis=0, dtype=np.float32)
+    return total
 
 
-def curves(pixels: NDArray[np.uint8], importance: Map, index: int, run: Callable[[Images], Outputs]) -> Curves:
-    """The score of class `index` while pixels (side, side, 3) go or come by their `importance` (side, side)."""
-    ranks = np.empty(importance.size, np.int64)
-    ranks[np.argsort(-importance, axis=None, kind="stable")] = np.arange(importance.size)
-    most = ranks.reshape(importance.shape)[None] < np.linspace(0, importance.size, STEPS + 1)[:, None, None]
-    found = {}
-    for name, first, last in (("deletion", pixels, _grey(pixels)), ("insertion", _blurred(pixels), pixels)):
-        images = np.where(most[..., None], last, first)
-        found[name] = _scores(images, index, run)
-    return found
+def curves(pixels: NDArray[np.uint8], maps: Maps, index: int, run: Callable[[Images], Outputs]) -> dict[str, Curves]:
+    """The score of class `index` while pixels (side, side, 3) go or come in the order of each map (side, side)."""
+    ends = _scores(np.stack([pixels, _grey(pixels), _blurred(pixels)]), index, run)
+    return {
+        name: {
+            "deletion": [ends[0], *_between(pixels, _grey(pixels), importance, index, run), ends[1]],
+            "insertion": [ends[2], *_between(_blurred(pixels), pixels, importance, index, run), ends[0]],
+        }
+        for name, importance in maps.items()
+    }
 
 
-def area(curve: NDArray[np.float64]) -> float:
+def area(curve: Sequence[float]) -> float:
     """Under `curve`, whose steps are of equal width and together 1 wide."""
     return float(np.trapezoid(curve, dx=1 / (len(curve) - 1)))
 
 
-def _scores(images: Images, index: int, run: Callable[[Images], Outputs]) -> NDArray[np.float64]:
+def _between(
+    first: NDArray[np.uint8], last: NDArray[np.uint8], importance: Map, index: int, run: Callable[[Images], Outputs]
+) -> list[float]:
+    """The scores while the most important pixels of `last` replace those of `first`, without both ends."""
+    ranks = np.empty(importance.size, np.int64)
+    ranks[np.argsort(-importance, axis=None, kind="stable")] = np.arange(importance.size)
+    counts = np.linspace(0, importance.size, STEPS + 1)[1:-1, None, None]
+    changed = ranks.reshape(importance.shape) < counts
+    return _scores(np.where(changed[..., None], last, first), index, run)
+
+
+def _scores(images: Images, index: int, run: Callable[[Images], Outputs]) -> list[float]:
     parts = [run(images[start : start + BATCH])[0] for start in range(0, len(images), BATCH)]
-    of_classes: NDArray[np.float64] = scores(np.concatenate(parts).astype(np.float64), SOFTMAX)
-    return of_classes[:, index]
+    of_classes = scores(np.concatenate(parts), SOFTMAX)[:, index]
+    return [round(float(score), 4) for score in of_classes]
 
 
 def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

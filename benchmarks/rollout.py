@@ -65,4 +65,5 @@ def _weights(attention: Attention, x: Tensor) -> Tensor:
 
 def _as_map(patches: Tensor) -> Tensor:
     grid = round(patches.shape[-1] ** 0.5)
-    return patches.unflatten(-1, (grid, grid))
+    grids: Tensor = patches.unflatten(-1, (grid, grid))
+    return grids

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from export.measurement.autograd_contributions import autograd_contributions
 from export.ship_templates import rule_made_network
-from model.crossvit import CrossViT
-from model.fusion_inspection import inspect
+from model.crossvit import LARGE, SMALL, CrossAttention, CrossViT
+from model.fusion_inspection import inspect, last_fusion
 from model.spec import VARIANTS
 from tests.support.reference_network import TINY
 
@@ -73,17 +73,16 @@ def test_the_sum_of_the_grids_is_what_a_small_change_of_all_patches_makes_of_the
 def logits_with_patches(network: CrossViT, pixels: Tensor, factor: float) -> Tensor:
     """The logits if the last fusion took `factor` times what it takes of patches."""
 
-    def scale(attention: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    def fused(attention: CrossAttention, inputs: tuple[Tensor], _: Tensor) -> Tensor:
         (x,) = inputs
         weights = attention.weights(x)
         weights[..., 1:] *= factor
-        value = (weights @ x).transpose(0, 1) @ attention.wv.weight.unflatten(0, (attention.heads, -1)).transpose(1, 2)
-        return attention.proj(value.transpose(0, 1).flatten(1) + attention.wv.bias).unsqueeze(1)
+        per_head = attention.wv.weight.unflatten(0, (attention.heads, -1)).transpose(1, 2)
+        value = ((weights @ x).transpose(0, 1) @ per_head).transpose(0, 1).flatten(1)
+        replaced: Tensor = attention.proj(value + attention.wv.bias)
+        return replaced.unsqueeze(1)
 
-    hooks = [
-        block.attn.register_forward_hook(lambda module, inputs, _: scale(module, inputs))
-        for block in network.blocks[-1].fusion
-    ]
+    hooks = [last_fusion(network, branch).block.attn.register_forward_hook(fused) for branch in (SMALL, LARGE)]
     logits: Tensor = network(pixels)
     for hook in hooks:
         hook.remove()
