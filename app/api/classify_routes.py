@@ -26,7 +26,7 @@ from app.api.image_requests import (
     IMAGE_REQUEST_ERRORS,
     answered_by,
     in_milliseconds,
-    read_request,
+    read_image_request,
     with_more,
 )
 from app.api.openapi import TIMEOUT_PARAMETER
@@ -103,7 +103,7 @@ async def classify(
 ) -> Classification:
     """The best classes for one image."""
     deadline = service.deadline(request)
-    reading = read_request(request, service, options, _read_image, partial(_check, service))
+    reading = read_image_request(request, service, options, _read_image, partial(_check, service))
     async with reading as (model, options, upload):
         plan = answer_plan(service, model, options)
         caller = caller_id(request)
@@ -144,7 +144,7 @@ async def classify_batch(
     """The best classes for each of several images; one that cannot be classified has a problem of its own."""
     deadline = service.deadline(request)
     max_files = service.settings.max_images
-    reading = read_request(
+    reading = read_image_request(
         request,
         service,
         options,

@@ -60,7 +60,7 @@ IMAGE_REQUEST_ERRORS = (
 
 
 @asynccontextmanager
-async def read_request(
+async def read_image_request(
     request: Request,
     service: Service,
     options: Options,

@@ -21,7 +21,7 @@ from app.api.image_requests import (
     IMAGE_REQUEST_ERRORS,
     answered_by,
     in_milliseconds,
-    read_request,
+    read_image_request,
 )
 from app.api.inspection_schemas import (
     EmbedOptions,
@@ -61,7 +61,7 @@ _EXPLAINED: dict[int | str, dict[str, Any]] = {
     responses=_EXPLAINED | _ERRORS,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
-async def explain(
+async def explain_image(
     request: Request, response: Response, options: Annotated[ExplainOptions, Query()], service: ServiceDep
 ) -> Any:
     """What each patch gives to a class's logit through the last fusion, and how much of it the network takes.
@@ -69,7 +69,9 @@ async def explain(
     With `Accept: image/png` the answer is the picture, upright, with the map of the first class over it.
     """
     deadline = service.deadline(request)
-    reading = read_request(request, service, options, lambda body: body.image(ExplainOptions.names()), _check_explain)
+    reading = read_image_request(
+        request, service, options, lambda body: body.image(ExplainOptions.names()), _check_explain
+    )
     async with reading as (model, options, upload):
         resolution, classes = model.resolution(options.resolution), _classes(model, options)
         body, caller = upload.files[0].content, caller_id(request)
@@ -103,10 +105,12 @@ async def explain(
     responses=_ERRORS,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
-async def embed(request: Request, options: Annotated[EmbedOptions, Query()], service: ServiceDep) -> ImageEmbedding:
+async def embed_image(
+    request: Request, options: Annotated[EmbedOptions, Query()], service: ServiceDep
+) -> ImageEmbedding:
     """The normalised CLS of both branches, the small one's numbers first."""
     deadline = service.deadline(request)
-    reading = read_request(request, service, options, lambda body: body.image(EmbedOptions.names()), _check_embed)
+    reading = read_image_request(request, service, options, lambda body: body.image(EmbedOptions.names()), _check_embed)
     async with reading as (model, options, upload):
         resolution = model.resolution(options.resolution)
         bodies = [upload.files[0].content]
