@@ -240,6 +240,7 @@ class Mute(ServedModel):
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self.calibrations = bundle.calibration
 
     fault = None
 
