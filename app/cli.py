@@ -227,7 +227,11 @@ async def _classify(
         resolution = model.resolution(wanted.resolution)
         if wanted.maps:
             _ = model.inspection  # NoInspection is told before the files are classified
-        report = HtmlReport(output, bundle, resolution, len(files)) if isinstance(output, Path) else open_report(output)
+        report = (
+            HtmlReport(output, bundle, resolution, len(files), maps=wanted.maps)
+            if isinstance(output, Path)
+            else open_report(output)
+        )
         with Progress(console=notes, transient=True, disable=not notes.is_terminal) as progress:
             bar = progress.add_task("classifying", total=len(files))
             async for outcome in classify_files(model, files, wanted):

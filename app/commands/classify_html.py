@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.commands.classify_output import result_rows
-from app.decoding.overlay import with_maps
+from app.decoding.overlay import grey_pixels, with_maps
 from app.errors import BadParameter
 from bundle.reader import Bundle
 
@@ -24,6 +24,8 @@ _STYLE = Path(__file__).with_suffix(".css")
 _JPEG_QUALITY = 82
 _MAP_OPACITY = 0.8
 _BRANCHES = ("small patches", "large patches")
+_MOSTLY_EXPLAINED = 0.5  # of what makes a logit; maps of less are to be read with care
+_LEGEND = "<p>In the maps, red speaks for the best class and blue against it.</p>\n"
 
 
 class HtmlReport:
@@ -58,7 +60,6 @@ def _head(bundle: Bundle, resolution: int, files: int, maps: bool) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     weights = bundle.manifest.weights
     warning = f'<p class="warning">{escape(bundle.warning)}</p>\n' if bundle.warning else ""
-    legend = "<p>In the maps, red speaks for the best class and blue against it.</p>\n" if maps else ""
     pictures = "1 picture" if files == 1 else f"{files} pictures"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -67,7 +68,7 @@ def _head(bundle: Bundle, resolution: int, files: int, maps: bool) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{pictures}, classified by {escape(bundle.name)}</title>\n<style>{style}</style>\n<header>\n"
         f"<h1>{pictures}</h1>\n<p>Classified by {escape(bundle.name)} at {resolution}; weights "
-        f"{escape(weights.id[:19])}: {escape(weights.source)}</p>\n{legend}{warning}</header>\n<main>\n"
+        f"{escape(weights.id[:19])}: {escape(weights.source)}</p>\n{_LEGEND if maps else ''}{warning}</header>\n<main>\n"
     )
 
 
@@ -80,7 +81,19 @@ def _content(result: "FileResult") -> str:
         f'<rect width="{100 * float(str(row["score"])):.2f}" height="1"/></svg></li>\n'
         for row in result_rows(result)
     )
-    return f'<div class="row">\n{"".join(_figures(result))}<ol>\n{bars}</ol>\n</div>\n'
+    return f'<div class="row">\n{"".join(_figures(result))}<ol>\n{bars}</ol>\n</div>\n{_share_words(result)}'
+
+
+def _share_words(result: "FileResult") -> str:
+    """How much the maps say: a share is a map's sum by the sizes of all that makes the logit."""
+    if result.explained is None:
+        return ""
+    given = sum(abs(share) for share in result.explained.shares)
+    care = ": read the maps with care" if given < _MOSTLY_EXPLAINED else ""
+    return (
+        f"<p class=\"share\">The last fusion's patches give {given:.0%} of what makes the best class's logit; "
+        f"the other {1 - given:.0%} came from elsewhere{care}.</p>\n"
+    )
 
 
 def _figures(result: "FileResult") -> Iterator[str]:
@@ -89,13 +102,12 @@ def _figures(result: "FileResult") -> Iterator[str]:
     if result.explained is not None:
         maps = (result.explained.maps.small, result.explained.maps.large)
         for name, grid, share in zip(_BRANCHES, maps, result.explained.shares, strict=True):
-            yield _figure(_mapped(result.seen, [grid.tolist()]), f"{name}: {share:+.0%} of the best class's logit")
+            yield _figure(_mapped(result.seen, [grid.tolist()]), f"{name}: {share:+.0%}")
 
 
 def _mapped(seen: NDArray[np.uint8], grids: Sequence[list[list[float]]]) -> NDArray[np.uint8]:
-    """`seen` in grey, so that the colours of a map are none of the picture's, with the map over it."""
-    grey = np.asarray(Image.fromarray(seen).convert("L").convert("RGB"), np.float32)
-    return np.rint(with_maps(grey, grids, _MAP_OPACITY)).astype(np.uint8)
+    """`seen` in grey with the map over it."""
+    return np.rint(with_maps(grey_pixels(Image.fromarray(seen)), grids, _MAP_OPACITY)).astype(np.uint8)
 
 
 def _figure(pixels: NDArray[np.uint8], caption: str) -> str:

@@ -34,7 +34,7 @@ def draw_overlay(
     max_pixels: int,
     longest: int = LONGEST_SIDE,
 ) -> bytes:
-    """A PNG of the picture in `body`, upright and no side over `longest` pixels, with the sum of `grids` over it.
+    """A PNG of the picture in `body`, grey, upright and no side over `longest` pixels, with the sum of `grids` over it.
 
     Each grid lies over the region that the network sees, which is `steps` of the picture. Its numbers count by the area
     of their patches, so that grids of different sizes add up. Red is for the class, blue against it; the largest number
@@ -47,12 +47,17 @@ def draw_overlay(
     across, down = picture.width / size[0], picture.height / size[1]
     x = slice(*_bounds(across * seen.left, across * seen.width, picture.width))
     y = slice(*_bounds(down * seen.top, down * seen.height, picture.height))
-    pixels = np.asarray(picture, np.float32)
+    pixels = grey_pixels(picture)
     drawn = _OUTSIDE_BRIGHTNESS * pixels
     drawn[y, x] = with_maps(pixels[y, x], grids, opacity)
     file = BytesIO()
     Image.fromarray(np.rint(drawn).astype(np.uint8)).save(file, "PNG")
     return file.getvalue()
+
+
+def grey_pixels(picture: Image.Image) -> NDArray[np.float32]:
+    """`picture` in grey, (height, width, 3): colours over it are none of the picture's own, such as warm ones."""
+    return np.asarray(picture.convert("L").convert("RGB"), np.float32)
 
 
 def with_maps(pixels: NDArray[np.float32], grids: Sequence[Grid], opacity: float) -> NDArray[np.float32]:

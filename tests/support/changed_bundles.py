@@ -15,6 +15,13 @@ def change_source(bundle: Path, source: str) -> None:
     new.rename(bundle)
 
 
+def warn(bundle: Path, caution: str) -> None:
+    """Have the weights of `bundle` call for caution, as those that ship do."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["weights"]["caution"] = caution
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
 def without_inspection(bundle: Path, copy: Path) -> Path:
     """`copy`, made as an earlier version made bundles: without the graph that explains."""
     shutil.copytree(bundle, copy)

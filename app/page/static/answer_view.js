@@ -4,12 +4,14 @@ import { announce, byId, element, milliseconds, percent } from "./dom.js";
 import { listed, sentencesOf } from "./sentences.js";
 import { curl, curlMap, python } from "./snippets.js";
 
+const MOST_NAMED = 10; // classes of a set
 const STAGES = [["decode", "decoding"], ["queue", "waiting"], ["inference", "inference"]];
 
 export class AnswerView {
-  #context; // {query, keyed, model, loads, onClass, onRetry}
+  #context; // {query, keyed, model, loads, map, onClass, onRetry}
   #countdown = 0;
   #shown = null; // [picture, state, answer]
+  #mapCode = null; // with the command for the heat-map
 
   constructor(context) {
     this.#context = context;
@@ -24,6 +26,12 @@ export class AnswerView {
     clearInterval(this.#countdown);
     byId("answer").setAttribute("aria-busy", String(picture.state === "asking" || picture.state === "waiting"));
     byId("answer").replaceChildren(...this.#content(picture));
+  }
+
+  /** Has the request for the heat-map ask for the one that is on the screen. */
+  showMapRequest() {
+    const [picture, state] = this.#shown ?? [];
+    if (state === "answered") this.#mapCode.querySelector("code").textContent = this.#mapCommand(picture);
   }
 
   #content(picture) {
@@ -67,10 +75,17 @@ export class AnswerView {
   #request(picture) {
     const { query, keyed } = this.#context;
     const asked = [query(), picture.name, keyed()];
-    const { name: model, resolution } = picture.answer.model; // /explain knows no resolution=auto
+    this.#mapCode = code(this.#mapCommand(picture), "curl, for the heat-map");
     return details("The same request from a program",
       code(curl(...asked), "curl"), code(python(...asked), "Python"),
-      code(curlMap({ model, resolution }, ...asked.slice(1)), "curl, for the heat-map"));
+      this.#mapCode);
+  }
+
+  #mapCommand(picture) {
+    const { name: model, resolution } = picture.answer.model; // /explain knows no resolution=auto
+    const { index } = picture.answer.predictions[picture.explained];
+    const query = { model, resolution, class: index, ...this.#context.map() };
+    return curlMap(query, picture.name, this.#context.keyed());
   }
 
   #refused(picture) {
@@ -115,7 +130,7 @@ function words(answer, model) {
   if (answer.model.calibrated) {
     found.push(`Calibrated: of answers with a score like this one, about ${percent(best.score, 0)} are right, on pictures like those of the calibration.`);
   } else if (answer.model.calibrated === false) {
-    found.push("Not calibrated: scores rank the classes, and are not yet probabilities (crossvit calibrate makes them).");
+    found.push(`Not calibrated: scores rank the classes, but ${percent(best.score, 0)} does not mean that answers with such a score are right that often. The operator of the service can calibrate it with crossvit calibrate.`);
   }
   if (model?.activation === "sigmoid") found.push("Each class has a score of its own: they do not add up to 100 %.");
   if (answer.branches) found.push(branchWords(answer.branches));
@@ -126,9 +141,10 @@ function words(answer, model) {
 }
 
 function setWords({ coverage, classes }) {
-  const names = classes.map(({ label }) => label);
-  const set = names.length === 1 ? `only ${names[0]}` : `${names.length} classes: ${listed(names)}`;
-  return `The set that holds the right class of ${percent(coverage, 0)} of pictures like those of the calibration: ${set}.`;
+  const names = classes.slice(0, MOST_NAMED).map(({ label }) => label);
+  const more = classes.length - names.length;
+  const set = classes.length === 1 ? `only ${names[0]}` : `${classes.length} classes: ${listed(more ? [...names, `${more} more`] : names)}`;
+  return `Sets made like this one hold the right class of ${percent(coverage, 0)} of pictures like those of the calibration. This one has ${set}.`;
 }
 
 function branchWords({ small, large, disagreement }) {
@@ -158,15 +174,16 @@ function details(summary, ...content) {
 }
 
 function code(text, name) {
+  const shown = element("code", { textContent: text });
   const copy = element("button", { type: "button", class: "quiet copy", textContent: "Copy", "aria-label": `Copy ${name}` });
   copy.addEventListener("click", async () => {
-    await copied(text);
+    await copied(shown.textContent);
     copy.textContent = "Copied";
     announce(`${name} is in the clipboard.`);
     setTimeout(() => { copy.textContent = "Copy"; }, 2000);
   });
   return element("div", { class: "code" }, element("p", { class: "code-name", textContent: name }), copy,
-    element("pre", { tabIndex: 0, role: "region", "aria-label": name }, element("code", { textContent: text })));
+    element("pre", { tabIndex: 0, role: "region", "aria-label": name }, shown));
 }
 
 /** Puts `text` into the clipboard; by a selection where the API is missing (outside of secure contexts) or closed. */

@@ -23,6 +23,7 @@ const answerView = new AnswerView({
   keyed: () => Boolean(keys.key),
   model: () => options.model,
   loads: () => options.loads,
+  map: () => mapView.query,
   onClass: explainClass,
   onRetry: retry,
 });
@@ -30,8 +31,12 @@ let selected = null;
 
 takePictures(add, (problem) => notice("intake", problem));
 offerCamera(add);
-options.addEventListener("change", () => classifier.renew());
+options.addEventListener("change", () => {
+  showService();
+  classifier.renew();
+});
 options.addEventListener("loaded", showService);
+mapView.addEventListener("change", () => answerView.showMapRequest());
 keys.addEventListener("change", () => { byId("change-key").hidden = false; });
 byId("change-key").hidden = !keys.key;
 byId("change-key").addEventListener("click", async () => { if (await keys.change()) start(); });
@@ -60,7 +65,8 @@ async function start() {
 function showService() {
   const { model } = options;
   const loading = model?.state !== "READY" ? model?.reason || `${model?.name} is loading.` : "";
-  notice("model", loading || model?.warning || "");
+  const text = loading || model?.warning || "";
+  if (text !== (byId("notice-model")?.textContent ?? "")) notice("model", text); // one that is read out is not repeated
 }
 
 function retry(picture) {
@@ -82,7 +88,7 @@ function add(files) {
 function select(picture) {
   selected = picture;
   strip.show(classifier.pictures, picture);
-  byId("picture-name").textContent = picture.name;
+  byId("picture-name").textContent = byId("picture-name").title = picture.name; // a long one is cut on the screen
   show(picture);
 }
 
@@ -110,6 +116,7 @@ function tell({ name, state, answer, refusal, againAt }) {
 function explainClass(picture, number) {
   picture.explained = number;
   show(picture);
+  answerView.showMapRequest();
 }
 
 function removeSelected() {

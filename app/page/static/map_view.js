@@ -6,16 +6,20 @@ import { Refusal } from "./service.js";
 import { sentencesOf } from "./sentences.js";
 
 const PATCHES = { small: "small patches", large: "large patches", both: "both scales" };
+const MOSTLY_EXPLAINED = 0.5; // of what makes a logit; a map of less is to be read with care
 
-export class MapView {
+/** A "change" event says that another map is chosen. */
+export class MapView extends EventTarget {
   #classifier;
   #picture = null;
   #index = null; // of the class that is explained
   #drawn = null; // what the canvas shows: values and the picture's geometry
 
   constructor(classifier) {
+    super();
     this.#classifier = classifier;
     for (const id of ["branch", "kind"]) byId(id).addEventListener("change", () => this.#show());
+    for (const id of ["branch", "kind", "opacity"]) byId(id).addEventListener("input", () => this.dispatchEvent(new Event("change")));
     byId("opacity").addEventListener("input", () => this.#setOpacity());
     byId("picture").addEventListener("error", () => this.#preview(false));
     byId("picture").addEventListener("load", ({ target }) => {
@@ -24,6 +28,12 @@ export class MapView {
     });
     new ResizeObserver(() => this.#redraw()).observe(byId("picture"));
     this.#setOpacity();
+  }
+
+  /** The options of POST /explain for the PNG of the chosen map; of both branches while none is shown. */
+  get query() {
+    const branch = chosen("branch");
+    return { branch: branch === "off" ? "both" : branch, map: chosen("kind"), opacity: byId("opacity").value / 100 };
   }
 
   /** Shows `picture`, with the map of the class called `index` once it has an answer. */
@@ -79,7 +89,7 @@ export class MapView {
       `Heat-map of ${PATCHES[branch]} for ${explanation.label}: strongest ${strongestPlace(this.#drawn.values)}`);
     this.#redraw();
     byId("legend").classList.toggle("of-attention", kind === "attention");
-    this.#say(kind === "attention" ? attentionWords(grids, branch) : contributionWords(explanation, branches), true);
+    this.#say(kind === "attention" ? attentionWords(grids, branch) : contributionWords(explanation), true);
   }
 
   #say(text, legend) {
@@ -116,9 +126,13 @@ export class MapView {
   }
 }
 
-function contributionWords({ label, logit, contributions }, branches) {
-  const parts = branches.map((name) => `${PATCHES[name]} give ${signed(contributions[name].share)}`);
-  return `What speaks for “${label}”, and what against it. Of its logit, ${logit.toFixed(1)}, ${parts.join(" and ")}.`;
+/** A share is a map's sum by the sizes of all that makes the logit, so what both maps lack to 100 % is the rest's. */
+function contributionWords({ label, logit, contributions: { small, large } }) {
+  const given = Math.abs(small.share) + Math.abs(large.share);
+  const care = given < MOSTLY_EXPLAINED ? ": read the map with care" : "";
+  return `What speaks for “${label}”, and what against it. The last fusion's patches give ${percent(given, 0)} of what makes ` +
+    `this logit, ${logit.toFixed(1)} (small ${signed(small.share)}, large ${signed(large.share)}); ` +
+    `the other ${percent(1 - given, 0)} came from elsewhere${care}.`;
 }
 
 /** A share with its sign: "+31 %". */

@@ -39,8 +39,9 @@ export class PictureStrip {
     if (!this.#items.has(picture)) {
       const radio = element("input", { type: "radio", name: "picture", value: picture.id });
       radio.addEventListener("change", () => this.#onSelect(picture));
-      const item = element("label", { class: "strip-item" }, radio,
-        element("img", { src: picture.url, alt: "" }),
+      const image = element("img", { src: picture.url, alt: "" });
+      image.addEventListener("error", () => image.replaceWith(tile(picture.name)));
+      const item = element("label", { class: "strip-item" }, radio, image,
         element("span", { class: "visually-hidden", textContent: `${picture.name}: ` }),
         element("span", { class: "of-picture" }), element("span", { class: "score" }));
       this.#items.set(picture, item);
@@ -49,4 +50,9 @@ export class PictureStrip {
     }
     return this.#items.get(picture);
   }
+}
+
+/** What stands for a picture that the browser cannot show; its name is read out anyway. */
+function tile(name) {
+  return element("span", { class: "tile", "aria-hidden": "true" }, element("span", { textContent: name }));
 }

@@ -14,9 +14,9 @@ export function curl(query, name, keyed) {
   return `curl ${request("classify", query, name, keyed)}`;
 }
 
-/** The command line for curl that writes the picture with the heat-map of its best class. */
-export function curlMap({ model, resolution }, name, keyed) {
-  return `curl -H "Accept: image/png" ${request("explain", { model, resolution }, name, keyed)} -o heat-map.png`;
+/** The command line for curl that writes the picture with the heat-map that `query` asks for. */
+export function curlMap(query, name, keyed) {
+  return `curl -H "Accept: image/png" ${request("explain", query, name, keyed)} -o heat-map.png`;
 }
 
 function request(path, query, name, keyed) {

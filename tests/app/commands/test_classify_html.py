@@ -109,8 +109,22 @@ def test_with_explain_each_picture_has_the_maps_of_both_branches(bundle: Path, f
     seen, small, large = pictures(page)
     assert seen.size == small.size == large.size == (224, 224)
     assert seen.tobytes() != small.tobytes() != large.tobytes()
-    assert re.search(r"small patches: [+-]\d+% of the best class&#x27;s logit", page)
-    assert re.search(r"large patches: [+-]\d+% of the best class&#x27;s logit", page)
+    assert "red speaks for the best class and blue against it" in page
+    shares = [int(found) for found in re.findall(r"(?:small|large) patches: ([+-]\d+)%<", page)]
+    said = re.search(r"patches give (\d+)% of what makes the best class's logit; the other (\d+)% came from", page)
+    assert said is not None
+    given, rest = map(int, said.groups())
+    assert len(shares) == 2
+    assert sum(map(abs, shares)) == pytest.approx(given, abs=1)
+    assert given + rest == pytest.approx(100, abs=1)
+    assert ("read the maps with care" in page) == (given < 50)
+
+
+def test_without_explain_nothing_is_said_of_maps(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    classify(folder / "wide.jpg", "--bundle", bundle, "--html", out)
+    assert "In the maps" not in out.read_text()
+    assert "fusion" not in out.read_text()
 
 
 def test_a_bundle_that_explains_nothing_is_told_before_files_are_classified(

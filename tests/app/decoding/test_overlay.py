@@ -36,6 +36,13 @@ def test_without_a_map_what_the_network_sees_stays_and_the_rest_is_darkened() ->
     assert (pixels[~bright] == 51).all()
 
 
+def test_the_picture_is_grey_below_a_map_so_that_only_the_map_has_colours() -> None:
+    pixels = drawn(Image.new("RGB", (400, 256), (230, 120, 40)), [[1.0, 0.0], [0.0, 0.0]]).astype(int)
+    assert np.ptp(pixels[184, 256]) == 0  # a patch without a number
+    assert np.ptp(pixels[2, 2]) == 0  # what the network does not see
+    assert np.ptp(pixels[72, 144]) > 40
+
+
 def test_red_is_for_the_class_and_blue_against_it_where_the_patches_are() -> None:
     left_top, right_bottom = [[1.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]]
     pixels = drawn(Image.new("RGB", (256, 256), GREY), left_top, right_bottom).astype(int)

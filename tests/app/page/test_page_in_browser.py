@@ -19,10 +19,11 @@ from playwright.sync_api import FilePayload, Page, expect
 
 from tests.app.page.conftest import OpenPage
 from tests.support.calibrations import calibrate_bundle, made_calibration
-from tests.support.changed_bundles import without_inspection
+from tests.support.changed_bundles import warn, without_inspection
 from tests.support.pictures import encoded, scene
 from tests.support.servers import Server, crossvit_serve, free_port
 
+CAUTION = "often wrong, as this test has it"
 KEY = "key-of-the-page-0123"
 ODD_NAME = """it's "one" $(touch made); type=text, ü.jpg"""
 JPEG = encoded(scene(320, 240, seed=1), "JPEG", quality=85)
@@ -33,10 +34,11 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "be
 
 @pytest.fixture(scope="module")
 def keyed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of two models that needs a key, with places for one image in its queues and an engine that is slow."""
+    """A server of two models, the second with a warning, that needs a key, with places for one image in its queues and an engine that is slow."""
     folder = tmp_path_factory.mktemp("keyed")
     for name in ("first", "second"):
         shutil.copytree(bundle, folder / "models" / name)
+    warn(folder / "models" / "second", CAUTION)
     options = ["--engine", "null", "--null-rate", "3", "--max-queue", "1", "--max-images", "1", "--max-batch", "1"]
     models = ["--bundle", str(folder / "models"), "--default-model", "first"]
     with crossvit_serve(folder / "log", *models, *options, "--api-keys", f"page:{KEY}") as started:
@@ -189,6 +191,26 @@ def test_other_options_ask_again(open_page: OpenPage, keyed: Server) -> None:
     expect(page.locator(".bar")).to_have_count(3)
 
 
+def test_the_warning_is_that_of_the_chosen_model(open_page: OpenPage, keyed: Server) -> None:
+    page = unlocked(open_page(keyed.url))
+    for name, warnings in (("second", [f"second: {CAUTION}"]), ("first", [])):
+        page.get_by_label("Model").select_option(name)
+        expect(page.locator("#notice-model")).to_have_text(warnings)
+
+
+def test_a_long_name_leaves_the_button_beside_it_whole(open_page: OpenPage) -> None:
+    page = open_page(**PHONE)
+    choose(page, picture("a"), picture(f"{'n' * 176}.jpg"))
+    remove = page.get_by_role("button", name="Remove")
+    usual = remove.bounding_box()
+    page.locator(".strip-item").nth(1).click()
+    name = page.locator("#picture-name")
+    expect(name).to_have_attribute("title", f"{'n' * 176}.jpg")
+    assert name.evaluate("name => name.scrollWidth > name.clientWidth && name.clientHeight < 40")
+    assert usual is not None
+    assert remove.bounding_box() == pytest.approx(usual, abs=1)
+
+
 def test_times_add_up_to_the_services_own(open_page: OpenPage) -> None:
     page = open_page()
     choose(page)
@@ -228,7 +250,7 @@ def test_heat_maps_show_each_scale_over_what_the_network_sees(open_page: OpenPag
     assert len(requests) == 1  # one answer has all maps
     canvas = page.locator("#overlay")
     expect(canvas).to_have_attribute("aria-label", re.compile(f"both scales for {label}: strongest (at|in) the "))
-    expect(page.locator("#map-sentence")).to_have_text(re.compile(r"small patches give .\d+ % and large patches"))
+    expect(page.locator("#map-sentence")).to_contain_text("“" + label + "”")
     placed, below = canvas.bounding_box(), page.locator("#picture").bounding_box()
     assert placed is not None
     assert placed == pytest.approx(below, abs=1)
@@ -242,6 +264,27 @@ def test_heat_maps_show_each_scale_over_what_the_network_sees(open_page: OpenPag
     assert (overlay(page, "Both") != both).any()
     page.locator("#branch label", has_text="Off").click()
     expect(canvas).to_be_hidden()
+
+
+def test_what_the_maps_do_not_explain_is_said(open_page: OpenPage, server: Server) -> None:
+    page = open_page()
+    choose(page)
+    assert best(page)
+    index = page.locator(".bar input").first.input_value()
+    accept = {"Accept": "application/json"}
+    asked_for = {"class": index}
+    answer = httpx.post(f"{server.url}/explain", params=asked_for, content=JPEG, headers=accept, timeout=60).json()
+    maps = answer["explanations"][0]["contributions"]
+    given = abs(maps["small"]["share"]) + abs(maps["large"]["share"])
+    overlay(page, "S")
+    words = page.locator("#map-sentence").inner_text()
+    shown = re.search(r"patches give (\d+) % of what makes this logit.*; the other (\d+) % came from elsewhere", words)
+    assert shown is not None, words
+    assert [int(part) / 100 for part in shown.groups()] == pytest.approx([given, 1 - given], abs=0.01)
+    assert words.endswith("read the map with care.") == (given < 0.5)
+    parts = re.search(r"small ([+−])(\d+) %, large ([+−])(\d+) %", words)
+    assert parts is not None, words
+    assert int(parts[2]) + int(parts[4]) == pytest.approx(100 * given, abs=1)
 
 
 def test_the_map_is_of_the_class_that_is_chosen(open_page: OpenPage) -> None:
@@ -290,6 +333,7 @@ def test_both_scales_and_an_uncalibrated_model_are_put_in_words(open_page: OpenP
     branches = asked(server, details="branches")["branches"]
     words = page.locator(".words")
     expect(words).to_contain_text("Not calibrated: scores rank the classes")
+    expect(words).to_contain_text("does not mean that answers with such a score are right that often")
     expect(words).to_contain_text(branches["small"]["label"])
     expect(words).to_contain_text(branches["large"]["label"])
     expect(words).to_contain_text(f"{branches['disagreement']:.2f} of 1 bit apart")
@@ -309,12 +353,28 @@ def test_a_calibrated_model_offers_sets_that_hold_the_true_class(
         expect(page.locator(".words")).to_contain_text("Calibrated: of answers with a score like this one")
         assert page.locator("#coverage option:not(:disabled)").all_inner_texts() == ["none", "80 %", "90 %"]
         page.get_by_label("Set").select_option("90 %")
-        expect(page.locator(".words")).to_contain_text("The set that holds the right class of 90 % of pictures")
+        expect(page.locator(".words")).to_contain_text("hold the right class of 90 % of pictures")
         found = asked(server, coverage=0.9)["prediction_set"]["classes"]
         expect(page.locator(".words")).to_contain_text(found[-1]["label"])
         page.get_by_label("Resolution").select_option("384")
         expect(page.get_by_label("Set")).to_be_hidden()
         expect(page.locator(".words")).to_contain_text("at 384")
+
+
+def test_of_a_large_set_ten_names_are_said_and_how_many_more_there_are(
+    open_page: OpenPage, bundle: Path, tmp_path: Path
+) -> None:
+    calibrated = Path(shutil.copytree(bundle, tmp_path / "calibrated"))
+    calibrate_bundle(calibrated, made_calibration(calibrated, thresholds={0.9: 100.0}))
+    with crossvit_serve(tmp_path / "log", "--bundle", str(calibrated), "--engine", "null") as server:
+        server.wait_until_ready()
+        page = open_page(server.url)
+        page.get_by_label("Set").select_option("90 %")
+        choose(page)
+        found = [each["label"] for each in asked(server, coverage=0.9)["prediction_set"]["classes"]]
+        assert len(found) > 10
+        said = f"This one has {len(found)} classes: {', '.join(found[:10])} and {len(found) - 10} more."
+        expect(page.locator(".words")).to_contain_text(said)
 
 
 # The same request from a program
@@ -351,6 +411,27 @@ def test_the_copied_command_and_program_get_the_same_answer(
     assert {path.name for path in tmp_path.iterdir()} == {ODD_NAME, "heat-map.png"}  # nothing of the name was run
 
 
+def test_the_copied_command_asks_for_the_map_on_the_screen(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    choose(page)
+    (tmp_path / "scene.jpg").write_bytes(JPEG)
+    chosen = page.locator(".bar").nth(1)
+    page.get_by_text("The same request from a program").click()
+    chosen.click()
+    page.locator("#branch label", has_text="S").click()
+    page.get_by_label("Attention").check(force=True)
+    page.get_by_label("Opacity").fill("40")
+    index = chosen.locator("input").input_value()
+    command = copied(page, "curl, for the heat-map")
+    assert command == page.get_by_role("region", name="curl, for the heat-map").inner_text()
+    wanted = {"class": index, "branch": "small", "map": "attention", "opacity": "0.4"}
+    asked_for = httpx.URL(command.split("'")[-2]).params
+    assert {name: asked_for[name] for name in wanted} == wanted
+    subprocess.run(["/bin/bash", "-c", f"{command} -s"], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "heat-map.png") as drawn:
+        assert drawn.format == "PNG"
+
+
 # What goes wrong
 
 
@@ -363,6 +444,20 @@ def test_a_broken_file_is_told_in_sentences_and_the_others_are_classified(open_p
     expect(page.get_by_role("alert")).to_contain_text("not a picture that the service can read")
     page.locator(".strip-item").nth(2).click()
     assert best(page)
+
+
+def test_what_the_browser_cannot_show_has_its_name_in_the_row(open_page: OpenPage) -> None:
+    page = open_page()
+    choose(page, picture("note.jpg", b"no picture"), picture())
+    broken, good = page.locator(".strip-item").first, page.locator(".strip-item").nth(1)
+    expect(broken.locator(".tile")).to_have_text("note.jpg")
+    expect(broken.locator("img")).to_have_count(0)
+    expect(good.locator("img")).to_be_visible()
+    assert broken.locator(".tile").evaluate("tile => tile.clientHeight") == good.locator("img").evaluate(
+        "image => image.clientHeight"
+    )
+    expect(page.get_by_role("radio", name=re.compile("^note.jpg: "))).to_be_attached()
+    assert_accessible(page)
 
 
 def test_a_service_that_has_stopped_is_told_and_asked_again_when_it_is_back(
