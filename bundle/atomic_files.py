@@ -37,6 +37,14 @@ def replace_file(path: Path, *parts: bytes, prefix: str = "", mode: int = 0o600)
         raise
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise the OSError that `replace_file` raises where `path` is a folder, or nothing can be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+        pass
+
+
 @contextmanager
 def replacing_folder(place: Path) -> Iterator[Path]:
     """An empty folder that replaces `place` when the block ends; an exception leaves `place` as it was."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bundle.atomic_files import exclusive_lock, replace_file
+from bundle.atomic_files import check_replaceable, exclusive_lock, replace_file
 from bundle.bundle_errors import first_error
 from bundle.file_names import CALIBRATION, GRAPHS, MODEL
 from bundle.manifest import Manifest
@@ -216,6 +216,11 @@ def read_calibration(bundle: Path, manifest: Manifest) -> Calibration:
     why = "it was fitted for another graph, or before the scores were; calibrate again"
     remarks = (f"{path} is passed over for {', '.join(dict.fromkeys(stale))}: {why}",) if stale else ()
     return Calibration(scores, cascades, remarks)
+
+
+def check_calibration_writable(bundle: Path) -> None:
+    """Raise the OSError that `add_calibrations` raises for `bundle` as it is."""
+    check_replaceable(bundle / CALIBRATION)
 
 
 def add_calibrations(

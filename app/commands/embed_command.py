@@ -31,7 +31,7 @@ def embed(
 
     A .npz file has the arrays `paths` and `embeddings`, a .parquet file the columns `path` and `embedding`; files that
     could not be embedded are left out. A .npy file has a row for each file in their order, of NaN for those that could
-    not be embedded. Exit code 1 if there are any.
+    not be embedded. Bytes of names that are not UTF-8 are written as \\udcXX. Exit code 1 if there are any.
     """
     with clear_errors():
         write = embedding_writer(out)

@@ -1,6 +1,7 @@
 """Writes embeddings: NumPy's npy and npz, and Parquet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BadParameter
-from bundle.atomic_files import replace_file
+from bundle.atomic_files import check_replaceable, replace_file
 from bundle.installation import require_packages
 
 Embeddings = NDArray[np.float32]  # (files, numbers)
@@ -26,14 +27,27 @@ def embedding_writer(out: Path) -> Callable[[Sequence[Path], Embeddings], None]:
     if out.suffix == ".parquet":
         require_packages(("pyarrow",), "parquet", f"--out {out}")
 
+    with _writing(out):
+        check_replaceable(out)
+
     def write(paths: Sequence[Path], embeddings: Embeddings) -> None:
-        content = _CONTENTS[out.suffix]([str(path) for path in paths], embeddings)
-        try:
-            replace_file(out, content, mode=0o644)
-        except OSError as err:
-            raise BadParameter(f"--out {out} cannot be written: {err.strerror}") from err
+        with _writing(out):
+            replace_file(out, _CONTENTS[out.suffix](list(map(_text, paths)), embeddings), mode=0o644)
 
     return write
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise BadParameter(f"--out {out} cannot be written: {err.strerror}") from err
+
+
+def _text(path: Path) -> str:
+    r"""`path`, with \udcXX for each byte XX that is not UTF-8, as `crossvit classify` prints it."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _npy(_: list[str], embeddings: Embeddings) -> bytes:

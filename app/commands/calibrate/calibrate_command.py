@@ -1,15 +1,15 @@
 """The command `crossvit calibrate`."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from app.commands.bench.bench_output import BenchFormat
-from app.commands.calibrate.calibrate_output import print_calibrations
+from app.commands.calibrate.calibrate_output import print_calibrations, print_written
 from app.commands.calibrate.cascade_fit import CascadeGoal
 from app.commands.calibrate.fitted_steps import LabelledImages, cascade_of, fitted_steps
 from app.commands.calibrate.score_fit import check_images
@@ -20,8 +20,9 @@ from app.configuration.settings import Settings, log_remarks
 from app.errors import BadParameter
 from app.serving.model_engines import served_resolution
 from app.telemetry import logs
-from bundle.calibration import add_calibrations
+from bundle.calibration import add_calibrations, check_calibration_writable
 from bundle.discovery import bundle_at
+from bundle.file_names import CALIBRATION
 from bundle.pulled_bundles import bundle_named
 from bundle.reader import Bundle, open_bundle
 from model.command_line import STOPPED, new_app, notes
@@ -93,6 +94,8 @@ def calibrate(
         opened = open_bundle(bundle_at(first.bundles, first.default_model))
         opened.close()
         check_classes(opened.manifest.classes)
+        with _writing(opened.path):
+            check_calibration_writable(opened.path)
         data = open_data(paths)
         images = LabelledImages(data, sample(len(data), limit, part), match_classes(data.categories, opened.labels))
         check_images(len(images.indices))
@@ -115,11 +118,23 @@ def calibrate(
         joined = None if dear is None else cascade_of(opened, fitted[0], dear, goal)
         steps = [*fitted, dear] if dear is not None and dear.bundle.path == opened.path else fitted
         calibrations = [step.calibration for step in steps]
-        try:
-            add_calibrations(opened.path, opened.manifest, calibrations, joined)
-        except OSError as err:
-            raise BadParameter(f"the calibration cannot be written to {opened.path}: {err.strerror}") from err
         print_calibrations(calibrations, joined, opened.path, output)
+        with _writing(opened.path):
+            add_calibrations(opened.path, opened.manifest, calibrations, joined)
+        print_written(opened.path)
+
+
+@contextmanager
+def _writing(bundle: Path) -> Iterator[None]:
+    try:
+        yield
+    except IsADirectoryError as err:
+        raise BadParameter(f"{bundle / CALIBRATION} is a folder, and the calibration must go there: remove it") from err
+    except OSError as err:
+        raise BadParameter(
+            f"the calibration cannot be written to {bundle}: {err.strerror}; make room there or make it writable, or "
+            "give a copy of the bundle with --bundle"
+        ) from err
 
 
 def _or_default(values: list[T] | None) -> Sequence[T | None]:

@@ -19,7 +19,7 @@ _Z_95 = 1.959963984540054
 def print_calibrations(
     fitted: Sequence[ScoreCalibration], cascade: CascadeFit | None, bundle: Path, output: BenchFormat
 ) -> None:
-    """Print `fitted` and the `cascade`, which are in the folder `bundle` now, on standard output, and notes beside."""
+    """Print `fitted` and the `cascade`, which are for the folder `bundle`, on standard output, and notes beside."""
     allow_any_file_name()
     if output is BenchFormat.JSON:
         content = {
@@ -36,6 +36,10 @@ def print_calibrations(
             print_table(_cascade(cascade))
     for note in _notes(fitted):
         notes.print(note, style="yellow", markup=False, highlight=False)
+
+
+def print_written(bundle: Path) -> None:
+    """Say that the folder `bundle` has them now."""
     notes.print(
         f"written to {bundle}; a running service reads it at SIGHUP or POST /admin/reload",
         markup=False,

@@ -1,6 +1,7 @@
 """`crossvit explain` and `crossvit embed`, which answer as the service does."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,30 @@ def test_embed_writes_each_format(folder: Path, bundle: Path, client: httpx.Clie
     np.testing.assert_allclose(embeddings[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["found.npz", "found.parquet"])
+def test_embed_escapes_file_names_that_are_not_utf_8(bundle: Path, tmp_path: Path, name: str) -> None:
+    picture = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    picture.write_bytes(JPEG)
+    done = run(embed, picture, "--bundle", bundle, "--out", tmp_path / name)
+    assert done.exit_code == 0, done.output
+    if name.endswith("npz"):
+        with np.load(tmp_path / name) as arrays:
+            paths = [*arrays["paths"]]
+    else:
+        from pyarrow import parquet
+
+        paths = parquet.read_table(tmp_path / name)["path"].to_pylist()
+    assert paths == [str(tmp_path / r"caf\udce9.jpg")]
+
+
+def test_explain_finds_that_it_cannot_write_before_it_computes(folder: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "explanations.jsonl").mkdir(parents=True)
+    done = run(explain, folder, "--bundle", bundle, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "cannot be written: Is a directory" in done.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["explanations.jsonl"]
+
+
 def test_embed_of_one_branch_has_the_length_one_where_asked(folder: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.npy"
     done = run(embed, folder / "a.jpg", "--bundle", bundle, "--out", out, "--branch", "small", "--normalize")
@@ -148,11 +173,17 @@ def test_embed_of_nothing_but_broken_files_writes_nothing(folder: Path, bundle: 
         ("found.csv", "the name must end in one of .npy, .npz, .parquet"),
         ("found", "the name must end in one of"),
         ("nowhere/found.npy", "there is no folder"),
+        ("folder.npy", "folder.npy cannot be written: Is a directory"),
+        ("folder.npz", "folder.npz cannot be written: Is a directory"),
+        ("folder.parquet", "folder.parquet cannot be written: Is a directory"),
+        (f"{'x' * 250}.npy", "cannot be written: File name too long"),
     ],
 )
 def test_embed_refuses_files_that_it_cannot_write_before_it_computes(
     folder: Path, tmp_path: Path, out: str, message: str
 ) -> None:
+    if out.startswith("folder"):
+        (tmp_path / out).mkdir()
     done = run(embed, folder, "--bundle", "/nowhere", "--out", tmp_path / out)
     assert done.exit_code == 2
     assert message in done.output

@@ -126,5 +126,32 @@ def test_a_bundle_that_cannot_be_written_to_says_so(
     copy = shutil.copytree(bundle, tmp_path / bundle.name)
     monkeypatch.setattr("bundle.calibration.replace_file", full)
     done = calibrate(data, "--bundle", copy, *ENGINE, code=2)
-    assert "No space left on device" in done.stderr
+    assert "No space left on device; make room there" in done.stderr
+    assert "temperature" in done.stdout  # the figures are not lost
+    assert "a running service reads it" not in done.stderr
     assert {path.name for path in copy.iterdir()} == {path.name for path in bundle.iterdir()}
+
+
+def test_a_folder_in_the_calibrations_place_is_found_before_the_images_are_run(
+    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    (copy / CALIBRATION).mkdir()
+    monkeypatch.setattr("app.commands.calibrate.calibrate_command.fitted_steps", None)  # would be a TypeError
+    done = calibrate(data, "--bundle", copy, *ENGINE, code=2)
+    assert "is a folder, and the calibration must go there: remove it" in " ".join(done.stderr.split())
+
+
+def test_a_bundle_without_write_permission_is_found_before_the_images_are_run(
+    bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The permission is refused by hand: root may write everywhere."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    monkeypatch.setattr("bundle.atomic_files.tempfile.NamedTemporaryFile", denied)
+    monkeypatch.setattr("app.commands.calibrate.calibrate_command.fitted_steps", None)
+    done = calibrate(data, "--bundle", copy, *ENGINE, code=2)
+    assert "Permission denied; make room there or make it writable" in " ".join(done.stderr.split())
