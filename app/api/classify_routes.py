@@ -95,6 +95,7 @@ _CLASSIFY_ERRORS = (*IMAGE_REQUEST_ERRORS, NotCalibrated)
     summary="Classify one image",
     tags=["Classification"],
     openapi_extra=IMAGE_REQUEST,
+    response_model_exclude_unset=True,
     responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage) | _BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
+from app.machine.cpus import has_dot_products
 from bundle.installation import NotInstalled
 from export.graphs.quantization_recipe import require_quantization
 from export.measurement.onnx_sessions import openvino_session
@@ -61,7 +62,8 @@ def test_openvino_gives_nearly_the_logits_of_float32_at_every_side(bundle: Path,
     images = views(Preprocessing(side, side), 2, photographs(SHIPPED))
     expected, actual = (openvino_session(graph)(images) for graph in (bundle / "model.onnx", int8))
     distance = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
-    assert 1e-3 < distance < 0.03  # 8 bits, and not more of them, nor fewer
+    # 8 bits, and not more of them, nor fewer. Without instructions for 8 bits sums of products saturate at 16 bits.
+    assert 1e-3 < distance < (0.03 if has_dot_products() else 0.1)
 
 
 def test_what_8_bits_would_spoil_stays_in_float32(int8: Path) -> None:
