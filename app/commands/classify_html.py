@@ -91,8 +91,8 @@ def _share_words(result: "FileResult") -> str:
     given = sum(abs(share) for share in result.explained.shares)
     care = ": read the maps with care" if given < _MOSTLY_EXPLAINED else ""
     return (
-        f"<p class=\"share\">The last fusion's patches give {given:.0%} of what makes the best class's logit; "
-        f"the other {1 - given:.0%} came from elsewhere{care}.</p>\n"
+        f"<p class=\"share\">The last fusion's patches are {given:.0%} of all that went into the best class's "
+        f"logit, for and against; the other {1 - given:.0%} came from elsewhere{care}.</p>\n"
     )
 
 

@@ -281,7 +281,7 @@ def test_what_the_maps_do_not_explain_is_said(open_page: OpenPage, server: Serve
     given = abs(maps["small"]["share"]) + abs(maps["large"]["share"])
     overlay(page, "S")
     words = page.locator("#map-sentence").inner_text()
-    shown = re.search(r"patches give (\d+) % of what makes this logit.*; the other (\d+) % came from elsewhere", words)
+    shown = re.search(r"patches are (\d+) % of all that went into its logit.*; the other (\d+) % came from", words)
     assert shown is not None, words
     assert [int(part) / 100 for part in shown.groups()] == pytest.approx([given, 1 - given], abs=0.01)
     assert words.endswith("read the map with care.") == (given < 0.5)
