@@ -25,7 +25,6 @@ _JPEG_QUALITY = 82
 _MAP_OPACITY = 0.8
 _BRANCHES = ("small patches", "large patches")
 _MOSTLY_EXPLAINED = 0.5  # of what makes a logit; maps of less are to be read with care
-_LEGEND = "<p>In the maps, red speaks for the best class and blue against it.</p>\n"
 
 
 class HtmlReport:
@@ -60,6 +59,7 @@ def _head(bundle: Bundle, resolution: int, files: int, maps: bool) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     weights = bundle.manifest.weights
     warning = f'<p class="warning">{escape(bundle.warning)}</p>\n' if bundle.warning else ""
+    legend = "<p>In the maps, red speaks for the best class and blue against it.</p>\n" if maps else ""
     pictures = "1 picture" if files == 1 else f"{files} pictures"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -68,7 +68,7 @@ def _head(bundle: Bundle, resolution: int, files: int, maps: bool) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{pictures}, classified by {escape(bundle.name)}</title>\n<style>{style}</style>\n<header>\n"
         f"<h1>{pictures}</h1>\n<p>Classified by {escape(bundle.name)} at {resolution}; weights "
-        f"{escape(weights.id[:19])}: {escape(weights.source)}</p>\n{_LEGEND if maps else ''}{warning}</header>\n<main>\n"
+        f"{escape(weights.id[:19])}: {escape(weights.source)}</p>\n{legend}{warning}</header>\n<main>\n"
     )
 
 
@@ -91,8 +91,8 @@ def _share_words(result: "FileResult") -> str:
     given = sum(abs(share) for share in result.explained.shares)
     care = ": read the maps with care" if given < _MOSTLY_EXPLAINED else ""
     return (
-        f"<p class=\"share\">The last fusion's patches give {given:.0%} of what makes the best class's logit; "
-        f"the other {1 - given:.0%} came from elsewhere{care}.</p>\n"
+        f"<p class=\"share\">The last fusion's patches are {given:.0%} of all that went into the best class's "
+        f"logit, for and against; the other {1 - given:.0%} came from elsewhere{care}.</p>\n"
     )
 
 

@@ -130,8 +130,8 @@ export class MapView extends EventTarget {
 function contributionWords({ label, logit, contributions: { small, large } }) {
   const given = Math.abs(small.share) + Math.abs(large.share);
   const care = given < MOSTLY_EXPLAINED ? ": read the map with care" : "";
-  return `What speaks for “${label}”, and what against it. The last fusion's patches give ${percent(given, 0)} of what makes ` +
-    `this logit, ${logit.toFixed(1)} (small ${signed(small.share)}, large ${signed(large.share)}); ` +
+  return `What speaks for “${label}”, and what against it. The last fusion's patches are ${percent(given, 0)} of all that went ` +
+    `into its logit, ${logit.toFixed(1)}, for and against (small ${signed(small.share)}, large ${signed(large.share)}); ` +
     `the other ${percent(1 - given, 0)} came from elsewhere${care}.`;
 }
 
