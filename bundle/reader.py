@@ -63,6 +63,11 @@ class Bundle:
         path = shlex.quote(str(self.path))
         return f"python export/to_trt.py --variant {self.manifest.variant} --bundle {path} --resolutions {resolution}"
 
+    def calibrate_command(self, options: str) -> str:
+        """The command that calibrates the scores with labelled images; it goes into answers, which are UTF-8."""
+        path = shlex.quote(str(self.path)).encode(errors="backslashreplace").decode()
+        return f"crossvit calibrate DATA --bundle {path} {options}"
+
     def golden(self, resolution: int) -> Golden:
         """Images of `resolution`, and the logits that PyTorch gave for them."""
         return self._golden[resolution]

@@ -17,7 +17,7 @@ from app.api.image_requests import IMAGE_REQUEST_ERRORS
 from app.api.openapi import TIMEOUT_PARAMETER
 from app.api.problems import error_responses
 from app.api.schemas import OpenAIError
-from app.decoding.embedding_requests import EmbeddingRequest
+from app.decoding.embedding_requests import EmbeddingRequest, input_names
 from app.errors import BadImage, NoInspection, NotAnImage, UnknownCoding
 from app.serving.explanation_fields import rounded, with_length_one
 from app.serving.served_model import ServedModel
@@ -96,7 +96,7 @@ async def _embedded(
     with model.in_use():
         inspection, resolution = model.inspection, model.resolution(None)
         await service.charge(request, len(files))
-        answers = await inspection.embed(files, resolution, deadline, caller=caller)
+        answers = await inspection.embed(files, resolution, deadline, caller=caller, names=input_names(len(files)))
     request.state.stages += max(answers, key=lambda answer: answer.stages[-1][1].end).stages
     vectors = [with_length_one(np.concatenate(answer.image.embeddings)) for answer in answers]
     return asked, model.bundle.name, vectors

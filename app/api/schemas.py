@@ -334,12 +334,15 @@ class OipError(BaseModel):
     error: str
 
 
+_OPENAI_PARAM = re.compile(r"(input(\[\d+\])?|dimensions|encoding_format|model)(?=[ :])")
+
+
 class OpenAIErrorDetail(BaseModel):
     """What went wrong: `type` is the kind of error, `code` names it for programs."""
 
     message: str
     type: Annotated[str, Field(description="invalid_request_error, rate_limit_error or server_error")]
-    param: None = None
+    param: Annotated[str | None, Field(description="the member of the request that it is about")] = None
     code: str
 
 
@@ -353,4 +356,6 @@ class OpenAIError(BaseModel):
         """`problem` in this form."""
         kind = "server_error" if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
         kind = "rate_limit_error" if problem.status == HTTPStatus.TOO_MANY_REQUESTS else kind
-        return cls(error=OpenAIErrorDetail(message=problem.detail, type=kind, code=problem.reason))
+        about = _OPENAI_PARAM.match(problem.detail)  # a message about one member begins with its name
+        param = about and about[0]
+        return cls(error=OpenAIErrorDetail(message=problem.detail, type=kind, param=param, code=problem.reason))

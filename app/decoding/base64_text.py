@@ -6,6 +6,8 @@ from urllib.parse import unquote_to_bytes
 
 from app.decoding.content_kind import is_hexadecimal
 
+NOT_BASE64 = "this has characters that are not base64, or ends within a byte"  # all that can be said of some text
+
 _START_CHARS = 60  # that tell what a text is
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _DATA_URI_HEAD = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
@@ -60,7 +62,7 @@ def _why(text: str) -> str:
         return "this is the name of a file"
     if text.lstrip()[:1] in ("{", "["):
         return "this is JSON in a string"
-    return "this has characters that are not base64, or ends within a byte"
+    return NOT_BASE64
 
 
 def _kind(value: object) -> str:

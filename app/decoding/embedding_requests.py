@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from app.decoding.base64_text import BadBase64, decode_base64
-from app.decoding.content_kind import looks_like_image
+from app.decoding.base64_text import NOT_BASE64, BadBase64, decode_base64
+from app.decoding.content_kind import is_form, looks_like_image, mistaken
 from app.decoding.oip_tensors import Strict, Text, parse_oip
 from app.errors import BadInference, TooLarge
+from model.files.formats import HEAD_BYTES
 
-_INPUT = "an image as a data URL (data:image/jpeg;base64,…), or a list of these"
+_IMAGE = "an image as a data URL (data:image/jpeg;base64,…)"
+_INPUT = f"{_IMAGE}, or a list of these"
+_JSON = 'this route takes JSON: {"input": "data:image/jpeg;base64,…"}'
 
 
 class EmbeddingRequest(Strict):
@@ -29,28 +32,59 @@ class EmbeddingRequest(Strict):
 
 
 def read_embedding_request(body: bytes, max_images: int) -> tuple[EmbeddingRequest, list[NDArray[np.uint8]]]:
-    """The request in `body` without its input, and the bytes of each image. Raises BadInference, and TooLarge."""
-    request = parse_oip(EmbeddingRequest, body)
+    """The request in `body` without its input, and the bytes of each image. Raises BadInference, and TooLarge.
+
+    A message about one member begins with its name.
+    """
+    try:
+        request = parse_oip(EmbeddingRequest, body)
+    except BadInference as err:
+        if (kind := _instead(body)) is None:
+            raise
+        raise BadInference(f"the request is {kind}, and {_JSON}") from err
     if request.dimensions is not None:
         raise BadInference("dimensions must be left out: the embeddings of this network are not cut")
+    if request.input is None:
+        raise BadInference(f"input is missing: it must be {_INPUT}")
+    if request.input == []:
+        raise BadInference(f"input is an empty list: it must be {_INPUT}")
     items = request.input if isinstance(request.input, list) else [request.input]
-    if not items or request.input is None:
-        raise BadInference(f"input must be {_INPUT}")
     if len(items) > max_images:
         raise TooLarge(f"{len(items)} images are over the limit of {max_images} in one request")
-    files = [np.frombuffer(_file(item), np.uint8) for item in items]
+    files = [
+        np.frombuffer(_file(item, name), np.uint8) for item, name in zip(items, input_names(len(items)), strict=True)
+    ]
     request.input = None
     return request, files
 
 
-def _file(item: Any) -> bytes:
-    """The bytes of one input; some clients put the text into {"image": …}."""
+def input_names(count: int) -> list[str]:
+    """The names of `count` images of a request in messages: "input" for one, else "input[0]", ..."""
+    return ["input"] if count == 1 else [f"input[{index}]" for index in range(count)]
+
+
+def _instead(body: bytes) -> str | None:
+    """What was sent instead of JSON, if /v1/embeddings has other advice for it than /v2."""
+    if is_form(body[:HEAD_BYTES]):
+        return "a multipart form"
+    if looks_like_image(body):
+        return "an image file"
+    kind = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body)
+    return kind.partition(":")[0] if kind and not kind.startswith("gzip") else None
+
+
+def _file(item: Any, name: str) -> bytes:
+    """The bytes of the input called `name`; some clients put the text into {"image": …}."""
     if isinstance(item, dict) and set(item) == {"image"}:
         item = item["image"]
+    wanted = f"{name} must be {_INPUT if name == 'input' else _IMAGE}"
+    is_data_url = isinstance(item, str) and item[:5].lower() == "data:"
     try:
         file = decode_base64(item)
     except BadBase64 as err:
-        raise BadInference(f"input must be {_INPUT}: {err}") from err
-    if not (item[:5].lower() == "data:" or looks_like_image(file)):  # many a text can be read as base64
-        raise BadInference(f"input must be {_INPUT}: this is a text, which this network cannot embed")
+        if err.args[0] != NOT_BASE64 or is_data_url:
+            raise BadInference(f"{wanted}: {err}") from err
+        file = b""
+    if not (is_data_url or looks_like_image(file)):  # many a text can be read as base64
+        raise BadInference(f"{name} is a text, and this network embeds images: {wanted}")
     return file

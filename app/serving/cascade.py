@@ -133,7 +133,7 @@ def served_cascade(model: ServedModel, find: FindModel) -> Cascade:
         if reason is None:
             return _cascade(model, second, fit)
         reasons.append(reason)
-    command = f"crossvit calibrate DATA --bundle {model.bundle.name} --resolution CHEAP --cascade DEAR"
+    command = model.bundle.calibrate_command("--resolution CHEAP --cascade DEAR")
     why = f"the one that there is was fitted for {reasons[0]}" if reasons else "there is none"
     raise NotCalibrated(
         f"resolution=auto needs a cascade that begins with {model.bundle.name}, and {why}: {command} fits one to "

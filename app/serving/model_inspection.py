@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
 from app.decoding.overlay_bounds import Grid
 from app.decoding.pool import DecoderPool
-from app.errors import NoInspection
+from app.errors import BadImage, NoInspection, NotAnImage, TooLarge
 from app.inspection.inspector import MOST_IMAGES, InspectedImage, InspectionInput, Inspector
 from app.serving.batcher import Batcher, Place
 from app.serving.together import together
@@ -113,14 +113,27 @@ class ModelInspection:
             return await self._inspect(place, body, tuple(classes), resolution, deadline, caller)
 
     async def embed(
-        self, bodies: Sequence[bytes], resolution: int, deadline: float = math.inf, *, caller: str = ""
+        self,
+        bodies: Sequence[bytes],
+        resolution: int,
+        deadline: float = math.inf,
+        *,
+        caller: str = "",
+        names: Sequence[str] = (),
     ) -> list[InspectionAnswer]:
-        """The embeddings of the encoded images. Raises QueueFull for all, or the first error."""
+        """The embeddings of the encoded images. Raises QueueFull for all, or the first error.
+
+        The message of one that is about an image begins with its name, if the images have `names`.
+        """
+
+        async def embedded(index: int, place: Place) -> InspectionAnswer:
+            try:
+                return await self._inspect(place, bodies[index], (), resolution, deadline, caller)
+            except (NotAnImage, BadImage, TooLarge) as err:
+                raise type(err)(f"{names[index]}: {err}" if names else str(err)) from err
+
         with self.room(len(bodies), caller) as places:
-            return await together(
-                self._inspect(place, body, (), resolution, deadline, caller)
-                for place, body in zip(places, bodies, strict=True)
-            )
+            return await together(embedded(index, place) for index, place in enumerate(places))
 
     async def embed_pixels(
         self, images: PixelBlock, resolution: int, deadline: float = math.inf, *, caller: str = ""

@@ -187,10 +187,8 @@ class ServedModel:
     def calibration_command(self, resolution: int) -> str:
         """What calibrates the scores at `resolution`, as a sentence's end."""
         _, precision = self.engine(resolution)
-        return (
-            f"crossvit calibrate DATA --bundle {self.bundle.name} --resolution {resolution} --precision {precision} "
-            "makes one from labelled images, and a reload of the models reads it"
-        )
+        command = self.bundle.calibrate_command(f"--resolution {resolution} --precision {precision}")
+        return f"{command} makes one from labelled images, and a reload of the models reads it"
 
     def check_coverage(self, resolution: int, coverage: float) -> None:
         """NotCalibrated if no prediction set can be given at `resolution`."""

@@ -241,6 +241,7 @@ def test_a_bundle_opens_with_its_plans_whether_they_fit_or_not(copied: Path) -> 
     assert opened.plans.unfit == {384: ["engines/384-fp16-gpu-trt10: it was built from another graph"]}
     command = f"python export/to_trt.py --variant crossvit_tiny --bundle {copied} --resolutions 384"
     assert opened.plan_command(384) == command
+    assert opened.calibrate_command("--precision f32") == f"crossvit calibrate DATA --bundle {copied} --precision f32"
     opened.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 

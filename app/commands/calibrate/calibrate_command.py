@@ -121,7 +121,7 @@ def calibrate(
         print_calibrations(calibrations, joined, opened.path, output)
         with _writing(opened.path):
             add_calibrations(opened.path, opened.manifest, calibrations, joined)
-        print_written(opened.path)
+        print_written(calibrations, opened.path)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from app.commands.bench.bench_output import BenchFormat
 from app.commands.terminal import allow_any_file_name, print_table
 from bundle.calibration import CascadeFit, CascadeStep, ScoreCalibration
+from bundle.file_names import CALIBRATION
 from model.command_line import notes
 
 _SHOWN_COVERAGES = (0.8, 0.9, 0.95, 0.99)
@@ -19,7 +20,7 @@ _Z_95 = 1.959963984540054
 def print_calibrations(
     fitted: Sequence[ScoreCalibration], cascade: CascadeFit | None, bundle: Path, output: BenchFormat
 ) -> None:
-    """Print `fitted` and the `cascade`, which are for the folder `bundle`, on standard output, and notes beside."""
+    """Print `fitted` and the `cascade`, which are for the folder `bundle`, on standard output."""
     allow_any_file_name()
     if output is BenchFormat.JSON:
         content = {
@@ -34,17 +35,18 @@ def print_calibrations(
             print_table(_sets(fitted))
         if cascade is not None:
             print_table(_cascade(cascade))
-    for note in _notes(fitted):
-        notes.print(note, style="yellow", markup=False, highlight=False)
 
 
-def print_written(bundle: Path) -> None:
-    """Say that the folder `bundle` has them now."""
+def print_written(fitted: Sequence[ScoreCalibration], bundle: Path) -> None:
+    """Say that the folder `bundle` has `fitted` now, and warn of those that do not make scores better."""
     notes.print(
         f"written to {bundle}; a running service reads it at SIGHUP or POST /admin/reload",
         markup=False,
         highlight=False,
     )
+    for warning in map(_warning, fitted):
+        if warning is not None:
+            notes.print(f"WARNING: {warning}", style="bold red", markup=False, highlight=False)
 
 
 def _temperatures(fitted: Sequence[ScoreCalibration]) -> Table:
@@ -79,7 +81,7 @@ def _sets(fitted: Sequence[ScoreCalibration]) -> Table:
 
 
 def _cascade(cascade: CascadeFit) -> Table:
-    names = ("answers", "top-1")
+    names = ("answers, of images left out of the fit", "top-1")
     table = Table(f"cascade: {cascade.goal}", *(Column(name, justify="right", no_wrap=True) for name in names))
     first = cascade.first
     table.add_row(
@@ -100,13 +102,20 @@ def _step_name(step: CascadeStep) -> str:
     return f"{step.model + ' ' if step.model else ''}{step.precision} at {step.resolution}"
 
 
-def _notes(fitted: Sequence[ScoreCalibration]) -> list[str]:
-    return [
-        f"{_name(each)}: the temperature does not lower the calibration error on other images: "
-        f"{each.ece_before:.4f} before, {each.ece_after:.4f} after"
-        for each in fitted
-        if each.ece_after >= each.ece_before
-    ]
+def _warning(each: ScoreCalibration) -> str | None:
+    if each.temperature == 1:
+        return (
+            f"{_name(each)}: the temperature that was found makes the NLL of images that were left out of the fit no "
+            "better, so the temperature is 1 and scores stay as they are; more images may give one"
+        )
+    if each.ece_after <= each.ece_before:
+        return None
+    nll = "" if each.nll_before is None else f", while the NLL goes from {each.nll_before:.4f} to {each.nll_after:.4f}"
+    return (
+        f"{_name(each)}: the temperature makes the calibration error of images that were left out of the fit worse: "
+        f"ECE {each.ece_before:.4f} before, {each.ece_after:.4f} after{nll}. Calibrate on more images, or remove "
+        f"{CALIBRATION} from the bundle: scores are then as they were"
+    )
 
 
 def _name(each: ScoreCalibration) -> str:

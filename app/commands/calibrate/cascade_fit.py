@@ -21,8 +21,9 @@ class CascadeGoal:
 
     def __str__(self) -> str:
         if self.share is not None:
-            return f"at most {100 * self.share:g} % of the images to the second step"
-        return f"at most {100 * (self.accuracy_loss or 0):g} points less accurate than the second step alone"
+            return f"at most {100 * self.share:g} % of the images of the fit to the second step"
+        points = f"{100 * (self.accuracy_loss or 0):g} points"
+        return f"at most {points} less accurate than the second step alone, on the images of the fit"
 
 
 @dataclass(frozen=True)

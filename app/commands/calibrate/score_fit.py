@@ -26,7 +26,8 @@ class ScoreFit:
     """What was fitted to all images; the figures are of cross-fitting.
 
     Attributes:
-        temperature: of the scores.
+        temperature: of the scores; 1 where the one that was found makes the likelihood of images that were left out
+            worse.
         sets: what prediction sets need; None for sigmoid scores.
         images: how many there are.
         top1: share of images whose best class is the true one.
@@ -61,13 +62,11 @@ def fit_scores(logits: Logits, truths: Truths, activation: Activation) -> ScoreF
     sets, the second half gives their thresholds.
     """
     check_images(len(truths))
-    fitted = _fit(logits, truths, activation)
     raw = _Measured(activation)
     raw.add(logits, truths, _Fitted(1.0, None, {}))
-    held_out = _Measured(activation)
-    for fold in range(_FOLDS):
-        inside = np.arange(len(truths)) % _FOLDS == fold
-        held_out.add(logits[inside], truths[inside], _fit(logits[~inside], truths[~inside], activation))
+    fitted, held_out = _cross_fitted(logits, truths, activation)
+    if raw.nll is not None and held_out.nll is not None and held_out.nll > raw.nll:
+        fitted, held_out = _cross_fitted(logits, truths, activation, temperature=1.0)
     return ScoreFit(
         temperature=fitted.temperature,
         sets=_set_thresholds(fitted, held_out),
@@ -89,9 +88,21 @@ def check_images(count: int) -> None:
         )
 
 
-def _fit(logits: Logits, truths: Truths, activation: Activation) -> _Fitted:
+def _cross_fitted(
+    logits: Logits, truths: Truths, activation: Activation, temperature: float | None = None
+) -> tuple[_Fitted, "_Measured"]:
+    """What all images give, and the measure of each fold with what the others give; as for `_fit`."""
+    held_out = _Measured(activation)
+    for fold in range(_FOLDS):
+        inside = np.arange(len(truths)) % _FOLDS == fold
+        held_out.add(logits[inside], truths[inside], _fit(logits[~inside], truths[~inside], activation, temperature))
+    return _fit(logits, truths, activation, temperature), held_out
+
+
+def _fit(logits: Logits, truths: Truths, activation: Activation, temperature: float | None = None) -> _Fitted:
+    """The fit to these images; with softmax scores, `temperature` is taken as it is if it is given."""
     half = len(truths) // 2
-    temperature = fit_temperature(logits[:half], truths[:half], activation)
+    temperature = temperature or fit_temperature(logits[:half], truths[:half], activation)
     if activation != SOFTMAX:
         return _Fitted(fit_temperature(logits, truths, activation), None, {})
     tuning = _Sorted.of(logits[:half], truths[:half], temperature)

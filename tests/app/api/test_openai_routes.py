@@ -52,9 +52,11 @@ def test_base64_has_the_same_numbers(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("request_", "status", "code", "message"),
     [
-        ({}, 400, "BadInference", "input must be an image as a data URL"),
-        ({"input": []}, 400, "BadInference", "input must be an image as a data URL"),
-        ({"input": "the quick brown fox"}, 400, "BadInference", "input must be an image as a data URL"),
+        ({}, 400, "BadInference", "input is missing: it must be an image as a data URL"),
+        ({"input": None}, 400, "BadInference", "input is missing"),
+        ({"input": []}, 400, "BadInference", "input is an empty list: it must be an image as a data URL"),
+        ({"input": "the quick brown fox"}, 400, "BadInference", "input is a text, and this network embeds images"),
+        ({"input": "hello"}, 400, "BadInference", "input is a text, and this network embeds images: input must be an"),
         ({"input": [1, 2, 3]}, 400, "BadInference", "this is a number"),
         ({"input": "https://example.org/cat.jpg"}, 400, "BadInference", "the service fetches no URLs"),
         ({"input": data_url(JPEG), "dimensions": 256}, 400, "BadInference", "dimensions must be left out"),
@@ -74,6 +76,43 @@ def test_errors_have_openais_form(
     assert error.keys() == {"message", "type", "param", "code"}
     assert (error["type"], error["code"]) == ("invalid_request_error", code)
     assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        ({"input": [data_url(JPEG), data_url(PNG[:999])]}, "input[1]"),
+        ({"input": [data_url(JPEG), data_url(JPEG), data_url(b"no image")]}, "input[2]"),
+        ({"input": [data_url(JPEG), "hello"]}, "input[1]"),
+        ({"input": data_url(PNG[:999])}, "input"),
+        ({}, "input"),
+        ({"input": data_url(JPEG), "encoding_format": "int8"}, "encoding_format"),
+        ({"input": data_url(JPEG), "dimensions": 256}, "dimensions"),
+        ({"input": data_url(JPEG), "model": "no such"}, None),
+    ],
+)
+def test_errors_name_what_they_are_about(client: httpx.Client, request_: dict[str, Any], param: str | None) -> None:
+    error = post(client, **request_).json()["error"]
+    assert error["param"] == param
+    assert param is None or error["message"].startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind"),
+    [
+        ({"files": {"input": JPEG}}, "a multipart form"),
+        ({"data": {"input": "hello", "model": "x"}}, "an urlencoded form"),
+        ({"content": JPEG}, "an image file"),
+    ],
+)
+def test_what_is_sent_in_another_form_has_the_advice_of_this_route(
+    client: httpx.Client, sent: dict[str, Any], kind: str
+) -> None:
+    response = client.post("/v1/embeddings", **sent)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == (
+        f'the request is {kind}, and this route takes JSON: {{"input": "data:image/jpeg;base64,…"}}'
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[]", b'"x"', b"[" * 100_000, JPEG])

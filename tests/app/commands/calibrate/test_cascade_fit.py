@@ -56,3 +56,8 @@ def test_a_first_step_that_is_of_no_use_is_refused_with_a_sentence() -> None:
     scores, _, _ = made(1000, seed=5)
     with pytest.raises(BadParameter, match="the first step would answer no image"):
         fit_cascade(scores, np.zeros(1000, np.bool_), np.ones(1000, np.bool_), CascadeGoal(accuracy_loss=0.0))
+
+
+def test_goals_say_of_which_images_they_hold() -> None:
+    for goal in (CascadeGoal(share=0.3), CascadeGoal(accuracy_loss=0.005)):
+        assert "the images of the fit" in str(goal)

@@ -27,6 +27,22 @@ def test_scores_that_are_too_sure_become_probabilities() -> None:
     assert found.nll_after < found.nll_before
 
 
+def test_a_temperature_that_makes_other_images_worse_is_not_taken() -> None:
+    """Among a few images of scores that are right there are some whose own best temperature does others no good."""
+    kept = 0
+    for seed in range(20):
+        logits, truths = drawn(LEAST_IMAGES, 1.0, seed)
+        found = fit_scores(logits, truths, "softmax")
+        assert found.nll_before is not None
+        assert found.nll_after is not None
+        assert found.nll_after <= found.nll_before + 1e-12
+        if found.temperature == 1:
+            kept += 1
+            assert found.ece_after == pytest.approx(found.ece_before)
+            assert found.sets is not None
+    assert 0 < kept < 20
+
+
 def test_sets_cover_images_that_were_not_fitted_to_within_binomial_bounds() -> None:
     found = fit_scores(*drawn(3000, 1.5, seed=2), "softmax")
     assert found.sets is not None
