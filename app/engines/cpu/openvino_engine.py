@@ -15,8 +15,8 @@ from app.machine.cpus import allowed_cpus, usable_cpus
 from bundle.tensors import INPUT, OUTPUTS, Images, Outputs
 
 _core = openvino.Core()
-# Two threads that need OpenVINO's table of NumPy's types for the first time wait for each other forever: one makes it and
-# wants Python's lock, the other has the lock and waits for the table. Here it is made in one.
+# Two threads that need OpenVINO's table of NumPy's types for the first time wait for each other forever: one makes it
+# and wants Python's lock, the other has the lock and waits for the table. Here it is made in one.
 openvino.Type.u8.to_dtype()
 _HAS_BF16 = "BF16" in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 _PRECISIONS = {  # the graph, and the precision of its floating point; the one that is likely the fastest first
