@@ -266,7 +266,7 @@ def key(category: str, name: str) -> str:
 
 def content(paths: list[Path]) -> list[tuple[str, int, int]]:
     """What tells data from what is there under the same name at another time."""
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 def written(reports: dict[str, Report], truth: "pd.Series[int]") -> str:
