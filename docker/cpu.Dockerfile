@@ -58,6 +58,7 @@ CMD ["serve"]
 FROM serve AS serve-quantize
 COPY --from=quantization /quantization /opt/crossvit
 
+# hadolint ignore=DL3006
 FROM serve${QUANTIZE:+-quantize} AS pulled
 ARG VARIANT=crossvit_9_dagger
 ARG SOURCE=${VARIANT}
