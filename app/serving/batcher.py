@@ -7,7 +7,8 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
@@ -141,6 +142,16 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._taken[caller] += count
         self.waiting += count
         return [Place(lambda: self._left(caller)) for _ in range(count)]
+
+    @contextmanager
+    def places(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
+        """What `enter` gives, until the block ends."""
+        places = self.enter(count, caller)
+        try:
+            yield places
+        finally:
+            for place in places:
+                place.leave()
 
     async def submit(
         self, place: Place, key: int, item: QueueItem, deadline: float = math.inf

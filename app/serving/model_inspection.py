@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
@@ -95,21 +95,11 @@ class ModelInspection:
         """Raise QueueFull if there is no room for `count` images now: a request can be spared its body."""
         self._batcher.check_room(count, caller)
 
-    @contextmanager
-    def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
-        """Places in the queue for `count` images until the block ends: all or none, QueueFull."""
-        places = self._batcher.enter(count, caller)
-        try:
-            yield places
-        finally:
-            for place in places:
-                place.leave()
-
     async def explain(
         self, body: bytes, classes: Sequence[int], resolution: int, deadline: float = math.inf, *, caller: str = ""
     ) -> InspectionAnswer:
         """The maps of `classes`, as InspectionInput has them, of the encoded image in `body`."""
-        with self.room(caller=caller) as (place,):
+        with self._batcher.places(caller=caller) as (place,):
             return await self._inspect(place, body, tuple(classes), resolution, deadline, caller)
 
     async def embed(
@@ -132,7 +122,7 @@ class ModelInspection:
             except (NotAnImage, BadImage, TooLarge) as err:
                 raise type(err)(f"{names[index]}: {err}" if names else str(err)) from err
 
-        with self.room(len(bodies), caller) as places:
+        with self._batcher.places(len(bodies), caller) as places:
             return await together(embedded(index, place) for index, place in enumerate(places))
 
     async def embed_pixels(
@@ -144,7 +134,7 @@ class ModelInspection:
             async with self._in_time(place, deadline):
                 return await self._answer(place, InspectionInput(location), resolution, deadline, None, [])
 
-        with self.room(len(images.locations), caller) as places:
+        with self._batcher.places(len(images.locations), caller) as places:
             return await together(
                 embedded(place, location) for place, location in zip(places, images.locations, strict=True)
             )

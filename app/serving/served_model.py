@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -276,16 +276,10 @@ class ServedModel:
         self._check_ready()
         await self._engines.self_test()
 
-    @contextmanager
-    def room(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
+    def room(self, count: int = 1, caller: str = "") -> AbstractContextManager[list[Place]]:
         """Places in the queue for `count` images until the block ends: all or none, QueueFull."""
         self._check_ready()
-        places = self._batcher.enter(count, caller)
-        try:
-            yield places
-        finally:
-            for place in places:
-                place.leave()
+        return self._batcher.places(count, caller)
 
     async def classify(
         self, body: bytes, resolution: int | None = None, deadline: float = math.inf, *, best: int = 0, caller: str = ""

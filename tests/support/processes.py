@@ -19,9 +19,15 @@ def workers(pid: int, role: str = "") -> list[int]:
     found = []
     for child in _children(pid, recursive=False):
         command: list[str] = _of(child.pid, psutil.Process.cmdline, [])
-        if "app.processes.worker_main" in command and command[6].startswith(role):
+        if "app.processes.worker_main" in command and _role(command).startswith(role):
             found.append(child.pid)
     return sorted(found)
+
+
+def _role(command: list[str]) -> str:
+    """A worker's: what follows the numbers of its files, of which other versions of the service pass more or fewer."""
+    arguments = command[command.index("app.processes.worker_main") + 1 :]
+    return next((argument for argument in arguments if not argument.isdigit()), "")
 
 
 def instances(pid: int) -> dict[int, int]:
