@@ -4,6 +4,7 @@ import binascii
 import re
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from functools import cached_property
 from io import BytesIO
 from typing import NamedTuple
 
@@ -264,16 +265,19 @@ class _Preamble:
 
     def __init__(self, boundary: bytes) -> None:
         self._boundary = boundary
-        delimiter = b"\r\n--" + boundary
-        padding = _MAX_BOUNDARY_PADDING_BYTES
-        self._first_boundary = re.compile(
-            re.escape(delimiter) + rb"(?:[ \t]{0,%d}(?P<end>\r\n|--)|[ \t]{%d})" % (padding, padding + 1)
-        )
-        self._max_boundary_bytes = len(delimiter) + padding + 2
+        self._max_boundary_bytes = len(b"\r\n--" + boundary) + _MAX_BOUNDARY_PADDING_BYTES + 2
         self._received = bytearray(b"\r\n")
+
+    @cached_property
+    def _first_boundary(self) -> re.Pattern[bytes]:
+        padding = _MAX_BOUNDARY_PADDING_BYTES
+        ends = rb"(?:[ \t]{0,%d}(?P<end>\r\n|--)|[ \t]{%d})" % (padding, padding + 1)
+        return re.compile(re.escape(b"\r\n--" + self._boundary) + ends)
 
     def after(self, piece: bytes) -> bytes | None:
         """All bytes from the first boundary on, None if it has not come yet. Raises BadForm beyond the limits."""
+        if len(self._received) == 2 and piece.startswith(b"--%b\r\n" % self._boundary):
+            return piece  # the usual form has no preamble; a compiled expression costs more than the rest of the form
         start = max(len(self._received) - self._max_boundary_bytes, 0)
         self._received += piece
         limit = _MAX_PREAMBLE_BYTES + self._max_boundary_bytes
