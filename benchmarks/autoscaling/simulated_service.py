@@ -70,7 +70,7 @@ class SimulatedReplica:
 def metrics(replicas: list[SimulatedReplica], now: float, window: float) -> dict[str, float]:
     """The values of the ScaledObject's triggers by their names, as its queries have them."""
     last = [replica.scrapes[-1] for replica in replicas if replica.scrapes]
-    ready = sum(replica.ready_at <= now for replica in replicas)
+    ready = sum(replica.ready_at <= now - window for replica in replicas)
     busy, waits = 0.0, np.zeros(len(_BOUNDS))
     for replica in replicas:
         recent = [scrape for scrape in replica.scrapes if scrape.at > now - window]

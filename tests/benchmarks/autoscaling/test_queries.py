@@ -90,14 +90,14 @@ def test_a_replica_that_is_not_ready_does_not_count(
     (query,) = [each["metadata"]["query"] for each in scaled_object()["spec"]["triggers"] if each["name"] == "wait-p95"]
     count = query.partition(" * ")[0]
     ready = "crossvit_model_ready"
-    times = [0.0, 15.0]
+    times = [0.0, 15.0]  # a minute before they are asked for: the query has an offset
     series: dict[str, list[float | None]] = {
         f'{ready}{{model="m",{LABELS}}}': [1, 1],
         f'{ready}{{model="n",{LABELS}}}': [1, 1],  # the same replica
         f'{ready}{{model="m",{LABELS.replace("10.0.0.1", "10.0.0.2")}}}': [0, 1],
     }
     with prometheus_of(series, times, tmp_path) as client:
-        assert values_of(client, count, times) == [1, 2]
+        assert values_of(client, count, [60.0, 75.0]) == [1, 2]
 
 
 def test_the_decision_on_the_recording_is_up_within_one_scrape_and_then_holds(
