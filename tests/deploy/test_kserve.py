@@ -3,10 +3,7 @@
 The operator is not here: what it makes of these manifests has not been seen.
 """
 
-import json
 import shutil
-import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +17,11 @@ import yaml
 from app.configuration.settings import Settings
 from app.main import create_app
 from deploy.chart import CHART
+from tests.support.kserve_environment import kserve_interpreter, said_by_kserve
 from tests.support.pictures import JPEG
 from tests.support.servers import Server, StartServer, free_port
 
 FOLDER = CHART.parents[1] / "kserve"
-KSERVE = "kserve==0.21.0"  # whose pins would replace those of this project: it has an environment of its own
 MOUNTED = "/mnt/models"  # where the storage initialiser puts what storageUri names
 NAME = "flowers"
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
@@ -144,46 +141,25 @@ def test_what_lies_at_mnt_models_is_served_under_the_name_of_the_inference_servi
 
 @pytest.fixture(scope="session")
 def kserve_python(shared: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """A Python that has the package kserve."""
-
-    def install(folder: Path) -> None:
-        environment = folder / "venv"
-        for words in (["venv", str(environment)], ["pip", "install", f"--python={environment}", KSERVE]):
-            done = subprocess.run([sys.executable, "-m", "uv", *words], capture_output=True, text=True, check=False)
-            if done.returncode:
-                (folder / "error").write_text(done.stderr)
-                return
-
-    folder = shared("kserve", install)
-    if (folder / "error").exists():
-        pytest.skip(f"{KSERVE} cannot be installed: {(folder / 'error').read_text()[-300:]}")
-    return folder / "venv" / "bin" / "python"
-
-
-def said(python: Path, script: str, *words: str) -> Any:
-    """What a script of this folder prints, run by another Python."""
-    command = [str(python), str(Path(__file__).with_name(script)), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return kserve_interpreter(shared)
 
 
 @pytest.mark.exhaustive
 def test_kserves_models_know_every_field_and_miss_a_wrong_one(kserve_python: Path, tmp_path: Path) -> None:
     files = sorted(FOLDER.glob("*.yaml"))
-    kinds = said(kserve_python, "kserve_models.py", *map(str, files))
+    kinds = said_by_kserve(kserve_python, "kserve_models.py", *map(str, files))
     assert kinds == [["InferenceService", []], ["InferenceService", []], ["ServingRuntime", []]]
     wrong = manifest("inference-service.yaml")
     wrong["spec"]["predictor"]["model"]["storageURI"] = "s3://models"
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
-    ((_, unknown),) = said(kserve_python, "kserve_models.py", str(tmp_path / "wrong.yaml"))
+    ((_, unknown),) = said_by_kserve(kserve_python, "kserve_models.py", str(tmp_path / "wrong.yaml"))
     assert unknown == ["/spec/predictor/model/storageURI"]
 
 
 @pytest.mark.exhaustive
 def test_kserves_clients_are_answered(served: Server, kserve_python: Path, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(JPEG)
-    found = said(kserve_python, "kserve_clients.py", served.url, NAME, str(tmp_path / "photo.jpg"))
+    found = said_by_kserve(kserve_python, "kserve_clients.py", served.url, NAME, str(tmp_path / "photo.jpg"))
     best = httpx.post(f"{served.url}/classify", content=JPEG, timeout=60).json()["predictions"][0]["index"]
     assert (found["live"], found["ready"], found["model ready"]) == (True, True, True)
     assert found["rest"] == {"model": NAME, "shape": [1, 1000], "best": best}
@@ -198,5 +174,5 @@ def test_kserves_grpc_client_is_answered(
     server = start_server(str(bundle), f"--model-name={NAME}", f"--grpc-port={port}", *ENGINE)
     server.wait_until_ready()
     (tmp_path / "photo.jpg").write_bytes(JPEG)
-    found = said(kserve_python, "kserve_clients.py", server.url, NAME, str(tmp_path / "photo.jpg"), str(port))
+    found = said_by_kserve(kserve_python, "kserve_clients.py", server.url, NAME, str(tmp_path / "photo.jpg"), str(port))
     assert found["grpc"] == found["rest"]

@@ -1,18 +1,21 @@
 """The image as the chart's and KServe's pods run it: their arguments, variables, user, rights, volumes and probes."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import yaml
 
 from deploy.chart import rendered
 from tests.docker.containers import ROOT, run
+from tests.support.kserve_environment import kserve_interpreter, said_by_kserve
 from tests.support.pictures import JPEG
 from tests.support.servers import free_port
+from tests.support.service_checks import wait_until_ready
 from tests.support.waiting import wait_until
 
 UNPRIVILEGED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=10001:10001")
@@ -77,12 +80,31 @@ def readable(bundle: Path, folder: Path) -> Path:
 def test_kserve_finds_a_bundle_at_mnt_models_under_the_name_of_the_inference_service(
     images: dict[str, str], bundle: Path, tmp_path: Path
 ) -> None:
-    (container,) = yaml.safe_load((ROOT / "deploy" / "kserve" / "serving-runtime.yaml").read_text())["spec"][
-        "containers"
-    ]
-    container["args"] = [text.replace("{{.Name}}", "flowers") for text in container["args"]]
+    container = kserve_container()
     with pod(images["crossvit-cpu"], container, {}, readable(bundle, tmp_path / "models"), "/mnt/models") as running:
         check(*running, container, "flowers")
+
+
+@pytest.mark.exhaustive
+def test_kserves_client_is_answered_by_the_container(
+    images: dict[str, str], bundle: Path, tmp_path: Path, shared: Callable[[str, Callable[[Path], object]], Path]
+) -> None:
+    python, container = kserve_interpreter(shared), kserve_container()
+    (tmp_path / "photo.jpg").write_bytes(JPEG)
+    with pod(images["crossvit-cpu"], container, {}, readable(bundle, tmp_path / "models"), "/mnt/models") as running:
+        _, url = running
+        wait_until_ready(url)
+        found = said_by_kserve(python, "kserve_clients.py", url, "flowers", str(tmp_path / "photo.jpg"))
+        assert found["rest"]["model"] == "flowers"
+        check(*running, container, "flowers")
+
+
+def kserve_container() -> dict[str, Any]:
+    """The ServingRuntime's, for an InferenceService called flowers."""
+    runtime = yaml.safe_load((ROOT / "deploy" / "kserve" / "serving-runtime.yaml").read_text())
+    (container,) = runtime["spec"]["containers"]
+    found: dict[str, Any] = {**container, "args": [text.replace("{{.Name}}", "flowers") for text in container["args"]]}
+    return found
 
 
 def test_a_pod_of_the_chart_serves_bundles_of_a_claim(images: dict[str, str], bundle: Path, tmp_path: Path) -> None:
