@@ -127,7 +127,7 @@ def _service(settings: Settings) -> Service:
     def make(bundle: Bundle) -> ServedModel:
         return make_model(settings, bundle, decoders, metrics.model(bundle.name))
 
-    repository = Repository(settings.bundles, settings.default_model, make, settings.preload)
+    repository = Repository(settings.bundles, settings.default_model, make, settings.preload, settings.model_name)
     limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
 
     async def take(name: str, images: int, paid: int) -> None:

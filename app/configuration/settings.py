@@ -21,6 +21,7 @@ from pydantic_settings import (
 from app.configuration import environment, quantities
 from app.machine.cpus import usable_cpus
 from app.machine.memory import affordable_decoders, usable_memory
+from bundle.file_names import MODEL_NAME
 from model.command_line import command_of, option_name
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,12 @@ class Settings(BaseSettings):
     )
     default_model: Annotated[
         str | None, Field(description="of several models, the one for requests without a model name")
+    ] = None
+    model_name: Annotated[
+        str | None,
+        Field(
+            pattern=f"^{MODEL_NAME.pattern}$", description="name of the model, of one bundle, instead of its folder's"
+        ),
     ] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
@@ -260,6 +267,10 @@ class Settings(BaseSettings):
             raise ValueError("max_images must not be over max_queue: such a request could never be accepted")
         if self.rate_limit and not (self.api_keys or self.api_keys_file):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
+        if self.model_name and (self.default_model or len(self.sources) > 1):
+            raise ValueError(
+                "model_name is the name of the only model: leave out default_model, and all but one source"
+            )
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
         if list(self.brown_out) != sorted(self.brown_out):
