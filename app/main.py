@@ -10,7 +10,14 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import classify_routes, inspection_routes, oip_routes, openai_routes, operations_routes
+from app.api import (
+    classify_routes,
+    dialect_routes,
+    inspection_routes,
+    oip_routes,
+    openai_routes,
+    operations_routes,
+)
 from app.api.auth import AccessControl, Keys
 from app.api.dependencies import Service
 from app.api.direct_routes import DirectRoutes
@@ -77,7 +84,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     app.state.service = service
     if settings.page:
         serve_page(app)  # before the route of / that answers with JSON
-    for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes):
+    for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes, dialect_routes):
         app.include_router(routes.router)
     if settings.docs:
         serve_docs(app)

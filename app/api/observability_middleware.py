@@ -14,7 +14,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-ID"
-PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"}
 
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
 _POLICY_FIELD = b"content-security-policy"
@@ -131,7 +131,7 @@ def _labels(scope: Scope) -> tuple[str, str]:
     if route is None:
         return "other", "other"
     known = {"OPTIONS", *route.methods} | ({"HEAD"} if "GET" in route.methods else set())
-    return scope["method"] if scope["method"] in known else "other", str(route.path)
+    return scope["method"] if scope["method"] in known else "other", str(getattr(route, "path_format", route.path))
 
 
 def _model(scope: Scope, status: int) -> dict[str, str]:

@@ -292,7 +292,7 @@ async def _infer(
         for output in inference.outputs:
             check_output(output, list(_output_widths(model)))
         if isinstance(tensor, PixelBlock):
-            resolution, count = _resolution_of_pixels(model, tensor.shape[1:]), tensor.shape[0]
+            resolution, count = pixel_resolution(model, tensor.shape[1:]), tensor.shape[0]
         else:
             resolution, count = _requested_resolution(model, inference), len(tensor)
         await service.charge(request, count)
@@ -368,7 +368,7 @@ def json_bytes(request: Request) -> int | None:
     return None if length is None else int(length)
 
 
-def _resolution_of_pixels(model: ServedModel, shape: tuple[int, ...]) -> int:
+def pixel_resolution(model: ServedModel, shape: tuple[int, ...]) -> int:
     """The resolution whose preprocessed images have this shape."""
     preprocessing = model.bundle.manifest.preprocessing
     resolutions = {(steps.crop, steps.crop, 3): resolution for resolution, steps in preprocessing.items()}
