@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -41,7 +42,13 @@ from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
+from bundle.installation import require_packages
 from bundle.reader import Bundle
+
+if TYPE_CHECKING:
+    from app.grpc_api.grpc_port import GrpcPort
+
+GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +56,13 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
     """The application for `settings`, by default those of the environment.
 
-    Raises BadBundle or BadParameter at once. Engines load later, while /livez already answers. If the default model
-    cannot be loaded, `on_failure` is called and the service stays unready.
+    Raises BadBundle, BadParameter or NotInstalled at once. Engines load later, while /livez already answers. If the
+    default model cannot be loaded, `on_failure` is called and the service stays unready.
     """
     settings = settings or Settings()
     service = _service(settings)
     tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    grpc_port = _grpc_port(service, tracing) if settings.grpc_port is not None else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +74,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             service.stopping = True
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+            if grpc_port is not None:
+                await grpc_port.close()
             await service.repository.close()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
@@ -82,6 +92,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.grpc_port = grpc_port
     if settings.page:
         serve_page(app)  # before the route of / that answers with JSON
     for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes, dialect_routes):
@@ -158,6 +169,14 @@ def _service(settings: Settings) -> Service:
         quantization=BackgroundQuantization(lambda: service.group.reload()) if settings.quantize else None,
     )
     return service
+
+
+def _grpc_port(service: Service, tracing: Tracing | None) -> "GrpcPort":
+    """The gRPC port, which the server opens. NotInstalled without the extra."""
+    require_packages(GRPC_PACKAGES, "grpc", "--grpc-port")
+    from app.grpc_api.grpc_port import GrpcPort  # only now: it takes a tenth of a second, and may not be installed
+
+    return GrpcPort(service, tracing)
 
 
 async def _work(service: Service, on_failure: Callable[[], None] | None) -> None:

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     ] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
+    grpc_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="port for gRPC, which needs the extra grpc; none if left out")
+    ] = None
     engine: Annotated[
         Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime", "null"],
         Field(
@@ -190,6 +193,9 @@ class Settings(BaseSettings):
     header_seconds: Annotated[Seconds, Field(description="longest arrival of a request's headers")] = 10
     body_seconds: Annotated[Seconds, Field(description="longest arrival of a request's body (408)")] = 30
     keep_alive_seconds: Annotated[Seconds, Field(description="how long an idle connection stays open")] = 75
+    grpc_connection_seconds: Annotated[
+        Seconds, Field(description="age at which a gRPC client is told to connect again, so that load is balanced")
+    ] = 300
     max_connections: Annotated[
         int, Field(ge=1, description="most connections at once; beyond that, idle ones are closed")
     ] = 1000
@@ -273,6 +279,8 @@ class Settings(BaseSettings):
             )
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
+        if self.grpc_port and self.grpc_port in (self.port, self.admin_port):
+            raise ValueError("grpc_port must be a port of its own: it speaks another protocol")
         if list(self.brown_out) != sorted(self.brown_out):
             raise ValueError("brown_out must be two ascending numbers of seconds: the first rung is the lower one")
         for origin in self.cors_origins:
