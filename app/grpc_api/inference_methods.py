@@ -11,7 +11,7 @@ from app.api.auth import AccessLevel
 from app.api.dependencies import Service
 from app.api.oip_operations import (
     MODEL_VERSION,
-    check_version,
+    check_model_version,
     load_model,
     model_config,
     model_metadata,
@@ -98,7 +98,7 @@ class InferenceMethods:
     def _model(self, name: str, version: str) -> Any:
         """The served model. Raises UnknownModel or NotReady."""
         if version:
-            check_version(name, version)
+            check_model_version(name, version)
         return self._service.repository.model(name)
 
     async def _live(self, _: Any) -> Any:
