@@ -5,6 +5,7 @@ the actor that Ray starts in its place, and an actor that was only thought lost 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -137,7 +138,7 @@ async def _connected(pool: RayPool) -> AsyncIterator[None]:
 
 
 def _connect(pool: RayPool) -> None:
-    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if pool.address == LOCAL:
         options |= {"num_cpus": pool.workers * pool.cpus + 1, "object_store_memory": _OBJECT_STORE_BYTES}
         options |= {"include_dashboard": False, "num_gpus": None}
