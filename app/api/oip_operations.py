@@ -120,7 +120,7 @@ async def load_model(service: Service, name: str, parameters: Mapping[str, Any])
     await service.group.load(name)
 
 
-def check_version(name: str, version: str) -> None:
+def check_model_version(name: str, version: str) -> None:
     """Raise UnknownModel unless the model has this version."""
     if version != MODEL_VERSION:
         raise UnknownModel(f"{name[:60]!r} has no version {version[:20]!r}; its only version is {MODEL_VERSION!r}")

@@ -16,7 +16,7 @@ from app.api.oip_operations import (
     MODEL_VERSION,
     InferenceCaller,
     NamedOutputs,
-    check_version,
+    check_model_version,
     load_model,
     model_config,
     model_metadata,
@@ -222,7 +222,7 @@ async def unload(service: ServiceDep, name: ModelName) -> dict[str, Any]:
 
 async def _check_version(name: ModelName, version: ModelVersion) -> None:
     """Raise UnknownModel unless the model has this version."""
-    check_version(name, version)
+    check_model_version(name, version)
 
 
 def json_bytes(request: Request) -> int | None:

@@ -11,7 +11,7 @@ from app.api.auth import AccessLevel
 from app.api.dependencies import Service
 from app.api.oip_operations import (
     MODEL_VERSION,
-    check_version,
+    check_model_version,
     load_model,
     model_config,
     model_metadata,
@@ -84,8 +84,8 @@ class InferenceMethods:
         caller = call.inference_caller(_deadline(request, call))
         model = self._model(request.model_name, request.model_version)
         call.model = model.bundle.name
+        model.check(caller=caller.name)
         with model.in_use(), service.body_limits.hold(len(raw)):
-            model.check(caller=caller.name)
             large = has_large_contents(request)
             body, json_bytes = await asyncio.to_thread(binary_body, request) if large else binary_body(request)
             del raw, request  # what goes on is a copy of them
@@ -98,7 +98,7 @@ class InferenceMethods:
     def _model(self, name: str, version: str) -> Any:
         """The served model. Raises UnknownModel or NotReady."""
         if version:
-            check_version(name, version)
+            check_model_version(name, version)
         return self._service.repository.model(name)
 
     async def _live(self, _: Any) -> Any:
