@@ -42,13 +42,10 @@ from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
-from bundle.installation import require_packages
 from bundle.reader import Bundle
 
 if TYPE_CHECKING:
     from app.grpc_api.grpc_port import GrpcPort
-
-GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +53,8 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None, on_failure: Callable[[], None] | None = None) -> FastAPI:
     """The application for `settings`, by default those of the environment.
 
-    Raises BadBundle, BadParameter or NotInstalled at once. Engines load later, while /livez already answers. If the
-    default model cannot be loaded, `on_failure` is called and the service stays unready.
+    Raises BadBundle or BadParameter at once. Engines load later, while /livez already answers. If the default model
+    cannot be loaded, `on_failure` is called and the service stays unready.
     """
     settings = settings or Settings()
     service = _service(settings)
@@ -172,8 +169,7 @@ def _service(settings: Settings) -> Service:
 
 
 def _grpc_port(service: Service, tracing: Tracing | None) -> "GrpcPort":
-    """The gRPC port, which the server opens. NotInstalled without the extra."""
-    require_packages(GRPC_PACKAGES, "grpc", "--grpc-port")
+    """The gRPC port, which the server opens."""
     from app.grpc_api.grpc_port import GrpcPort  # only now: it takes a tenth of a second, and may not be installed
 
     return GrpcPort(service, tracing)

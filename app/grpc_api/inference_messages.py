@@ -38,7 +38,7 @@ def parse_message(kind: Any, raw: bytes) -> Any:
     try:
         return kind.FromString(raw)
     except Exception as err:  # protobuf's DecodeError, or what its implementations raise instead
-        raise BadInference(f"the message is not a {kind.DESCRIPTOR.full_name}") from err
+        raise BadInference(f"the message is no {kind.DESCRIPTOR.full_name}") from err
 
 
 def field_number(kind: Any, name: str) -> int:

@@ -84,8 +84,8 @@ class InferenceMethods:
         caller = call.inference_caller(_deadline(request, call))
         model = self._model(request.model_name, request.model_version)
         call.model = model.bundle.name
+        model.check(caller=caller.name)
         with model.in_use(), service.body_limits.hold(len(raw)):
-            model.check(caller=caller.name)
             large = has_large_contents(request)
             body, json_bytes = await asyncio.to_thread(binary_body, request) if large else binary_body(request)
             del raw, request  # what goes on is a copy of them

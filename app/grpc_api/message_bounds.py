@@ -87,4 +87,4 @@ class _Fields:
 
 
 def _malformed() -> BadInference:
-    return BadInference(f"the message is not a {INFER_REQUEST_MESSAGE.DESCRIPTOR.full_name}")
+    return BadInference(f"the message is no {INFER_REQUEST_MESSAGE.DESCRIPTOR.full_name}")

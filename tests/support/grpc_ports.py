@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
@@ -24,6 +26,15 @@ class GrpcServer:
 
     http: Server
     address: str
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric's sample that has these labels; 0 if there is none."""
+        text = httpx.get(f"{self.http.url}/metrics").text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return float(sample.value)
+        return 0.0
 
 
 @contextmanager

@@ -28,3 +28,14 @@ def served(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
 @pytest.fixture(scope="package")
 def admin() -> dict[str, str]:
     return {"authorization": f"Bearer {ADMIN_KEY}"}
+
+
+@pytest.fixture(scope="package")
+def slow(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpcServer]:
+    """A service that answers four images a second, one after the other, with room for 32, and two open streams."""
+    options = ["--bundle", str(bundle), "--engine", "null", "--null-rate", "4", "--max-batch", "1"]
+    options += ["--max-queue", "32", "--max-images", "8", "--max-body-bytes", "4400000"]
+    options += ["--max-bodies-bytes", "8800000", "--body-seconds", "1.5", "--request-seconds", "30"]
+    with serving_grpc(tmp_path_factory.mktemp("slow") / "log", *options) as server:
+        server.http.wait_until_ready()
+        yield server
