@@ -34,6 +34,7 @@ class Bundle:
             bundle of an earlier version.
         plans: with open descriptors too.
         calibration: of its scores, as far as there is one.
+        alias: its name if that is not the folder's.
     """
 
     path: Path
@@ -45,11 +46,12 @@ class Bundle:
     plans: Plans
     calibration: Calibration
     _golden: dict[int, Golden]
+    alias: str = ""
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+        """The folder's name, or the alias."""
+        return self.alias or self.path.name
 
     def graph_sha256(self, precision: str) -> str:
         return self.manifest.files[GRAPHS[precision]]

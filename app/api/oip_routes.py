@@ -205,7 +205,7 @@ async def infer(request: Request, service: ServiceDep, name: ModelName) -> Respo
     """The logits, or with `classification` the best classes, and `embedding` if it is named, for images in a tensor."""
     deadline = service.deadline(request)
     header_bytes = json_bytes(request)
-    model = service.repository.model(name)
+    model = service.model(request, name)
     with model.in_use(), service.body_limits.open_body(request) as body:
         model.check(caller=caller_id(request))
         work = _infer(request, service, model, await body.whole(), header_bytes, deadline)
