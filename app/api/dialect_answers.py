@@ -43,7 +43,7 @@ class ImageAnswer(NamedTuple):
 @contextmanager
 def open_request(request: Request, service: Service, name: str | None) -> Iterator[tuple[ServedModel, RequestBody]]:
     """The model, in use until the block ends, and the request's body."""
-    model = service.repository.model(name)
+    model = service.model(request, name)
     with model.in_use(), service.body_limits.open_body(request) as body:
         yield model, body
 

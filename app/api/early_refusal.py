@@ -119,6 +119,9 @@ class EarlyRefusals:
 
     def _has_room(self, target: _Target) -> bool:
         """Whether any caller's request would be accepted now. It is asked for each request, so it costs little."""
+        canary = self._service.canary
+        if canary is not None and (target.options.model or self._service.repository.default) == canary.name:
+            return True  # one of the two bundles may have room: the application chooses
         with suppress(ExplainedError):
             model = self._service.repository.model(target.options.model)
             if self._service.brown_out is not None and not target.inference:

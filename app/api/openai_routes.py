@@ -92,7 +92,7 @@ async def _embedded(
             asked, files = await service.decoders.embedding_request(
                 body, max_images=service.settings.max_images, deadline=deadline, caller=caller
             )
-    model = service.repository.model(asked.model)
+    model = service.model(request, asked.model)
     with model.in_use():
         inspection, resolution = model.inspection, model.resolution(None)
         await service.charge(request, len(files))

@@ -133,6 +133,27 @@ class Settings(BaseSettings):
         Field(description="resolutions loaded at start besides the default one; others load at their first request"),
     ] = []
 
+    # Beside the models
+    shadow: Annotated[
+        str | None, Field(description="a served model that gets copies of requests for others; its answers are counted")
+    ] = None
+    shadow_percent: Annotated[float, Field(gt=0, le=100, description="the share of requests that are copied")] = 10
+    canary: Annotated[
+        str | None,
+        Field(description="NAME=PATH: a second bundle of the served model NAME, for a share of its requests"),
+    ] = None
+    canary_percent: Annotated[
+        float, Field(ge=0, le=100, description="that share; X-Canary: always or never forces the choice")
+    ] = 10
+    drift_percent: Annotated[
+        float,
+        Field(ge=0, le=100, description="the share of requests whose answers are in the metrics of drift; 0 for none"),
+    ] = 0
+    answer_log: Annotated[
+        Path | None, Field(description="folder for these answers as Parquet files; needs the extra parquet")
+    ] = None
+    answer_log_seconds: Annotated[Seconds, Field(description="after which a file of answers is complete")] = 300
+
     # Load
     max_batch: Annotated[
         int, Field(ge=0, le=1024, description="most images in one engine call; 0 for the engine's own best size")
@@ -281,6 +302,8 @@ class Settings(BaseSettings):
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
         if self.grpc_port and self.grpc_port in (self.port, self.admin_port):
             raise ValueError("grpc_port must be a port of its own: it speaks another protocol")
+        if self.answer_log and not self.drift_percent:
+            raise ValueError("answer_log has the answers of drift_percent of the requests: set that too, such as 100")
         if list(self.brown_out) != sorted(self.brown_out):
             raise ValueError("brown_out must be two ascending numbers of seconds: the first rung is the lower one")
         for origin in self.cors_origins:

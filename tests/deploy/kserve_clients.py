@@ -42,4 +42,5 @@ async def main(url: str, model: str, image: bytes, grpc_port: str = "") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3], Path(sys.argv[3]).read_bytes(), *sys.argv[4:]))
+    base, name, file, *port = sys.argv[1:]
+    asyncio.run(main(base, name, Path(file).read_bytes(), *port))
