@@ -76,9 +76,11 @@ class FoundBundles:
                 self.passed_over[entry.name] = reason
 
     def rename(self, name: str) -> None:
-        """Call the only bundle `name`; several bundles are a clash."""
+        """Call the only bundle `name`; several are a clash and a fault, and then there is none."""
         if len(self.bundles) > 1:
             self.clashes.append(f"{name} can be the name of one model only, and there are {', '.join(self.bundles)}")
+            self.faults.append(self.clashes[-1])
+            self.bundles = {}
         elif self.bundles:
             self.bundles = dict.fromkeys([name], *self.bundles.values())
 

@@ -42,5 +42,5 @@ async def main(url: str, model: str, image: bytes, grpc_port: str = "") -> None:
 
 
 if __name__ == "__main__":
-    base, name, file, *port = sys.argv[1:]
-    asyncio.run(main(base, name, Path(file).read_bytes(), *port))
+    url, model, photo, *port = sys.argv[1:]
+    asyncio.run(main(url, model, Path(photo).read_bytes(), *port))

@@ -63,7 +63,7 @@ labels:
 {{- end -}}
 
 {{- define "crossvit.settings" -}}
-CROSSVIT_HOST: "0.0.0.0"
+CROSSVIT_HOST: {{ .Values.listen | quote }}
 CROSSVIT_PORT: "8000"
 CROSSVIT_BUNDLE: {{ include "crossvit.bundle" . | quote }}
 CROSSVIT_GRACE_SECONDS: {{ .Values.stop.graceSeconds | quote }}
