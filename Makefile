@@ -43,7 +43,7 @@ test: $(INSTALLED)
 	$(PYTEST)
 
 test-all: $(INSTALLED)
-	$(INSTALL_BENCH)
+	$(INSTALL_TORCH) --quiet -e '.[bench,ray]'
 	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
 
 # The graph templates that ship: whenever the network or its export has changed. They are committed.

@@ -186,27 +186,29 @@ def kills(
     engine: Engine = "openvino",
     precision: Precision = "f32",
     workers: Workers = 3,
+    part_size: Annotated[int, typer.Option(min=1)] = 500,
 ) -> None:
     """Kill an actor at a quarter of a run on Ray and its driver at a half; go on, and count."""
-    contestant = list(ways(folder, bundle, resolution, engine, precision, workers, out))[2]
-    command = [*contestant.command[: contestant.command.index("--out")], "--out", str(out), "--ray", "local"]
-    command += ["--workers", str(workers)]
-    environment = os.environ | contestant.environment
+    command = [sys.executable, "-m", "app", "bulk", str(folder), "--out", str(out), "--bundle", str(bundle)]
+    command += ["--resolution", str(resolution), "--part-size", str(part_size)]
+    command += ["--ray", "local", "--workers", str(workers)]
+    environment = os.environ | {"CROSSVIT_ENGINE": engine, "CROSSVIT_PRECISION": precision}
     files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
-    parts = -(-len(files) // 1000)
+    parts = -(-len(files) // part_size)
 
-    def done() -> int:
-        return len(list(out.glob("part-*.parquet")))
+    def reached(share: float) -> str:
+        wait_until(lambda: len(list(out.glob("part-*.parquet"))) >= parts * share, 3600, 0.2)
+        return f"at {len(list(out.glob('part-*.parquet')))} of {parts} parts"
 
     first = subprocess.Popen(command, env=environment)
-    wait_until(lambda: done() >= parts // 4, 3600, 1)
+    where = reached(0.25)
     actor = next(pid for pid in family(first.pid) if "BulkActor" in " ".join(psutil.Process(pid).cmdline()))
     os.kill(actor, signal.SIGKILL)
-    print(f"killed an actor at {done()} of {parts} parts", flush=True)
-    wait_until(lambda: done() >= parts // 2, 3600, 1)
+    print(f"killed an actor {where}", flush=True)
+    where = reached(0.5)
     first.kill()
     first.wait()
-    print(f"killed the driver at {done()} of {parts} parts", flush=True)
+    print(f"killed the driver {where}", flush=True)
     subprocess.run(command, env=environment, check=True)
     rows = parquet.read_table(out).to_pandas()
     once = sorted(rows["id"]) == files

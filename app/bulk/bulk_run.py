@@ -1,12 +1,15 @@
 """A bulk run, or the rest of one that was killed: which parts are missing, and who makes them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app.bulk.bulk_options import DEFAULT_HELD_BYTES, BulkModel, BulkOptions, RunManifest
 from app.bulk.byte_budget import ByteBudget
+from app.bulk.file_systems import is_remote
 from app.bulk.part_writer import PartWriter
 from app.bulk.result_folder import PartCounts, ResultFolder
 from app.bulk.row_maker import UNITS_AT_ONCE, RowMaker
@@ -19,6 +22,8 @@ from bundle.discovery import bundle_at
 from bundle.reader import Bundle, open_bundle
 
 AUTO_PRECISION = "auto"
+
+_READERS = 32  # threads: an object store answers many at once, each slowly
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ async def started_rows(
     settings: Settings, options: BulkOptions, base: str, held_bytes: int
 ) -> AsyncIterator[tuple[RowMaker, BulkModel]]:
     """What makes rows, with its model loaded. Raises as open_bundle and ServedModel.start do."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_READERS))
     bundle = open_bundle(bundle_at(settings.bundles, settings.default_model))
     async with offline(bundle, settings) as model:
         resolution = model.resolution(options.resolution)
@@ -153,7 +159,9 @@ def _going_on(plan: BulkPlan, bundle: Bundle, earlier: RunManifest) -> BulkPlan:
 
 
 def _manifest(plan: BulkPlan, model: BulkModel) -> RunManifest:
-    return RunManifest.of(plan.sources, plan.base, plan.options, plan.settings, model)
+    """Where all sources are URLs, the folder that paths are relative to does not matter."""
+    folder = "" if all(map(is_remote, plan.sources)) else plan.base
+    return RunManifest.of(plan.sources, folder, plan.options, plan.settings, model)
 
 
 def _model(bundle: Bundle, plan: BulkPlan, precision: str) -> BulkModel:

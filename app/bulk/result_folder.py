@@ -48,7 +48,11 @@ class ResultFolder:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Make the folder, and keep other runs on this machine out of it until the block ends."""
+        """Make the folder, and keep other runs on this machine out of it until the block ends.
+
+        BadParameter if it holds anything else than a bulk run, or another run is writing there.
+        """
+        self._check_free()
         with ExitStack() as stack:
             with opening(self.address):
                 self._files.create_dir(self._path(_WORK), recursive=True)
@@ -61,13 +65,8 @@ class ResultFolder:
             yield
 
     def manifest(self) -> RunManifest | None:
-        """That of the run which the folder was made by; None for a new one. BadParameter if it holds anything else."""
-        from pyarrow import fs
-
-        if self._kind(_MANIFEST) == fs.FileType.NotFound:
-            others = [name for name in self._names("") if name != _WORK]
-            if others:
-                raise BadParameter(f"{self.address} holds {others[0]} and no bulk run; name a new or an empty folder")
+        """That of the run which the folder was made by; None for a new one. BadParameter if it cannot be read."""
+        if not self._exists(_MANIFEST):
             return None
         with opening(f"{self.address}/{_MANIFEST}"), self._files.open_input_file(self._path(_MANIFEST)) as file:
             content = file.read()
@@ -100,6 +99,11 @@ class ResultFolder:
         with ThreadPoolExecutor(_READERS) as readers:
             found = zip(numbers, readers.map(self._counts, numbers), strict=True)
             return {number: counts for number, counts in found if counts is not None}
+
+    def _check_free(self) -> None:
+        others = [name for name in self._names("") if name != _WORK]
+        if others and not self._exists(_MANIFEST):
+            raise BadParameter(f"{self.address} holds {others[0]} and no bulk run; name a new or an empty folder")
 
     def _counts(self, number: int) -> PartCounts | None:
         from pyarrow import parquet
@@ -136,9 +140,11 @@ class ResultFolder:
         with opening(self.address):
             return sorted(PurePosixPath(info.path).name for info in self._files.get_file_info(selector))
 
-    def _kind(self, name: str) -> Any:
+    def _exists(self, name: str) -> bool:
+        from pyarrow import fs
+
         with opening(self.address):
-            return self._files.get_file_info(self._path(name)).type
+            return bool(self._files.get_file_info(self._path(name)).type != fs.FileType.NotFound)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")

@@ -12,11 +12,11 @@ from app.commands.bulk_progress import BulkProgress
 from app.commands.terminal import check_absent, clear_errors
 from app.configuration import quantities
 from app.configuration.settings import Settings, log_remarks
-from app.errors import BadParameter
+from app.errors import BadParameter, EngineFailed, EngineHung, NotReady
 from app.telemetry import logs
 from bundle.installation import require_packages
 from bundle.pulled_bundles import bundle_named
-from model.command_line import failures, new_app, notes
+from model.command_line import FAILED, error, failures, new_app, notes
 
 main = new_app()
 
@@ -86,8 +86,12 @@ def bulk(
 def _run(plan: BulkPlan, start: StartWorkers) -> None:
     progress = BulkProgress()
     kept = "the same command goes on with the parts that are missing"
-    with failures((OSError,), lambda: kept), progress.shown():
-        counts = asyncio.run(run_bulk(plan, start, progress))
+    try:
+        with failures((), lambda: kept), progress.shown():
+            counts = asyncio.run(run_bulk(plan, start, progress))
+    except (OSError, EngineFailed, EngineHung, NotReady) as err:
+        error(f"{err}; {kept}")
+        raise typer.Exit(FAILED) from err
     answered = counts.rows - counts.problems
     notes.print(
         f"{counts.rows:,} rows: {answered:,} with classes, {counts.problems:,} with a problem: {plan.out}",

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
-from starlette.types import Lifespan
 
 from app.api.dependencies import Service
 from app.configuration.settings import Settings
@@ -66,7 +65,8 @@ class ServeArguments(BaseModel):
 def application(args: ServeArguments) -> serve.Application:
     """The application. Raises BadBundle before anything is deployed, so that a broken bundle replaces nothing."""
     settings = args.service_settings()
-    open_bundle(settings.bundle).close()
+    bundle = open_bundle(settings.bundle)
+    bundle.close()
     # More than the service's own queue holds: so the service refuses, with 429, and nothing waits in Ray.
     ongoing = settings.max_connections
     stopping = math.ceil(settings.grace_seconds + settings.drain_seconds)
@@ -84,7 +84,8 @@ def application(args: ServeArguments) -> serve.Application:
         max_surge_percent=args.surge_percent,
         **scale,
     )
-    bound: serve.Application = deployment(serve.ingress()(ServiceReplica)).bind(settings, args.cpus, args.gpus)
+    replica = deployment(serve.ingress()(ServiceReplica))
+    bound: serve.Application = replica.bind(settings, bundle.hash, args.cpus, args.gpus)
     return bound
 
 
@@ -93,39 +94,45 @@ class ServiceReplica:
 
     Args:
         settings: of the service.
+        bundle_hash: of the bundle that was deployed.
         cpus: that Ray counts for the replica.
         gpus: likewise.
     """
 
-    def __init__(self, settings: Settings, cpus: float, gpus: float) -> None:
+    def __init__(self, settings: Settings, bundle_hash: str, cpus: float, gpus: float) -> None:
         take_share(cpus, gpus)
         logs.configure(settings.log_level, settings.log_format)
         self._settings = settings
+        self._bundle_hash = bundle_hash
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         failed = asyncio.Event()
         app = create_app(self._settings, on_failure=failed.set)
         self._service: Service = app.state.service
-        app.router.lifespan_context = _until_loaded(app.router.lifespan_context, self._service.loaded, failed)
+        begin = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+            async with begin(app):
+                await self._until_loaded(failed)
+                yield
+
+        app.router.lifespan_context = lifespan  # Ray sends no requests before it has begun
         return app
 
     async def check_health(self) -> None:
         """Send the golden images through the engine. Raises NotReady or WrongAnswers."""
         await self._service.group.check_ready(deep=True)
 
-
-def _until_loaded(begin: Lifespan[FastAPI], loaded: asyncio.Event, failed: asyncio.Event) -> Lifespan[FastAPI]:
-    """A lifespan that begins once the model is `loaded`: Ray sends no requests before. LoadFailed if it `failed`."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with begin(app):
-            ends = [asyncio.create_task(event.wait()) for event in (loaded, failed)]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                end.cancel()
-            if failed.is_set():
-                raise LoadFailed("the model cannot be loaded: see the log of the replica")
-            yield
-
-    return lifespan
+    async def _until_loaded(self, failed: asyncio.Event) -> None:
+        """Wait until the model is loaded. LoadFailed if it `failed`, or is another one than was deployed."""
+        ends = [asyncio.create_task(event.wait()) for event in (self._service.loaded, failed)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if failed.is_set():
+            raise LoadFailed("the model cannot be loaded: see the log of the replica")
+        if self._service.repository.model(None).bundle.hash != self._bundle_hash:
+            raise LoadFailed(
+                f"{self._settings.bundle} is another bundle on this machine than the one that was deployed"
+            )

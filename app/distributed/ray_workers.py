@@ -6,6 +6,7 @@ the actor that Ray starts in its place, and an actor that was only thought lost 
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from bundle.discovery import bundle_at
 
 LOCAL = "local"
 
+_CONNECT_SECONDS = 10
 _RETRIES = 2  # of a part whose actor was lost
 _OBJECT_STORE_BYTES = 100 << 20  # of a Ray that is started here; images do not go through it
 
@@ -143,9 +145,17 @@ def _connect(pool: RayPool) -> None:
         options |= {"num_cpus": pool.workers * pool.cpus + 1, "object_store_memory": _OBJECT_STORE_BYTES}
         options |= {"include_dashboard": False, "num_gpus": None}
     try:
+        _check_listening(pool.address)
         ray.init(address=pool.address, **options)
-    except (ConnectionError, ValueError) as err:
+    except (OSError, ValueError) as err:
         raise BadParameter(f"--ray {pool.address}: {err}") from err
+
+
+def _check_listening(address: str) -> None:
+    """OSError if nothing listens at `address`, if that is HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 async def _result(reference: Any) -> Any:

@@ -243,3 +243,4 @@ def test_a_folder_that_holds_anything_else_is_left_alone(run: RunBulk, pictures:
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(BadParameter, match=r"holds mine\.txt and no bulk run"):
         run(pictures)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from app.bulk.part_writer import PartWriter
+from app.commands.bulk_command import main
 from tests.support.pictures import encoded, scene
 from tests.support.waiting import wait_until
 
@@ -85,3 +88,17 @@ def test_what_cannot_be_is_a_sentence(start: Start, tmp_path: Path, options: lis
     assert message in re.sub(r"\s+", " ", said)
     assert "Traceback" not in said
     assert not parts(tmp_path)
+
+
+def test_what_fails_on_the_way_says_how_to_go_on(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full at the first part: by a stand-in, since none is full here."""
+
+    async def write(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.jpg").write_bytes(encoded(scene(60, 60), "JPEG"))
+    monkeypatch.setattr(PartWriter, "write", write)
+    monkeypatch.setenv("CROSSVIT_ENGINE", "onnxruntime")
+    done = CliRunner().invoke(main, [str(tmp_path / "a.jpg"), "--out", str(tmp_path / "out"), "--bundle", str(bundle)])
+    assert done.exit_code == 1
+    assert "No space left on device; the same command goes on with the parts that are missing" in done.output

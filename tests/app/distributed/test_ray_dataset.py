@@ -41,19 +41,21 @@ def test_rows_are_what_the_service_answers(
 ) -> None:
     images = ray.data.read_binary_files(str(pictures), include_paths=True)
     options = {"top_k": 2, "embeddings": True, "batch_size": 4, "settings": settings}
-    found = classify_dataset(images, bundle, workers=2, **options).to_pandas().set_index("path")  # type: ignore[arg-type]
-    assert list(found.columns) == ["index", "wnid", "label", "score", "predictions", "problem", "embedding"]
-    assert len(found) == 14
-    assert {Path(path).name: row["problem"]["reason"] for path, row in found.iterrows() if row["problem"]} == {
+    found = classify_dataset(images, bundle, workers=2, **options).take_all()  # type: ignore[arg-type]
+    assert list(found[0]) == ["path", "index", "wnid", "label", "score", "predictions", "problem", "embedding"]
+    assert len({row["path"] for row in found}) == len(found) == 14
+    assert {Path(row["path"]).name: row["problem"]["reason"] for row in found if row["problem"] is not None} == {
         "cut.jpg": "BadImage",
         "empty.jpg": "NoImage",
     }
-    for path, row in found[found["problem"].isna()].iterrows():
-        body = Path(str(path)).read_bytes()
-        expected = client.post("/classify", content=body, params={"top_k": 2}).json()["predictions"]
-        assert [each["index"] for each in row["predictions"]] == [each["index"] for each in expected]
-        assert row["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
-        assert row["embedding"] == pytest.approx(client.post("/embed", content=body).json()["embedding"], abs=1e-4)
+    for row in found:
+        if row["problem"] is None:
+            body = Path(row["path"]).read_bytes()
+            expected = client.post("/classify", content=body, params={"top_k": 2}).json()["predictions"]
+            assert [each["index"] for each in row["predictions"]] == [each["index"] for each in expected]
+            assert row["score"] == pytest.approx(expected[0]["score"], abs=1e-5)
+            embedding = client.post("/embed", content=body).json()["embedding"]
+            assert row["embedding"] == pytest.approx(embedding, abs=1e-4)
 
 
 def test_a_pool_that_would_take_every_cpu_is_refused(bundle: Path, settings: Settings) -> None:
