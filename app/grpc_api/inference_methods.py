@@ -90,10 +90,10 @@ class InferenceMethods:
             body, json_bytes = await asyncio.to_thread(binary_body, request) if large else binary_body(request)
             del raw, request  # what goes on is a copy of them
             inference, outputs, call.stages = await run_inference(service, model, body, json_bytes, caller)
-        labels = [label.label for label in model.bundle.labels]
         if any(output.parameters for output in inference.outputs):  # sorting and writing many classes takes a while
+            labels = [label.label for label in model.bundle.labels]
             return await asyncio.to_thread(response_message, inference, call.model, outputs, labels)
-        return response_message(inference, call.model, outputs, labels)
+        return response_message(inference, call.model, outputs)
 
     def _model(self, name: str, version: str) -> Any:
         """The served model. Raises UnknownModel or NotReady."""
