@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _MAX_CONCURRENT_STREAMS = 100  # calls of a connection, as most servers have it; a client lets further ones wait
 _PING_SECONDS, _PING_TIMEOUT_SECONDS = 60, 20  # to notice that a client has gone
 _LEAST_CLIENT_PING_SECONDS = 10  # a client that pings more often is cut off
+_RETRY_SECONDS = 1.0  # after which it tries again to listen
 _ONLY_IDENTITY = 1  # a bit for each compression; grpc's core decompresses without a limit
 
 
@@ -67,7 +68,11 @@ class GrpcPort:
     async def _change(self) -> None:
         while self._accepting != (self._server is not None):
             if self._accepting:
-                await self._open()
+                try:
+                    await self._open()
+                except RuntimeError as err:  # grpc's core says no more
+                    log.error("cannot listen for gRPC on %s: %s", ", ".join(self.addresses), err)
+                    await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._begin_to_stop()
 

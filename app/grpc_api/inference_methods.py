@@ -70,10 +70,13 @@ class InferenceMethods:
     async def model_infer(self, call: RpcCall) -> None:
         """Answer a call of ModelInfer."""
         await call.authorize(AccessLevel.KEY, rate_limited=True)
-        await call.send(await self.infer(await call.only_raw(), call))
+        raw = await call.only_raw()
+        with self._service.body_limits.hold(len(raw)):
+            response = await self.infer(raw, call)
+        await call.send(response)
 
     async def infer(self, raw: bytes, call: RpcCall) -> Any:
-        """The ModelInferResponse to the ModelInferRequest in `raw`, whose caller has been accepted.
+        """The ModelInferResponse to the ModelInferRequest in `raw`, whose caller and size have been accepted.
 
         `call` gets the model and the stages. Raises what the REST route does.
         """
@@ -85,15 +88,15 @@ class InferenceMethods:
         model = self._model(request.model_name, request.model_version)
         call.model = model.bundle.name
         model.check(caller=caller.name)
-        with model.in_use(), service.body_limits.hold(len(raw)):
+        with model.in_use():
             large = has_large_contents(request)
             body, json_bytes = await asyncio.to_thread(binary_body, request) if large else binary_body(request)
-            del raw, request  # what goes on is a copy of them
+            del request  # what goes on is a copy of it
             inference, outputs, call.stages = await run_inference(service, model, body, json_bytes, caller)
-        labels = [label.label for label in model.bundle.labels]
         if any(output.parameters for output in inference.outputs):  # sorting and writing many classes takes a while
+            labels = [label.label for label in model.bundle.labels]
             return await asyncio.to_thread(response_message, inference, call.model, outputs, labels)
-        return response_message(inference, call.model, outputs, labels)
+        return response_message(inference, call.model, outputs)
 
     def _model(self, name: str, version: str) -> Any:
         """The served model. Raises UnknownModel or NotReady."""

@@ -39,8 +39,13 @@ class _Stream:
     ended: str = ""
 
     def end(self, reason: str) -> None:
+        """Read no more; when all is answered that was read, the stream ends with `reason`."""
         if not self.ended and self.reading is not None:
             self.ended = reason
+            self.stop_reading()
+
+    def stop_reading(self) -> None:
+        if self.reading is not None:
             self.reading.reschedule(0)
 
 
@@ -62,7 +67,7 @@ class InferenceStreams:
     def end_all(self) -> None:
         """Read no more from any stream; each ends when what it has sent is answered."""
         for stream in self._open:
-            stream.end("the service is stopping")
+            stream.end("the service, or this instance of it, is stopping: connect again")
 
     async def serve(self, call: RpcCall) -> None:
         """Answer the requests of a stream until the client ends it. Raises Overloaded, or NotReady if it is ended."""
@@ -72,6 +77,7 @@ class InferenceStreams:
         tasks: list[asyncio.Task[Any]] = []
         with self._opened() as stream:
             writing = asyncio.create_task(_write(call, answers, room, stream))
+            writing.add_done_callback(lambda _: stream.stop_reading())  # if it fails, as when the client reads nothing
             try:
                 await self._read(call, stream, room, answers, tasks)
                 answers.put_nowait(None)
@@ -118,8 +124,9 @@ class InferenceStreams:
         call = replace(stream_call, started=now, deadline=deadline, stages=[])
         code, response = grpc.StatusCode.CANCELLED, None
         try:
-            await call.authorize(AccessLevel.KEY, rate_limited=True)
-            response = STREAM_RESPONSE_MESSAGE(infer_response=await self._methods.infer(raw, call))
+            with call.service.body_limits.hold(len(raw)):
+                await call.authorize(AccessLevel.KEY, rate_limited=True)
+                response = STREAM_RESPONSE_MESSAGE(infer_response=await self._methods.infer(raw, call))
             code = grpc.StatusCode.OK
         except ExplainedError as err:
             code = code_of(err)

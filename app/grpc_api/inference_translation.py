@@ -49,8 +49,11 @@ def has_large_contents(request: Any) -> bool:
     return any(len(tensor.contents.uint_contents) > LARGE_CONTENTS for tensor in request.inputs)
 
 
-def response_message(request: InferenceRequest, model: str, outputs: NamedOutputs, labels: Sequence[str]) -> Any:
-    """The ModelInferResponse with the outputs that `request` names; raises as check_output."""
+def response_message(request: InferenceRequest, model: str, outputs: NamedOutputs, labels: Sequence[str] = ()) -> Any:
+    """The ModelInferResponse with the outputs that `request` names, which are among `outputs`.
+
+    `labels` are those of the classes, for outputs with the parameter `classification`.
+    """
     response = INFER_RESPONSE_MESSAGE(model_name=model, model_version=MODEL_VERSION, id=request.id or "")
     for requested in requested_outputs(request, outputs):
         described, content = describe_output(requested, outputs[requested.name], labels)

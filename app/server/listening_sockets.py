@@ -87,7 +87,8 @@ def listen(host: str, port: int, backlog: int | None) -> list[socket.socket]:
             if err.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 break
         else:
-            log.info("listening on %s%s", _url(listeners[-1]), " for gRPC" if backlog is None else "")
+            url = _url(listeners[-1])
+            log.info("listening on %s", url if backlog is not None else f"{url.removeprefix('http://')} for gRPC")
     if not listeners or (failure is not None and failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
         for listener in listeners:
             listener.close()

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -274,6 +276,21 @@ def test_more_images_or_bytes_than_allowed_are_refused(client: triton.InferenceS
         client.infer(NAME, [files([JPEG] * 9)])
     with refused("RESOURCE_EXHAUSTED", "larger than max"):
         client.infer(NAME, [files([bytes(3_100_000)])])
+
+
+def test_the_example_of_the_documentation_runs_as_it_is_written(
+    served: GrpcServer, tmp_path: Path, bundle: Path
+) -> None:
+    paths = [tmp_path / "photo.jpg", tmp_path / "picture.png"]
+    for path, file in zip(paths, FILES, strict=False):
+        path.write_bytes(file)
+    script = Path(__file__).parents[3] / "docs" / "examples" / "grpc_client.py"
+    command = [sys.executable, str(script), served.address, NAME, *map(str, paths)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(printed) == 6
+    best = httpx.post(f"{served.http.url}/classify", files={"file": FILES[0]}, timeout=60).json()["predictions"][0]
+    assert printed[0].startswith(f"{paths[0]}: {best['label']} ({best['index']}), logit ")
+    assert best["label"] in [label.label for label in open_bundle(bundle).labels]
 
 
 def test_a_stream_of_the_stock_client_is_answered_in_order(client: triton.InferenceServerClient) -> None:

@@ -119,3 +119,20 @@ def test_a_further_stream_takes_the_place_of_the_one_that_is_idle_longest(slow: 
             assert "idle" in failure.text
             second.send(infer_request())
             assert next(second.answers).error_message == ""
+
+
+def test_a_client_that_reads_no_answers_is_cut_off_and_its_requests_leave_the_queue(slow: GrpcServer) -> None:
+    wait_until(lambda: waiting(slow) == 0)
+    labels = {"route": "/inference.GRPCInferenceService/ModelStreamInfer", "status": "DEADLINE_EXCEEDED"}
+    before = slow.metric("crossvit_requests_total", **labels)
+    cut_off = slow.metric("crossvit_rejected_total", reason="SlowClient")
+    narrow = ("grpc.http2.lookahead_bytes", 1), ("grpc.http2.bdp_probe", 0)
+    with stub_of(slow.address, *narrow) as stub:
+        opened = Stream(stub)
+        opened.send(*(infer_request(count=8) for _ in range(8)))  # the answers are 96 kB each
+        wait_until(lambda: waiting(slow) > 0)
+        wait_until(lambda: slow.metric("crossvit_requests_total", **labels) > before, 60)
+        assert slow.metric("crossvit_rejected_total", reason="SlowClient") == cut_off + 1
+        wait_until(lambda: waiting(slow) == 0, 5)
+        opened.end()
+        opened.answers.cancel()
