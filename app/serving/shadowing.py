@@ -1,8 +1,8 @@
 """A shadow: a second model that gets copies of requests, and whose answers go into metrics and to nobody else.
 
-A copy begins once its request is answered, and only while little waits: no model has more images in its queue than one
-call of its engine takes. It is dropped otherwise, and never waits for room. So a copy can delay a request by the engine
-calls of what is under way, which is bounded, and refuses none.
+A copy begins once its request is answered, and only while no image waits for any model; it is dropped otherwise, and
+never waits for room. On a CPU the shadow's engine has the lowest priority of the operating system: it computes where
+the others leave time. So a copy refuses no request, and delays one by what its decoding takes, which is bounded.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class Shadow:
     def _has_room(self, images: int, size: int) -> bool:
         if self._images + images > MOST_COPIES or self._bytes + size > MOST_COPY_BYTES:
             return False
-        return all(model.waiting <= model.batch() for model in self._models())
+        return not any(model.waiting for model in self._models())
 
     def _begin(self, answered: AnsweredImages, shadow: ServedModel, resolution: int, size: int) -> None:
         images, count = answered.images, len(answered.answers)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import re
 import shutil
 from collections import Counter
@@ -22,9 +23,11 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.shadow_metrics import ShadowMetrics
 from tests.support.calibrations import calibrate_bundle, made_calibration
 from tests.support.pictures import JPEG
+from tests.support.processes import workers
 from tests.support.servers import Server, StartServer, crossvit_serve
 from tests.support.waiting import wait_until
 
+ROLES = ("engine current", "engine candidate")
 ENGINE = ["--engine", "onnxruntime", "--precision", "f32", "--admin-keys", "boss-of-all"]
 
 
@@ -98,6 +101,14 @@ def test_every_way_of_asking_is_copied_and_compared(shadowed: Server) -> None:
             assert after["differences"] > before["differences"]  # and the temperature is not
             assert (after["dropped"], after["failed"]) == (0, 0)
         assert client.post("/classify", content=JPEG).json()["model"]["name"] == "current"
+
+
+def test_the_shadows_engine_has_the_lowest_priority_and_the_others_have_not(shadowed: Server) -> None:
+    priorities = {role: os.getpriority(os.PRIO_PROCESS, workers(shadowed.pid, role)[0]) for role in ROLES}
+    assert priorities == dict(zip(ROLES, (os.getpriority(os.PRIO_PROCESS, shadowed.pid), 19), strict=True))
+    shadows = workers(shadowed.pid, ROLES[1])
+    threads = [int(thread.name) for shadow in shadows for thread in Path(f"/proc/{shadow}/task").iterdir()]
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {19}
 
 
 def test_requests_for_the_shadow_itself_are_not_copied_and_broken_images_neither(shadowed: Server) -> None:
@@ -187,10 +198,10 @@ def test_copies_are_dropped_while_images_wait_and_beyond_what_may_be_under_way()
             labels = {"model": "primary", "shadow": "candidate", "outcome": outcome}
             return metrics.registry.get_sample_value("crossvit_shadow_images_total", labels) or 0.0
 
-        primary.waiting = 5  # over a batch of 4
+        primary.waiting = 1
         shadow.see(copies(primary))
         assert (value("dropped"), value("answered")) == (1, 0)
-        primary.waiting = 4
+        primary.waiting = 0
         shadow.see(copies(primary, MOST_COPIES))
         shadow.see(copies(primary))
         assert value("dropped") == 2
