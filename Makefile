@@ -21,7 +21,7 @@ INSTALLED := .venv/.installed-$(ENGINES)
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all graphs screenshots check audit lock sbom dist bench-bundles bench bench-full format clean
+.PHONY: serve test test-all graphs protocol screenshots check audit lock sbom dist bench-bundles bench bench-full format clean
 
 MADE_FROM = "$(or $(WEIGHTS),$(VARIANT))" $(if $(LABELS),--labels "$(LABELS)") $(EXPORT)
 serve: $(SERVING) $(if $(QUANTIZE),$(QUANTIZING))
@@ -43,12 +43,16 @@ test: $(INSTALLED)
 	$(PYTEST)
 
 test-all: $(INSTALLED)
-	$(INSTALL_BENCH)
+	$(INSTALL_TORCH) --quiet -e '.[bench,ray]'
 	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
 
 # The graph templates that ship: whenever the network or its export has changed. They are committed.
 graphs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m export.ship_templates
+
+# What the service knows of its gRPC messages: whenever app/grpc_api/open_inference.proto has changed. It is committed.
+protocol: $(INSTALLED)
+	$(BIN)/python -m grpc_tools.protoc -Iapp/grpc_api --descriptor_set_out=app/grpc_api/open_inference.binpb open_inference.proto
 
 # The pictures of the page in docs/page. They need Chromium, and are best with the font Inter.
 screenshots: $(INSTALLED)

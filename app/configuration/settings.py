@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     ] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
+    grpc_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="port for gRPC, which needs the extra grpc; none if left out")
+    ] = None
     engine: Annotated[
         Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime", "null"],
         Field(
@@ -129,6 +132,27 @@ class Settings(BaseSettings):
         BeforeValidator(_split),
         Field(description="resolutions loaded at start besides the default one; others load at their first request"),
     ] = []
+
+    # Beside the models
+    shadow: Annotated[
+        str | None, Field(description="a served model that gets copies of requests for others; its answers are counted")
+    ] = None
+    shadow_percent: Annotated[float, Field(gt=0, le=100, description="the share of requests that are copied")] = 10
+    canary: Annotated[
+        str | None,
+        Field(description="NAME=PATH: a second bundle of the served model NAME, for a share of its requests"),
+    ] = None
+    canary_percent: Annotated[
+        float, Field(ge=0, le=100, description="that share; X-Canary: always or never forces the choice")
+    ] = 10
+    drift_percent: Annotated[
+        float,
+        Field(ge=0, le=100, description="the share of requests whose answers are in the metrics of drift; 0 for none"),
+    ] = 0
+    answer_log: Annotated[
+        Path | None, Field(description="folder for these answers as Parquet files; needs the extra parquet")
+    ] = None
+    answer_log_seconds: Annotated[Seconds, Field(description="after which a file of answers is complete")] = 300
 
     # Load
     max_batch: Annotated[
@@ -190,6 +214,9 @@ class Settings(BaseSettings):
     header_seconds: Annotated[Seconds, Field(description="longest arrival of a request's headers")] = 10
     body_seconds: Annotated[Seconds, Field(description="longest arrival of a request's body (408)")] = 30
     keep_alive_seconds: Annotated[Seconds, Field(description="how long an idle connection stays open")] = 75
+    grpc_connection_seconds: Annotated[
+        Seconds, Field(description="age at which a gRPC client is told to connect again, so that load is balanced")
+    ] = 300
     max_connections: Annotated[
         int, Field(ge=1, description="most connections at once; beyond that, idle ones are closed")
     ] = 1000
@@ -273,6 +300,10 @@ class Settings(BaseSettings):
             )
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
+        if self.grpc_port and self.grpc_port in (self.port, self.admin_port):
+            raise ValueError("grpc_port must be a port of its own: it speaks another protocol")
+        if self.answer_log and not self.drift_percent:
+            raise ValueError("answer_log has the answers of drift_percent of the requests: set that too, such as 100")
         if list(self.brown_out) != sorted(self.brown_out):
             raise ValueError("brown_out must be two ascending numbers of seconds: the first rung is the lower one")
         for origin in self.cors_origins:

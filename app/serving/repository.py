@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from app.errors import LoadFailed, NotReady, UnknownModel
@@ -55,6 +56,10 @@ class Repository:
 
     Raises BadBundle if there is no bundle, if two have the same name, or if there are several and none is the default.
 
+    Attributes:
+        default: the name of the default model.
+        beside: another repository, which is loaded, reloaded and closed with this one; its errors are only logged.
+
     Args:
         paths: bundles, or folders of bundles.
         default: the name of the default model; None is the only bundle.
@@ -77,6 +82,7 @@ class Repository:
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.beside: Repository | None = None
         found = self._look()
         self.default = found.default(default)
         self._entries = {name: RepositoryEntry(name, reason=LOADING) for name in found.bundles}
@@ -88,8 +94,14 @@ class Repository:
         return [self._entries.get(name) or RepositoryEntry(name, reason=UNLOADED) for name in known]
 
     @property
+    def served(self) -> Iterator[ServedModel]:
+        """The models that serve, those beside these too."""
+        own = (entry.model for entry in self._entries.values() if entry.model is not None)
+        return own if self.beside is None else chain(own, self.beside.served)
+
+    @property
     def bundles(self) -> Iterator[Bundle]:
-        """The bundles that are served."""
+        """The bundles that are served by their own names."""
         return (entry.model.bundle for entry in self._entries.values() if entry.model is not None)
 
     def model(self, name: str | None = None) -> ServedModel:
@@ -131,6 +143,11 @@ class Repository:
         for name in [name for name in self._entries if name != self.default]:
             try:
                 await self._load_unless_unloaded(name)
+            except ExplainedError as err:
+                log.error("%s", err)
+        if self.beside is not None:
+            try:
+                await self.beside.load_all()
             except ExplainedError as err:
                 log.error("%s", err)
 
@@ -175,7 +192,7 @@ class Repository:
             except ExplainedError as err:
                 log.error("%s", err)
                 errors.append(str(err))
-        return errors
+        return errors if self.beside is None else errors + await self.beside.reload()
 
     async def close(self) -> None:
         """Let every model finish what it was given, and end it; no model is loaded any more."""
@@ -184,6 +201,8 @@ class Repository:
             old, entry.model, entry.reason = entry.model, None, "the service is stopping"
             self._retire(old)
         await asyncio.gather(*self._retiring)
+        if self.beside is not None:
+            await self.beside.close()
 
     async def _load_unless_unloaded(self, name: str) -> None:
         """Load `name`, unless somebody unloads it while another model loads."""
