@@ -21,7 +21,7 @@ KUSTOMIZE = CHART.parents[1] / "kustomize"
 SCHEMA = CHART / "values.schema.json"
 # Settings that the chart makes of its own values, that hold keys, or that would close the probes.
 OWNED = {
-    "admin_host", "admin_keys", "admin_keys_file", "admin_port", "api_keys", "api_keys_file", "bundle", "canary",
+    "admin_host", "admin_keys", "admin_keys_file", "admin_port", "api_keys", "api_keys_file", "bundle",
     "default_model", "drain_seconds", "grace_seconds", "grpc_port", "health_access", "host", "instances", "labels",
     "activation", "model_name", "port", "quantize", "sources",
 }  # fmt: skip

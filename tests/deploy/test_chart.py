@@ -83,10 +83,8 @@ def test_selectors_find_the_pods_of_the_deployment_and_not_that_of_the_test(obje
 
 
 def test_the_service_accepts_its_settings_and_its_arguments(
-    case: str, environment: Mapping[str, str], container: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    environment: Mapping[str, str], container: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if case == "grpc" and "grpc_port" not in Settings.model_fields:
-        pytest.skip("this service has no setting grpc_port")
     assert environment.keys() <= {variable(name) for name in Settings.model_fields}
     command, *arguments = container["args"]
     assert command == "serve"

@@ -166,7 +166,6 @@ def test_kserves_clients_are_answered(served: Server, kserve_python: Path, tmp_p
 
 
 @pytest.mark.exhaustive
-@pytest.mark.skipif("grpc_port" not in Settings.model_fields, reason="this service has no gRPC")
 def test_kserves_grpc_client_is_answered(
     bundle: Path, kserve_python: Path, start_server: StartServer, tmp_path: Path
 ) -> None:
