@@ -13,10 +13,10 @@ import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 
-def request(model: str, image: bytes, *, grpc: bool) -> InferRequest:
-    """One encoded image: bytes in the binary extension."""
+def request(model: str, image: bytes) -> InferRequest:
+    """One image file, raw: in the binary extension of REST, in raw_input_contents of gRPC."""
     tensor = InferInput(name="encoded", shape=[1], datatype="BYTES")
-    tensor.set_data_from_numpy(np.array([image], dtype=np.object_), binary_data=not grpc)
+    tensor.set_data_from_numpy(np.array([image], dtype=np.object_), binary_data=True)
     return InferRequest(model_name=model, infer_inputs=[tensor])
 
 
@@ -32,12 +32,12 @@ async def main(url: str, model: str, image: bytes, grpc_port: str = "") -> None:
         "live": await client.is_server_live(url),
         "ready": await client.is_server_ready(url),
         "model ready": await client.is_model_ready(url, model),
-        "rest": answered(await client.infer(url, request(model, image, grpc=False), model_name=model)),
+        "rest": answered(await client.infer(url, request(model, image), model_name=model)),
     }
     await client.close()
     if grpc_port:
         async with InferenceGRPCClient(f"127.0.0.1:{grpc_port}") as grpc:
-            found["grpc"] = answered(await grpc.infer(request(model, image, grpc=True)))
+            found["grpc"] = answered(await grpc.infer(request(model, image)))
     print(json.dumps(found))
 
 
