@@ -105,7 +105,7 @@ def test_kubernetes_knows_every_field_of_the_runtimes_container() -> None:
     kubernetes_validate.validate(pod, "1.37", strict=True)
 
 
-@pytest.mark.parametrize("name", ["inference-service.yaml", "canary.yaml"])
+@pytest.mark.parametrize("name", ["inference-service.yaml", "canary.yaml", "grpc.yaml"])
 def test_an_inference_service_names_the_runtime_and_gives_it_time_to_stop(name: str) -> None:
     spec, runtime, settings = manifest(name)["spec"], manifest("serving-runtime.yaml"), Settings()
     formats = {each["name"] for each in runtime["spec"]["supportedModelFormats"]}
@@ -115,6 +115,12 @@ def test_an_inference_service_names_the_runtime_and_gives_it_time_to_stop(name: 
         assert predictor["model"]["protocolVersion"] in runtime["spec"]["protocolVersions"]
         assert predictor["terminationGracePeriodSeconds"] > settings.grace_seconds + settings.drain_seconds
         assert predictor["enableServiceLinks"] is False
+
+
+def test_the_service_takes_the_arguments_of_a_predictor_of_grpc(container: dict[str, Any]) -> None:
+    model = manifest("grpc.yaml")["spec"]["predictor"]["model"]
+    settings = Settings.from_command_line([*arguments(container), *model["args"]])
+    assert [port["containerPort"] for port in model["ports"]] == [settings.grpc_port]
 
 
 def test_a_canary_is_as_kserve_demands() -> None:
@@ -148,7 +154,7 @@ def kserve_python(shared: Callable[[str, Callable[[Path], object]], Path]) -> Pa
 def test_kserves_models_know_every_field_and_miss_a_wrong_one(kserve_python: Path, tmp_path: Path) -> None:
     files = sorted(FOLDER.glob("*.yaml"))
     kinds = said_by_kserve(kserve_python, "kserve_models.py", *map(str, files))
-    assert kinds == [["InferenceService", []], ["InferenceService", []], ["ServingRuntime", []]]
+    assert kinds == [["InferenceService", []]] * 3 + [["ServingRuntime", []]]
     wrong = manifest("inference-service.yaml")
     wrong["spec"]["predictor"]["model"]["storageURI"] = "s3://models"
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
