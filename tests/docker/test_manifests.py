@@ -18,33 +18,35 @@ from tests.support.servers import free_port
 from tests.support.service_checks import wait_until_ready
 from tests.support.waiting import wait_until
 
+KSERVE = ROOT / "deploy" / "kserve"
 UNPRIVILEGED = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=10001:10001")
-VARIABLES = {
+VARIABLES = {  # to start quickly
     "CROSSVIT_ENGINE": "onnxruntime",
     "CROSSVIT_PRECISION": "f32",
     "CROSSVIT_DECODERS": "1",
-}  # to start quickly
+}
 
 
 @contextmanager
 def pod(
-    image: str, container: dict[str, Any], environment: dict[str, str], mounted: Path, at: str
+    image: str, container: dict[str, Any], environment: dict[str, str], mounted: Path, at: str, *options: str
 ) -> Iterator[tuple[str, str]]:
-    """The id and the URL of the running container; `mounted` is its volume of bundles, `at` read-only."""
+    """The id and the URL of the running container; `mounted` is its volume of bundles, read-only at `at`."""
     port, inside = free_port(), container["readinessProbe"]["httpGet"]["port"]
     inside = {each.get("name"): each["containerPort"] for each in container["ports"]}.get(inside, inside)
     writable = [
         f"--tmpfs={mount['mountPath']}:mode=1777" for mount in container["volumeMounts"] if not mount.get("readOnly")
     ]
     variables = [f"--env={name}={value}" for name, value in (environment | VARIABLES).items()]
-    options = [
+    words = [
         *UNPRIVILEGED,
         *writable,
         *variables,
+        *options,
         f"--volume={mounted}:{at}:ro",
         f"--publish=127.0.0.1:{port}:{inside}",
     ]
-    identity = run("run", "--detach", *options, image, *container["args"]).strip()
+    identity = run("run", "--detach", *words, image, *container["args"]).strip()
     try:
         yield identity, f"http://127.0.0.1:{port}"
     finally:
@@ -86,22 +88,26 @@ def test_kserve_finds_a_bundle_at_mnt_models_under_the_name_of_the_inference_ser
 
 
 @pytest.mark.exhaustive
-def test_kserves_client_is_answered_by_the_container(
+def test_kserves_clients_are_answered_by_the_container(
     images: dict[str, str], bundle: Path, tmp_path: Path, shared: Callable[[str, Callable[[Path], object]], Path]
 ) -> None:
     python, container = kserve_interpreter(shared), kserve_container()
     (tmp_path / "photo.jpg").write_bytes(JPEG)
-    with pod(images["crossvit-cpu"], container, {}, readable(bundle, tmp_path / "models"), "/mnt/models") as running:
-        _, url = running
+    model = yaml.safe_load((KSERVE / "grpc.yaml").read_text())["spec"]["predictor"]["model"]
+    container["args"] += model["args"]
+    port = free_port()
+    published = f"--publish=127.0.0.1:{port}:{model['ports'][0]['containerPort']}"
+    models = readable(bundle, tmp_path / "models")
+    with pod(images["crossvit-cpu"], container, {}, models, "/mnt/models", published) as (_, url):
         wait_until_ready(url)
-        found = said_by_kserve(python, "kserve_clients.py", url, "flowers", str(tmp_path / "photo.jpg"))
+        found = said_by_kserve(python, "kserve_clients.py", url, "flowers", str(tmp_path / "photo.jpg"), str(port))
         assert found["rest"]["model"] == "flowers"
-        check(*running, container, "flowers")
+        assert found["grpc"] == found["rest"]
 
 
 def kserve_container() -> dict[str, Any]:
     """The ServingRuntime's, for an InferenceService called flowers."""
-    runtime = yaml.safe_load((ROOT / "deploy" / "kserve" / "serving-runtime.yaml").read_text())
+    runtime = yaml.safe_load((KSERVE / "serving-runtime.yaml").read_text())
     (container,) = runtime["spec"]["containers"]
     found: dict[str, Any] = {**container, "args": [text.replace("{{.Name}}", "flowers") for text in container["args"]]}
     return found

@@ -1,10 +1,16 @@
-"""Values of the chart that tests render: what users choose, each alone and some together."""
+"""Values of the chart that tests render, what users choose, each alone and some together; and what is made of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import pytest
 import yaml
 
-from deploy.chart import CHART
+from app.configuration.settings import Settings
+from deploy.chart import CHART, rendered
+
+KUBERNETES = "1.37"
+OPERATORS = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}  # whose kinds Kubernetes itself does not know
 
 Values = dict[str, Any]
 
@@ -93,3 +99,16 @@ CASES: dict[str, Values] = {
     },
     "grpc": {"grpc": {"enabled": True}},
 }
+
+
+def deployed(values: Values) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """The pod of the service, and its settings."""
+    found = {manifest["kind"]: manifest for manifest in rendered(values)}
+    return found["Deployment"]["spec"]["template"]["spec"], found["ConfigMap"]["data"]
+
+
+def accepted(environment: Mapping[str, str], arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings that the service reads of both."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return Settings.from_command_line(arguments)
