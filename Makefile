@@ -43,7 +43,7 @@ test: $(INSTALLED)
 	$(PYTEST)
 
 test-all: $(INSTALLED)
-	$(INSTALL_BENCH)
+	$(INSTALL_TORCH) --quiet -e '.[bench,ray]'
 	FUZZ=$${FUZZ:-1} $(PYTEST) -m "exhaustive or not exhaustive"
 
 # The graph templates that ship: whenever the network or its export has changed. They are committed.
@@ -75,10 +75,10 @@ audit: $(INSTALLED)
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt
 lock: $(INSTALLED)
 	$(LOCK) --output-file docker/locks/build.txt --group image-build
-	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra otel pyproject.toml
-	$(LOCK) --output-file docker/locks/cpu-quantize.txt --extra cpu --extra otel --extra quantize pyproject.toml
-	$(LOCK) --output-file docker/locks/gpu-common.txt --extra otel --extra half-precision pyproject.toml
-	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra gpu --extra nvimgcodec pyproject.toml
+	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra grpc --extra otel pyproject.toml
+	$(LOCK) --output-file docker/locks/cpu-quantize.txt --extra cpu --extra grpc --extra otel --extra quantize pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu-common.txt --extra grpc --extra otel --extra half-precision pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu.txt --extra grpc --extra otel --extra gpu --extra nvimgcodec pyproject.toml
 
 # From what is committed: docs/release.md.
 dist: $(INSTALLED)

@@ -130,6 +130,14 @@ def embed_command(context: typer.Context) -> None:
     raise typer.Exit(run_command(embed, context.args, context.command_path))
 
 
+@main.command("bulk", context_settings=_PASS_ARGUMENTS_ON)
+def bulk_command(context: typer.Context) -> None:
+    """Classify any number of images into a folder of Parquet files; it goes on after a kill, also on Ray."""
+    from app.commands.bulk_command import main as classify_in_bulk
+
+    raise typer.Exit(run_command(classify_in_bulk, context.args, context.command_path))
+
+
 @main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
 def evaluate_command(context: typer.Context) -> None:
     """Measure the accuracy of a bundle, or of a running server, on labelled images."""
@@ -223,8 +231,9 @@ async def _classify(
     """Print the answers, or write them to a page; the number of files without one."""
     from rich.progress import Progress
 
-    from app.commands.classify import classify_files, offline
+    from app.commands.classify import classify_files
     from app.commands.classify_html import HtmlReport
+    from app.serving.offline_model import offline
 
     failures = 0
     async with offline(bundle, settings) as model:

@@ -22,7 +22,10 @@ from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.brown_out import BrownOut
+from app.serving.canary import CANARY, CANARY_HEADER, Canary
 from app.serving.repository import Repository
+from app.serving.served_model import ServedModel
+from app.telemetry.answer_log import AnswerLog
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -46,6 +49,8 @@ class Service:
         origin_policy: which web pages and host names may ask.
         body_limits: the limits of request bodies, and the memory that they hold.
         group: all instances of the service.
+        canary: a second bundle of a model, None for none.
+        answer_log: of a sample of the answers, None for none.
         brown_out: decides when answers come from cheaper steps; None with no --brown-out.
         quantization: makes the graphs in 8 bits that models lack, if this process does that.
         url: of the port, once it listens; empty if a server of another kind runs the application.
@@ -62,6 +67,8 @@ class Service:
     origin_policy: OriginPolicy
     body_limits: BodyLimits
     group: InstanceGroup
+    canary: Canary | None = None
+    answer_log: AnswerLog | None = None
     brown_out: BrownOut | None = None
     quantization: BackgroundQuantization | None = None
     url: str = ""
@@ -73,6 +80,18 @@ class Service:
     def leaving(self) -> bool:
         """Whether connections end with the answers to the requests that have arrived."""
         return self.stopping or self.away
+
+    def model(self, request: Request, name: str | None = None) -> ServedModel:
+        """The model called `name`, or the default one, or its canary if `request` goes to that.
+
+        Raises as Repository.model does. A request goes to one of both, however often it is asked.
+        """
+        model = self.repository.model(name)
+        if self.canary is None or (name or self.repository.default) != self.canary.name:
+            return model
+        if not hasattr(request.state, "revision"):
+            request.state.revision = self.canary.revision(request.headers.get(CANARY_HEADER, ""))
+        return (self.canary.model if request.state.revision == CANARY else None) or model
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.

@@ -11,13 +11,15 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.telemetry.answer_log import REQUEST_ID
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-ID"
-PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"}
 
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
+_REVISION_FIELD = b"x-model-revision"  # of app.serving.canary, which a route has written into the state
 _POLICY_FIELD = b"content-security-policy"
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 SECURITY_HEADERS = {  # of every response that has none of that name
@@ -48,6 +50,7 @@ class ObservabilityMiddleware:
         app: the application inside.
         metrics: they count each request.
         tracing: it records each request but probes; None for no traces.
+        names_requests: whether app.telemetry.answer_log needs the id of the request that is answered.
     """
 
     def __init__(
@@ -56,10 +59,12 @@ class ObservabilityMiddleware:
         *,
         metrics: Metrics,
         tracing: Tracing | None,
+        names_requests: bool = False,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._tracing = tracing
+        self._names_requests = names_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,6 +74,8 @@ class ObservabilityMiddleware:
         request_id = request_id_for(headers.get(REQUEST_ID_HEADER, ""))
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "started": time.perf_counter(), "stages": [], "caller": ""}
+        if self._names_requests:
+            REQUEST_ID.set(request_id)
         status = 499  # stays if no response was sent
 
         async def send_with_headers(message: Message) -> None:
@@ -87,6 +94,8 @@ class ObservabilityMiddleware:
         """The headers that every response gets, beside its own."""
         own = {name for name, _ in message["headers"]}
         yield _REQUEST_ID_FIELD, request_id.encode()
+        if revision := scope["state"].get("revision"):
+            yield _REVISION_FIELD, revision.encode()
         if scope["path"] in _DOCS_PATHS:
             own.add(_POLICY_FIELD)
             yield _POLICY_FIELD, _DOCS_CONTENT_SECURITY_POLICY
@@ -128,7 +137,7 @@ def _labels(scope: Scope) -> tuple[str, str]:
     if route is None:
         return "other", "other"
     known = {"OPTIONS", *route.methods} | ({"HEAD"} if "GET" in route.methods else set())
-    return scope["method"] if scope["method"] in known else "other", str(route.path)
+    return scope["method"] if scope["method"] in known else "other", str(getattr(route, "path_format", route.path))
 
 
 def log_request(

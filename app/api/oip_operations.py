@@ -146,7 +146,7 @@ async def run_inference(
         for output in inference.outputs:
             check_output(output, list(_output_widths(model)))
         if isinstance(tensor, PixelBlock):
-            resolution, count = _resolution_of_pixels(model, tensor.shape[1:]), tensor.shape[0]
+            resolution, count = pixel_resolution(model, tensor.shape[1:]), tensor.shape[0]
         else:
             resolution, count = _requested_resolution(model, inference), len(tensor)
         await caller.charge(count)
@@ -208,7 +208,7 @@ def _output_widths(model: ServedModel) -> dict[str, int]:
     return {**widths, **embedding}
 
 
-def _resolution_of_pixels(model: ServedModel, shape: tuple[int, ...]) -> int:
+def pixel_resolution(model: ServedModel, shape: tuple[int, ...]) -> int:
     """The resolution whose preprocessed images have this shape."""
     preprocessing = model.bundle.manifest.preprocessing
     resolutions = {(steps.crop, steps.crop, 3): resolution for resolution, steps in preprocessing.items()}

@@ -160,7 +160,7 @@ async def infer(request: Request, service: ServiceDep, name: ModelName) -> Respo
     """The logits, or with `classification` the best classes, and `embedding` if it is named, for images in a tensor."""
     deadline = service.deadline(request)
     header_bytes = json_bytes(request)
-    model = service.repository.model(name)
+    model = service.model(request, name)
     with model.in_use(), service.body_limits.open_body(request) as body:
         caller = InferenceCaller(caller_id(request), deadline, lambda images: service.charge(request, images))
         model.check(caller=caller.name)

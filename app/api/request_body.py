@@ -122,14 +122,16 @@ class RequestBody:
         async with self._in_time():
             return b"".join([chunk async for chunk in self._stream()])
 
-    async def image(self, options: Collection[str] = ()) -> Upload:
-        """The one image: in a form, or the body itself under any content type. `options` are names of form fields.
+    async def image(self, options: Collection[str] = (), *, fields: Collection[str] = ()) -> Upload:
+        """The one image: in a form, or the body itself under any content type.
+
+        `options` are names of form fields, `fields` names of further ones that have the image.
 
         Raises NoImage, BadParameter for a form's fields, or NotAnImage for a body that is recognised as another format.
         """
         content_type = self._request.headers.get("Content-Type", "")
         if _is_form(content_type):
-            upload = await self._form(options, 1, _SEND_ONE)
+            upload = await self._form(options, 1, _SEND_ONE, fields)
         else:
             upload = Upload([UploadedFile("", await self.whole())], content_type=content_type)
         image = upload.files[0].content
@@ -209,11 +211,13 @@ class RequestBody:
             if self in self._limits.arriving:
                 self._limits.arriving.remove(self)
 
-    async def _form(self, options: Collection[str], max_files: int, advice: str) -> Upload:
+    async def _form(
+        self, options: Collection[str], max_files: int, advice: str, more_fields: Collection[str] = ()
+    ) -> Upload:
         try:
             form = MultipartForm(
                 self._request.headers.get("Content-Type", ""),
-                file_fields=(FILE_FIELD, BATCH_FIELD),
+                file_fields=(FILE_FIELD, BATCH_FIELD, *more_fields),
                 options=options,
                 max_files=max_files,
                 max_fields=_MAX_OTHER_FIELDS,

@@ -118,9 +118,16 @@ def read_inputs(
         request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
         return request, [np.frombuffer(body, np.uint8)]
     request = parse_oip(InferenceRequest, body[:json_bytes], whole=json_bytes is None)
+    return read_tensor(request, b"" if json_bytes is None else body[json_bytes:], max_images)
+
+
+def read_tensor(
+    request: InferenceRequest, binary: bytes, max_images: int
+) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
+    """`request` without its data, and its images; `binary` follows its JSON. Returns and raises as read_inputs."""
     _check(request)
     tensor = request.inputs[0]
-    raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
+    raw = _raw(tensor, binary)
     if tensor.name == IMAGE:
         images = [_pixels(tensor, raw, max_images)]
     elif tensor.name == ENCODED:
@@ -199,8 +206,11 @@ def parse_oip(kind: type[OipObject], body: bytes, *, whole: bool = True) -> OipO
         value = from_json(content.removeprefix("\ufeff"), allow_inf_nan=False)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             raise BadInference("the request is a JSON string with JSON in it; send the object itself")
-        if isinstance(value, dict) and "instances" in value and "inputs" not in value:
-            raise BadInference("the request has 'instances', of version 1 of the protocol; this is version 2: 'inputs'")
+        if kind is InferenceRequest and isinstance(value, dict) and "instances" in value and "inputs" not in value:
+            raise BadInference(
+                "the request has 'instances', of version 1 of the protocol; this is version 2: 'inputs'. "
+                "POST /v1/models/{model}:predict takes 'instances'"
+            )
         return kind.model_validate(value)
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
