@@ -107,10 +107,10 @@ def _handlers(
     served[RpcMethod(HEALTH_SERVICE, "Watch", probe=True, streams=True)] = health.watch
     if service.settings.docs:
         served[RpcMethod(REFLECTION_SERVICE, "ServerReflectionInfo", streams=True)] = ReflectionService().serve
-    return tuple(
-        grpc.method_handlers_generic_handler(method.service, {method.name: runner.handler(method, serve)})
-        for method, serve in served.items()
-    )
+    by_service: dict[str, dict[str, Any]] = {}
+    for method, serve in served.items():
+        by_service.setdefault(method.service, {})[method.name] = runner.handler(method, serve)
+    return tuple(grpc.method_handlers_generic_handler(name, handlers) for name, handlers in by_service.items())
 
 
 def _options(settings: Settings) -> dict[str, int]:

@@ -60,6 +60,9 @@ class AnswerLog:
 
     def __init__(self, folder: Path, seconds: float, metrics: Metrics) -> None:
         require_packages(("pyarrow",), "parquet", "--answer-log")
+        import pyarrow.parquet  # here, since it is optional, and before the first file is due
+
+        self._arrow = pyarrow
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe-{os.getpid()}"
@@ -123,16 +126,13 @@ class AnswerLog:
                 self._counts.labels("dropped").inc(len(part))
 
     def _write_file(self, rows: Sequence[AnswerRow]) -> None:
-        import pyarrow as pa  # here, since it is optional
-        from pyarrow import parquet
-
         self._files += 1
         stamp = rows[0].time.strftime("%Y%m%dT%H%M%SZ")
         name = f"answers-{stamp}-{os.getpid()}-{self._files:06}.parquet"
         partial = self._folder / f".{name}.partial"
-        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema(pa))
+        table = self._arrow.Table.from_pylist([asdict(row) for row in rows], schema=_schema(self._arrow))
         try:
-            parquet.write_table(table, partial)
+            self._arrow.parquet.write_table(table, partial)
             partial.rename(self._folder / name)
         finally:
             partial.unlink(missing_ok=True)

@@ -16,6 +16,8 @@ LEAST_P = 0.01
 
 def main(before: str, now: str) -> int:
     one, other = pd.read_parquet(before), pd.read_parquet(now)
+    if one.empty or other.empty:
+        sys.exit(f"no answers in {before if one.empty else now}")
     print(f"{len(one)} answers before, {len(other)} now")
     if set(one["weights"]) != set(other["weights"]):
         print("the weights differ: the figures of different networks say nothing about the images")

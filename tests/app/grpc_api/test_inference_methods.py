@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ from bundle.reader import open_bundle
 from tests.support import reference_network
 from tests.support.grpc_ports import GrpcServer, failure_of, file_request, infer_request, stub_of
 from tests.support.pictures import JPEG, encoded, scene
+from tests.support.processes import workers
 from tests.support.reference_network import TINY
+from tests.support.waiting import wait_until
 
 GOLDEN = np.load(reference_network.GOLDEN / "crossvit_tiny.npz")
 FILES = [JPEG, encoded(scene(260, 300, 1), "PNG"), encoded(scene(300, 230, 2), "WEBP", lossless=True)]
@@ -276,6 +280,16 @@ def test_more_images_or_bytes_than_allowed_are_refused(client: triton.InferenceS
         client.infer(NAME, [files([JPEG] * 9)])
     with refused("RESOURCE_EXHAUSTED", "larger than max"):
         client.infer(NAME, [files([bytes(3_100_000)])])
+
+
+def test_a_decoder_that_dies_is_replaced_beside_the_threads_of_grpc(
+    client: triton.InferenceServerClient, served: GrpcServer
+) -> None:
+    before = client.infer(NAME, [files([JPEG])]).as_numpy("logits")
+    (decoder,) = workers(served.http.pid, "decoder")
+    os.kill(decoder, signal.SIGKILL)
+    wait_until(lambda: decoder not in workers(served.http.pid, "decoder"))
+    np.testing.assert_allclose(client.infer(NAME, [files([JPEG])]).as_numpy("logits"), before, atol=1e-5)
 
 
 def test_the_example_of_the_documentation_runs_as_it_is_written(
