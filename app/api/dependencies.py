@@ -86,12 +86,29 @@ class Service:
 
         Raises as Repository.model does. A request goes to one of both, however often it is asked.
         """
+        if self.canary is None:
+            return self.repository.model(name)
+        chosen = getattr(request.state, "revision", "")
+        model, revision = self.revision(name, request.headers.get(CANARY_HEADER, ""), chosen)
+        if revision:
+            request.state.revision = revision
+        return model
+
+    def revision(self, name: str | None, canary_header: str, chosen: str = "") -> tuple[ServedModel, str]:
+        """The model called `name`, or the default one, or its canary; and which of both, "" where there is no canary.
+
+        Raises as Repository.model does.
+
+        Args:
+            name: of the model.
+            canary_header: the request's CANARY_HEADER.
+            chosen: the revision that was chosen for the request before.
+        """
         model = self.repository.model(name)
         if self.canary is None or (name or self.repository.default) != self.canary.name:
-            return model
-        if not hasattr(request.state, "revision"):
-            request.state.revision = self.canary.revision(request.headers.get(CANARY_HEADER, ""))
-        return (self.canary.model if request.state.revision == CANARY else None) or model
+            return model, ""
+        revision = chosen or self.canary.revision(canary_header)
+        return (self.canary.model if revision == CANARY else None) or model, revision
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.

@@ -25,6 +25,7 @@ from app.grpc_api.inference_messages import INFER_REQUEST_MESSAGE, message_type,
 from app.grpc_api.inference_translation import binary_body, has_large_contents, response_message
 from app.grpc_api.message_bounds import check_bounds
 from app.grpc_api.rpc_calls import RpcCall, Serve
+from app.serving.canary import CANARY_HEADER
 from bundle.bundle_errors import ExplainedError
 
 _TIMEOUT = "timeout"  # a parameter of requests, in microseconds
@@ -85,8 +86,10 @@ class InferenceMethods:
         request = parse_message(INFER_REQUEST_MESSAGE, raw)
         call.message_id = request.id
         caller = call.inference_caller(_deadline(request, call))
-        model = self._model(request.model_name, request.model_version)
-        call.model = model.bundle.name
+        call.model = request.model_name or service.repository.default
+        if request.model_version:
+            check_model_version(call.model, request.model_version)
+        model, call.revision = service.revision(call.model, call.headers.get(CANARY_HEADER.lower(), ""))
         model.check(caller=caller.name)
         with model.in_use():
             large = has_large_contents(request)
@@ -95,8 +98,12 @@ class InferenceMethods:
             inference, outputs, call.stages = await run_inference(service, model, body, json_bytes, caller)
         if any(output.parameters for output in inference.outputs):  # sorting and writing many classes takes a while
             labels = [label.label for label in model.bundle.labels]
-            return await asyncio.to_thread(response_message, inference, call.model, outputs, labels)
-        return response_message(inference, call.model, outputs)
+            response = await asyncio.to_thread(response_message, inference, call.model, outputs, labels)
+        else:
+            response = response_message(inference, call.model, outputs)
+        if call.revision:
+            response.parameters["revision"].string_param = call.revision
+        return response
 
     def _model(self, name: str, version: str) -> Any:
         """The served model. Raises UnknownModel or NotReady."""

@@ -21,6 +21,8 @@ from app.errors import BadInference, Overloaded, SlowClient
 from app.grpc_api.arriving_messages import ArrivingMessages
 from app.grpc_api.inference_messages import parse_message
 from app.grpc_api.status_codes import Metadata, failed_status
+from app.serving.canary import REVISION_HEADER
+from app.telemetry.answer_log import REQUEST_ID
 from app.telemetry.tracing import Tracing
 from bundle.bundle_errors import ExplainedError
 
@@ -69,6 +71,7 @@ class RpcCall:
         deadline: when its answer must be there: then, or earlier.
         caller: the name of its key.
         model: that it found.
+        revision: of it that answers, "canary" or "stable"; "" where there is no canary.
         message_id: that the client gave to its inference.
         stages: of its answer.
     """
@@ -84,6 +87,7 @@ class RpcCall:
     deadline: float
     caller: str = ""
     model: str = ""
+    revision: str = ""
     message_id: str = ""
     stages: Stages = field(default_factory=list)
 
@@ -128,6 +132,11 @@ class RpcCall:
         except TimeoutError as err:
             raise SlowClient(f"the client did not read the answer within {seconds:g} s") from err
 
+    def trailers(self) -> Metadata:
+        """The trailing metadata that every call gets."""
+        revision = ((REVISION_HEADER.lower(), self.revision),) if self.revision else ()
+        return ((REQUEST_ID_HEADER.lower(), self.request_id), *revision)
+
     def record_state(self) -> dict[str, Any]:
         """What logs and traces take of it."""
         return {
@@ -170,20 +179,21 @@ class CallRunner:
 
     async def _run(self, method: RpcMethod, serve: Serve, context: Any) -> None:
         call = self._call(context)
-        own: Metadata = ((REQUEST_ID_HEADER.lower(), call.request_id),)
+        if self._service.answer_log is not None:
+            REQUEST_ID.set(call.request_id)
         code = grpc.StatusCode.OK
         self._running += 1
         try:
             if self._running > self._most_calls + (_MAX_PROBES if method.probe else 0):
                 raise Overloaded(f"more than {self._most_calls} calls at once", retry_after=1)
-            context.set_trailing_metadata(own)
             await serve(call)
+            context.set_trailing_metadata(call.trailers())
         except ExplainedError as err:
             failed = failed_status(err)
             code = failed.code
             if not method.probe:
                 self.count_refusal(err)
-            await self._abort(context, code, failed.text, (*own, *failed.metadata))
+            await self._abort(context, code, failed.text, (*call.trailers(), *failed.metadata))
         except grpc.aio.AbortError:
             code = context.code()
             raise
@@ -193,7 +203,7 @@ class CallRunner:
             raise
         except Exception as err:
             code = grpc.StatusCode.INTERNAL
-            await self._abort(context, code, self.log_defect(call, err), own)
+            await self._abort(context, code, self.log_defect(call, err), call.trailers())
         finally:
             self._running -= 1
             if not (method.streams and code in _UNEVENTFUL):

@@ -98,6 +98,7 @@ def test_each_request_of_a_stream_is_counted(served: GrpcServer) -> None:
     assert served.metric("crossvit_requests_total", **labels, status="NOT_FOUND") >= 1
 
 
+@pytest.mark.exhaustive
 def test_a_further_stream_takes_the_place_of_the_one_that_is_idle_longest(slow: GrpcServer) -> None:
     wait_until(lambda: waiting(slow) == 0)
     with stream(slow) as first, stream(slow) as second:
@@ -121,6 +122,7 @@ def test_a_further_stream_takes_the_place_of_the_one_that_is_idle_longest(slow: 
             assert next(second.answers).error_message == ""
 
 
+@pytest.mark.exhaustive
 def test_a_client_that_reads_no_answers_is_cut_off_and_its_requests_leave_the_queue(slow: GrpcServer) -> None:
     wait_until(lambda: waiting(slow) == 0)
     labels = {"route": "/inference.GRPCInferenceService/ModelStreamInfer", "status": "DEADLINE_EXCEEDED"}

@@ -1,6 +1,7 @@
 """What all calls get: keys, rates, deadlines, cancellation, ids, the log and metrics."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pyarrow.parquet as pq
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -151,6 +153,25 @@ def test_calls_are_counted_beside_requests(served: GrpcServer) -> None:
     (line,) = wait_until(lambda: log_lines(served, "counted"))
     assert line["model"] == TINY.name
     assert line["inference"] > 0
+
+
+@pytest.mark.exhaustive
+def test_a_canary_answers_calls_and_the_log_of_answers_has_their_ids(bundle: Path, tmp_path: Path) -> None:
+    canary, log = shutil.copytree(bundle, tmp_path / "next"), tmp_path / "answers"
+    options = ["--bundle", str(bundle), "--engine", "null", "--canary", f"{bundle.name}={canary}"]
+    options += ["--canary-percent", "0", "--drift-percent", "100"]
+    options += ["--answer-log", str(log), "--answer-log-seconds", "0.2"]
+    with serving_grpc(tmp_path / "log", *options) as server, stub_of(server.address) as stub:
+        server.http.wait_until_ready()
+        wait_until(lambda: server.metric("crossvit_model_ready", model=f"{bundle.name}@canary") == 1)
+        for header, revision in (("always", "canary"), ("never", "stable"), ("", "stable")):
+            metadata = (("x-canary", header), ("x-request-id", f"id-{header or 'none'}"))
+            response, call = stub.ModelInfer.with_call(infer_request(), metadata=metadata)
+            assert dict(call.trailing_metadata())["x-model-revision"] == revision
+            assert (response.model_name, response.parameters["revision"].string_param) == (bundle.name, revision)
+        wait_until(lambda: server.metric("crossvit_answer_log_rows_total") == 3)
+        rows = [row for file in log.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    assert {row["request_id"] for row in rows} == {"id-always", "id-never", "id-none"}
 
 
 # The queue, deadlines and cancellation
