@@ -1,15 +1,12 @@
 """An actor of Ray that writes parts of a bulk run."""
 
-import atexit
 import threading
-from contextlib import ExitStack
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.bulk.bulk_options import BulkModel
 from app.bulk.bulk_run import BulkPlan, StartedWriter, started_writer
 from app.bulk.result_folder import PartCounts
 from app.bulk.source_listing import Unit
+from app.distributed.loop_thread import LoopThread
 from app.distributed.worker_share import take_share
 
 
@@ -25,24 +22,20 @@ class BulkActor:
     def __init__(self, plan: BulkPlan, cpus: float, gpus: float) -> None:
         self._plan = plan
         self._starting = threading.Lock()
-        self._stack = ExitStack()
-        self._started: tuple[BlockingPortal, StartedWriter] | None = None
+        self._loop = LoopThread()
+        self._started: StartedWriter | None = None
         take_share(cpus, gpus)
-        atexit.register(self._stack.close)
 
     def model(self) -> BulkModel:
         """What answers here. Raises as started_writer does."""
-        return self._start()[1].model
+        return self._start().model
 
     def write(self, number: int, unit: Unit) -> PartCounts:
         """Write a part; raises as PartWriter.write does."""
-        portal, writer = self._start()
-        return portal.call(writer.write, number, unit)
+        return self._loop.run(self._start().write(number, unit))
 
-    def _start(self) -> tuple[BlockingPortal, StartedWriter]:
+    def _start(self) -> StartedWriter:
         with self._starting:
             if self._started is None:
-                portal = self._stack.enter_context(start_blocking_portal())
-                writer = started_writer(self._plan, lambda _: None)
-                self._started = portal, self._stack.enter_context(portal.wrap_async_context_manager(writer))
+                self._started = self._loop.enter(started_writer(self._plan, lambda _: None))
             return self._started

@@ -1,20 +1,17 @@
 """Classifies the images of a Ray dataset: a step of a user's own pipeline, with the answers of the service."""
 
-import atexit
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
-from anyio.from_thread import start_blocking_portal
 from ray.data import ActorPoolStrategy, Dataset
 
 from app.bulk.bulk_options import DEFAULT_HELD_BYTES, BulkOptions
 from app.bulk.bulk_run import started_rows
 from app.bulk.result_rows import result_schema
 from app.configuration.settings import Settings
+from app.distributed.loop_thread import LoopThread
 from app.distributed.ray_workers import for_workers
 from app.distributed.worker_share import check_cluster_room, take_share
 from app.errors import BadParameter
@@ -73,10 +70,11 @@ def classify_dataset(
         },
         batch_size=batch_size,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=workers, enable_true_multi_threading=True),
+        compute=ActorPoolStrategy(
+            size=workers, max_concurrent_calls_per_actor=_BATCHES_AT_ONCE, enable_true_multi_threading=True
+        ),
         num_cpus=cpus_per_worker,
         num_gpus=gpus_per_worker,
-        max_concurrency=_BATCHES_AT_ONCE,
         udf_modifying_row_count=False,
     )
 
@@ -97,19 +95,22 @@ class BatchClassifier:
         take_share(cpus, gpus)
         self._bytes_column = bytes_column
         self._keep_bytes = keep_bytes
-        stack = ExitStack()
-        self._portal = stack.enter_context(start_blocking_portal())
+        self._loop = LoopThread()
         started = started_rows(settings, options, str(Path.cwd()), DEFAULT_HELD_BYTES)
-        self._rows, _ = stack.enter_context(self._portal.wrap_async_context_manager(started))
+        self._rows, _ = self._loop.enter(started)
         self._schema = result_schema(self._rows.embedding_width)
-        atexit.register(stack.close)
+
+    def __del__(self) -> None:
+        """End decoders and engine: Ray Data drops its actors' objects before the actors."""
+        if hasattr(self, "_loop"):
+            self._loop.close()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """`batch` with the columns of its images' rows."""
         new = [field for field in self._schema if field.name != "id"]
         _check_columns(batch, self._bytes_column, [field.name for field in new])
         bodies = batch.column(self._bytes_column).to_pylist()
-        rows = self._portal.call(partial(self._rows.of_bytes, bodies))
+        rows = self._loop.run(self._rows.of_bytes(bodies))
         made = pa.Table.from_pylist(rows, self._schema)
         for field in new:
             batch = batch.append_column(field, made.column(field.name))

@@ -27,7 +27,9 @@ from bundle.reader import open_bundle
 
 _LOOK_SECONDS = 0.5  # between looks at whether a replica that ends has answered its last request
 _HEALTH_SECONDS = 10.0
-_INGRESS_SETTINGS = {"host", "port", "admin_port", "instances", "root_path", "bundle", "sources"}  # are Ray's, or ours
+_INGRESS_SETTINGS = {  # are Ray's, or arguments of `application`
+    *("host", "port", "admin_port", "grpc_port", "instances", "root_path", "bundle", "sources"),
+}
 
 
 class ServeArguments(BaseModel):

@@ -137,7 +137,7 @@ def test_a_folder_without_images_is_an_error(bundle: Path, tmp_path: Path) -> No
 def test_paths_that_are_not_there_are_an_error_before_an_engine_is_loaded(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.commands.classify.offline", lambda *_: pytest.fail("an engine was loaded"))
+    monkeypatch.setattr("app.serving.offline_model.offline", lambda *_: pytest.fail("an engine was loaded"))
     paths = [str(tmp_path / "no-such-folder/"), str(tmp_path / "*.png")]
     done = CliRunner().invoke(main, ["classify", *paths, "--bundle", str(bundle)])
     assert done.exit_code == 1

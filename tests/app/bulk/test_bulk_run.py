@@ -77,6 +77,7 @@ def check(rows: pd.DataFrame, of_folder: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(rows.sort_index(), of_folder.sort_index())
 
 
+@pytest.mark.exhaustive
 def test_tar_files_give_the_same_rows(run: RunBulk, pictures: Path, of_folder: pd.DataFrame, tmp_path: Path) -> None:
     for name, mode in (("a.tar", "w"), ("b.tgz", "w:gz")):
         with tarfile.open(tmp_path / name, mode) as archive:  # type: ignore[call-overload]
@@ -91,6 +92,7 @@ def test_tar_files_give_the_same_rows(run: RunBulk, pictures: Path, of_folder: p
         check(mine.rename(index=lambda path: path.partition("#")[2]), of_folder)
 
 
+@pytest.mark.exhaustive
 def test_a_tar_file_that_breaks_off_ends_with_a_problem(run: RunBulk, pictures: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for number in (0, 2, 4):
