@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from app.configuration.settings import Settings
     from bundle.reader import Bundle
 
+GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
+
 main = new_app()
 
 # These commands pass all their arguments, --help too, to the module that defines their options.
@@ -55,6 +57,8 @@ def serve_command(context: typer.Context) -> None:
         settings, arguments = Settings.from_command_line(context.args), context.args
         if settings.quantize:
             require_packages(QUANTIZATION_PACKAGES, "quantize", "--quantize")
+        if settings.grpc_port is not None:
+            require_packages(GRPC_PACKAGES, "grpc", "--grpc-port")
         if settings.sources:
             settings, arguments = _with_bundles(settings, arguments)
         if settings.instances == 1:
@@ -124,6 +128,14 @@ def embed_command(context: typer.Context) -> None:
     from app.commands.embed_command import main as embed
 
     raise typer.Exit(run_command(embed, context.args, context.command_path))
+
+
+@main.command("bulk", context_settings=_PASS_ARGUMENTS_ON)
+def bulk_command(context: typer.Context) -> None:
+    """Classify any number of images into a folder of Parquet files; it goes on after a kill, also on Ray."""
+    from app.commands.bulk_command import main as classify_in_bulk
+
+    raise typer.Exit(run_command(classify_in_bulk, context.args, context.command_path))
 
 
 @main.command("evaluate", context_settings=_PASS_ARGUMENTS_ON)
@@ -219,8 +231,9 @@ async def _classify(
     """Print the answers, or write them to a page; the number of files without one."""
     from rich.progress import Progress
 
-    from app.commands.classify import classify_files, offline
+    from app.commands.classify import classify_files
     from app.commands.classify_html import HtmlReport
+    from app.serving.offline_model import offline
 
     failures = 0
     async with offline(bundle, settings) as model:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -49,6 +50,9 @@ from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
 from bundle.reader import Bundle
 
+if TYPE_CHECKING:
+    from app.grpc_api.grpc_port import GrpcPort
+
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +65,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     settings = settings or Settings()
     service = _service(settings)
     tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    grpc_port = _grpc_port(service, tracing) if settings.grpc_port is not None else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +79,8 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
             service.stopping = True
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+            if grpc_port is not None:
+                await grpc_port.close()
             await service.repository.close()
         if service.answer_log is not None:
             await asyncio.to_thread(service.answer_log.close)
@@ -92,6 +99,7 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.grpc_port = grpc_port
     if settings.page:
         serve_page(app)  # before the route of / that answers with JSON
     for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes, dialect_routes):
@@ -159,7 +167,7 @@ def _service(settings: Settings) -> Service:
         model.taps = tuple(tap for name, tap in taps.items() if name != bundle.name)
         return model
 
-    repository = Repository(settings.bundles, settings.default_model, make, settings.preload)
+    repository = Repository(settings.bundles, settings.default_model, make, settings.preload, settings.model_name)
     if settings.shadow:
         taps[settings.shadow] = make_shadow(settings.shadow, settings.shadow_percent, repository, metrics)
     canary = None
@@ -190,6 +198,13 @@ def _service(settings: Settings) -> Service:
         quantization=BackgroundQuantization(lambda: service.group.reload()) if settings.quantize else None,
     )
     return service
+
+
+def _grpc_port(service: Service, tracing: Tracing | None) -> "GrpcPort":
+    """The gRPC port, which the server opens."""
+    from app.grpc_api.grpc_port import GrpcPort  # only now: it takes a tenth of a second, and may not be installed
+
+    return GrpcPort(service, tracing)
 
 
 async def _work(service: Service, on_failure: Callable[[], None] | None) -> None:

@@ -18,12 +18,12 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.commands.classify import run_in_order
 from app.commands.evaluate.class_mapping import match_classes
 from app.commands.evaluate.evaluation import sample
 from app.commands.inspect_files import offline_inspection
 from app.configuration.settings import Settings
 from app.inspection.inspector import InspectedImage
+from app.serving.offline_model import run_in_order
 from benchmarks.command_line import BundlePath, run
 from benchmarks.machine import line as machine
 from benchmarks.markdown import print_table

@@ -39,10 +39,9 @@ from app.api.schemas import (
     ClassifyOptions,
     ImageResult,
 )
-from app.decoding.content_kind import mistaken
+from app.decoding.content_kind import file_refusal
 from app.errors import (
     BadImage,
-    NoImage,
     NotAnImage,
     NotCalibrated,
     UnknownCoding,
@@ -157,7 +156,7 @@ async def classify_batch(
         caller = caller_id(request)
         await service.charge(request, len(upload.files))
 
-        problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := _not_an_image(image))}
+        problems = {index: err for index, (_, image) in enumerate(upload.files) if (err := file_refusal(image))}
         images = [image for index, (_, image) in enumerate(upload.files) if index not in problems]
         work = plan.classify_each(images, deadline, best=_best(options), caller=caller)
         outcomes = iter(await run_while_connected(request, work))
@@ -215,15 +214,6 @@ async def _read_image(body: RequestBody) -> Upload:
 
 def _check(service: Service, model: ServedModel, options: ClassifyOptions, caller: str) -> None:
     answer_plan(service, model, options).first.model.check(caller=caller)
-
-
-def _not_an_image(body: bytes) -> ExplainedError | None:
-    """The error for a file that need not be decoded, since it is not an image."""
-    if not body:
-        return NoImage("the file is empty")
-    if kind := mistaken(body):
-        return NotAnImage(f"the file is not an image but {kind}")
-    return None
 
 
 def _best(options: ClassifyOptions) -> int:

@@ -130,9 +130,13 @@ def caller_id(request: Request) -> str:
 
     The addresses of one IPv6 customer, at least 2 ** 64, count as one.
     """
-    if request.state.caller:
-        return f"key {request.state.caller}"
-    address = request.client.host if request.client else ""
+    return share_of(request.state.caller, request.client.host if request.client else "")
+
+
+def share_of(key_name: str, address: str) -> str:
+    """As `caller_id`, for a caller with the key of this name, or none, at this address."""
+    if key_name:
+        return f"key {key_name}"
     with suppress(ValueError):
         return str(ip_network((address, 64), strict=False)) if ":" in address else address
     return address

@@ -9,7 +9,7 @@ from fastapi import Request, Response
 from app.api.answer_plan import answer_plan
 from app.api.classify_routes import BROWN_OUT_HEADER, step_fields
 from app.api.dependencies import Service, caller_id, run_while_connected
-from app.api.oip_routes import pixel_resolution
+from app.api.oip_operations import pixel_resolution
 from app.api.request_body import RequestBody, Upload
 from app.api.schemas import ClassifyOptions
 from app.decoding.decoder_memory import PixelBlock

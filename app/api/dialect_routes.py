@@ -42,7 +42,8 @@ from app.api.dialect_schemas import (
 )
 from app.api.error_formats import OipError, TorchServeError
 from app.api.image_requests import IMAGE_REQUEST_ERRORS
-from app.api.oip_routes import MODEL_VERSION, ModelName
+from app.api.oip_operations import MODEL_VERSION
+from app.api.oip_routes import ModelName
 from app.api.problems import ACCESS_ERRORS, error_responses
 from app.errors import (
     BadImage,

@@ -25,7 +25,8 @@ from app.api.dialect_routes import DEFAULT_MODEL_PATHS, NAMED_MODEL_PATHS
 from app.api.entry_middleware import MAX_QUERY_PARAMETERS
 from app.api.error_formats import ErrorFormat, error_format
 from app.api.observability_middleware import REQUEST_ID_HEADER, SECURITY_HEADERS, request_id_for
-from app.api.oip_routes import MODEL_VERSION, json_bytes
+from app.api.oip_operations import MODEL_VERSION
+from app.api.oip_routes import json_bytes
 from app.api.problems import problem_of, problem_response, retry_after, status_of
 from app.api.schemas import ClassifyOptions
 from app.errors import NotReady, QueueFull

@@ -4,7 +4,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers
@@ -108,18 +109,14 @@ class ObservabilityMiddleware:
         method, route = _labels(scope)
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        log.log(
-            logging.DEBUG if route in PROBE_PATHS else logging.INFO,
-            "request",
-            method=scope["method"],
-            route=route,
-            status=status,
-            ms=round(1000 * seconds, 1),
-            request_id=state["request_id"],
+        log_request(
+            scope["method"],
+            route,
+            status,
+            seconds,
             client=(scope.get("client") or ("",))[0],
-            caller=state["caller"],
-            **_model(scope, status),
-            **{name: round(1000 * span.seconds, 1) for name, span in state["stages"]},
+            state=state,
+            model=scope.get("path_params", {}).get("name") if status < 400 else None,
         )
         if self._tracing is not None and route not in PROBE_PATHS:
             self._tracing.record(scope["method"], route, status, headers, state)
@@ -143,7 +140,39 @@ def _labels(scope: Scope) -> tuple[str, str]:
     return scope["method"] if scope["method"] in known else "other", str(getattr(route, "path_format", route.path))
 
 
-def _model(scope: Scope, status: int) -> dict[str, str]:
-    """The log's field for the model in the path, if the request found it."""
-    name = scope.get("path_params", {}).get("name")
-    return {"model": name} if name and status < 400 else {}
+def log_request(
+    method: str,
+    route: str,
+    status: int | str,
+    seconds: float,
+    *,
+    client: str,
+    state: Mapping[str, Any],
+    model: str | None,
+    quiet: bool = False,
+) -> None:
+    """Log an answered request; a probe, or one that is `quiet`, as debug.
+
+    Args:
+        method: of HTTP, or gRPC.
+        route: its path, as the metrics have it.
+        status: that it was answered with.
+        seconds: from its headers to its answer.
+        client: the client's address.
+        state: has `request_id`, `caller` and `stages`.
+        model: that it found, if it was answered.
+        quiet: whether it is of little interest.
+    """
+    log.log(
+        logging.DEBUG if quiet or route in PROBE_PATHS else logging.INFO,
+        "request",
+        method=method,
+        route=route,
+        status=status,
+        ms=round(1000 * seconds, 1),
+        request_id=state["request_id"],
+        client=client,
+        caller=state["caller"],
+        **({"model": model} if model else {}),
+        **{name: round(1000 * span.seconds, 1) for name, span in state["stages"]},
+    )

@@ -77,7 +77,18 @@ class BodyLimits:
         finally:
             self.held_bytes -= body.held_bytes
 
-    def make_room(self, body: "RequestBody") -> bool:
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count a body of `size` bytes that has arrived by another way, until the block ends. Raises Overloaded."""
+        self.held_bytes += size
+        try:
+            if self.held_bytes > self.max_total_bytes and not self.make_room():
+                raise overloaded()
+            yield
+        finally:
+            self.held_bytes -= size
+
+    def make_room(self, body: "RequestBody | None" = None) -> bool:
         """Evict other arriving bodies until what `body` holds fits; False, with none evicted, if that is impossible.
 
         The largest go first, the oldest of equals, and no more than needed.
@@ -181,7 +192,7 @@ class RequestBody:
         if self.held_bytes > self._limits.max_bytes:
             raise self._too_large(" after decompression" if codings else "")
         if self._limits.held_bytes > self._limits.max_total_bytes and not self._limits.make_room(self):
-            raise Overloaded("too many request bodies are arriving at once", retry_after=1)
+            raise overloaded()
 
     def _too_large(self, when: str = "") -> TooLarge:
         return TooLarge(f"the request body is over the limit of {self._limits.max_bytes:,} bytes{when}")
@@ -231,6 +242,11 @@ class RequestBody:
             where = f", but in {others}" if others else ""
             raise NoImage(f"the multipart body has no file in the field '{field_name}'{where}; {advice}")
         return Upload(form.files, form.options)
+
+
+def overloaded() -> Overloaded:
+    """The error of a body for which there is no memory."""
+    return Overloaded("too many request bodies are arriving at once", retry_after=1)
 
 
 def _is_form(content_type: str) -> bool:

@@ -1,31 +1,22 @@
 """`crossvit classify`: classifies many image files with one model, without a server."""
 
 import asyncio
-import math
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.configuration.settings import Settings
 from app.errors import BadParameter
-from app.serving.assembly import make_decoders, make_model
 from app.serving.explained_classes import ExplainedClass, explained_classes
 from app.serving.model_inspection import MOST_WAITING
+from app.serving.offline_model import run_in_order
 from app.serving.served_model import ServedModel
-from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel
-from bundle.reader import Bundle
 from model.files.bad_files import BadFile
 from model.files.folders import images_in, read_image_file
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,40 +64,10 @@ def image_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-@asynccontextmanager
-async def offline(bundle: Bundle, settings: Settings) -> AsyncIterator[ServedModel]:
-    """A started model of `bundle`, with its own decoders and no server."""
-    decoders = make_decoders(settings)
-    patient = settings.model_copy(update={"max_queue_seconds": math.inf})  # nobody waits for one image
-    model = make_model(patient, bundle, decoders, Metrics(list).model(bundle.name))
-    async with decoders:
-        try:
-            await model.start()
-            yield model
-        finally:
-            await model.close()
-
-
 def classify_files(model: ServedModel, paths: Iterable[Path], wanted: WantedResult) -> AsyncIterator[FileResult]:
     """The result of each path, in order, with so many files under way that batches fill up."""
     in_flight = min(model.capacity, MOST_WAITING) if wanted.maps else model.capacity
     return run_in_order((_classify(model, path, wanted) for path in paths), in_flight)
-
-
-async def run_in_order(work: Iterable[Coroutine[Any, Any, T]], in_flight: int) -> AsyncGenerator[T, None]:
-    """The results of `work`, in order, with up to `in_flight` under way; closing the generator cancels them."""
-    tasks: deque[asyncio.Task[T]] = deque()
-    try:
-        for coroutine in work:
-            tasks.append(asyncio.create_task(coroutine))
-            if len(tasks) == in_flight:
-                yield await tasks.popleft()
-        while tasks:
-            yield await tasks.popleft()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _classify(model: ServedModel, path: Path, wanted: WantedResult) -> FileResult:

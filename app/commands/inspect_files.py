@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.commands.classify import run_in_order
 from app.configuration.settings import Settings
 from app.serving.assembly import make_decoders, make_inspector
 from app.serving.explanation_fields import BranchChoice, MapKind, drawn_grids, explanation_fields
 from app.serving.model_inspection import MOST_WAITING, InspectionAnswer, ModelInspection
+from app.serving.offline_model import run_in_order
 from app.telemetry.metrics import Metrics
 from bundle.bundle_errors import ExplainedError
 from bundle.precisions import F32

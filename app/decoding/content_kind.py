@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 
+from app.errors import NoImage, NotAnImage
 from model.files.formats import FORMATS, HEAD_BYTES
 
 _HEX_IMAGE_STARTS = (b"ffd8ff", b"89504e47", b"52494646", b"47494638", b"424d")
@@ -63,3 +64,12 @@ def mistaken(content: bytes, *, body: bool = False) -> str | None:
         return "gzip data: say so with Content-Encoding: gzip"
     head = content[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").strip()
     return next((kind for matches, kind in _KINDS if matches(head)), None)
+
+
+def file_refusal(content: bytes) -> NoImage | NotAnImage | None:
+    """The error for a file of several that need not be decoded, since it is not an image; None if it may be one."""
+    if not content:
+        return NoImage("the file is empty")
+    if kind := mistaken(content):
+        return NotAnImage(f"the file is not an image but {kind}")
+    return None

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Annotated, Any, TypeVar
 
@@ -149,11 +149,11 @@ def write_outputs(
     described = []
     binary = []
     all_binary = _flag(request.parameters, "binary_data_output")
-    for requested in request.outputs or [Output(name=name) for name in outputs]:
+    for requested in requested_outputs(request, outputs):
         check_output(requested, list(outputs))
-        tensor, content = _output(requested, outputs[requested.name], labels)
+        tensor, content = describe_output(requested, outputs[requested.name], labels)
         if _flag(requested.parameters, "binary_data", all_binary):
-            raw = content if isinstance(content, bytes) else b"".join(map(_element, content))
+            raw = raw_content(content)
             described.append(tensor | {"parameters": {"binary_data_size": len(raw)}})
             binary.append(raw)
         elif isinstance(content, list):
@@ -165,6 +165,16 @@ def write_outputs(
         answer["id"] = request.id
     head = to_json(answer)
     return b"".join([head, *binary]), len(head) if binary else None
+
+
+def requested_outputs(request: InferenceRequest, outputs: Iterable[str]) -> list[Output]:
+    """The outputs that `request` names, or else all of `outputs`."""
+    return request.outputs or [Output(name=name) for name in outputs]
+
+
+def raw_content(content: bytes | list[bytes]) -> bytes:
+    """The binary data of a tensor: its bytes, or the elements of a BYTES tensor with their lengths."""
+    return content if isinstance(content, bytes) else b"".join(map(_element, content))
 
 
 def check_output(requested: Output, names: Sequence[str]) -> None:
@@ -343,7 +353,7 @@ def _base64(data: Any) -> list[bytes]:
         raise BadInference(f"in JSON, {ENCODED!r} must have image files as base64 strings: {err}") from err
 
 
-def _output(
+def describe_output(
     requested: Output, values: NDArray[np.float32], labels: Sequence[str]
 ) -> tuple[dict[str, Any], bytes | list[bytes]]:
     """The description of a tensor, and its content: its bytes, or the elements of a BYTES tensor."""

@@ -49,7 +49,7 @@ class Canary:
     ) -> None:
         self.name = name
         self._alias = f"{name}@{CANARY}"
-        self.repository = Repository([path], None, lambda bundle: make(replace(bundle, alias=self._alias)))
+        self.repository = Repository([path], None, lambda bundle: make(replace(bundle, name=self._alias)))
         self._sample = sample
         self._on_choice = on_choice
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Repository:
         default: the name of the default model; None is the only bundle.
         make: a model of a bundle.
         preload: resolutions that are loaded with each model that has them; the default model must have them.
+        name: of the model, if there is one bundle, instead of its folder's.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class Repository:
         default: str | None,
         make: Callable[[Bundle], ServedModel],
         preload: Sequence[int] = (),
+        name: str | None = None,
     ) -> None:
-        self._paths = paths
+        self._find = partial(find_bundles, *paths, name=name)
         self._make = make
         self._preload = preload
         self._changing = asyncio.Lock()
@@ -87,7 +90,7 @@ class Repository:
     @property
     def entries(self) -> list[RepositoryEntry]:
         """All known models: those that are served, those that were, and those on disk that could be."""
-        known = dict.fromkeys([*self._entries, *find_bundles(*self._paths).bundles])
+        known = dict.fromkeys([*self._entries, *self._find().bundles])
         return [self._entries.get(name) or RepositoryEntry(name, reason=UNLOADED) for name in known]
 
     @property
@@ -165,7 +168,7 @@ class Repository:
                 raise UnknownModel(f"there is no model {name[:60]!r}")
             old, entry.model, entry.reason = entry.model, None, UNLOADED
             self._retire(old)
-            if name not in find_bundles(*self._paths).bundles:
+            if name not in self._find().bundles:
                 del self._entries[name]
             log.info("%s is unloaded", name)
 
@@ -208,7 +211,7 @@ class Repository:
                 await self._load(name)
 
     async def _load(self, name: str) -> None:
-        found = await asyncio.to_thread(find_bundles, *self._paths)
+        found = await asyncio.to_thread(self._find)
         if name not in found.bundles:
             why = "; ".join(found.faults) or found.passed_over.get(name, "")
             raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
@@ -216,7 +219,7 @@ class Repository:
         if entry.model is None:
             entry.reason = LOADING
         try:
-            bundle = await asyncio.to_thread(open_bundle, found.bundles[name])
+            bundle = await asyncio.to_thread(open_bundle, found.bundles[name], name)
             if entry.model is not None and entry.model.bundle.same_as(bundle):
                 bundle.close()
                 entry.reason = ""  # of an attempt in between
@@ -266,7 +269,7 @@ class Repository:
 
     def _look(self) -> FoundBundles:
         """The bundles on disk; the log has the folders that are passed over."""
-        found = find_bundles(*self._paths)
+        found = self._find()
         for why in (*found.passed_over.values(), *found.clashes):
             log.warning("passed over: %s", why)
         return found

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from model.files.bad_files import BadFile
@@ -34,7 +34,12 @@ def images_in(root: Path) -> list[str]:
 
     Symbolic links are followed, but for those to a folder that they lie in. Other than regular files are passed over.
     """
-    return sorted((name for name in _files(root) if is_image_file(name)), key=lambda name: PurePosixPath(name).parts)
+    return files_in(root, is_image_file)
+
+
+def files_in(root: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """The names of the files below `root` that are `wanted`, as `images_in` has those of images."""
+    return sorted(filter(wanted, _files(root)), key=lambda name: PurePosixPath(name).parts)
 
 
 def others_in(roots: Iterable[Path]) -> str:

@@ -12,8 +12,8 @@ from rich.progress import Progress
 from app.commands.calibrate.cascade_fit import CascadeGoal, fit_cascade
 from app.commands.calibrate.labelled_logits import LabelledLogits, labelled_logits
 from app.commands.calibrate.score_fit import fit_scores
-from app.commands.classify import offline
 from app.configuration.settings import Settings
+from app.serving.offline_model import offline
 from app.serving.served_model import ServedModel
 from bundle.calibration import CascadeFit, CascadeStep, ScoreCalibration, scored_graph
 from bundle.class_labels import ClassLabel

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.commands.calibrate.temperature_fit import Logits, Truths
-from app.commands.classify import run_in_order
+from app.serving.offline_model import run_in_order
 from app.serving.served_model import ServedModel
 from bundle.bundle_errors import ExplainedError
 from bundle.class_labels import ClassLabel

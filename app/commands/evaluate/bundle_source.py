@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.commands.classify import offline
 from app.commands.evaluate.accuracy import TOP, Compared, ImagePrediction, Uncertainty
 from app.commands.evaluate.class_mapping import check_classes, match_classes
 from app.commands.evaluate.evaluation import Answered, PredictionSource
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from app.serving.answer_details import covering_set
+from app.serving.offline_model import offline
 from app.serving.served_model import ServedModel
 from bundle.calibration import ScoreCalibration
 from bundle.class_labels import ClassLabel

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.commands.classify import run_in_order
 from app.commands.evaluate.accuracy import ImagePrediction, PredictionTable
 from app.errors import BadParameter
+from app.serving.offline_model import run_in_order
 from bundle.bundle_errors import ExplainedError
 from model.dataset import BadDataset, Dataset, LabelledImage
 
