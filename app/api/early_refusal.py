@@ -162,16 +162,17 @@ def _target(path: str, query: bytes) -> _Target | None:
         return None if options is None else _Target(path, options)
     if query.count(b"&") >= MAX_QUERY_PARAMETERS:
         return None
+    if match := _INFER_PATH.fullmatch(path):
+        if match["version"] not in (None, _VERSION_PATH):
+            return None
+        version = "" if match["version"] is None else "/versions/{version}"
+        return _Target(f"/v2/models/{{name}}{version}/infer", ClassifyOptions(model=match["name"]), inference=True)
     if path in DEFAULT_MODEL_PATHS:
         return _Target(path, ClassifyOptions())
     for route, pattern in NAMED_MODEL_PATHS.items():
         if match := pattern.fullmatch(path):
             return _Target(route, ClassifyOptions(model=match["name"]))
-    match = _INFER_PATH.fullmatch(path)
-    if match is None or match["version"] not in (None, _VERSION_PATH):
-        return None
-    version = "" if match["version"] is None else "/versions/{version}"
-    return _Target(f"/v2/models/{{name}}{version}/infer", ClassifyOptions(model=match["name"]), inference=True)
+    return None
 
 
 @lru_cache(maxsize=256)
