@@ -21,7 +21,7 @@ INSTALLED := .venv/.installed-$(ENGINES)
 # Imported modules keep their bytecode. Compiling all installed modules (--no-compile below) would take a minute.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-all graphs screenshots check audit lock sbom dist bench-bundles bench bench-full format clean
+.PHONY: serve test test-all graphs protocol screenshots check audit lock sbom dist bench-bundles bench bench-full format clean
 
 MADE_FROM = "$(or $(WEIGHTS),$(VARIANT))" $(if $(LABELS),--labels "$(LABELS)") $(EXPORT)
 serve: $(SERVING) $(if $(QUANTIZE),$(QUANTIZING))
@@ -50,6 +50,10 @@ test-all: $(INSTALLED)
 graphs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m export.ship_templates
 
+# What the service knows of its gRPC messages: whenever app/grpc_api/open_inference.proto has changed. It is committed.
+protocol: $(INSTALLED)
+	$(BIN)/python -m grpc_tools.protoc -Iapp/grpc_api --descriptor_set_out=app/grpc_api/open_inference.binpb open_inference.proto
+
 # The pictures of the page in docs/page. They need Chromium, and are best with the font Inter.
 screenshots: $(INSTALLED)
 	$(BIN)/crossvit pull $(MADE_FROM) --out $(BUNDLE) --if-changed
@@ -71,10 +75,10 @@ audit: $(INSTALLED)
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --constraints constraints.txt
 lock: $(INSTALLED)
 	$(LOCK) --output-file docker/locks/build.txt --group image-build
-	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra otel pyproject.toml
-	$(LOCK) --output-file docker/locks/cpu-quantize.txt --extra cpu --extra otel --extra quantize pyproject.toml
-	$(LOCK) --output-file docker/locks/gpu-common.txt --extra otel --extra half-precision pyproject.toml
-	$(LOCK) --output-file docker/locks/gpu.txt --extra otel --extra gpu --extra nvimgcodec pyproject.toml
+	$(LOCK) --output-file docker/locks/cpu.txt --extra cpu --extra grpc --extra otel pyproject.toml
+	$(LOCK) --output-file docker/locks/cpu-quantize.txt --extra cpu --extra grpc --extra otel --extra quantize pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu-common.txt --extra grpc --extra otel --extra half-precision pyproject.toml
+	$(LOCK) --output-file docker/locks/gpu.txt --extra grpc --extra otel --extra gpu --extra nvimgcodec pyproject.toml
 
 # From what is committed: docs/release.md.
 dist: $(INSTALLED)

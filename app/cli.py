@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from app.configuration.settings import Settings
     from bundle.reader import Bundle
 
+GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
+
 main = new_app()
 
 # These commands pass all their arguments, --help too, to the module that defines their options.
@@ -55,6 +57,8 @@ def serve_command(context: typer.Context) -> None:
         settings, arguments = Settings.from_command_line(context.args), context.args
         if settings.quantize:
             require_packages(QUANTIZATION_PACKAGES, "quantize", "--quantize")
+        if settings.grpc_port is not None:
+            require_packages(GRPC_PACKAGES, "grpc", "--grpc-port")
         if settings.sources:
             settings, arguments = _with_bundles(settings, arguments)
         if settings.instances == 1:

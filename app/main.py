@@ -2,15 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from app.api import classify_routes, inspection_routes, oip_routes, openai_routes, operations_routes
+from app.api import (
+    classify_routes,
+    dialect_routes,
+    inspection_routes,
+    oip_routes,
+    openai_routes,
+    operations_routes,
+)
 from app.api.auth import AccessControl, Keys
 from app.api.dependencies import Service
 from app.api.direct_routes import DirectRoutes
@@ -28,13 +36,22 @@ from app.decoding.oip_tensors import LENGTH_HEADER
 from app.errors import LoadFailed, NotReady
 from app.page.page_routes import serve_page
 from app.pulling.background_quantization import BackgroundQuantization
+from app.serving.answer_sample import AnswerSample
+from app.serving.answer_taps import AnswerTap, RequestSample
 from app.serving.assembly import make_decoders, make_model
 from app.serving.brown_out import BrownOut
-from app.serving.repository import Repository
+from app.serving.canary import CANARY_HEADER, REVISION_HEADER, make_canary
+from app.serving.repository import Repository, RepositoryEntry
 from app.serving.served_model import ServedModel
+from app.serving.shadowing import make_shadow
+from app.telemetry.answer_log import AnswerLog
+from app.telemetry.drift import DriftMetrics
 from app.telemetry.metrics import Metrics, ModelState
 from app.telemetry.tracing import Tracing
 from bundle.reader import Bundle
+
+if TYPE_CHECKING:
+    from app.grpc_api.grpc_port import GrpcPort
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +65,25 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
     settings = settings or Settings()
     service = _service(settings)
     tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
+    grpc_port = _grpc_port(service, tracing) if settings.grpc_port is not None else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with service.decoders:
             working = asyncio.create_task(_work(service, on_failure))
             service.access.watch()
+            if service.answer_log is not None:
+                service.answer_log.start()
             yield
             service.access.close()
             service.stopping = True
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
+            if grpc_port is not None:
+                await grpc_port.close()
             await service.repository.close()
+        if service.answer_log is not None:
+            await asyncio.to_thread(service.answer_log.close)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
 
@@ -75,9 +99,10 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.grpc_port = grpc_port
     if settings.page:
         serve_page(app)  # before the route of / that answers with JSON
-    for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes):
+    for routes in (classify_routes, inspection_routes, openai_routes, operations_routes, oip_routes, dialect_routes):
         app.include_router(routes.router)
     if settings.docs:
         serve_docs(app)
@@ -99,16 +124,24 @@ def create_app(settings: Settings | None = None, on_failure: Callable[[], None] 
                 "Content-Encoding",
                 "Content-Type",
                 "X-API-Key",
+                CANARY_HEADER,
                 REQUEST_ID_HEADER,
                 LENGTH_HEADER,
                 "X-Request-Timeout-Ms",
             ],
-            expose_headers=[REQUEST_ID_HEADER, LENGTH_HEADER, "Retry-After", classify_routes.BROWN_OUT_HEADER],
+            expose_headers=[
+                REQUEST_ID_HEADER,
+                LENGTH_HEADER,
+                "Retry-After",
+                classify_routes.BROWN_OUT_HEADER,
+                REVISION_HEADER,
+            ],
         )
     app.add_middleware(
         ObservabilityMiddleware,
         metrics=service.metrics,
         tracing=tracing,
+        names_requests=service.answer_log is not None,
     )
     add_error_handlers(app)
     correct_openapi(app, keys=bool(service.access.keys))
@@ -121,13 +154,25 @@ def _service(settings: Settings) -> Service:
     admin_keys = Keys([key.get_secret_value() for key in settings.admin_keys], settings.admin_keys_file)
     if not keys:
         log.info("no API keys are set: every client that reaches the port may classify")
-    metrics = Metrics(lambda: _states(repository))
+    metrics = Metrics(lambda: _states(repository.entries if canary is None else [*repository.entries, canary.entry]))
     decoders = make_decoders(settings, lambda reason: metrics.decoder_restarts.labels(reason).inc())
 
-    def make(bundle: Bundle) -> ServedModel:
-        return make_model(settings, bundle, decoders, metrics.model(bundle.name))
+    answer_log = AnswerLog(settings.answer_log, settings.answer_log_seconds, metrics) if settings.answer_log else None
+    taps: dict[str, AnswerTap] = {}  # by what each is called, so that a model need not see its own copies
+    if settings.drift_percent:
+        taps["drift"] = AnswerSample(RequestSample(settings.drift_percent), DriftMetrics(metrics), answer_log)
 
-    repository = Repository(settings.bundles, settings.default_model, make, settings.preload)
+    def make(bundle: Bundle) -> ServedModel:
+        model = make_model(settings, bundle, decoders, metrics.model(bundle.name))
+        model.taps = tuple(tap for name, tap in taps.items() if name != bundle.name)
+        return model
+
+    repository = Repository(settings.bundles, settings.default_model, make, settings.preload, settings.model_name)
+    if settings.shadow:
+        taps[settings.shadow] = make_shadow(settings.shadow, settings.shadow_percent, repository, metrics)
+    canary = None
+    if settings.canary:
+        canary = make_canary(settings.canary, settings.canary_percent, repository, make, metrics)
     limit = RateLimit(settings.rate_limit) if settings.rate_limit else None
 
     async def take(name: str, images: int, paid: int) -> None:
@@ -147,10 +192,19 @@ def _service(settings: Settings) -> Service:
         origin_policy=OriginPolicy(settings.cors_origins, settings.allowed_hosts, settings.admin_host),
         body_limits=BodyLimits(settings.max_body_bytes, settings.max_bodies_bytes, settings.body_seconds),
         group=LocalInstance(repository, metrics, limit, stopping=lambda: service.stopping),
+        canary=canary,
+        answer_log=answer_log,
         brown_out=brown_out,
         quantization=BackgroundQuantization(lambda: service.group.reload()) if settings.quantize else None,
     )
     return service
+
+
+def _grpc_port(service: Service, tracing: Tracing | None) -> "GrpcPort":
+    """The gRPC port, which the server opens."""
+    from app.grpc_api.grpc_port import GrpcPort  # only now: it takes a tenth of a second, and may not be installed
+
+    return GrpcPort(service, tracing)
 
 
 async def _work(service: Service, on_failure: Callable[[], None] | None) -> None:
@@ -177,8 +231,8 @@ async def _load(service: Service, on_failure: Callable[[], None] | None) -> None
         await asyncio.gather(decoders, return_exceptions=True)
 
 
-def _states(repository: Repository) -> Iterator[ModelState]:
-    for entry in repository.entries:
+def _states(entries: Iterable[RepositoryEntry]) -> Iterator[ModelState]:
+    for entry in entries:
         info = {}
         if entry.model is not None:
             manifest = entry.model.bundle.manifest

@@ -12,7 +12,7 @@ from bundle.permissions import unreadable
 from model.spec import VARIANTS
 
 
-@dataclass(frozen=True)
+@dataclass
 class FoundBundles:
     """The bundles at some paths.
 
@@ -75,6 +75,15 @@ class FoundBundles:
             elif reason:
                 self.passed_over[entry.name] = reason
 
+    def rename(self, name: str) -> None:
+        """Call the only bundle `name`; several are a clash and a fault, and then there is none."""
+        if len(self.bundles) > 1:
+            self.clashes.append(f"{name} can be the name of one model only, and there are {', '.join(self.bundles)}")
+            self.faults.append(self.clashes[-1])
+            self.bundles = {}
+        elif self.bundles:
+            self.bundles = dict.fromkeys([name], *self.bundles.values())
+
     def _add_bundle(self, path: Path) -> None:
         first = self.bundles.setdefault(path.name, path)
         if first != path:
@@ -83,11 +92,16 @@ class FoundBundles:
             )
 
 
-def find_bundles(*paths: Path) -> FoundBundles:
-    """The bundles at `paths`, each one itself or a folder of them; raises nothing. A link keeps its own name."""
+def find_bundles(*paths: Path, name: str | None = None) -> FoundBundles:
+    """The bundles at `paths`, each one itself or a folder of them; raises nothing. A link keeps its own name.
+
+    `name` is that of the only bundle, instead of its folder's name.
+    """
     found = FoundBundles(paths)
     for path in paths:
         found.add(path)
+    if name is not None:
+        found.rename(name)
     return found
 
 

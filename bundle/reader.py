@@ -26,6 +26,7 @@ class Bundle:
 
     Attributes:
         path: the folder.
+        name: of the model; the folder's unless another one was given.
         manifest: the content of manifest.json.
         labels: of the classes, in the order of their indices.
         hash: "sha256:…" of manifest.json, and so of everything but the plans.
@@ -37,6 +38,7 @@ class Bundle:
     """
 
     path: Path
+    name: str
     manifest: Manifest
     labels: list[ClassLabel]
     hash: str
@@ -45,11 +47,6 @@ class Bundle:
     plans: Plans
     calibration: Calibration
     _golden: dict[int, Golden]
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
 
     def graph_sha256(self, precision: str) -> str:
         return self.manifest.files[GRAPHS[precision]]
@@ -99,10 +96,13 @@ class Bundle:
         return sorted(self.manifest.preprocessing)
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Open and check the bundle at `path`. Raises BadBundle, which says what is wrong and how to mend it."""
+def open_bundle(path: Path, name: str | None = None) -> Bundle:
+    """Open and check the bundle at `path`, of a model that is called `name`, by default like the folder.
+
+    Raises BadBundle, which says what is wrong and how to mend it.
+    """
     try:
-        return _open(path)
+        return _open(path, name)
     except BadBundle as err:
         record = read_pull_record(path)
         if record is None:
@@ -111,12 +111,12 @@ def open_bundle(path: Path) -> Bundle:
         raise BadBundle(f"{err} (it was pulled; this makes it again: {command})") from err
 
 
-def _open(path: Path) -> Bundle:
+def _open(path: Path, name: str | None) -> Bundle:
     try:
         path = Path(os.path.abspath(path))  # noqa: PTH100, a link keeps its own name
     except OSError as err:
         raise BadBundle(f"{path} is in the working directory, which is gone; give an absolute path") from err
-    if not MODEL_NAME.fullmatch(path.name):
+    if not MODEL_NAME.fullmatch(name or path.name):
         raise BadBundle(f"{path}: the folder's name is the model's, of letters, digits, '.', '_' and '-'; rename it")
     content = _read_manifest(path)
     manifest = parse_manifest(content, path / MANIFEST)
@@ -128,7 +128,18 @@ def _open(path: Path) -> Bundle:
     plans = open_plans(path, manifest.files[MODEL], sides)
     bundle_hash = f"sha256:{hashlib.sha256(content).hexdigest()}"
     calibration = read_calibration(path, manifest)
-    return Bundle(path, manifest, labels, bundle_hash, graphs, files.get(INSPECTION), plans, calibration, golden)
+    return Bundle(
+        path,
+        name or path.name,
+        manifest,
+        labels,
+        bundle_hash,
+        graphs,
+        files.get(INSPECTION),
+        plans,
+        calibration,
+        golden,
+    )
 
 
 def read_checked(bundle: Path, name: str, manifest: Manifest, advice: str = "export the bundle again") -> bytes:

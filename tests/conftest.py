@@ -65,6 +65,7 @@ GROUPS = {
     "transfer": ["tests/test_transfer.py"],  # they need no bundle, which another process exports meanwhile
     "training": ["tests/model/test_train.py"],
     "interface": ["tests/app/api/"],  # they share servers
+    "grpc": ["tests/app/grpc_api/"],
     "page": ["tests/app/page/"],  # they share a browser
     "fuzz": ["tests/fuzz/"],
     "plans": ["tests/export/to_trt/"],  # they share graphs

@@ -3,11 +3,15 @@
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
+from app.telemetry.answer_log import AnswerLog, AnswerRow
+from app.telemetry.metrics import Metrics
 from model.dataset import Dataset
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "examples" / "tiny_imagenet.py"
@@ -33,3 +37,37 @@ def test_tiny_imagenet_becomes_folders_named_for_their_class(tmp_path: Path) -> 
         assert data.categories == list(wnids)
         assert {Path(item.name).name for item in data.items} == images
         assert len(data) == 2
+
+
+def test_drift_is_found_in_logs_of_answers_and_only_where_it_is(tmp_path: Path) -> None:
+    row = AnswerRow(
+        time=datetime(2026, 11, 30, tzinfo=UTC),
+        request_id="",
+        model="net",
+        weights="sha256:1",
+        resolution=224,
+        precision="f32",
+        index=0,
+        wnid=None,
+        label="cat",
+        score=0.0,
+        entropy=1.0,
+        disagreement=0.1,
+        top_indices=[0],
+        top_scores=[0.0],
+    )
+    for name, shift in (("before", 0.0), ("same", 0.001), ("other", 0.3)):
+        log = AnswerLog(tmp_path / name, 600, Metrics(list))
+        log.start()
+        log.append([replace(row, score=number / 200 + shift) for number in range(100)])
+        log.close()
+    for now, status in (("same", 0), ("other", 1)):
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT.with_name("drift.py")), "before", now],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "100 answers before, 100 now" in done.stdout

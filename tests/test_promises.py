@@ -1,4 +1,4 @@
-"""Every promise of SECURITY.md and docs/reliability.md names tests, and these exist."""
+"""Every promise of SECURITY.md, docs/kubernetes.md and docs/reliability.md names tests, and these exist."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def promises(document: str) -> dict[str, list[str]]:
     return {row[0]: re.findall(r"`([\w./]+(?:\.py|/))", row[-1]) for row in rows}
 
 
-@pytest.mark.parametrize("document", ["SECURITY.md", "docs/reliability.md"])
+@pytest.mark.parametrize("document", ["SECURITY.md", "docs/kubernetes.md", "docs/reliability.md"])
 def test_every_promise_is_shown_by_tests_that_exist(document: str) -> None:
     found = promises(document)
     assert len(found) >= 5

@@ -76,7 +76,7 @@ _BATCH_REQUEST = {
         },
     },
 }
-_BROWN_OUT_RESPONSE: dict[int | str, dict[str, Any]] = {
+BROWN_OUT_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {
             BROWN_OUT_HEADER: {
@@ -95,7 +95,7 @@ _CLASSIFY_ERRORS = (*IMAGE_REQUEST_ERRORS, NotCalibrated)
     tags=["Classification"],
     openapi_extra=IMAGE_REQUEST,
     response_model_exclude_unset=True,
-    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage) | _BROWN_OUT_RESPONSE,
+    responses=error_responses(*_CLASSIFY_ERRORS, NotAnImage, BadImage) | BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
 async def classify(
@@ -118,7 +118,7 @@ async def classify(
     return Classification.model_validate({
         **_classified(found, options),
         "model": _answered(found.step, calibrated=found.answer.calibration is not None),
-        **_step_fields(request, found.step),
+        **step_fields(request, found.step),
         "timing_ms": {
             "decode": in_milliseconds(sum([answer.decode.seconds for answer in answers])),
             "queue": in_milliseconds(sum([answer.queued for answer in answers])),
@@ -135,7 +135,7 @@ async def classify(
     tags=["Classification"],
     openapi_extra=_BATCH_REQUEST,
     response_model_exclude_unset=True,
-    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding) | _BROWN_OUT_RESPONSE,
+    responses=error_responses(*_CLASSIFY_ERRORS, UnknownCoding) | BROWN_OUT_RESPONSE,
     dependencies=[require_access(AccessLevel.KEY, rate_limited=True), SINGLE_PARAMETERS],
 )
 async def classify_batch(
@@ -174,7 +174,7 @@ async def classify_batch(
                 own = _answered(step, calibrated=answer.calibration is not None)
                 calibrated = calibrated and (own.calibrated or step is not plan.first)
                 fields = {"index": index, "filename": name, **_classified(outcome, options)}
-                if steps := _step_fields(request, step):
+                if steps := step_fields(request, step):
                     fields |= steps | {"model": own}
                 results.append(ImageResult.model_validate(fields))
     return BatchClassification(
@@ -226,19 +226,19 @@ def _classified(found: StepAnswer, options: ClassifyOptions) -> dict[str, Any]:
     model, answer = found.step.model, found.answer
     labels, activation = model.bundle.labels, model.bundle.manifest.activation
     if _best(options):
-        return {"predictions": _predictions(answer.best(labels))}
+        return {"predictions": prediction_fields(answer.best(labels))}
     temperature = answer.calibration.temperature if answer.calibration else 1.0
     best = best_classes(answer.outputs[0], options.top_k, activation, temperature)
-    fields: dict[str, Any] = {"predictions": _predictions(_labelled(best, labels))}
+    fields: dict[str, Any] = {"predictions": prediction_fields(_labelled(best, labels))}
     if options.coverage is not None:
         command = model.calibration_command(answer.resolution)
         fitted = fitted_threshold(answer.calibration, options.coverage, activation, command)
         covering = covering_set(answer.outputs, *fitted)
-        classes = _predictions(_labelled(covering.classes, labels))
+        classes = prediction_fields(_labelled(covering.classes, labels))
         fields["prediction_set"] = {"coverage": covering.coverage, "classes": classes}
     if options.details is not None:
         branches = branch_answers(answer.outputs, activation)
-        (small,), (large,) = (_predictions(_labelled([one], labels)) for one in (branches.small, branches.large))
+        (small,), (large,) = (prediction_fields(_labelled([one], labels)) for one in (branches.small, branches.large))
         fields["branches"] = {"small": small, "large": large, "disagreement": branches.disagreement}
     return fields
 
@@ -247,7 +247,7 @@ def _labelled(classes: list[IndexedScore], labels: list[ClassLabel]) -> list[tup
     return [(labels[index], score) for index, score in classes]
 
 
-def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]]:
+def prediction_fields(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]]:
     """The fields of a Prediction for each; all of an answer are validated at once."""
     return [
         {"rank": rank, "index": label.index, "wnid": label.wnid, "label": label.label, "score": score}
@@ -255,7 +255,7 @@ def _predictions(classes: list[tuple[ClassLabel, float]]) -> list[dict[str, Any]
     ]
 
 
-def _step_fields(request: Request, step: ServedStep) -> dict[str, Any]:
+def step_fields(request: Request, step: ServedStep) -> dict[str, Any]:
     """The field that says which step of a cascade answered, if one did, which is counted; the header of a brown-out."""
     if step.of == 1:
         return {}

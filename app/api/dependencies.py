@@ -22,7 +22,10 @@ from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.brown_out import BrownOut
+from app.serving.canary import CANARY, CANARY_HEADER, Canary
 from app.serving.repository import Repository
+from app.serving.served_model import ServedModel
+from app.telemetry.answer_log import AnswerLog
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -46,6 +49,8 @@ class Service:
         origin_policy: which web pages and host names may ask.
         body_limits: the limits of request bodies, and the memory that they hold.
         group: all instances of the service.
+        canary: a second bundle of a model, None for none.
+        answer_log: of a sample of the answers, None for none.
         brown_out: decides when answers come from cheaper steps; None with no --brown-out.
         quantization: makes the graphs in 8 bits that models lack, if this process does that.
         url: of the port, once it listens; empty if a server of another kind runs the application.
@@ -62,6 +67,8 @@ class Service:
     origin_policy: OriginPolicy
     body_limits: BodyLimits
     group: InstanceGroup
+    canary: Canary | None = None
+    answer_log: AnswerLog | None = None
     brown_out: BrownOut | None = None
     quantization: BackgroundQuantization | None = None
     url: str = ""
@@ -73,6 +80,35 @@ class Service:
     def leaving(self) -> bool:
         """Whether connections end with the answers to the requests that have arrived."""
         return self.stopping or self.away
+
+    def model(self, request: Request, name: str | None = None) -> ServedModel:
+        """The model called `name`, or the default one, or its canary if `request` goes to that.
+
+        Raises as Repository.model does. A request goes to one of both, however often it is asked.
+        """
+        if self.canary is None:
+            return self.repository.model(name)
+        chosen = getattr(request.state, "revision", "")
+        model, revision = self.revision(name, request.headers.get(CANARY_HEADER, ""), chosen)
+        if revision:
+            request.state.revision = revision
+        return model
+
+    def revision(self, name: str | None, canary_header: str, chosen: str = "") -> tuple[ServedModel, str]:
+        """The model called `name`, or the default one, or its canary; and which of both, "" where there is no canary.
+
+        Raises as Repository.model does.
+
+        Args:
+            name: of the model.
+            canary_header: the request's CANARY_HEADER.
+            chosen: the revision that was chosen for the request before.
+        """
+        model = self.repository.model(name)
+        if self.canary is None or (name or self.repository.default) != self.canary.name:
+            return model, ""
+        revision = chosen or self.canary.revision(canary_header)
+        return (self.canary.model if revision == CANARY else None) or model, revision
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.
@@ -111,9 +147,13 @@ def caller_id(request: Request) -> str:
 
     The addresses of one IPv6 customer, at least 2 ** 64, count as one.
     """
-    if request.state.caller:
-        return f"key {request.state.caller}"
-    address = request.client.host if request.client else ""
+    return share_of(request.state.caller, request.client.host if request.client else "")
+
+
+def share_of(key_name: str, address: str) -> str:
+    """As `caller_id`, for a caller with the key of this name, or none, at this address."""
+    if key_name:
+        return f"key {key_name}"
     with suppress(ValueError):
         return str(ip_network((address, 64), strict=False)) if ":" in address else address
     return address

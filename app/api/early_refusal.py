@@ -21,9 +21,12 @@ from starlette.requests import Request
 from app.api.answer_plan import answer_plan
 from app.api.auth import AccessLevel
 from app.api.dependencies import Service, caller_id
+from app.api.dialect_routes import DEFAULT_MODEL_PATHS, NAMED_MODEL_PATHS
 from app.api.entry_middleware import MAX_QUERY_PARAMETERS
+from app.api.error_formats import ErrorFormat, error_format
 from app.api.observability_middleware import REQUEST_ID_HEADER, SECURITY_HEADERS, request_id_for
-from app.api.oip_routes import MODEL_VERSION, json_bytes
+from app.api.oip_operations import MODEL_VERSION
+from app.api.oip_routes import json_bytes
 from app.api.problems import problem_of, problem_response, retry_after, status_of
 from app.api.schemas import ClassifyOptions
 from app.errors import NotReady, QueueFull
@@ -36,11 +39,14 @@ _REQUEST_ID = uuid.uuid4().hex  # its place in a prepared body
 
 
 class _Target(NamedTuple):
-    """What a request asks for: the route's path, as the metrics have it, and the options of its path and query."""
+    """What a request asks for: the route's path, as the metrics have it, and the options of its path and query.
+
+    `inference` is for the Open Inference Protocol, whose requests take no cheaper step under load.
+    """
 
     route: str
     options: ClassifyOptions
-    inference: bool
+    inference: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,14 +55,14 @@ class EarlyRefusal:
 
     Attributes:
         route: the route's path, as the metrics have it.
-        inference: whether the body is that of the Open Inference Protocol.
+        form: the format of the response's body.
         varies: whether pages of other origins may call the service, which all its responses say.
     """
 
     error: ExplainedError
     request_id: str
     route: str
-    inference: bool
+    form: ErrorFormat
     varies: bool
 
     @property
@@ -66,7 +72,7 @@ class EarlyRefusal:
     def response(self, default_headers: Iterable[tuple[bytes, bytes]], *, closes: bool) -> bytes:
         """The whole response, as the application and the server would write it."""
         error: Callable[[str], ExplainedError] = type(self.error)
-        body, kind = _prepared(error, str(self.error), self.inference)
+        body, kind = _prepared(error, str(self.error), self.form)
         body = body.replace(_REQUEST_ID.encode(), self.request_id.encode())
         seconds = retry_after(self.error)
         headers = [*default_headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind)]
@@ -113,6 +119,9 @@ class EarlyRefusals:
 
     def _has_room(self, target: _Target) -> bool:
         """Whether any caller's request would be accepted now. It is asked for each request, so it costs little."""
+        canary = self._service.canary
+        if canary is not None and (target.options.model or self._service.repository.default) == canary.name:
+            return True  # one of the two bundles may have room: the application chooses
         with suppress(ExplainedError):
             model = self._service.repository.model(target.options.model)
             if self._service.brown_out is not None and not target.inference:
@@ -142,7 +151,7 @@ class EarlyRefusals:
             error,
             request_id,
             target.route,
-            target.inference,
+            error_format("POST", target.route),
             varies=bool(service.settings.cors_origins),
         )
 
@@ -150,12 +159,20 @@ class EarlyRefusals:
 def _target(path: str, query: bytes) -> _Target | None:
     if path in _CLASSIFY_PATHS:
         options = _options(query)
-        return None if options is None else _Target(path, options, inference=False)
-    match = _INFER_PATH.fullmatch(path)
-    if match is None or match["version"] not in (None, _VERSION_PATH) or query.count(b"&") >= MAX_QUERY_PARAMETERS:
+        return None if options is None else _Target(path, options)
+    if query.count(b"&") >= MAX_QUERY_PARAMETERS:
         return None
-    version = "" if match["version"] is None else "/versions/{version}"
-    return _Target(f"/v2/models/{{name}}{version}/infer", ClassifyOptions(model=match["name"]), inference=True)
+    if match := _INFER_PATH.fullmatch(path):
+        if match["version"] not in (None, _VERSION_PATH):
+            return None
+        version = "" if match["version"] is None else "/versions/{version}"
+        return _Target(f"/v2/models/{{name}}{version}/infer", ClassifyOptions(model=match["name"]), inference=True)
+    if path in DEFAULT_MODEL_PATHS:
+        return _Target(path, ClassifyOptions())
+    for route, pattern in NAMED_MODEL_PATHS.items():
+        if match := pattern.fullmatch(path):
+            return _Target(route, ClassifyOptions(model=match["name"]))
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -172,9 +189,9 @@ def _options(query: bytes) -> ClassifyOptions | None:
 
 
 @lru_cache(maxsize=1024)  # the numbers of waiting images are in the texts
-def _prepared(error: Callable[[str], ExplainedError], text: str, inference: bool) -> tuple[bytes, bytes]:
+def _prepared(error: Callable[[str], ExplainedError], text: str, form: ErrorFormat) -> tuple[bytes, bytes]:
     """The body with a place for the request's id, and its content type."""
-    response = problem_response(problem_of(error(text), _REQUEST_ID), inference=inference)
+    response = problem_response(problem_of(error(text), _REQUEST_ID), form)
     return bytes(response.body), response.headers["content-type"].encode()
 
 

@@ -12,7 +12,7 @@ from app.api.origin_policy import SAFE_METHODS, OriginPolicy
 from app.errors import BadParameter
 
 MAX_QUERY_PARAMETERS = 32  # each costs time to parse
-_ALL_METHODS = "GET, HEAD, OPTIONS, POST"
+_ALL_METHODS = "GET, HEAD, OPTIONS, POST, PUT"
 _ROUTER_KEYS = ("route", "fastapi", "path_params", "endpoint")  # the router writes them into the scope
 
 

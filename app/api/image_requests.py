@@ -72,12 +72,12 @@ async def read_image_request(
     A request whose query cannot be served, or whose caller has no room in the model's queue, is refused before its body
     is read: `check` raises.
     """
-    model = service.repository.model(options.model)
+    model = service.model(request, options.model)
     with model.in_use(), service.body_limits.open_body(request) as body:
         check(model, options, caller_id(request))
         upload = await read(body)
         options = with_more(options, upload.options)
-        chosen = service.repository.model(options.model) if "model" in upload.options else model
+        chosen = service.model(request, options.model) if "model" in upload.options else model
         with chosen.in_use():
             yield chosen, options, upload
 

@@ -4,19 +4,22 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.telemetry.answer_log import REQUEST_ID
 from app.telemetry.metrics import Metrics
 from app.telemetry.tracing import Tracing
 
 REQUEST_ID_HEADER = "X-Request-ID"
-PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"}
+PROBE_PATHS = {"/livez", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/health/ready"}
 
 _REQUEST_ID_FIELD = REQUEST_ID_HEADER.lower().encode()
+_REVISION_FIELD = b"x-model-revision"  # of app.serving.canary, which a route has written into the state
 _POLICY_FIELD = b"content-security-policy"
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 SECURITY_HEADERS = {  # of every response that has none of that name
@@ -47,6 +50,7 @@ class ObservabilityMiddleware:
         app: the application inside.
         metrics: they count each request.
         tracing: it records each request but probes; None for no traces.
+        names_requests: whether app.telemetry.answer_log needs the id of the request that is answered.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class ObservabilityMiddleware:
         *,
         metrics: Metrics,
         tracing: Tracing | None,
+        names_requests: bool = False,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._tracing = tracing
+        self._names_requests = names_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,6 +74,8 @@ class ObservabilityMiddleware:
         request_id = request_id_for(headers.get(REQUEST_ID_HEADER, ""))
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "started": time.perf_counter(), "stages": [], "caller": ""}
+        if self._names_requests:
+            REQUEST_ID.set(request_id)
         status = 499  # stays if no response was sent
 
         async def send_with_headers(message: Message) -> None:
@@ -86,6 +94,8 @@ class ObservabilityMiddleware:
         """The headers that every response gets, beside its own."""
         own = {name for name, _ in message["headers"]}
         yield _REQUEST_ID_FIELD, request_id.encode()
+        if revision := scope["state"].get("revision"):
+            yield _REVISION_FIELD, revision.encode()
         if scope["path"] in _DOCS_PATHS:
             own.add(_POLICY_FIELD)
             yield _POLICY_FIELD, _DOCS_CONTENT_SECURITY_POLICY
@@ -99,18 +109,14 @@ class ObservabilityMiddleware:
         method, route = _labels(scope)
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        log.log(
-            logging.DEBUG if route in PROBE_PATHS else logging.INFO,
-            "request",
-            method=scope["method"],
-            route=route,
-            status=status,
-            ms=round(1000 * seconds, 1),
-            request_id=state["request_id"],
+        log_request(
+            scope["method"],
+            route,
+            status,
+            seconds,
             client=(scope.get("client") or ("",))[0],
-            caller=state["caller"],
-            **_model(scope, status),
-            **{name: round(1000 * span.seconds, 1) for name, span in state["stages"]},
+            state=state,
+            model=scope.get("path_params", {}).get("name") if status < 400 else None,
         )
         if self._tracing is not None and route not in PROBE_PATHS:
             self._tracing.record(scope["method"], route, status, headers, state)
@@ -131,10 +137,42 @@ def _labels(scope: Scope) -> tuple[str, str]:
     if route is None:
         return "other", "other"
     known = {"OPTIONS", *route.methods} | ({"HEAD"} if "GET" in route.methods else set())
-    return scope["method"] if scope["method"] in known else "other", str(route.path)
+    return scope["method"] if scope["method"] in known else "other", str(getattr(route, "path_format", route.path))
 
 
-def _model(scope: Scope, status: int) -> dict[str, str]:
-    """The log's field for the model in the path, if the request found it."""
-    name = scope.get("path_params", {}).get("name")
-    return {"model": name} if name and status < 400 else {}
+def log_request(
+    method: str,
+    route: str,
+    status: int | str,
+    seconds: float,
+    *,
+    client: str,
+    state: Mapping[str, Any],
+    model: str | None,
+    quiet: bool = False,
+) -> None:
+    """Log an answered request; a probe, or one that is `quiet`, as debug.
+
+    Args:
+        method: of HTTP, or gRPC.
+        route: its path, as the metrics have it.
+        status: that it was answered with.
+        seconds: from its headers to its answer.
+        client: the client's address.
+        state: has `request_id`, `caller` and `stages`.
+        model: that it found, if it was answered.
+        quiet: whether it is of little interest.
+    """
+    log.log(
+        logging.DEBUG if quiet or route in PROBE_PATHS else logging.INFO,
+        "request",
+        method=method,
+        route=route,
+        status=status,
+        ms=round(1000 * seconds, 1),
+        request_id=state["request_id"],
+        client=client,
+        caller=state["caller"],
+        **({"model": model} if model else {}),
+        **{name: round(1000 * span.seconds, 1) for name, span in state["stages"]},
+    )

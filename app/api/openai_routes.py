@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 
 from app.api.auth import AccessLevel
 from app.api.dependencies import Service, ServiceDep, caller_id, require_access, run_while_connected
+from app.api.error_formats import OpenAIError
 from app.api.image_requests import IMAGE_REQUEST_ERRORS
 from app.api.openapi import TIMEOUT_PARAMETER
 from app.api.problems import error_responses
-from app.api.schemas import OpenAIError
 from app.decoding.embedding_requests import EmbeddingRequest, input_names
 from app.errors import BadImage, NoInspection, NotAnImage, UnknownCoding
 from app.serving.explanation_fields import rounded, with_length_one
@@ -92,7 +92,7 @@ async def _embedded(
             asked, files = await service.decoders.embedding_request(
                 body, max_images=service.settings.max_images, deadline=deadline, caller=caller
             )
-    model = service.repository.model(asked.model)
+    model = service.model(request, asked.model)
     with model.in_use():
         inspection, resolution = model.inspection, model.resolution(None)
         await service.charge(request, len(files))

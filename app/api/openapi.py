@@ -10,7 +10,8 @@ from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from app.api.schemas import OipError, OpenAIError, OpenAIErrorDetail, Problem
+from app.api.error_formats import OipError, OpenAIError, OpenAIErrorDetail, TorchServeError
+from app.api.schemas import Problem
 
 TIMEOUT_PARAMETER = {
     "name": "X-Request-Timeout-Ms",
@@ -34,7 +35,7 @@ def correct_openapi(app: FastAPI, *, keys: bool) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for kind in (OipError, OpenAIErrorDetail, OpenAIError, Problem):
+        for kind in (OipError, OpenAIErrorDetail, OpenAIError, TorchServeError, Problem):
             schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
             schema.pop("$defs", None)  # each is there by itself
             schemas[kind.__name__] = schema

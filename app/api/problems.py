@@ -1,7 +1,4 @@
-"""Error responses: application/problem+json (RFC 9457).
-
-Below /v2 {"error": …} as in the Open Inference Protocol, below /v1 {"error": {…}} as OpenAI has it.
-"""
+"""Error responses: application/problem+json (RFC 9457), or what `error_formats` has for other protocols."""
 
 import logging
 import random
@@ -19,9 +16,10 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.api.content_coding import CODINGS
+from app.api.error_formats import PROBLEM_MEDIA_TYPE, ErrorFormat, OipError, error_format
 from app.api.inspection_schemas import EmbedOptions, ExplainOptions
 from app.api.observability_middleware import PROBE_PATHS
-from app.api.schemas import ClassifyOptions, ImageOptions, OipError, OpenAIError, Problem
+from app.api.schemas import ClassifyOptions, ImageOptions, Problem
 from app.errors import (
     BadBody,
     BadImage,
@@ -53,11 +51,11 @@ from model.pydantic_errors import describe_error
 
 log = logging.getLogger(__name__)
 
-MEDIA_TYPE = "application/problem+json"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number, for the log
 
 _OPTIONS: dict[str, type[ImageOptions]] = {"explain": ExplainOptions, "embed": EmbedOptions}  # by the ends of paths
 ACCESS_ERRORS = (Unauthorized, Forbidden)
+_METHODS = ("GET", "POST", "PUT")  # that routes take
 
 STATUS: dict[type[ExplainedError], HTTPStatus] = {
     NoImage: HTTPStatus.BAD_REQUEST,
@@ -121,7 +119,7 @@ def error_responses(
     *errors: type[ExplainedError], inference: bool = False, model: type[BaseModel] | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of these errors, for a route's `responses`; `model` is that of another format."""
-    kind = "application/json" if inference or model else MEDIA_TYPE
+    kind = "application/json" if inference or model else PROBLEM_MEDIA_TYPE
     model = model or (OipError if inference else Problem)
     described: dict[int | str, dict[str, Any]] = {}
     for error in errors:
@@ -148,17 +146,15 @@ def _response(request: Request, status: HTTPStatus, detail: str) -> JSONResponse
     return _problem_response(request, problem)
 
 
-def problem_response(problem: Problem, *, inference: bool) -> JSONResponse:
-    """The problem in its own format, or in that of the Open Inference Protocol."""
-    if inference:
-        return JSONResponse(OipError(error=problem.detail).model_dump(), problem.status)
-    return JSONResponse(problem.model_dump(), problem.status, media_type=MEDIA_TYPE)
+def problem_response(problem: Problem, form: ErrorFormat) -> JSONResponse:
+    """The problem in the format `form`."""
+    if form is None:
+        return JSONResponse(problem.model_dump(), problem.status, media_type=PROBLEM_MEDIA_TYPE)
+    return JSONResponse(form.of(problem).model_dump(), problem.status)
 
 
 def _problem_response(request: Request, problem: Problem) -> JSONResponse:
-    if request.url.path.startswith("/v1/"):
-        return JSONResponse(OpenAIError.of(problem).model_dump(), problem.status)
-    return problem_response(problem, inference=request.url.path.startswith("/v2"))
+    return problem_response(problem, error_format(request.method, request.url.path))
 
 
 def _explained_response(request: Request, err: ExplainedError) -> JSONResponse:
@@ -206,13 +202,25 @@ async def _framework_error(request: Request, err: Exception) -> JSONResponse:
     if status == HTTPStatus.NOT_FOUND:
         why = f"the service has no such path{_similar_path(request)}"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        why = f"this path takes {(err.headers or {}).get('Allow', 'GET')}"
+        allowed = _allowed_methods(request) or (err.headers or {}).get("Allow", "GET")
+        err.headers = {**(err.headers or {}), "Allow": allowed}
+        why = f"this path takes {allowed}"
     else:
         why = status.phrase
     detail = f"{request.method} {request.url.path}: {why}"
     response = _response(request, status, detail)
     response.headers.update(err.headers or {})
     return response
+
+
+def _allowed_methods(request: Request) -> str:
+    """The methods of all routes of the path; the framework names those of the first one."""
+    routes = request.app.routes
+    return ", ".join(
+        method
+        for method in _METHODS
+        if any(route.matches(dict(request.scope, method=method))[0] == Match.FULL for route in routes)
+    )
 
 
 def _similar_path(request: Request) -> str:

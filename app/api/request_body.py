@@ -77,7 +77,18 @@ class BodyLimits:
         finally:
             self.held_bytes -= body.held_bytes
 
-    def make_room(self, body: "RequestBody") -> bool:
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count a body of `size` bytes that has arrived by another way, until the block ends. Raises Overloaded."""
+        self.held_bytes += size
+        try:
+            if self.held_bytes > self.max_total_bytes and not self.make_room():
+                raise overloaded()
+            yield
+        finally:
+            self.held_bytes -= size
+
+    def make_room(self, body: "RequestBody | None" = None) -> bool:
         """Evict other arriving bodies until what `body` holds fits; False, with none evicted, if that is impossible.
 
         The largest go first, the oldest of equals, and no more than needed.
@@ -111,14 +122,16 @@ class RequestBody:
         async with self._in_time():
             return b"".join([chunk async for chunk in self._stream()])
 
-    async def image(self, options: Collection[str] = ()) -> Upload:
-        """The one image: in a form, or the body itself under any content type. `options` are names of form fields.
+    async def image(self, options: Collection[str] = (), *, fields: Collection[str] = ()) -> Upload:
+        """The one image: in a form, or the body itself under any content type.
+
+        `options` are names of form fields, `fields` names of further ones that have the image.
 
         Raises NoImage, BadParameter for a form's fields, or NotAnImage for a body that is recognised as another format.
         """
         content_type = self._request.headers.get("Content-Type", "")
         if _is_form(content_type):
-            upload = await self._form(options, 1, _SEND_ONE)
+            upload = await self._form(options, 1, _SEND_ONE, fields)
         else:
             upload = Upload([UploadedFile("", await self.whole())], content_type=content_type)
         image = upload.files[0].content
@@ -179,7 +192,7 @@ class RequestBody:
         if self.held_bytes > self._limits.max_bytes:
             raise self._too_large(" after decompression" if codings else "")
         if self._limits.held_bytes > self._limits.max_total_bytes and not self._limits.make_room(self):
-            raise Overloaded("too many request bodies are arriving at once", retry_after=1)
+            raise overloaded()
 
     def _too_large(self, when: str = "") -> TooLarge:
         return TooLarge(f"the request body is over the limit of {self._limits.max_bytes:,} bytes{when}")
@@ -198,11 +211,13 @@ class RequestBody:
             if self in self._limits.arriving:
                 self._limits.arriving.remove(self)
 
-    async def _form(self, options: Collection[str], max_files: int, advice: str) -> Upload:
+    async def _form(
+        self, options: Collection[str], max_files: int, advice: str, more_fields: Collection[str] = ()
+    ) -> Upload:
         try:
             form = MultipartForm(
                 self._request.headers.get("Content-Type", ""),
-                file_fields=(FILE_FIELD, BATCH_FIELD),
+                file_fields=(FILE_FIELD, BATCH_FIELD, *more_fields),
                 options=options,
                 max_files=max_files,
                 max_fields=_MAX_OTHER_FIELDS,
@@ -227,6 +242,11 @@ class RequestBody:
             where = f", but in {others}" if others else ""
             raise NoImage(f"the multipart body has no file in the field '{field_name}'{where}; {advice}")
         return Upload(form.files, form.options)
+
+
+def overloaded() -> Overloaded:
+    """The error of a body for which there is no memory."""
+    return Overloaded("too many request bodies are arriving at once", retry_after=1)
 
 
 def _is_form(content_type: str) -> bool:

@@ -326,36 +326,3 @@ class Problem(BaseModel):
     )
     detail: str
     request_id: str
-
-
-class OipError(BaseModel):
-    """The body of an error response of the Open Inference Protocol."""
-
-    error: str
-
-
-_OPENAI_PARAM = re.compile(r"(input(\[\d+\])?|dimensions|encoding_format|model)(?=[ :])")
-
-
-class OpenAIErrorDetail(BaseModel):
-    """What went wrong: `type` is the kind of error, `code` names it for programs."""
-
-    message: str
-    type: Annotated[str, Field(description="invalid_request_error, rate_limit_error or server_error")]
-    param: Annotated[str | None, Field(description="the member of the request that it is about")] = None
-    code: str
-
-
-class OpenAIError(BaseModel):
-    """The body of an error response of the routes below /v1, as OpenAI has it."""
-
-    error: OpenAIErrorDetail
-
-    @classmethod
-    def of(cls, problem: Problem) -> "OpenAIError":
-        """`problem` in this form."""
-        kind = "server_error" if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-        kind = "rate_limit_error" if problem.status == HTTPStatus.TOO_MANY_REQUESTS else kind
-        about = _OPENAI_PARAM.match(problem.detail)  # a message about one member begins with its name
-        param = about and about[0]
-        return cls(error=OpenAIErrorDetail(message=problem.detail, type=kind, param=param, code=problem.reason))

@@ -59,7 +59,7 @@ def _head(bundle: Bundle, resolution: int, files: int, maps: bool) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     weights = bundle.manifest.weights
     warning = f'<p class="warning">{escape(bundle.warning)}</p>\n' if bundle.warning else ""
-    legend = "<p>In the maps, red speaks for the best class and blue against it.</p>\n" if maps else ""
+    legend = "<p>In the maps, magenta to yellow speaks for the best class and blue against it.</p>\n" if maps else ""
     pictures = "1 picture" if files == 1 else f"{files} pictures"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'

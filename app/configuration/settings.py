@@ -21,6 +21,7 @@ from pydantic_settings import (
 from app.configuration import environment, quantities
 from app.machine.cpus import usable_cpus
 from app.machine.memory import affordable_decoders, usable_memory
+from bundle.file_names import MODEL_NAME
 from model.command_line import command_of, option_name
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,17 @@ class Settings(BaseSettings):
     default_model: Annotated[
         str | None, Field(description="of several models, the one for requests without a model name")
     ] = None
+    model_name: Annotated[
+        str | None,
+        Field(
+            pattern=f"^{MODEL_NAME.pattern}$", description="name of the model, of one bundle, instead of its folder's"
+        ),
+    ] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
+    grpc_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="port for gRPC, which needs the extra grpc; none if left out")
+    ] = None
     engine: Annotated[
         Literal["auto", "tensorrt", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "onnxruntime", "null"],
         Field(
@@ -122,6 +132,27 @@ class Settings(BaseSettings):
         BeforeValidator(_split),
         Field(description="resolutions loaded at start besides the default one; others load at their first request"),
     ] = []
+
+    # Beside the models
+    shadow: Annotated[
+        str | None, Field(description="a served model that gets copies of requests for others; its answers are counted")
+    ] = None
+    shadow_percent: Annotated[float, Field(gt=0, le=100, description="the share of requests that are copied")] = 10
+    canary: Annotated[
+        str | None,
+        Field(description="NAME=PATH: a second bundle of the served model NAME, for a share of its requests"),
+    ] = None
+    canary_percent: Annotated[
+        float, Field(ge=0, le=100, description="that share; X-Canary: always or never forces the choice")
+    ] = 10
+    drift_percent: Annotated[
+        float,
+        Field(ge=0, le=100, description="the share of requests whose answers are in the metrics of drift; 0 for none"),
+    ] = 0
+    answer_log: Annotated[
+        Path | None, Field(description="folder for these answers as Parquet files; needs the extra parquet")
+    ] = None
+    answer_log_seconds: Annotated[Seconds, Field(description="after which a file of answers is complete")] = 300
 
     # Load
     max_batch: Annotated[
@@ -183,6 +214,9 @@ class Settings(BaseSettings):
     header_seconds: Annotated[Seconds, Field(description="longest arrival of a request's headers")] = 10
     body_seconds: Annotated[Seconds, Field(description="longest arrival of a request's body (408)")] = 30
     keep_alive_seconds: Annotated[Seconds, Field(description="how long an idle connection stays open")] = 75
+    grpc_connection_seconds: Annotated[
+        Seconds, Field(description="age at which a gRPC client is told to connect again, so that load is balanced")
+    ] = 300
     max_connections: Annotated[
         int, Field(ge=1, description="most connections at once; beyond that, idle ones are closed")
     ] = 1000
@@ -260,8 +294,16 @@ class Settings(BaseSettings):
             raise ValueError("max_images must not be over max_queue: such a request could never be accepted")
         if self.rate_limit and not (self.api_keys or self.api_keys_file):
             raise ValueError("rate_limit is for each API key: set api_keys or api_keys_file too")
+        if self.model_name and (self.default_model or len(self.sources) > 1):
+            raise ValueError(
+                "model_name is the name of the only model: leave out default_model, and all but one source"
+            )
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
+        if self.grpc_port and self.grpc_port in (self.port, self.admin_port):
+            raise ValueError("grpc_port must be a port of its own: it speaks another protocol")
+        if self.answer_log and not self.drift_percent:
+            raise ValueError("answer_log has the answers of drift_percent of the requests: set that too, such as 100")
         if list(self.brown_out) != sorted(self.brown_out):
             raise ValueError("brown_out must be two ascending numbers of seconds: the first rung is the lower one")
         for origin in self.cors_origins:

@@ -22,12 +22,16 @@ class PixelLocation(NamedTuple):
 
 
 class PixelBlock:
-    """Decoded images (count, side, side, 3), uint8, in a decoder's memory. Release it once no engine needs them."""
+    """Decoded images (count, side, side, 3), uint8, in a decoder's memory. Release it once no engine needs them.
+
+    Who else needs them calls `keep`, and releases it too.
+    """
 
     def __init__(self, owner: "DecoderMemory", block: SharedBlock, shape: Sequence[int]) -> None:
         self._owner = owner
         self._block = block
         self.shape = tuple(shape)
+        self._holders = 1
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -41,8 +45,14 @@ class PixelBlock:
         offsets = range(self._block.offset, self._block.offset + math.prod(self.shape), math.prod(image))
         return [PixelLocation(self._owner.number, offset) for offset in offsets[:images]]
 
+    def keep(self) -> None:
+        """Need the pixels until another `release`."""
+        self._holders += 1
+
     def release(self) -> None:
-        self._block.release()
+        self._holders -= 1
+        if self._holders <= 0:
+            self._block.release()
 
 
 async def claimed(answer: asyncio.Future[T], release: Callable[[T], None]) -> T:

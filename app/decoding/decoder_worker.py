@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.decoding.dialect_requests import Dialect, read_dialect
 from app.decoding.embedding_requests import EmbeddingRequest, read_embedding_request
 from app.decoding.image_decoding import decode, decode_and_measure
-from app.decoding.oip_tensors import CHARSETS, parse_oip, read_inputs
+from app.decoding.oip_tensors import CHARSETS, InferenceRequest, parse_oip, read_inputs
 from app.decoding.overlay import draw_overlay
 from app.decoding.overlay_bounds import Grid
 from app.errors import BadInference
@@ -81,14 +82,14 @@ class Decoder:
 
         See app.decoding.oip_tensors.read_inputs.
         """
-        request, tensors = read_inputs(self._read(body, body_bytes), json_bytes=json_bytes, max_images=max_images)
-        description = request.model_dump(mode="json")
-        if len(json.dumps(description, ensure_ascii=False).encode("utf-8", "replace")) > _MAX_DESCRIPTION_BYTES:
-            raise BadInference(
-                f"the request's names and parameters take more than {_MAX_DESCRIPTION_BYTES:,} bytes; send fewer"
-            )
-        self._write(result, tensors)
-        return [description, [list(tensor.shape) for tensor in tensors]], []
+        read = read_inputs(self._read(body, body_bytes), json_bytes=json_bytes, max_images=max_images)
+        return self._inference(read, result)
+
+    def dialect(
+        self, dialect: Dialect, max_images: int, body: int, body_bytes: int, result: int
+    ) -> tuple[Values, Arrays]:
+        """What `inference` does for a request in `dialect`. See app.decoding.dialect_requests.read_dialect."""
+        return self._inference(read_dialect(dialect, self._read(body, body_bytes), max_images), result)
 
     def embedding_request(self, max_images: int, body: int, body_bytes: int, result: int) -> tuple[Values, Arrays]:
         """Write the image files of the request at `body` to `result`; the request without them, and their lengths.
@@ -98,6 +99,16 @@ class Decoder:
         request, files = read_embedding_request(self._read(body, body_bytes), max_images)
         self._write(result, files)
         return [request.model_dump(mode="json"), [file.size for file in files]], []
+
+    def _inference(self, read: tuple[InferenceRequest, list[NDArray[np.uint8]]], result: int) -> tuple[Values, Arrays]:
+        request, tensors = read
+        description = request.model_dump(mode="json")
+        if len(json.dumps(description, ensure_ascii=False).encode("utf-8", "replace")) > _MAX_DESCRIPTION_BYTES:
+            raise BadInference(
+                f"the request's names and parameters take more than {_MAX_DESCRIPTION_BYTES:,} bytes; send fewer"
+            )
+        self._write(result, tensors)
+        return [description, [list(tensor.shape) for tensor in tensors]], []
 
     def _read(self, offset: int, size: int) -> bytes:
         return self._memory.array(offset, size).tobytes()

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from app.decoding.base64_text import NOT_BASE64, BadBase64, decode_base64
-from app.decoding.content_kind import is_form, looks_like_image, mistaken
-from app.decoding.oip_tensors import Strict, Text, parse_oip
+from app.decoding.content_kind import looks_like_image
+from app.decoding.json_requests import parse_json_request
+from app.decoding.oip_tensors import Strict, Text
 from app.errors import BadInference, TooLarge
-from model.files.formats import HEAD_BYTES
 
 _IMAGE = "an image as a data URL (data:image/jpeg;base64,…)"
 _INPUT = f"{_IMAGE}, or a list of these"
-_JSON = 'this route takes JSON: {"input": "data:image/jpeg;base64,…"}'
+_JSON = '{"input": "data:image/jpeg;base64,…"}'
 
 
 class EmbeddingRequest(Strict):
@@ -36,12 +36,7 @@ def read_embedding_request(body: bytes, max_images: int) -> tuple[EmbeddingReque
 
     A message about one member begins with its name.
     """
-    try:
-        request = parse_oip(EmbeddingRequest, body)
-    except BadInference as err:
-        if (kind := _instead(body)) is None:
-            raise
-        raise BadInference(f"the request is {kind}, and {_JSON}") from err
+    request = parse_json_request(EmbeddingRequest, body, _JSON)
     if request.dimensions is not None:
         raise BadInference("dimensions must be left out: the embeddings of this network are not cut")
     if request.input is None:
@@ -61,16 +56,6 @@ def read_embedding_request(body: bytes, max_images: int) -> tuple[EmbeddingReque
 def input_names(count: int) -> list[str]:
     """The names of `count` images of a request in messages: "input" for one, else "input[0]", ..."""
     return ["input"] if count == 1 else [f"input[{index}]" for index in range(count)]
-
-
-def _instead(body: bytes) -> str | None:
-    """What was sent instead of JSON, if /v1/embeddings has other advice for it than /v2."""
-    if is_form(body[:HEAD_BYTES]):
-        return "a multipart form"
-    if looks_like_image(body):
-        return "an image file"
-    kind = None if body.lstrip()[:1] in (b"{", b"[", b'"') else mistaken(body)
-    return kind.partition(":")[0] if kind and not kind.startswith("gzip") else None
 
 
 def _file(item: Any, name: str) -> bytes:

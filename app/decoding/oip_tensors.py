@@ -9,7 +9,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Annotated, Any, TypeVar
 
@@ -118,9 +118,16 @@ def read_inputs(
         request = InferenceRequest(inputs=[tensor], parameters={"binary_data_output": True})
         return request, [np.frombuffer(body, np.uint8)]
     request = parse_oip(InferenceRequest, body[:json_bytes], whole=json_bytes is None)
+    return read_tensor(request, b"" if json_bytes is None else body[json_bytes:], max_images)
+
+
+def read_tensor(
+    request: InferenceRequest, binary: bytes, max_images: int
+) -> tuple[InferenceRequest, list[NDArray[np.uint8]]]:
+    """`request` without its data, and its images; `binary` follows its JSON. Returns and raises as read_inputs."""
     _check(request)
     tensor = request.inputs[0]
-    raw = _raw(tensor, b"" if json_bytes is None else body[json_bytes:])
+    raw = _raw(tensor, binary)
     if tensor.name == IMAGE:
         images = [_pixels(tensor, raw, max_images)]
     elif tensor.name == ENCODED:
@@ -142,11 +149,11 @@ def write_outputs(
     described = []
     binary = []
     all_binary = _flag(request.parameters, "binary_data_output")
-    for requested in request.outputs or [Output(name=name) for name in outputs]:
+    for requested in requested_outputs(request, outputs):
         check_output(requested, list(outputs))
-        tensor, content = _output(requested, outputs[requested.name], labels)
+        tensor, content = describe_output(requested, outputs[requested.name], labels)
         if _flag(requested.parameters, "binary_data", all_binary):
-            raw = content if isinstance(content, bytes) else b"".join(map(_element, content))
+            raw = raw_content(content)
             described.append(tensor | {"parameters": {"binary_data_size": len(raw)}})
             binary.append(raw)
         elif isinstance(content, list):
@@ -158,6 +165,16 @@ def write_outputs(
         answer["id"] = request.id
     head = to_json(answer)
     return b"".join([head, *binary]), len(head) if binary else None
+
+
+def requested_outputs(request: InferenceRequest, outputs: Iterable[str]) -> list[Output]:
+    """The outputs that `request` names, or else all of `outputs`."""
+    return request.outputs or [Output(name=name) for name in outputs]
+
+
+def raw_content(content: bytes | list[bytes]) -> bytes:
+    """The binary data of a tensor: its bytes, or the elements of a BYTES tensor with their lengths."""
+    return content if isinstance(content, bytes) else b"".join(map(_element, content))
 
 
 def check_output(requested: Output, names: Sequence[str]) -> None:
@@ -189,8 +206,11 @@ def parse_oip(kind: type[OipObject], body: bytes, *, whole: bool = True) -> OipO
         value = from_json(content.removeprefix("\ufeff"), allow_inf_nan=False)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             raise BadInference("the request is a JSON string with JSON in it; send the object itself")
-        if isinstance(value, dict) and "instances" in value and "inputs" not in value:
-            raise BadInference("the request has 'instances', of version 1 of the protocol; this is version 2: 'inputs'")
+        if kind is InferenceRequest and isinstance(value, dict) and "instances" in value and "inputs" not in value:
+            raise BadInference(
+                "the request has 'instances', of version 1 of the protocol; this is version 2: 'inputs'. "
+                "POST /v1/models/{model}:predict takes 'instances'"
+            )
         return kind.model_validate(value)
     except ValidationError as err:
         first = err.errors(include_url=False)[0]
@@ -333,7 +353,7 @@ def _base64(data: Any) -> list[bytes]:
         raise BadInference(f"in JSON, {ENCODED!r} must have image files as base64 strings: {err}") from err
 
 
-def _output(
+def describe_output(
     requested: Output, values: NDArray[np.float32], labels: Sequence[str]
 ) -> tuple[dict[str, Any], bytes | list[bytes]]:
     """The description of a tensor, and its content: its bytes, or the elements of a BYTES tensor."""

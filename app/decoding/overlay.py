@@ -14,16 +14,11 @@ from model.preprocess import reduced_picture
 from model.spec import Preprocessing
 
 _OUTSIDE_BRIGHTNESS = 0.4  # of what the network does not see
-# ColorBrewer's diverging scheme RdBu in 11 colours, turned round: from -1, dark blue, to 1, dark red. Its lightness
-# falls evenly from the middle to both ends, and people with any of the usual colour deficiencies can read it.
-_COLOURS = np.array(
-    [
-        *((5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247)),
-        *((253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31)),
-    ],
-    np.float32,
-)
-_LEVELS = np.linspace(-1, 1, len(_COLOURS))
+# The colours of the service's page (app/page/static/heat_map.js), from the weakest on. Of the strongest ones, yellow is
+# brighter than pale blue, so those who see no colours can tell them apart.
+FOR = ((214, 0, 111), (255, 92, 57), (255, 214, 82))
+AGAINST = ((36, 76, 214), (0, 146, 255), (122, 226, 255))
+GAMMA = 0.8  # of opacity: weak patches can be seen too
 
 
 def draw_overlay(
@@ -37,8 +32,8 @@ def draw_overlay(
     """A PNG of the picture in `body`, grey, upright and no side over `longest` pixels, with the sum of `grids` over it.
 
     Each grid lies over the region that the network sees, which is `steps` of the picture. Its numbers count by the area
-    of their patches, so that grids of different sizes add up. Red is for the class, blue against it; the largest number
-    has `opacity` (0 to 1), zero is transparent. What the network does not see is darkened. Raises as
+    of their patches, so that grids of different sizes add up. Magenta to yellow is for the class, blue against it; the
+    largest number has `opacity` (0 to 1), zero is transparent. What the network does not see is darkened. Raises as
     app.decoding.image_decoding.decode does.
     """
     with service_errors():
@@ -64,7 +59,7 @@ def with_maps(pixels: NDArray[np.float32], grids: Sequence[Grid], opacity: float
     """`pixels` (height, width, 3) with the sum of `grids` over all of them, as `draw_overlay` has it."""
     height, width, _ = pixels.shape
     values = _summed(grids, (width, height))[..., None]
-    weight = np.float32(opacity) * np.abs(values)
+    weight = np.float32(opacity) * np.abs(values) ** np.float32(GAMMA)
     mixed: NDArray[np.float32] = (1 - weight) * pixels + weight * _colours_of(values[..., 0])
     return mixed
 
@@ -87,5 +82,9 @@ def _summed(grids: Sequence[Grid], size: tuple[int, int]) -> NDArray[np.float32]
 
 def _colours_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """RGB for each of `values` from -1 to 1."""
-    channels = [np.interp(values, _LEVELS, _COLOURS[:, channel]) for channel in range(3)]
+    strengths, levels = np.abs(values), np.linspace(0, 1, len(FOR))
+    channels = [
+        np.where(values > 0, np.interp(strengths, levels, speaks_for), np.interp(strengths, levels, speaks_against))
+        for speaks_for, speaks_against in zip(zip(*FOR, strict=True), zip(*AGAINST, strict=True), strict=True)
+    ]
     return np.stack(channels, axis=-1).astype(np.float32)

@@ -14,6 +14,7 @@ from itertools import accumulate
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt, TypeAdapter
 
 from app.decoding.decoder_memory import DecoderMemory, PixelBlock, claimed
+from app.decoding.dialect_requests import Dialect
 from app.decoding.embedding_requests import EmbeddingRequest
 from app.decoding.fair_queue import FairQueue, Turn
 from app.decoding.oip_tensors import ENCODED, IMAGE, InferenceRequest
@@ -214,15 +215,13 @@ class DecoderPool:
 
         Raises as app.decoding.oip_tensors.read_inputs and as `decode` do.
         """
-        most_bytes = len(body)  # a tensor is never larger than the body that it comes in
-        reply = Reply(_MAX_HEAD_BYTES, 0, (BadInference, TooLarge), partial(_check_inference, max_images, most_bytes))
-        job = _Job("inference", [json_bytes, max_images], body, most_bytes, reply, deadline)
-        decoded = await self._run(caller, job)
-        description, shapes = decoded.values
-        request = InferenceRequest.model_validate(description)
-        if request.inputs[0].name == IMAGE:
-            return request, PixelBlock(decoded.memory, decoded.block, shapes[0])
-        return request, _taken(decoded, [size for (size,) in shapes])
+        return await self._inference("inference", [json_bytes], body, max_images, deadline, caller)
+
+    async def dialect(
+        self, body: bytes, dialect: Dialect, *, max_images: int, deadline: float = math.inf, caller: str = ""
+    ) -> tuple[InferenceRequest, PixelBlock | list[bytes]]:
+        """What `inference` gives, of a request in `dialect`. Raises as read_dialect and as `decode` do."""
+        return await self._inference("dialect", [dialect], body, max_images, deadline, caller)
 
     async def embedding_request(
         self, body: bytes, *, max_images: int, deadline: float = math.inf, caller: str = ""
@@ -237,6 +236,18 @@ class DecoderPool:
         decoded = await self._run(caller, _Job("embedding_request", [max_images], body, most_bytes, reply, deadline))
         description, sizes = decoded.values
         return EmbeddingRequest.model_validate(description), _taken(decoded, sizes)
+
+    async def _inference(
+        self, method: str, values: Values, body: bytes, max_images: int, deadline: float, caller: str
+    ) -> tuple[InferenceRequest, PixelBlock | list[bytes]]:
+        most_bytes = len(body)  # a tensor is never larger than the body that it comes in
+        reply = Reply(_MAX_HEAD_BYTES, 0, (BadInference, TooLarge), partial(_check_inference, max_images, most_bytes))
+        decoded = await self._run(caller, _Job(method, [*values, max_images], body, most_bytes, reply, deadline))
+        description, shapes = decoded.values
+        request = InferenceRequest.model_validate(description)
+        if request.inputs[0].name == IMAGE:
+            return request, PixelBlock(decoded.memory, decoded.block, shapes[0])
+        return request, _taken(decoded, [size for (size,) in shapes])
 
     async def _run(self, caller: str, job: _Job) -> Decoded:
         """Queue `job` and await its answer."""

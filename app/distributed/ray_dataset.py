@@ -13,7 +13,7 @@ from app.bulk.result_rows import result_schema
 from app.configuration.settings import Settings
 from app.distributed.loop_thread import LoopThread
 from app.distributed.ray_workers import for_workers
-from app.distributed.worker_share import check_room, take_share
+from app.distributed.worker_share import check_cluster_room, take_share
 from app.errors import BadParameter
 from bundle.pulled_bundles import bundle_named
 
@@ -56,7 +56,7 @@ def classify_dataset(
     """
     if not ray.is_initialized():
         ray.init()
-    check_room(workers, cpus_per_worker, ray.cluster_resources().get("CPU", 0))
+    check_cluster_room(workers, cpus_per_worker, ray.cluster_resources().get("CPU", 0))
     own = (settings or Settings()).model_copy(update={"bundle": bundle_named(Path(bundle)), "sources": []})
     return dataset.map_batches(
         BatchClassifier,

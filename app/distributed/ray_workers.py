@@ -23,7 +23,7 @@ from app.bulk.row_maker import UNITS_AT_ONCE
 from app.bulk.source_listing import Unit
 from app.configuration.settings import Settings
 from app.distributed.bulk_actor import BulkActor
-from app.distributed.worker_share import check_room
+from app.distributed.worker_share import check_cluster_room
 from app.errors import BadParameter, EngineFailed
 from bundle.bundle_errors import ExplainedError
 from bundle.discovery import bundle_at
@@ -128,12 +128,12 @@ def _actor(pool: RayPool, plan: BulkPlan) -> Any:
 async def _connected(pool: RayPool) -> AsyncIterator[None]:
     """Be connected to the pool's cluster until the block ends; a Ray that runs in this process already is taken."""
     if ray.is_initialized():
-        check_room(pool.workers, pool.cpus, ray.cluster_resources().get("CPU", 0))
+        check_cluster_room(pool.workers, pool.cpus, ray.cluster_resources().get("CPU", 0))
         yield
         return
     _connect(pool)  # in the main thread, since Ray sets signal handlers
     try:
-        check_room(pool.workers, pool.cpus, ray.cluster_resources().get("CPU", 0))
+        check_cluster_room(pool.workers, pool.cpus, ray.cluster_resources().get("CPU", 0))
         yield
     finally:
         ray.shutdown()

@@ -20,7 +20,7 @@ def take_share(cpus: float, gpus: float) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def check_room(workers: int, cpus: float, total: float) -> None:
+def check_cluster_room(workers: int, cpus: float, total: float) -> None:
     """BadParameter if `workers` actors of `cpus` CPUs take all of `total`, or more.
 
     Reading tasks and the actors would wait for each other forever: Ray starts no task without a free CPU.

@@ -22,6 +22,7 @@ class Assignment:
         control: the socket to the parent.
         public: the listening sockets of the port.
         admin: those of the admin port.
+        grpc: the sockets that keep the gRPC port.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Assignment:
     control: int
     public: Sequence[int]
     admin: Sequence[int]
+    grpc: Sequence[int]
 
     @classmethod
     def from_json(cls, text: str) -> "Assignment":
@@ -43,7 +45,7 @@ class Assignment:
     @property
     def files(self) -> list[int]:
         """The open files that the instance inherits."""
-        return [self.control, *self.public, *self.admin]
+        return [self.control, *self.public, *self.admin, *self.grpc]
 
     def pin(self) -> None:
         """Run this process, and those that it starts, on the assigned CPUs."""
@@ -55,7 +57,8 @@ class Assignment:
         return socket.socket(fileno=self.control)
 
     def listeners(self) -> ListeningSockets:
-        """The inherited listening sockets."""
-        return ListeningSockets(
-            [socket.socket(fileno=file) for file in self.public], [socket.socket(fileno=file) for file in self.admin]
+        """The inherited sockets."""
+        public, admin, grpc = (
+            [socket.socket(fileno=file) for file in files] for files in (self.public, self.admin, self.grpc)
         )
+        return ListeningSockets(public, admin, grpc)

@@ -106,6 +106,7 @@ class InstanceSupervisor:
             control=control,
             public=[listener.fileno() for listener in self._listeners.public],
             admin=[listener.fileno() for listener in self._listeners.admin],
+            grpc=[reserved.fileno() for reserved in self._listeners.grpc],
         )
 
     async def _note_loaded(self, process: InstanceProcess) -> None:

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,6 +27,9 @@ from app.server.listening_sockets import ListeningSockets, open_listeners
 from app.server.refusal_log import RefusalLog
 from app.server.refusal_pacer import RefusalPacer
 from app.serving.repository import Repository
+
+if TYPE_CHECKING:
+    from app.grpc_api.grpc_port import GrpcPort
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, companion: Companion | None = None) -> None:
         self._settings = settings
         self._service: Service = app.state.service
+        self._grpc_port: GrpcPort | None = app.state.grpc_port
         self._companion = companion
         self._acceptors: list[Acceptor] = []
         self._reloads: set[asyncio.Task[Any]] = set()
@@ -77,6 +81,8 @@ class Server(uvicorn.Server):
         listeners = listeners or open_listeners(self._settings)
         self._service.access.admin_port = listeners.admin_port
         self._service.url = listeners.url
+        if self._grpc_port is not None:
+            self._grpc_port.addresses = listeners.grpc_addresses
         self.run(sockets=listeners.all)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -97,6 +103,8 @@ class Server(uvicorn.Server):
         for acceptor in self._acceptors:
             acceptor.pause()
             await acceptor.wait_opened()
+        if self._grpc_port is not None:
+            self._grpc_port.accept(False)  # the application's end waits for its calls
         await super().shutdown(sockets)
         self._refusal_log.write()
         if self._companion is not None:
@@ -119,6 +127,8 @@ class Server(uvicorn.Server):
                 acceptor.resume()
             else:
                 acceptor.pause()
+        if self._grpc_port is not None:
+            self._grpc_port.accept(accepting)
 
     def retire(self) -> None:
         """Leave all to other instances, and end after the grace period."""

@@ -21,10 +21,13 @@ class ListeningSockets:
     Attributes:
         public: of the port.
         admin: of the admin port, if there is one.
+        grpc: of the gRPC port, if there is one. They do not listen: they keep the port for grpc, which listens on
+            sockets of its own beside them.
     """
 
     public: list[socket.socket]
     admin: list[socket.socket]
+    grpc: list[socket.socket]
 
     @property
     def all(self) -> list[socket.socket]:
@@ -40,22 +43,29 @@ class ListeningSockets:
         """Where a client on this machine reaches the port."""
         return _url(self.public[0]).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
+    @property
+    def grpc_addresses(self) -> list[str]:
+        """Where grpc is to listen."""
+        return [_url(reserved).removeprefix("http://") for reserved in self.grpc]
+
     def close(self) -> None:
         """Close them in this process; other processes that have them still listen."""
-        for listener in self.all:
+        for listener in (*self.all, *self.grpc):
             listener.close()
 
 
 def open_listeners(settings: Settings) -> ListeningSockets:
     """Listen on the ports of `settings`. Raises BadParameter if one cannot be bound."""
     public = listen(settings.host, settings.port, _BACKLOG)
-    if settings.admin_port is None:
-        return ListeningSockets(public, [])
-    return ListeningSockets(public, listen(settings.admin_host, settings.admin_port, _BACKLOG))
+    admin = [] if settings.admin_port is None else listen(settings.admin_host, settings.admin_port, _BACKLOG)
+    grpc = [] if settings.grpc_port is None else listen(settings.host, settings.grpc_port, None)
+    return ListeningSockets(public, admin, grpc)
 
 
-def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
+def listen(host: str, port: int, backlog: int | None) -> list[socket.socket]:
     """Sockets that listen on every address of `host`, all with the same port number.
+
+    Without a `backlog` they only keep the port, for sockets of this user that listen there with SO_REUSEPORT.
 
     "::" accepts IPv4 too. An address that this machine does not have is skipped if there is another one. BadParameter
     if none is left, or if one is in use.
@@ -77,7 +87,8 @@ def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
             if err.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 break
         else:
-            log.info("listening on %s", _url(listeners[-1]))
+            url = _url(listeners[-1])
+            log.info("listening on %s", url if backlog is not None else f"{url.removeprefix('http://')} for gRPC")
     if not listeners or (failure is not None and failure.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)):
         for listener in listeners:
             listener.close()
@@ -86,14 +97,19 @@ def listen(host: str, port: int, backlog: int) -> list[socket.socket]:
     return listeners
 
 
-def _bound(family: int, address: tuple[Any, ...], backlog: int, *, both: bool) -> socket.socket:
+def _bound(family: int, address: tuple[Any, ...], backlog: int | None, *, both: bool) -> socket.socket:
+    if backlog is None and address[1]:
+        _bound(family, address, 1, both=both).close()  # with SO_REUSEPORT it could be bound though another one listens
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        if backlog is None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
-        listener.listen(backlog)
+        if backlog is not None:
+            listener.listen(backlog)
     except BaseException:
         listener.close()
         raise

@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from app.api.schemas import OipError, Problem
+from app.api.error_formats import PROBLEM_MEDIA_TYPE, OipError
+from app.api.schemas import Problem
 from app.server.request_head import RequestRefused
 
 
@@ -14,8 +15,8 @@ def refusal_app(refused: RequestRefused, *, inference: bool) -> Callable[[Any, A
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
         status = refused.status
         problem = Problem(title=status.phrase, status=status, detail=refused.detail, request_id=uuid.uuid4().hex)
-        body = (OipError(error=refused.detail) if inference else problem).model_dump_json().encode()
-        kind = b"application/json" if inference else b"application/problem+json"
+        body = (OipError.of(problem) if inference else problem).model_dump_json().encode()
+        kind = b"application/json" if inference else PROBLEM_MEDIA_TYPE.encode()
         headers = {
             b"content-type": kind,
             b"x-request-id": problem.request_id.encode(),

@@ -166,7 +166,8 @@ def explain_parse_error(err: Exception, first_bytes: bytes) -> RequestRefused:
         return RequestRefused(HTTPStatus.BAD_REQUEST, detail)
     if request_line.startswith(b"PRI * HTTP/2"):
         return RequestRefused(
-            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/2 is not supported: send HTTP/1.1, directly or through a proxy"
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+            "HTTP/2 is not supported: send HTTP/1.1, directly or through a proxy; gRPC has its own port, --grpc-port",
         )
     if isinstance(err, httptools.HttpParserInvalidMethodError) and (method := _METHOD.match(request_line)):
         detail = f"the method {_shown(method[0])} is not supported; methods are written in capital letters"

@@ -57,7 +57,7 @@ def _start_processes(settings: Settings) -> None:
     from app.processes.process_start import end_spares, start_spare
 
     outside.cleanup = end_spares
-    role = f"engine {settings.default_model or settings.bundles[0].name}"
+    role = f"engine {settings.model_name or settings.default_model or settings.bundles[0].name}"
     modules = _ENGINE_MODULES.get(settings.engine, [])
     start_spare(role, "app.engines.engine_process.engine_host", *modules, keep_environment=True)
     for _ in range(settings.decoder_count):

@@ -83,6 +83,7 @@ def make_engine(settings: Settings, bundle: Bundle, resolution: int, **more: Any
         precision=settings.precision,
         least_agreement=settings.least_agreement,
         null_rate=settings.null_rate,
+        background=bundle.name == settings.shadow,
         run_seconds=settings.engine_seconds,
         load_seconds=settings.load_seconds,
         **more,

@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from app.errors import LoadFailed, NotReady, UnknownModel
@@ -54,11 +56,16 @@ class Repository:
 
     Raises BadBundle if there is no bundle, if two have the same name, or if there are several and none is the default.
 
+    Attributes:
+        default: the name of the default model.
+        beside: another repository, which is loaded, reloaded and closed with this one; its errors are only logged.
+
     Args:
         paths: bundles, or folders of bundles.
         default: the name of the default model; None is the only bundle.
         make: a model of a bundle.
         preload: resolutions that are loaded with each model that has them; the default model must have them.
+        name: of the model, if there is one bundle, instead of its folder's.
     """
 
     def __init__(
@@ -67,13 +74,15 @@ class Repository:
         default: str | None,
         make: Callable[[Bundle], ServedModel],
         preload: Sequence[int] = (),
+        name: str | None = None,
     ) -> None:
-        self._paths = paths
+        self._find = partial(find_bundles, *paths, name=name)
         self._make = make
         self._preload = preload
         self._changing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.beside: Repository | None = None
         found = self._look()
         self.default = found.default(default)
         self._entries = {name: RepositoryEntry(name, reason=LOADING) for name in found.bundles}
@@ -81,12 +90,18 @@ class Repository:
     @property
     def entries(self) -> list[RepositoryEntry]:
         """All known models: those that are served, those that were, and those on disk that could be."""
-        known = dict.fromkeys([*self._entries, *find_bundles(*self._paths).bundles])
+        known = dict.fromkeys([*self._entries, *self._find().bundles])
         return [self._entries.get(name) or RepositoryEntry(name, reason=UNLOADED) for name in known]
 
     @property
+    def served(self) -> Iterator[ServedModel]:
+        """The models that serve, those beside these too."""
+        own = (entry.model for entry in self._entries.values() if entry.model is not None)
+        return own if self.beside is None else chain(own, self.beside.served)
+
+    @property
     def bundles(self) -> Iterator[Bundle]:
-        """The bundles that are served."""
+        """The bundles that are served by their own names."""
         return (entry.model.bundle for entry in self._entries.values() if entry.model is not None)
 
     def model(self, name: str | None = None) -> ServedModel:
@@ -130,6 +145,11 @@ class Repository:
                 await self._load_unless_unloaded(name)
             except ExplainedError as err:
                 log.error("%s", err)
+        if self.beside is not None:
+            try:
+                await self.beside.load_all()
+            except ExplainedError as err:
+                log.error("%s", err)
 
     async def load(self, name: str) -> None:
         """Serve the bundle called `name` as it is on disk now; no-op if it is served already.
@@ -148,7 +168,7 @@ class Repository:
                 raise UnknownModel(f"there is no model {name[:60]!r}")
             old, entry.model, entry.reason = entry.model, None, UNLOADED
             self._retire(old)
-            if name not in find_bundles(*self._paths).bundles:
+            if name not in self._find().bundles:
                 del self._entries[name]
             log.info("%s is unloaded", name)
 
@@ -172,7 +192,7 @@ class Repository:
             except ExplainedError as err:
                 log.error("%s", err)
                 errors.append(str(err))
-        return errors
+        return errors if self.beside is None else errors + await self.beside.reload()
 
     async def close(self) -> None:
         """Let every model finish what it was given, and end it; no model is loaded any more."""
@@ -181,6 +201,8 @@ class Repository:
             old, entry.model, entry.reason = entry.model, None, "the service is stopping"
             self._retire(old)
         await asyncio.gather(*self._retiring)
+        if self.beside is not None:
+            await self.beside.close()
 
     async def _load_unless_unloaded(self, name: str) -> None:
         """Load `name`, unless somebody unloads it while another model loads."""
@@ -189,7 +211,7 @@ class Repository:
                 await self._load(name)
 
     async def _load(self, name: str) -> None:
-        found = await asyncio.to_thread(find_bundles, *self._paths)
+        found = await asyncio.to_thread(self._find)
         if name not in found.bundles:
             why = "; ".join(found.faults) or found.passed_over.get(name, "")
             raise UnknownModel(f"there is no bundle called {name[:60]!r} to load{why and f' ({why})'}")
@@ -197,7 +219,7 @@ class Repository:
         if entry.model is None:
             entry.reason = LOADING
         try:
-            bundle = await asyncio.to_thread(open_bundle, found.bundles[name])
+            bundle = await asyncio.to_thread(open_bundle, found.bundles[name], name)
             if entry.model is not None and entry.model.bundle.same_as(bundle):
                 bundle.close()
                 entry.reason = ""  # of an attempt in between
@@ -247,7 +269,7 @@ class Repository:
 
     def _look(self) -> FoundBundles:
         """The bundles on disk; the log has the folders that are passed over."""
-        found = find_bundles(*self._paths)
+        found = self._find()
         for why in (*found.passed_over.values(), *found.clashes):
             log.warning("passed over: %s", why)
         return found

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import NotReady
 from app.inspection.inspector import Inspector
 from app.serving.answer_details import fitted_threshold
+from app.serving.answer_taps import UNSEEN_CALLER, AnsweredImages, AnswerTap
 from app.serving.batcher import Batcher, Place
 from app.serving.model_engines import ModelEngines
 from app.serving.model_inspection import ModelInspection
@@ -28,6 +29,7 @@ from bundle.bundle_errors import ExplainedError
 from bundle.calibration import Calibration, ScoreCalibration
 from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
+from bundle.scores import best_classes
 from bundle.tensors import Outputs
 
 DEFAULT_QUEUE_BATCHES = 8
@@ -84,6 +86,12 @@ class ServedModel:
     passes. `best` is the number of best classes that are wanted, 0 for logits. Room in the queue and the decoders' time
     are shared between callers, told apart by `caller`.
 
+    Attributes:
+        bundle: that it answers for.
+        metrics: of this model.
+        calibrations: of its scores, by precision and resolution.
+        taps: see a share of its answers.
+
     Args:
         bundle: is closed with the model.
         decoders: make pixels of encoded images; other models may use them too.
@@ -112,6 +120,7 @@ class ServedModel:
         self.bundle = bundle
         self.metrics = metrics
         self.calibrations = bundle.calibration
+        self.taps: tuple[AnswerTap, ...] = ()
         self._decoders = decoders
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -289,8 +298,10 @@ class ServedModel:
         Raises BadParameter, QueueFull, and what app.decoding.image_decoding.decode raises.
         """
         resolution = self.resolution(resolution)
+        taps = self._drawn_taps(caller)
         with self.room(caller=caller) as (place,):
-            return await self._classify(place, body, resolution, deadline, best, caller)
+            answer = await self._classify(place, body, resolution, deadline, 0 if taps else best, caller)
+        return self._seen(taps, [body], [answer], best)[0] if taps else answer
 
     async def seen_pixels(self, body: bytes, resolution: int | None = None) -> NDArray[np.uint8]:
         """What the network sees of the encoded image in `body`, (side, side, 3). Raises as `classify` does."""
@@ -307,11 +318,13 @@ class ServedModel:
     ) -> list[ModelAnswer]:
         """An answer with logits for each encoded image. Raises QueueFull for all, or the first error of `classify`."""
         resolution = self.resolution(resolution)
+        taps = self._drawn_taps(caller)
         with self.room(len(bodies), caller) as places:
-            return await together(
+            answers = await together(
                 self._classify(place, body, resolution, deadline, 0, caller)
                 for place, body in zip(places, bodies, strict=True)
             )
+        return self._seen(taps, bodies, answers) if taps else answers
 
     async def classify_each(
         self,
@@ -326,13 +339,15 @@ class ServedModel:
 
         async def outcome(place: Place, body: bytes) -> ModelAnswer | ExplainedError:
             try:
-                return await self._classify(place, body, served, deadline, best, caller)
+                return await self._classify(place, body, served, deadline, 0 if taps else best, caller)
             except ExplainedError as err:
                 return err
 
         served = self.resolution(resolution)
+        taps = self._drawn_taps(caller)
         with self.room(len(bodies), caller) as places:
-            return await together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
+            outcomes = await together(outcome(place, body) for place, body in zip(places, bodies, strict=True))
+        return self._seen_outcomes(taps, bodies, outcomes, best) if taps else outcomes
 
     async def classify_pixels(
         self, images: PixelBlock, resolution: int, deadline: float = math.inf, *, caller: str = ""
@@ -347,10 +362,50 @@ class ServedModel:
                 now = Interval(began := time.perf_counter(), began)
                 return await self._answer(place, EngineInput(location), resolution, deadline, now, now)
 
+        taps = self._drawn_taps(caller)
         with self.room(len(images.locations), caller) as places:
-            return await together(
+            answers = await together(
                 classified(place, location) for place, location in zip(places, images.locations, strict=True)
             )
+        return self._seen(taps, images, answers) if taps else answers
+
+    def _drawn_taps(self, caller: str) -> list[AnswerTap]:
+        """Those that are to see the answers to a request."""
+        if not self.taps or caller == UNSEEN_CALLER:
+            return []
+        return [tap for tap in self.taps if tap.wants()]
+
+    def _seen(
+        self,
+        taps: Sequence[AnswerTap],
+        images: Sequence[bytes] | PixelBlock,
+        answers: Sequence[ModelAnswer],
+        best: int = 0,
+    ) -> list[ModelAnswer]:
+        """`answers`, which have logits, with the `best` classes that were wanted; the taps have seen them."""
+        for tap in taps:
+            tap.see(AnsweredImages(self, images, answers))
+        return [self._with_best(answer, best) for answer in answers]
+
+    def _seen_outcomes(
+        self,
+        taps: Sequence[AnswerTap],
+        bodies: Sequence[bytes],
+        outcomes: Sequence[ModelAnswer | ExplainedError],
+        best: int,
+    ) -> list[ModelAnswer | ExplainedError]:
+        """As `_seen`; the taps see the images that were answered."""
+        answered = [(body, each) for body, each in zip(bodies, outcomes, strict=True) if isinstance(each, ModelAnswer)]
+        seen = iter(self._seen(taps, [body for body, _ in answered], [answer for _, answer in answered], best))
+        return [next(seen) if isinstance(each, ModelAnswer) else each for each in outcomes]
+
+    def _with_best(self, answer: ModelAnswer, best: int) -> ModelAnswer:
+        """`answer` with what the engine would have given if it had been asked for so many of the best classes."""
+        if not best:
+            return answer
+        temperature = answer.calibration.temperature if answer.calibration else 1.0
+        classes = best_classes(answer.outputs[0], best, self.bundle.manifest.activation, temperature)
+        return replace(answer, result=replace(answer.result, best=classes))
 
     async def _classify(
         self, place: Place, body: bytes, resolution: int, deadline: float, best: int, caller: str

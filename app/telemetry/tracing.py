@@ -45,29 +45,51 @@ class Tracing:
     def record(
         self, method: str, route: str, status: int, headers: Mapping[str, str], state: Mapping[str, Any]
     ) -> None:
-        """Send the spans of a request that has ended now; `state` has `started`, `request_id` and `stages`."""
+        """Send the spans of an HTTP request that has ended now; `state` has `started`, `request_id` and `stages`."""
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+        }
+        self._send(f"{method} {route}", attributes, status >= 500, headers, state)
+
+    def record_rpc(
+        self, service: str, method: str, code: int, failed: bool, headers: Mapping[str, str], state: Mapping[str, Any]
+    ) -> None:
+        """Send the spans of a gRPC call that has ended now; `failed` says whether its status code is the service's."""
+        attributes: dict[str, str | int] = {
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            "rpc.method": method,
+            "rpc.grpc.status_code": code,
+        }
+        self._send(f"{service}/{method}", attributes, failed, headers, state)
+
+    def _send(
+        self,
+        name: str,
+        attributes: dict[str, str | int],
+        failed: bool,
+        headers: Mapping[str, str],
+        state: Mapping[str, Any],
+    ) -> None:
         epoch = time.time() - time.perf_counter()
 
         def nanoseconds(moment: float) -> int:
             return int((epoch + moment) * 1e9)
 
         span = self._tracer.start_span(
-            f"{method} {route}",
+            name,
             context=self._propagator.extract(headers),
             kind=self._server,
             start_time=nanoseconds(state["started"]),
-            attributes={
-                "http.request.method": method,
-                "http.route": route,
-                "http.response.status_code": status,
-                "crossvit.request_id": state["request_id"],
-            },
+            attributes=attributes | {"crossvit.request_id": state["request_id"]},
         )
-        if status >= 500:
+        if failed:
             span.set_status(self._error)
         stages: list[tuple[str, Interval]] = state["stages"]
-        for name, stage in stages:
-            child = self._tracer.start_span(name, context=self._within(span), start_time=nanoseconds(stage.start))
+        for stage_name, stage in stages:
+            child = self._tracer.start_span(stage_name, context=self._within(span), start_time=nanoseconds(stage.start))
             child.end(end_time=nanoseconds(stage.end))
         span.end(end_time=nanoseconds(time.perf_counter()))
 

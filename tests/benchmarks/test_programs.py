@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.flood import flood
+from benchmarks.grpc_cost import grpc_cost
 from benchmarks.machine import ROOT
 from benchmarks.reliability import overload, soak
 from benchmarks.roofline import roofline
@@ -35,6 +36,13 @@ def test_service_cost_of_the_null_engine_prints_costs_stations_and_ratios(
         assert word in printed
     service_cost(PHOTOS, bundle, rounds=1, seconds=1, engine="null", null_clients="2", other=ROOT)
     assert "medians of the rounds' ratios" in capsys.readouterr().out
+
+
+def test_grpc_cost_compares_both_protocols(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grpc_cost(PHOTOS, bundle, clients="2", rounds=1, seconds=0.2)
+    printed = capsys.readouterr().out
+    for word in ("pixels", "photographs", "HTTP", "gRPC", "front end, ms"):
+        assert word in printed
 
 
 def test_soak_counts_answers_and_overload_refuses(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,3 +150,19 @@ def test_a_link_that_a_volume_swaps_leads_to_the_new_bundle_under_its_own_name(v
     (volume / "..new").symlink_to("..2026_11_28_11_00_00.2")
     (volume / "..new").replace(volume / "..data")
     assert find_bundles(volume).bundles["c"].resolve() == (volume / "..2026_11_28_11_00_00.2" / "c").resolve()
+
+
+def test_the_only_bundle_may_have_another_name_and_several_may_not(tmp_path: Path) -> None:
+    bundle = fill(tmp_path / "models")
+    for path in (bundle, tmp_path):
+        found = find_bundles(path, name="flowers")
+        assert found.bundles == {"flowers": bundle}
+        assert found.default(None) == "flowers"
+    fill(tmp_path / "others")
+    with pytest.raises(BadBundle, match="flowers can be the name of one model only, and there are models, others"):
+        find_bundles(tmp_path, name="flowers").default(None)
+
+
+def test_no_bundle_has_no_other_name_either(tmp_path: Path) -> None:
+    with pytest.raises(BadBundle, match="no bundle at"):
+        find_bundles(tmp_path, name="flowers").default(None)

@@ -5,6 +5,7 @@
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _COMPILED_BYTES = 1 << 20  # a compiled model is larger than this, the notes of measurements are smaller
 _LONGEST_REASON = 300
+_LOWEST_PRIORITY = 19
 _OVERLAPPING_CALLS = 2  # one computes while the images of the other are on their way
 
 
@@ -53,6 +55,7 @@ class EngineHost:
         classes: of the network.
         activation: makes scores of logits.
         null_rate: as EngineFiles has it.
+        background: as EngineProcess has it.
         files: open files: those of the graphs, those of the plans, and those of the memories that have the images.
     """
 
@@ -65,8 +68,11 @@ class EngineHost:
         classes: int,
         activation: Activation,
         null_rate: float,
+        background: bool,
         files: Sequence[int],
     ) -> None:
+        if background:
+            os.nice(_LOWEST_PRIORITY)  # before the engine starts its threads, which inherit it
         remaining = iter(files)
         of_graphs, of_plans = list(islice(remaining, len(graphs))), list(islice(remaining, len(plans)))
         self._store = open_cache(graphs)

@@ -66,6 +66,7 @@ class EngineProcess:
         memories: the files of the memories that have the images, by the numbers in PixelLocation.
         seconds: that a call may take until the engine is loaded.
         null_rate: as EngineFiles has it.
+        background: whether others come first where both want a CPU.
         on_spawn: is told of the worker before it answers, so that it can be killed.
     """
 
@@ -77,6 +78,7 @@ class EngineProcess:
         *,
         seconds: float,
         null_rate: float,
+        background: bool,
         on_spawn: Callable[[Worker], None],
     ) -> None:
         self.name = self.precision = ""
@@ -100,6 +102,7 @@ class EngineProcess:
                 self._classes,
                 bundle.manifest.activation,
                 null_rate,
+                background,
             ],
             seconds=seconds,
             files=[*bundle.graphs.values(), *(plan.file for plan in plans), *memories],

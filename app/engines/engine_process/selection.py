@@ -45,6 +45,7 @@ class EngineRequest:
         least_agreement: the share of photographs for which a precision that is not named must have float32's best
             class; None is the rule of bundle.agreement.
         null_rate: as EngineFiles has it.
+        background: as EngineProcess has it.
     """
 
     engine: str = AUTO
@@ -53,6 +54,7 @@ class EngineRequest:
     restart: Candidate | None = None
     least_agreement: float | None = None
     null_rate: float = 0.0
+    background: bool = False
 
 
 class EngineSearch:
@@ -310,6 +312,7 @@ class EngineSearch:
             self._memories,
             seconds=self._seconds,
             null_rate=self._request.null_rate,
+            background=self._request.background,
             on_spawn=self._spawned,
         )
 

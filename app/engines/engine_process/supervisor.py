@@ -56,6 +56,7 @@ class EngineSupervisor:
         prefer: name and precision that are taken without a comparison if they work.
         least_agreement: as EngineRequest has it.
         null_rate: as EngineFiles has it.
+        background: as EngineProcess has it.
         run_seconds: that a run may take, or ten times what its images took at the start where that is longer.
         load_seconds: that each step of a start may take.
         on_restart: is called with a reason before each rebuild.
@@ -73,6 +74,7 @@ class EngineSupervisor:
         prefer: Candidate | None = None,
         least_agreement: float | None = None,
         null_rate: float = 0.0,
+        background: bool = False,
         run_seconds: float,
         load_seconds: float,
         on_restart: Callable[[str], None] = lambda _: None,
@@ -84,7 +86,14 @@ class EngineSupervisor:
         self.refused: dict[str, str] = {}
         self.fault: str | None = "it is loading"
         self.calibrations = bundle.calibration
-        self._request = EngineRequest(engine, precision, prefer, least_agreement=least_agreement, null_rate=null_rate)
+        self._request = EngineRequest(
+            engine,
+            precision,
+            prefer,
+            least_agreement=least_agreement,
+            null_rate=null_rate,
+            background=background,
+        )
         self._bundle = bundle
         self._resolution = resolution
         self._run_seconds = run_seconds

@@ -17,7 +17,7 @@ from app.main import create_app
 from tests.support.servers import Server, crossvit_serve
 
 ROOT = Path(__file__).parents[3]
-OPERATIONS = 28
+OPERATIONS = 41
 ENGINE = ("--engine", "onnxruntime", "--precision", "f32")
 
 

@@ -109,7 +109,7 @@ def test_with_explain_each_picture_has_the_maps_of_both_branches(bundle: Path, f
     seen, small, large = pictures(page)
     assert seen.size == small.size == large.size == (224, 224)
     assert seen.tobytes() != small.tobytes() != large.tobytes()
-    assert "red speaks for the best class and blue against it" in page
+    assert "magenta to yellow speaks for the best class and blue against it" in page
     shares = [int(found) for found in re.findall(r"(?:small|large) patches: ([+-]\d+)%<", page)]
     said = re.search(r"patches are (\d+)% of all that went into .* logit, .*; the other (\d+)% came from", page)
     assert said is not None

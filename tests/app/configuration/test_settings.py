@@ -58,6 +58,11 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
         ({"rate_limit": "10/minute"}, "rate_limit is for each API key"),
         ({"rate_limit": "0/minute", "api_keys": "long-enough"}, "rate_limit"),
         ({"admin_port": 8000}, "admin_port must not be the port"),
+        ({"grpc_port": 8000}, "grpc_port must be a port of its own"),
+        ({"grpc_port": 9000, "admin_port": 9000}, "grpc_port must be a port of its own"),
+        ({"model_name": "a", "default_model": "b"}, "model_name is the name of the only model"),
+        ({"model_name": "a", "sources": ["b", "c"]}, "model_name is the name of the only model"),
+        ({"model_name": "a/b"}, "model_name"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, object], message: str) -> None:

@@ -1,6 +1,9 @@
 """Maps over pictures: in the right place, in the right colours, whatever the picture."""
 
+import json
+import re
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.decoding.overlay import draw_overlay
+from app.decoding.overlay import AGAINST, FOR, GAMMA, draw_overlay
 from app.decoding.overlay_bounds import MAX_OVERLAY_BYTES
 from app.errors import BadImage, NotAnImage, TooLarge
 from model.spec import Preprocessing
@@ -43,14 +46,24 @@ def test_the_picture_is_grey_below_a_map_so_that_only_the_map_has_colours() -> N
     assert np.ptp(pixels[72, 144]) > 40
 
 
-def test_red_is_for_the_class_and_blue_against_it_where_the_patches_are() -> None:
+def test_warm_colours_are_for_the_class_and_blue_against_it_where_the_patches_are() -> None:
     left_top, right_bottom = [[1.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]]
     pixels = drawn(Image.new("RGB", (256, 256), GREY), left_top, right_bottom).astype(int)
-    redness = pixels[..., 0] - pixels[..., 2]
-    assert redness[72, 72] > 40  # the middles of patches of 112 pixels, from pixel 16 on
-    assert redness[184, 184] < -40
-    assert abs(redness[72, 184]) < 15
-    assert abs(redness[2, 2]) == 0
+    warmth = pixels[..., 0] - pixels[..., 2]
+    assert warmth[72, 72] > 40  # the middles of patches of 112 pixels, from pixel 16 on
+    assert warmth[184, 184] < -40
+    assert abs(warmth[72, 184]) < 15
+    assert abs(warmth[2, 2]) == 0
+
+
+def test_the_colours_are_those_of_the_page() -> None:
+    source = (Path(__file__).parents[3] / "app/page/static/heat_map.js").read_text()
+    of_page = dict(re.findall(r"^const (FOR|AGAINST|GAMMA) = ([^;]+);", source, re.MULTILINE))
+    assert {name: json.loads(value) for name, value in of_page.items()} == {
+        "FOR": [list(colour) for colour in FOR],
+        "AGAINST": [list(colour) for colour in AGAINST],
+        "GAMMA": GAMMA,
+    }
 
 
 def test_numbers_of_grids_of_different_sizes_count_by_area() -> None:
@@ -74,7 +87,7 @@ def test_opacity_is_that_of_the_strongest_place() -> None:
     none = drawn(scene(300, 280), [[1.0]], opacity=0.0)
     np.testing.assert_array_equal(none, drawn(scene(300, 280), [[0.0]], opacity=1.0))
     full = drawn(scene(300, 280), [[1.0]], opacity=1.0)
-    assert (full[140, 150] == (103, 0, 31)).all()
+    assert (full[140, 150] == FOR[-1]).all()
 
 
 @pytest.mark.parametrize("size", [(3000, 2000), (2000, 3000), (1, 3000), (3000, 1), (1, 1), (1024, 1025)])

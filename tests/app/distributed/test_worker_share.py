@@ -3,7 +3,7 @@ import os
 import pytest
 
 from app.configuration.settings import Settings
-from app.distributed.worker_share import check_room, take_share
+from app.distributed.worker_share import check_cluster_room, take_share
 from app.errors import BadParameter
 from app.machine.cpus import usable_cpus
 from app.machine.machine_share import SHARE_VARIABLE
@@ -35,7 +35,7 @@ def test_a_gpu_is_seen_by_workers_that_were_given_one(gpus: float, seen: str) ->
 
 
 def test_workers_that_take_every_cpu_are_refused() -> None:
-    check_room(workers=3, cpus=1, total=4)
+    check_cluster_room(workers=3, cpus=1, total=4)
     for workers, cpus in ((4, 1), (2, 2), (5, 1)):
         with pytest.raises(BadParameter, match="of the 4 CPUs of the cluster; at least one has to stay free"):
-            check_room(workers, cpus, 4)
+            check_cluster_room(workers, cpus, 4)

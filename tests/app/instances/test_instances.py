@@ -154,6 +154,23 @@ def test_metrics_and_statistics_are_those_of_all_instances(pair: Server) -> None
     assert sum(batch["batch_size"] * batch["compute_infer"]["count"] for batch in statistics["batch_stats"]) >= 10
 
 
+def test_each_instance_explains_and_embeds(pair: Server) -> None:
+    def inspections() -> list[int]:
+        return [pid for instance in instances(pair.pid).values() for pid in workers(instance, "inspection")]
+
+    maps = [ask(pair, "/explain", "POST", content=JPEG).json()["explanations"]]
+    before = metrics(pair)["crossvit_inspections_total"]
+    asked = 0
+    while len(inspections()) < COUNT:  # a new connection each time, which either may accept
+        assert asked < 200
+        maps.append(ask(pair, "/explain", "POST", content=JPEG).json()["explanations"])
+        asked += 1
+    embeddings = [ask(pair, "/embed", "POST", content=JPEG).json()["embedding"] for _ in range(8)]
+    assert all(found == maps[0] for found in maps)
+    assert all(found == embeddings[0] for found in embeddings)
+    assert metrics(pair)["crossvit_inspections_total"] == before + asked + len(embeddings)
+
+
 def test_a_rate_limit_is_exact_over_all_instances(pair: Server) -> None:
     def classify(_: int) -> int:
         return ask(pair, "/classify", "POST", key=ANN, files={"file": JPEG}).status_code

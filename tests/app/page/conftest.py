@@ -1,14 +1,20 @@
 """A browser for the tests of the page, and contexts of it that end with each test."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import NoBrowser, chromium, watch
-from tests.support.servers import Server
+from tests.support.changed_bundles import warn
+from tests.support.page_steps import KEY
+from tests.support.servers import Server, crossvit_serve
+
+CAUTION = "often wrong, as this test has it"
 
 OpenPage = Callable[..., Page]
 
@@ -51,3 +57,20 @@ def open_page(browser: Browser, server: Server) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert [message for messages in wrong for message in messages] == []
+
+
+@pytest.fixture(scope="package")
+def keyed(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that needs a key, with places for one image in its queues and a slow engine.
+
+    Of its two models the second has a warning.
+    """
+    folder = tmp_path_factory.mktemp("keyed")
+    for name in ("first", "second"):
+        shutil.copytree(bundle, folder / "models" / name)
+    warn(folder / "models" / "second", CAUTION)
+    options = ["--engine", "null", "--null-rate", "3", "--max-queue", "1", "--max-images", "1", "--max-batch", "1"]
+    models = ["--bundle", str(folder / "models"), "--default-model", "first"]
+    with crossvit_serve(folder / "log", *models, *options, "--api-keys", f"page:{KEY}") as started:
+        started.wait_until_ready()
+        yield started

@@ -47,6 +47,7 @@ def test_a_model_is_made_as_the_settings_say(bundle: Path, monkeypatch: pytest.M
         "precision": "bf16",
         "least_agreement": 0.97,
         "null_rate": 500,
+        "background": False,
         "run_seconds": 11,
         "load_seconds": 12,
         "memories": (7,),

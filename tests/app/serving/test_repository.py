@@ -285,6 +285,24 @@ def test_folders_that_are_closed_to_the_service_keep_no_model_from_being_served(
             os.seteuid(0)
 
 
+def test_the_only_bundle_is_served_under_another_name_until_there_are_two(folder: Path) -> None:
+    async def main() -> None:
+        shutil.rmtree(folder / "b")
+        async with serving(folder, name="flowers") as repository:
+            await repository.load_all()
+            assert repository.model("flowers").bundle.name == repository.default == "flowers"
+            change(folder / "a", exporter="another")
+            assert await repository.reload() == []
+            assert states(repository) == {"flowers": "READY"}
+            shutil.copytree(folder / "a", folder / "b")
+            (fault,) = await repository.reload()
+            assert "flowers is served as it was: flowers can be the name of one model only, and there are a, b" in fault
+            assert states(repository) == {"flowers": "READY"}
+            await classify(repository, "flowers")
+
+    asyncio.run(main())
+
+
 def test_one_that_cannot_be_loaded_does_not_keep_the_others_from_it(folder: Path) -> None:
     async def main() -> None:
         (folder / "b" / "labels.json").write_text("[]")

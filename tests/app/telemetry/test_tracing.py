@@ -284,6 +284,25 @@ def test_spans_that_wait_are_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) ->
     assert decode.end - decode.start == pytest.approx(0.25e9, abs=1e4)
 
 
+def test_a_grpc_call_is_a_span_of_its_service_and_method() -> None:
+    with collecting(Collector(free_port())) as last:
+        traces = Tracing(f"http://127.0.0.1:{last.port}")
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        state = {"started": time.perf_counter(), "request_id": "call", "stages": []}
+        traces.record_rpc("inference.GRPCInferenceService", "ModelInfer", 14, True, headers, state)
+        traces.close()
+        (span,) = last.wait_for("call", seconds=0.1)
+    assert (span.name, span.trace, span.parent) == ("inference.GRPCInferenceService/ModelInfer", TRACE, PARENT)
+    assert (span.kind, span.status) == (SERVER, ERROR)
+    assert span.attributes == {
+        "rpc.system": "grpc",
+        "rpc.service": "inference.GRPCInferenceService",
+        "rpc.method": "ModelInfer",
+        "rpc.grpc.status_code": 14,
+        "crossvit.request_id": "call",
+    }
+
+
 def test_a_collector_that_hangs_does_not_keep_the_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
     monkeypatch.setattr(tracing, "_CLOSE_SECONDS", 0.2)

@@ -127,7 +127,9 @@ def test_a_half_graph_that_was_overwritten_is_not_believed(tmp_path: Path) -> No
     graph = tmp_path / "model.fp16.onnx"
     graph.write_bytes(b"half")
     with graph.open("rb") as file:
-        host = EngineHost({"fp16": hashlib.sha256(b"half").hexdigest()}, [], "", 224, 2, SOFTMAX, 0.0, [file.fileno()])
+        host = EngineHost(
+            {"fp16": hashlib.sha256(b"half").hexdigest()}, [], "", 224, 2, SOFTMAX, 0.0, False, [file.fileno()]
+        )
         read = host._files.graphs["fp16"]
         assert read() == read() == b"half"
         graph.write_bytes(b"HALF")

@@ -143,12 +143,21 @@ class LocalProcess(EngineProcess):
         *,
         seconds: float,
         null_rate: float,
+        background: bool,
         on_spawn: Callable[[Worker], None],
     ) -> None:
         self._golden = bundle.golden(resolution)
         self._seconds = seconds
         host = EngineHost(
-            {}, [], bundle.plan_command(resolution), self._golden.images.shape[1], 2, SOFTMAX, null_rate, memories
+            {},
+            [],
+            bundle.plan_command(resolution),
+            self._golden.images.shape[1],
+            2,
+            SOFTMAX,
+            null_rate,
+            background,
+            memories,
         )
         self.worker = cast(Worker, LocalWorker(host))
         on_spawn(self.worker)

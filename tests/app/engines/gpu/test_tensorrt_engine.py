@@ -755,7 +755,7 @@ def test_a_plan_that_was_tampered_with_is_never_deserialised(
     offer(gpu, monkeypatch)
     (tmp_path / "plan").write_bytes(content)
     with (tmp_path / "plan").open("rb") as plan:
-        host = EngineHost({}, [passport().model_dump_json()], "build it", SIDE, 2, SOFTMAX, 0.0, [plan.fileno()])
+        host = EngineHost({}, [passport().model_dump_json()], "build it", SIDE, 2, SOFTMAX, 0.0, False, [plan.fileno()])
         images = pictures(3)
         with nullcontext() if expected else pytest.raises(BadBundle, match="not the one that its manifest describes"):
             host.load("tensorrt", passport().precision, images)
