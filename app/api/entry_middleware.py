@@ -1,5 +1,6 @@
 """What every route has in common: the path prefix, origin checks, HEAD and OPTIONS, and error responses."""
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -9,10 +10,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.origin_policy import SAFE_METHODS, OriginPolicy
-from app.errors import BadParameter
+from app.errors import BadParameter, NotReady
 
 MAX_QUERY_PARAMETERS = 32  # each costs time to parse
 _ALL_METHODS = "GET, HEAD, OPTIONS, POST, PUT"
+_STOPPED = NotReady("the service has stopped before it could answer", retry_after=1)
 _ROUTER_KEYS = ("route", "fastapi", "path_params", "endpoint")  # the router writes them into the scope
 
 
@@ -59,10 +61,12 @@ class EntryMiddleware:
                 await Response(status_code=204, headers={"Allow": _ALL_METHODS})(inner, receive, response.send)
             else:
                 await self._app(inner, receive, response.send)
-        except Exception as err:
+        except (Exception, asyncio.CancelledError) as err:
             if response.started:
                 raise  # part of a response is out: the server must close the connection
-            await self._error_response(Request(scope), err)(inner, receive, response.send)
+            # The server cancels what it has not answered within `drain_seconds`.
+            error = _STOPPED if isinstance(err, asyncio.CancelledError) else err
+            await self._error_response(Request(scope), error)(inner, receive, response.send)
         finally:
             scope.update({name: inner[name] for name in _ROUTER_KEYS if name in inner})
 

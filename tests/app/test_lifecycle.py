@@ -115,6 +115,25 @@ def test_what_was_accepted_when_the_port_closes_is_finished(bundle: Path, start_
     assert server.process.wait(30) == 0
 
 
+def test_what_cannot_be_finished_in_time_is_answered_with_503(bundle: Path, start_server: StartServer) -> None:
+    slow = ["--engine", "null", "--null-rate", "0.1", "--drain-seconds", "1"]
+    server = start_server("--bundle", str(bundle), *slow)
+    server.wait_until_ready()
+    with ThreadPoolExecutor(4) as pool:
+        accepted = [pool.submit(httpx.post, f"{server.url}/classify", content=JPEG, timeout=60) for _ in range(4)]
+        waiting = 'queue_images{model="crossvit_tiny"} 3.0'  # one is in the engine
+        wait_until(lambda: waiting in httpx.get(f"{server.url}/metrics").text)
+        time.sleep(0.2)
+        assert waiting in httpx.get(f"{server.url}/metrics").text
+        server.process.send_signal(signal.SIGTERM)
+        answers = [request.result() for request in accepted]
+    assert [answer.status_code for answer in answers] == [503] * 4
+    assert {answer.json()["reason"] for answer in answers} == {"NotReady"}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
+    assert server.process.wait(30) == 0
+    assert "Traceback" not in server.log_text()
+
+
 def test_requests_that_have_arrived_in_a_pipeline_are_answered_when_the_service_stops(
     bundle: Path, start_server: StartServer
 ) -> None:
