@@ -14,9 +14,7 @@ import yaml
 from deploy.chart import Manifest, merged, rendered
 from deploy.generate import KUSTOMIZE, generated, main, plain
 from tests.support.chart_values import Values, gpu_values
-
-KUBECTL = shutil.which("kubectl") or ""
-needs_kubectl = pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+from tests.support.kubectl import KUBECTL, needs_kubectl
 
 
 def built(folder: Path) -> list[Manifest]:
