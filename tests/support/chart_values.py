@@ -95,6 +95,11 @@ CASES: dict[str, Values] = {
         },
         "fullnameOverride": "vision",
     },
+    "extras": {
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/mine", "readOnly": True}],
+    },
     "grpc": {"grpc": {"enabled": True}},
 }
 
