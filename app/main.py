@@ -156,6 +156,7 @@ def _service(settings: Settings) -> Service:
         log.info("no API keys are set: every client that reaches the port may classify")
     metrics = Metrics(lambda: _states(repository.entries if canary is None else [*repository.entries, canary.entry]))
     decoders = make_decoders(settings, lambda reason: metrics.decoder_restarts.labels(reason).inc())
+    metrics.show_decoders(settings.decoder_count)
 
     answer_log = AnswerLog(settings.answer_log, settings.answer_log_seconds, metrics) if settings.answer_log else None
     taps: dict[str, AnswerTap] = {}  # by what each is called, so that a model need not see its own copies

@@ -99,5 +99,5 @@ def _model_name(checkpoint: Path) -> str:
 
 def _fit(name: str) -> str:
     """`name` with other characters than a model's name may have replaced."""
-    fitting = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".")[:100]
+    fitting = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[:100]
     return fitting if MODEL_NAME.fullmatch(fitting) else "model"

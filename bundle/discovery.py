@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bundle.bundle_errors import BadBundle
-from bundle.file_names import MANIFEST, MODEL_NAME
+from bundle.file_names import MANIFEST, MODEL_NAME, MODEL_NAME_RULE
 from bundle.permissions import unreadable
 from model.spec import VARIANTS
 
@@ -132,7 +132,7 @@ def _not_a_bundle(entry: Path) -> str | None:
     except OSError as err:
         return unreadable(entry / MANIFEST, err)
     if not MODEL_NAME.fullmatch(entry.name):
-        return f"{_printable(entry)}: a model's name has only letters, digits, '.', '_' and '-'; rename the folder"
+        return f"{_printable(entry)}: a model's name has {MODEL_NAME_RULE}; rename the folder"
     return None
 
 

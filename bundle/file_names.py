@@ -19,4 +19,5 @@ PLAN = "plan"
 PASSPORT = "passport.json"  # the plan manifest
 
 # A bundle's folder is called like the model that is served from it.
-MODEL_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+MODEL_NAME = re.compile(r"(?!-|\.\.?$)[A-Za-z0-9._-]{1,100}")
+MODEL_NAME_RULE = "1 to 100 letters, digits, '.', '_' and '-', without '-' first, and neither '.' nor '..'"

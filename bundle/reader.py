@@ -11,7 +11,7 @@ from pathlib import Path
 from bundle.bundle_errors import BadBundle
 from bundle.calibration import Calibration, read_calibration
 from bundle.class_labels import ClassLabel, parse_labels
-from bundle.file_names import GOLDEN, GRAPHS, INSPECTION, LABELS, MANIFEST, MODEL, MODEL_NAME
+from bundle.file_names import GOLDEN, GRAPHS, INSPECTION, LABELS, MANIFEST, MODEL, MODEL_NAME, MODEL_NAME_RULE
 from bundle.golden import Golden, parse_golden
 from bundle.manifest import Manifest, parse_manifest
 from bundle.permissions import unreadable
@@ -117,7 +117,7 @@ def _open(path: Path, name: str | None) -> Bundle:
     except OSError as err:
         raise BadBundle(f"{path} is in the working directory, which is gone; give an absolute path") from err
     if not MODEL_NAME.fullmatch(name or path.name):
-        raise BadBundle(f"{path}: the folder's name is the model's, of letters, digits, '.', '_' and '-'; rename it")
+        raise BadBundle(f"{path}: the folder's name is the model's, of {MODEL_NAME_RULE}; rename it")
     content = _read_manifest(path)
     manifest = parse_manifest(content, path / MANIFEST)
     labels = parse_labels(read_checked(path, LABELS, manifest), path / LABELS, manifest.classes)

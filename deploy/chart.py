@@ -8,6 +8,7 @@ import helm_python
 import yaml
 
 CHART = Path(__file__).parent / "helm" / "crossvit"
+GPU_VALUES: Mapping[str, Any] = yaml.safe_load((CHART / "values-gpu.yaml").read_text())
 Manifest = dict[str, Any]
 
 
@@ -33,6 +34,16 @@ def rendered_files(
     except helm_python.HelmError as err:
         raise ChartError(str(err)) from err
     return dict(sorted(files.items()))
+
+
+def merged(*values: Mapping[str, Any]) -> dict[str, Any]:
+    """What Helm makes of several files of values: groups are merged, and of one value the last counts."""
+    whole: dict[str, Any] = {}
+    for part in values:
+        for name, value in part.items():
+            both = isinstance(value, Mapping) and isinstance(whole.get(name), Mapping)
+            whole[name] = merged(whole[name], value) if both else value
+    return whole
 
 
 def _objects(text: str) -> Iterator[Manifest]:

@@ -8,14 +8,14 @@ Enters: the chart, the settings. Leaves: the committed files; with --check a sta
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from app.configuration.settings import Settings
-from deploy.chart import CHART, Manifest, rendered
+from deploy.chart import CHART, GPU_VALUES, Manifest, merged, rendered
 
 KUSTOMIZE = CHART.parents[1] / "kustomize"
 SCHEMA = CHART / "values.schema.json"
@@ -27,13 +27,12 @@ OWNED = {
 }  # fmt: skip
 _NOTE = "# Made from deploy/helm/crossvit by python -m deploy.generate; change it there.\n"
 _OF_HELM = ("helm.sh/chart", "app.kubernetes.io/managed-by")
-_COMPONENTS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {  # values, and the file of each kind that they add
-    "keda": (
-        {"autoscaling": {"kind": "keda", "keda": {"selector": 'service="crossvit"'}}},
-        {"ScaledObject": "scaledobject.yaml"},
-    ),
+_KEDA = {"kind": "keda", "keda": {"selector": 'service="crossvit"'}}
+_COMPONENTS: dict[str, tuple[tuple[Mapping[str, Any], ...], dict[str, str]]] = {  # values; the files of added kinds
+    "keda": (({"autoscaling": _KEDA},), {"ScaledObject": "scaledobject.yaml"}),
+    "keda-gpu": ((GPU_VALUES, {"autoscaling": _KEDA}), {"ScaledObject": "scaledobject.yaml"}),
     "monitoring": (
-        {"monitoring": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}}},
+        ({"monitoring": {"serviceMonitor": {"enabled": True}, "rules": {"enabled": True}}},),
         {"ServiceMonitor": "servicemonitor.yaml", "PrometheusRule": "prometheusrule.yaml"},
     ),
 }
@@ -92,10 +91,10 @@ def _components() -> dict[Path, str]:
     files = {}
     for name, (values, kinds) in _COMPONENTS.items():
         folder = KUSTOMIZE / "components" / name
-        for manifest in rendered(values):
+        for manifest in rendered(merged(*values)):
             if manifest["kind"] in kinds:
                 files[folder / kinds[manifest["kind"]]] = _text(_of_any_namespace(plain(manifest)))
-        files[folder / "kustomization.yaml"] = _text(_component(kinds.values(), scales=name == "keda"))
+        files[folder / "kustomization.yaml"] = _text(_component(kinds.values(), scales="ScaledObject" in kinds))
     return files
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,7 +21,7 @@ from pydantic_settings import (
 from app.configuration import environment, quantities
 from app.machine.cpus import usable_cpus
 from app.machine.memory import affordable_decoders, usable_memory
-from bundle.file_names import MODEL_NAME
+from bundle.file_names import MODEL_NAME, MODEL_NAME_RULE
 from model.command_line import command_of, option_name
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,12 @@ def _split(value: object) -> object:
 
 def _count_or_auto(value: object) -> object:
     return 0 if isinstance(value, str) and value.lower() == "auto" else value
+
+
+def _model_name(value: str | None) -> str | None:
+    if value is not None and not MODEL_NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a model's name, which has {MODEL_NAME_RULE}")
+    return value
 
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
@@ -87,9 +93,8 @@ class Settings(BaseSettings):
     ] = None
     model_name: Annotated[
         str | None,
-        Field(
-            pattern=f"^{MODEL_NAME.pattern}$", description="name of the model, of one bundle, instead of its folder's"
-        ),
+        AfterValidator(_model_name),
+        Field(description="name of the model, of one bundle, instead of its folder's"),
     ] = None
     host: Annotated[str, Field(description="address to listen on; 0.0.0.0 for all, :: with IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on")] = 8000
@@ -298,6 +303,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "model_name is the name of the only model: leave out default_model, and all but one source"
             )
+        if self.model_name and self.shadow:
+            raise ValueError("shadow is a second served model, and with model_name there is only one: leave one out")
         if self.admin_port and self.admin_port == self.port:
             raise ValueError("admin_port must not be the port: admins are recognized by the port number")
         if self.grpc_port and self.grpc_port in (self.port, self.admin_port):

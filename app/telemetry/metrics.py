@@ -142,6 +142,10 @@ class Metrics:
         for kind, is_ok in ok.items():
             gauge.labels(kind).set_function(is_ok)
 
+    def show_decoders(self, count: int) -> None:
+        """Show how many decoders there are, by which the seconds of decoding are a share of their time."""
+        Gauge("crossvit_decoders", "Processes that decode images", registry=self.registry).set(count)
+
     def show_brown_out(self, rungs: Callable[[], Iterable[tuple[str, int]]]) -> None:
         """Show at each scrape what `rungs` gives: the rung of each cascade, by its first model."""
         self.registry.register(_Rungs(rungs))

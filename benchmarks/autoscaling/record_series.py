@@ -30,6 +30,8 @@ KEPT = (
     "crossvit_model_ready",
     "crossvit_queue_seconds_bucket",
     "crossvit_inference_seconds_sum",
+    "crossvit_decode_seconds_sum",
+    "crossvit_decoders",
     "crossvit_rejected_total",
 )
 
@@ -40,7 +42,7 @@ def record_series(
     interval: Annotated[float, typer.Option(help="seconds between two scrapes")] = 1.0,
 ) -> None:
     """Record the series that the ScaledObject asks for."""
-    options = ["--engine", "null", f"--null-rate={RATE:g}", "--max-batch=4", f"--max-queue={MAX_QUEUE}"]
+    options = ["--engine", "null", f"--null-rate={RATE:g}", "--max-batch=4", f"--max-queue={MAX_QUEUE}", "--decoders=2"]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with crossvit_serve(log, "--bundle", str(bundle), "--model-name", "model", *options) as server:

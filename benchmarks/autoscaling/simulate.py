@@ -22,11 +22,31 @@ from deploy.chart import rendered
 LoadShape = Callable[[float], float]  # requests a second at a time
 
 RATE = 20.0  # images that one replica gives a second
-LOADS: dict[str, tuple[LoadShape, float]] = {  # with the seconds that they last
-    "steps: 20 %, 300 %, 20 % of a replica": (lambda t: RATE * (3 if 300 <= t < 1800 else 0.2), 3000),
-    "a day: up to 6 replicas and back": (lambda t: RATE * (0.2 + 5.8 * np.sin(np.pi * t / 3600) ** 2), 3600),
-    "20 s of 400 % every 4 min": (lambda t: RATE * (4 if t % 240 < 20 else 0.3), 3000),
-    "steady, 130 % of a replica": (lambda _: RATE * 1.3, 3000),
+
+
+@dataclass(frozen=True)
+class ReplicaLoad:
+    """Requests a second at a time, for so many seconds, and what they are for a replica that gives RATE of them.
+
+    Attributes:
+        engine_rate: images that the engine alone would give a second.
+        decode_seconds: of an image, in one of two decoders.
+    """
+
+    shape: LoadShape
+    seconds: float
+    engine_rate: float = RATE
+    decode_seconds: float = 0.0
+
+
+LOADS: dict[str, ReplicaLoad] = {
+    "steps: 20 %, 300 %, 20 % of a replica": ReplicaLoad(lambda t: RATE * (3 if 300 <= t < 1800 else 0.2), 3000),
+    "a day: up to 6 replicas and back": ReplicaLoad(lambda t: RATE * (0.2 + 5.8 * np.sin(np.pi * t / 3600) ** 2), 3600),
+    "20 s of 400 % every 4 min": ReplicaLoad(lambda t: RATE * (4 if t % 240 < 20 else 0.3), 3000),
+    "steady, 130 % of a replica": ReplicaLoad(lambda _: RATE * 1.3, 3000),
+    "steady, 130 % of a replica, of large images": ReplicaLoad(
+        lambda _: RATE * 1.3, 3000, engine_rate=15 * RATE, decode_seconds=2 / RATE
+    ),
 }
 
 
@@ -57,8 +77,7 @@ class ScalingRun:
 
 def simulate(
     scaled_object: Mapping[str, Any],
-    load: LoadShape,
-    seconds: float,
+    load: ReplicaLoad,
     *,
     start_seconds: float = 45.0,
     scrape_seconds: float = 15.0,
@@ -69,18 +88,23 @@ def simulate(
 ) -> ScalingRun:
     """Let `load` come to replicas that the ScaledObject scales; a new one is ready after `start_seconds`."""
     autoscaler, random = autoscaler_of(scaled_object), np.random.default_rng(seed)
-    replicas = [SimulatedReplica(0.0, RATE, batch, bound) for _ in range(autoscaler.least)]
+    seconds = load.seconds
+
+    def replica_from(ready_at: float) -> SimulatedReplica:
+        return SimulatedReplica(ready_at, load.engine_rate, batch, bound, load.decode_seconds)
+
+    replicas = [replica_from(0.0) for _ in range(autoscaler.least)]
     ended: list[SimulatedReplica] = []
     decisions, replica_seconds, work = [(0.0, len(replicas))], 0.0, 0.0
     for step in range(int(seconds / STEP_SECONDS)):
         now = step * STEP_SECONDS
         ready = [replica for replica in replicas if replica.ready_at <= now]
-        for _ in range(random.poisson(load(now) * STEP_SECONDS)):
+        for _ in range(random.poisson(load.shape(now) * STEP_SECONDS)):
             ready[random.integers(len(ready))].arrive(now)
         for replica in replicas:
             replica.step(now)
         replica_seconds += len(replicas) * STEP_SECONDS
-        work += load(now) * STEP_SECONDS
+        work += load.shape(now) * STEP_SECONDS
         if _every(scrape_seconds, step):
             for replica in ready:
                 replica.scrape(now)
@@ -88,7 +112,7 @@ def simulate(
             wanted = autoscaler.decide(now, len(replicas), metrics(replicas, now, window))
             if wanted != len(replicas):
                 decisions.append((now, wanted))
-            new = [SimulatedReplica(now + start_seconds, RATE, batch, bound) for _ in range(wanted - len(replicas))]
+            new = [replica_from(now + start_seconds) for _ in range(wanted - len(replicas))]
             ended += replicas[wanted:]
             replicas = replicas[:wanted] + new
     every = replicas + ended
@@ -120,17 +144,17 @@ def simulations(
     """Print a row for each load and choice of triggers."""
     whole = scaled_object()
     choices = {
-        "all three": whole,
+        "all four": whole,
         "waiting images alone": with_triggers(whole, "waiting-images"),
-        "waiting images and p95": with_triggers(whole, "waiting-images", "wait-p95"),
+        "all but busy-decoders": with_triggers(whole, "waiting-images", "wait-p95", "busy-engines"),
     }
     rows = []
-    for load, (shape, seconds) in LOADS.items():
+    for name, load in LOADS.items():
         for choice, chosen in choices.items():
-            runs = [simulate(chosen, shape, seconds, seed=seed) for seed in range(seeds)]
+            runs = [simulate(chosen, load, seed=seed) for seed in range(seeds)]
             rows.append(
                 {
-                    "load": load,
+                    "load": name,
                     "triggers": choice,
                     "most replicas": max(number for each in runs for _, number in each.decisions),
                     "down and up again": f"{np.mean([each.turns for each in runs]):.1f}",

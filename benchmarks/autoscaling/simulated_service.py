@@ -1,8 +1,9 @@
-"""Replicas of the service as the autoscaler sees them: queues with a bound, engines with a rate, counters, scrapes.
+"""Replicas of the service as the autoscaler sees them: queues with a bound, decoders, engines, counters, scrapes.
 
 The recorded series of a real service show how near one replica is to it (tests/benchmarks/autoscaling).
 """
 
+import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -16,11 +17,12 @@ _BOUNDS = np.array(WAIT_BUCKETS)
 
 @dataclass
 class Scrape:
-    """What Prometheus reads of a replica: the images that wait, seconds of engine calls, waits by bucket."""
+    """What Prometheus reads of a replica: the images that wait, seconds of engine and decoders, waits by bucket."""
 
     at: float
     waiting: int
     engine_seconds: float
+    decode_seconds: float
     waits: np.ndarray  # (buckets,) cumulative counts
 
 
@@ -31,57 +33,79 @@ class SimulatedReplica:
     Attributes:
         ready_at: when.
         rate: images that its engine gives a second, up to `batch` in a call.
-        bound: the most images that wait.
+        bound: the most images that wait, for a decoder and for the engine.
+        decode_seconds: of an image, in one of `decoders` processes; the other work of a CPU does not slow these down.
     """
 
     ready_at: float
     rate: float
     batch: int
     bound: int
+    decode_seconds: float = 0.0
+    decoders: int = 2
     refused: int = 0
     answered: int = 0
     scrapes: list[Scrape] = field(default_factory=list)
-    _queue: deque[float] = field(default_factory=deque)
+    _arrived: deque[float] = field(default_factory=deque)
+    _decoded: deque[tuple[float, float]] = field(default_factory=deque)  # when, and how long the image waited before
+    _decoders_free_at: list[float] = field(default_factory=list)
     _free_at: float = 0.0
     _engine_seconds: float = 0.0
+    _decode_seconds: float = 0.0
     _waits: np.ndarray = field(default_factory=lambda: np.zeros(len(_BOUNDS)))
 
+    def __post_init__(self) -> None:
+        self._decoders_free_at = [self.ready_at] * self.decoders
+
     def arrive(self, now: float) -> None:
-        if len(self._queue) < self.bound:
-            self._queue.append(now)
+        if len(self._arrived) + len(self._decoded) < self.bound:
+            self._arrived.append(now)
         else:
             self.refused += 1
 
     def step(self, now: float) -> None:
-        """Calls of the engine that begin until `now`."""
-        while self._queue and self._free_at <= now:
-            begin = max(self._free_at, self._queue[0])
-            taken = min(self.batch, len(self._queue))
+        """What decoders and the engine begin until `now`."""
+        self._decode(now)
+        while self._decoded and max(self._free_at, self._decoded[0][0]) <= now:
+            begin = max(self._free_at, self._decoded[0][0])
+            taken = min(self.batch, sum(at <= now for at, _ in self._decoded))
             for _ in range(taken):
-                self._waits += begin - self._queue.popleft() <= _BOUNDS
+                at, waited = self._decoded.popleft()
+                self._waits += waited + begin - at <= _BOUNDS
             self._free_at = begin + taken / self.rate
             self._engine_seconds += taken / self.rate
+            self._decode_seconds += taken * self.decode_seconds  # counted with the answer, as the service does
             self.answered += taken
 
+    def _decode(self, now: float) -> None:
+        while self._arrived and self._decoders_free_at[0] <= now:
+            arrived = self._arrived.popleft()
+            begin = max(heapq.heappop(self._decoders_free_at), arrived)
+            heapq.heappush(self._decoders_free_at, begin + self.decode_seconds)
+            self._decoded.append((begin + self.decode_seconds, begin - arrived))
+
     def scrape(self, now: float) -> None:
-        self.scrapes.append(Scrape(now, len(self._queue), self._engine_seconds, self._waits.copy()))
+        waiting = len(self._arrived) + sum(at <= now for at, _ in self._decoded)
+        self.scrapes.append(Scrape(now, waiting, self._engine_seconds, self._decode_seconds, self._waits.copy()))
 
 
 def metrics(replicas: list[SimulatedReplica], now: float, window: float) -> dict[str, float]:
     """The values of the ScaledObject's triggers by their names, as its queries have them."""
     last = [replica.scrapes[-1] for replica in replicas if replica.scrapes]
     ready = sum(replica.ready_at <= now - window for replica in replicas)
-    busy, waits = 0.0, np.zeros(len(_BOUNDS))
+    busy, decoding, waits = 0.0, 0.0, np.zeros(len(_BOUNDS))
     for replica in replicas:
         recent = [scrape for scrape in replica.scrapes if scrape.at > now - window]
         if len(recent) > 1:
             seconds = recent[-1].at - recent[0].at
             busy += (recent[-1].engine_seconds - recent[0].engine_seconds) / seconds
+            decoding += (recent[-1].decode_seconds - recent[0].decode_seconds) / seconds / replica.decoders
             waits += (recent[-1].waits - recent[0].waits) / seconds
     return {
         "waiting-images": float(sum(scrape.waiting for scrape in last)),
         "wait-p95": ready * quantile(0.95, waits),
         "busy-engines": busy,
+        "busy-decoders": decoding,
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from bundle.bundle_errors import BadBundle
 from bundle.discovery import bundle_at, find_bundles
+from bundle.file_names import MODEL_NAME_RULE
 from bundle.reader import open_bundle
 from tests.support.folders import NOBODY, as_root
 
@@ -63,9 +64,8 @@ def test_other_files_on_a_volume_are_ignored(volume: Path) -> None:
     assert found.bundles == {name: volume / name for name in ("B.2-x", "a", "c")}
     assert found.passed_over == {
         "@eaDir": f"{volume}/@eaDir has no manifest.json",
-        "a b": f"{volume}/a b: a model's name has only letters, digits, '.', '_' and '-'; rename the folder",
-        os.fsdecode(b"caf\xe9"): f"'{volume}/caf\\udce9': a model's name has only letters, digits, '.', '_' and '-'; "
-        "rename the folder",
+        "a b": f"{volume}/a b: a model's name has {MODEL_NAME_RULE}; rename the folder",
+        os.fsdecode(b"caf\xe9"): f"'{volume}/caf\\udce9': a model's name has {MODEL_NAME_RULE}; rename the folder",
         "gone": f"{volume}/gone is a link to nothing",
         "loop": f"{volume}/loop/manifest.json cannot be read (Too many levels of symbolic links)",
         "lost+found": f"{volume}/lost+found has no manifest.json",

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 const MODULES = {
   ScaledObject: "@kubernetes-models/keda/keda.sh/v1alpha1",
   ServiceMonitor: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
+  PodMonitor: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
   PrometheusRule: "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
 };
 

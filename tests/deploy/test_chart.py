@@ -145,6 +145,10 @@ def test_what_an_ingress_passes_on_is_served_and_is_neither_metrics_nor_admin(bu
     for path in routes:
         assert any(f"{known}/".startswith(f"{path}/".replace("//", "/")) for known in served), path
     assert exact == {"/"}
+    kept_inside = ("/metrics", "/admin", "/livez")  # for Prometheus, admins, the kubelet
+    for known in served - {"", "/"}:
+        passed_on = any(f"{known}/".startswith(f"{path}/") for path in routes)
+        assert passed_on is not known.startswith(kept_inside), known
     assert not any(f"{closed}/".startswith(f"{path}/") for closed in ("/metrics", "/admin") for path in routes)
 
 
@@ -206,6 +210,48 @@ def test_autoscaling_leaves_the_number_of_replicas_to_the_scaler() -> None:
         assert scalers == {"none": set(), "keda": {"ScaledObject"}, "hpa": {"HorizontalPodAutoscaler"}}[kind]
 
 
+def test_variables_and_volumes_of_the_user_reach_every_container() -> None:
+    pod, _ = deployed({**CASES["extras"], "gpu": {"buildEngines": True}})
+    containers = (*pod["containers"], *pod["initContainers"])
+    assert [each["name"] for each in containers] == ["crossvit", "pull", "build-engines"]
+    for each in containers:
+        assert {"name": "HTTPS_PROXY", "value": "http://proxy:3128"} in each["env"]
+        assert {"name": "ca", "mountPath": "/etc/ssl/mine", "readOnly": True} in each["volumeMounts"]
+
+
+def test_an_answer_log_goes_into_a_volume_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    values: Values = {
+        "settings": {"answer_log": "/answers", "drift_percent": 100},
+        "extraVolumes": [{"name": "answers", "persistentVolumeClaim": {"claimName": "answers"}}],
+        "extraVolumeMounts": [{"name": "answers", "mountPath": "/answers"}],
+    }
+    _, environment = deployed(values)
+    assert accepted(environment, [], monkeypatch).answer_log == Path("/answers")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "ports"),
+    [
+        ("", {443}),
+        ("https://mirror.example/hub", {443}),
+        ("https://mirror.example:8443/a", {443, 8443}),
+        ("http://mirror.example", {443, 80}),
+    ],
+)
+def test_a_pod_reaches_the_port_of_the_hubs_mirror(endpoint: str, ports: set[int]) -> None:
+    values = {"model": {"hub": {"endpoint": endpoint}}}
+    (policy,) = [manifest for manifest in rendered(values) if manifest["kind"] == "NetworkPolicy"]
+    opened = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert opened == {53, *ports}
+
+
+def test_large_numbers_are_written_without_an_exponent() -> None:
+    values = {"replicas": 2_000_000, "progressDeadlineSeconds": 3_000_000}
+    (deployment,) = [manifest for manifest in rendered(values) if manifest["kind"] == "Deployment"]
+    assert deployment["spec"]["replicas"] == 2_000_000
+    assert deployment["spec"]["progressDeadlineSeconds"] == 3_000_000
+
+
 def test_the_alerts_are_those_of_the_compose_file() -> None:
     alerts = (CHART.parents[2] / "docker" / "prometheus" / "alerts.yml").read_text()
     (rule,) = [
@@ -215,4 +261,7 @@ def test_the_alerts_are_those_of_the_compose_file() -> None:
     ]
     rules = rule["spec"]["groups"][0]["rules"]
     assert [each["alert"] for each in rules] == re.findall(r"alert: (\w+)", alerts)
-    assert rules[0]["expr"] == 'up{job="a-crossvit",namespace="b"} == 0'
+    for each in rules:  # of two releases each has alerts of its own
+        series = re.findall(r"(?:crossvit_|up)[a-z_]*(?:{.*?})?", each["expr"])
+        assert series
+        assert all('job="a-crossvit",namespace="b"' in one for one in series), each["expr"]

@@ -35,6 +35,30 @@ WRONG: list[tuple[Values, str]] = [
     ({"settings": {"metrics_access": "key"}, "monitoring": {"serviceMonitor": {"enabled": True}}}, "authorization"),
     ({"gpu": {"buildEngines": True}, "model": {"source": "hf:a/b"}}, "model.source names"),
     ({"autoscaling": {"kind": "hpa", "hpa": {"cpuPercent": 0}}}, "nothing to scale on"),
+    ({"autoscaling": {"kind": "hpa", "minReplicas": 11}}, "minReplicas is 11, over autoscaling.maxReplicas"),
+    (
+        {
+            "autoscaling": {"kind": "keda", "keda": {"window": "90s"}},
+            "monitoring": {"serviceMonitor": {"enabled": True, "interval": "30s"}},
+        },
+        "window is 90s, under four scrapes of 30s",
+    ),
+    ({"strategy": {"maxUnavailable": "0%", "maxSurge": 0}}, "both 0"),
+    ({"resources": {"requests": {"cpu": "10"}}}, "resources.requests.cpu is 10, over resources.limits.cpu, which is 2"),
+    ({"resources": {"requests": {"memory": "4097Mi"}}}, "requests.memory is 4097Mi, over resources.limits.memory"),
+    ({"settings": {"rate_limit": "600/minute"}}, "set keys.existingSecret"),
+    ({"settings": {"answer_log": "/cache/answers"}}, "where no volume is"),
+    ({"model": {"from": "claim", "claim": "a", "path": "nets/../.."}}, "/model/path"),
+    ({"model": {"name": ".."}}, "/model/name"),
+    ({"model": {"source": ".."}}, "/model/source"),
+    ({"fullnameOverride": "9lives"}, "/fullnameOverride"),
+    ({"nameOverride": "-a"}, "/nameOverride"),
+    ({"podLabels": {"app.kubernetes.io/name": "mine"}}, "podLabels has app.kubernetes.io/name"),
+    ({"monitoring": {"labels": {"helm.sh/chart": "mine"}}}, "monitoring.labels has helm.sh/chart"),
+    ({"podAnnotations": {"checksum/settings": "mine"}}, "podAnnotations has checksum/settings"),
+    ({"extraEnv": [{"name": "CROSSVIT_PORT", "value": "1"}]}, "/extraEnv/0/name"),
+    ({"extraVolumes": [{"name": "tmp", "emptyDir": {}}]}, "/extraVolumes/0/name"),
+    ({"extraVolumeMounts": [{"name": "a", "mountPath": "/cache"}]}, "/extraVolumeMounts/0/mountPath"),
 ]
 
 
@@ -43,6 +67,16 @@ def test_values_that_cannot_be_are_refused_with_a_sentence(values: Values, messa
     with pytest.raises(ChartError) as caught:
         rendered(values)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["9lives", "a.b"])
+def test_a_release_whose_name_no_service_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ChartError, match="set fullnameOverride"):
+        rendered({"nameOverride": name[0]}, name)
+
+
+def test_requests_that_are_the_limits_in_another_unit_are_taken() -> None:
+    assert rendered({"resources": {"requests": {"cpu": 2, "memory": "4096Mi"}}})
 
 
 @given(

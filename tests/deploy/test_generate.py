@@ -1,5 +1,6 @@
 """deploy/kustomize: what is committed is what the chart makes, and kustomize makes of it what the chart does."""
 
+import re
 import shutil
 import subprocess
 from operator import itemgetter
@@ -10,12 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.chart import Manifest, rendered
+from deploy.chart import Manifest, merged, rendered
 from deploy.generate import KUSTOMIZE, generated, main, plain
-from tests.support.chart_values import gpu_values
-
-KUBECTL = shutil.which("kubectl") or ""
-needs_kubectl = pytest.mark.skipif(not KUBECTL, reason="kubectl is not installed")
+from tests.support.chart_values import Values, gpu_values
+from tests.support.kubectl import KUBECTL, needs_kubectl
 
 
 def built(folder: Path) -> list[Manifest]:
@@ -54,7 +53,8 @@ def with_image_of_the_example(manifests: dict[str, Manifest]) -> dict[str, Manif
 
 def test_what_is_committed_is_what_the_chart_makes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, f"run python -m deploy.generate: {capsys.readouterr().out}"
-    folders = [KUSTOMIZE / "base", *(KUSTOMIZE / "components").iterdir()]
+    components = {KUSTOMIZE / "components" / name for name in ("keda", "keda-gpu", "monitoring")}
+    folders = [KUSTOMIZE / "base", *components]
     assert {path for folder in folders for path in folder.iterdir()} <= generated().keys()
 
 
@@ -84,14 +84,21 @@ def test_the_cpu_overlay_adds_a_setting_and_kubernetes_knows_every_field() -> No
 
 
 @needs_kubectl
-def test_components_add_scaling_and_monitoring_and_leave_the_replicas_to_the_scaler(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("overlay", "values"), [("cpu", {}), ("gpu", gpu_values())])
+def test_components_add_what_the_chart_does_and_leave_the_replicas_to_the_scaler(
+    overlay: str, values: Values, tmp_path: Path
+) -> None:
     shutil.copytree(KUSTOMIZE, tmp_path / "kustomize")
-    folder = tmp_path / "kustomize" / "overlays" / "cpu"
+    folder = tmp_path / "kustomize" / "overlays" / overlay
     text = (folder / "kustomization.yaml").read_text()
-    assert text.count("# components: ") == 1
-    (folder / "kustomization.yaml").write_text(text.replace("# components: ", "components: "))
+    enabled = re.sub(r"^( *)# (components: |- )", r"\1\2", text, flags=re.MULTILINE)
+    assert enabled != text
+    (folder / "kustomization.yaml").write_text(enabled)
     made = by_kind(built(folder))
     assert {"ScaledObject", "ServiceMonitor", "PrometheusRule"} <= made.keys()
     assert "replicas" not in made["Deployment"]["spec"]
     assert "namespace=" not in yaml.safe_dump(made["ScaledObject"]) + yaml.safe_dump(made["PrometheusRule"])
-    assert made["ScaledObject"]["spec"]["scaleTargetRef"]["name"] == made["Deployment"]["metadata"]["name"]
+    scaling = {"autoscaling": {"kind": "keda", "keda": {"selector": 'service="crossvit"'}}}
+    expected = with_image_of_the_example(of_chart(merged(values, scaling)))
+    assert made["ScaledObject"] == expected["ScaledObject"]
+    assert made["Deployment"] == expected["Deployment"]

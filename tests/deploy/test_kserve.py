@@ -3,7 +3,10 @@
 The operator is not here: what it makes of these manifests has not been seen.
 """
 
+import json
+import re
 import shutil
+import subprocess
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from app.configuration.settings import Settings
 from app.main import create_app
 from deploy.chart import CHART
 from tests.support.kserve_environment import kserve_interpreter, said_by_kserve
+from tests.support.kubectl import KUBECTL, needs_kubectl
 from tests.support.pictures import JPEG
 from tests.support.servers import Server, StartServer, free_port
 
@@ -123,6 +127,37 @@ def test_the_service_takes_the_arguments_of_a_predictor_of_grpc(container: dict[
     assert [port["containerPort"] for port in model["ports"]] == [settings.grpc_port]
 
 
+@needs_kubectl
+def test_with_a_port_of_grpc_each_port_of_the_pod_has_a_name(container: dict[str, Any], tmp_path: Path) -> None:
+    """KServe merges the predictor's container into the runtime's as Kubernetes does."""
+    model = manifest("grpc.yaml")["spec"]["predictor"]["model"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [container]}}
+    patch = {"spec": {"containers": [{"name": container["name"], "ports": model["ports"]}]}}
+    (tmp_path / "pod.yaml").write_text(yaml.safe_dump(pod))
+    words = [KUBECTL, "patch", "--local", "-f", str(tmp_path / "pod.yaml"), "-p", json.dumps(patch), "-o", "yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    ports = yaml.safe_load(done.stdout)["spec"]["containers"][0]["ports"]
+    assert {port.get("name"): port["containerPort"] for port in ports} == {"http1": 8080, "h2c": 9000}
+
+
+def test_prometheus_finds_the_pods_of_the_runtime_and_queries_choose_those_of_the_predictor(
+    container: dict[str, Any],
+) -> None:
+    monitor, service = manifest("pod-monitor.yaml")["spec"], manifest("inference-service.yaml")
+    assert monitor["selector"]["matchLabels"] == manifest("serving-runtime.yaml")["spec"]["labels"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    for metric in service["spec"]["predictor"]["autoScaling"]["metrics"]:
+        query = metric["external"]["metric"]["query"]
+        (namespace, pods), *same = re.findall(r'{namespace="(.*?)",pod=~"(.*?)"}', query)
+        assert namespace
+        assert same in ([], [(namespace, pods)])
+        assert query.count("crossvit_") == 1 + len(same)
+        assert re.fullmatch(pods, "flowers-predictor-7d9f8b6c5d-x2x4z")
+        assert not re.fullmatch(pods, "flowers-new-predictor-7d9f8b6c5d-x2x4z")
+        assert not re.fullmatch(pods, "flowers-predictor-flowers-new-7d9f8b6c5d-x2x4z")
+
+
 def test_a_canary_is_as_kserve_demands() -> None:
     """The pull request kserve/kserve 5672: Standard mode, unique names, at most all requests, no autoscaling."""
     found = manifest("canary.yaml")
@@ -152,7 +187,7 @@ def kserve_python(shared: Callable[[str, Callable[[Path], object]], Path]) -> Pa
 
 @pytest.mark.exhaustive
 def test_kserves_models_know_every_field_and_miss_a_wrong_one(kserve_python: Path, tmp_path: Path) -> None:
-    files = sorted(FOLDER.glob("*.yaml"))
+    files = sorted(set(FOLDER.glob("*.yaml")) - {FOLDER / "pod-monitor.yaml"})
     kinds = said_by_kserve(kserve_python, "kserve_models.py", *map(str, files))
     assert kinds == [["InferenceService", []]] * 3 + [["ServingRuntime", []]]
     wrong = manifest("inference-service.yaml")

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import yaml
 
 from app.configuration.settings import Settings
-from deploy.chart import CHART, rendered
+from deploy.chart import GPU_VALUES, merged, rendered
 
 KUBERNETES = "1.37"
 OPERATORS = {"ScaledObject", "ServiceMonitor", "PrometheusRule"}  # whose kinds Kubernetes itself does not know
@@ -17,8 +16,7 @@ Values = dict[str, Any]
 
 def gpu_values() -> Values:
     """Those that ship for a GPU."""
-    values: Values = yaml.safe_load((CHART / "values-gpu.yaml").read_text())
-    return values
+    return merged(GPU_VALUES)
 
 
 CASES: dict[str, Values] = {
@@ -96,6 +94,11 @@ CASES: dict[str, Values] = {
             "egress": [{"ports": [{"port": 4318, "protocol": "TCP"}]}],
         },
         "fullnameOverride": "vision",
+    },
+    "extras": {
+        "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ssl/mine", "readOnly": True}],
     },
     "grpc": {"grpc": {"enabled": True}},
 }

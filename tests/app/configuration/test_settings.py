@@ -62,12 +62,21 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
         ({"grpc_port": 9000, "admin_port": 9000}, "grpc_port must be a port of its own"),
         ({"model_name": "a", "default_model": "b"}, "model_name is the name of the only model"),
         ({"model_name": "a", "sources": ["b", "c"]}, "model_name is the name of the only model"),
-        ({"model_name": "a/b"}, "model_name"),
+        ({"model_name": "a/b"}, "'a/b' is not a model's name, which has 1 to 100 letters"),
+        ({"model_name": "."}, "'.' is not a model's name"),
+        ({"model_name": ".."}, "'..' is not a model's name"),
+        ({"model_name": "-rf"}, "'-rf' is not a model's name"),
+        ({"model_name": "a", "shadow": "b"}, "with model_name there is only one"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Settings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a", "v1.2", ".hidden", "...", "_-.", "9" * 100])
+def test_names_of_models_have_letters_digits_dots_and_dashes(name: str) -> None:
+    assert Settings(model_name=name).model_name == name
 
 
 def test_max_images_is_not_bounded_by_an_automatic_queue() -> None:

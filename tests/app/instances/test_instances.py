@@ -154,6 +154,10 @@ def test_metrics_and_statistics_are_those_of_all_instances(pair: Server) -> None
     assert sum(batch["batch_size"] * batch["compute_infer"]["count"] for batch in statistics["batch_stats"]) >= 10
 
 
+def test_the_decoders_are_those_of_all_instances(pair: Server) -> None:
+    assert metrics(pair)["crossvit_decoders"] == COUNT
+
+
 def test_each_instance_explains_and_embeds(pair: Server) -> None:
     def inspections() -> list[int]:
         return [pid for instance in instances(pair.pid).values() for pid in workers(instance, "inspection")]

@@ -198,6 +198,7 @@ def test_the_served_model_is_shown_by_gauges(caller: httpx.Client, bundle: Path)
     assert value(samples, "model_info", **info) == 1
     assert value(samples, "model_ready", model=MODEL) == 1
     assert ("crossvit_queue_images", frozenset({("model", MODEL)})) in samples
+    assert value(samples, "decoders") == 1
     assert samples["process_resident_memory_bytes", frozenset()] > 10_000_000
 
 

@@ -35,7 +35,9 @@ def installed() -> None:
 def server(recording: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Prometheus with the recorded series, and the same of another release."""
     series = {
-        f"{name[:-1]},{labels}}}": values for name, values in recording["series"].items() for labels in (LABELS, OTHER)
+        f"{name[:-1]},{labels}}}".replace("{,", "{"): values
+        for name, values in recording["series"].items()
+        for labels in (LABELS, OTHER)
     }
     with prometheus_of(series, recording["times"], tmp_path_factory.mktemp("prometheus")) as client:
         yield client
@@ -69,6 +71,18 @@ def test_busy_engines_are_engine_seconds_in_a_second(recording: dict[str, Any], 
         mean = (seconds[at] - seconds[first[at]]) / (times[at] - times[first[at]])
         assert asked["busy-engines"][at] == pytest.approx(mean, rel=0.12, abs=0.01)  # Prometheus extrapolates
     assert max(asked["busy-engines"][WINDOW_SECONDS:]) == pytest.approx(1, abs=0.05)
+
+
+def test_busy_decoders_are_their_share_of_the_time(recording: dict[str, Any], asked: dict[str, list[Any]]) -> None:
+    seconds, times = recorded(recording, "crossvit_decode_seconds_sum")[0], np.array(recording["times"])
+    decoders = recorded(recording, "crossvit_decoders")[0]
+    assert decoders.min() == decoders.max() > 1
+    first = np.searchsorted(times, times - WINDOW_SECONDS)
+    for at in range(WINDOW_SECONDS + 1, len(times)):
+        mean = (seconds[at] - seconds[first[at]]) / (times[at] - times[first[at]])
+        assert asked["busy-decoders"][at] == pytest.approx(mean / decoders[at], rel=0.12, abs=0.01)
+    assert asked["busy-decoders"][0] == 0
+    assert max(asked["busy-decoders"]) > 0
 
 
 def test_p95_is_that_of_the_waits_and_nothing_without_any(

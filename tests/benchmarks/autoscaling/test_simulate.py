@@ -11,15 +11,14 @@ from benchmarks.autoscaling.simulate import LOADS, RATE, ScalingRun, scaled_obje
 from benchmarks.autoscaling.simulated_service import STEP_SECONDS, SimulatedReplica
 
 SCRAPE_SECONDS = 15.0
-STEPS, DAY, _, STEADY = LOADS  # bursts are shorter than the start of a replica, so scaling is no help
+STEPS, DAY, _, STEADY, LARGE = LOADS  # bursts are shorter than the start of a replica, so scaling is no help
 
 
 @cache
 def run(load: str, *triggers: str) -> ScalingRun:
     whole = scaled_object()
-    shape, seconds = LOADS[load]
     chosen = with_triggers(whole, *triggers) if triggers else whole
-    return simulate(chosen, shape, seconds, scrape_seconds=SCRAPE_SECONDS)
+    return simulate(chosen, LOADS[load], scrape_seconds=SCRAPE_SECONDS)
 
 
 def test_it_scales_up_within_one_scrape_and_one_decision_of_an_overload() -> None:
@@ -28,7 +27,7 @@ def test_it_scales_up_within_one_scrape_and_one_decision_of_an_overload() -> Non
     assert overload < first <= overload + SCRAPE_SECONDS + SYNC_SECONDS
 
 
-@pytest.mark.parametrize("load", [STEPS, DAY, STEADY])
+@pytest.mark.parametrize("load", [STEPS, DAY, STEADY, LARGE])
 def test_it_does_not_flap(load: str) -> None:
     assert run(load).turns == 0
 
@@ -44,6 +43,12 @@ def test_it_ends_near_what_a_steady_load_needs_and_gives_back_what_it_does_not()
 def test_waiting_images_alone_would_flap() -> None:
     """A queue says only whether there are too few replicas: once there are enough, it is empty."""
     assert run(STEADY, "waiting-images").turns > 2
+
+
+def test_decoders_that_are_the_bottleneck_hold_their_replicas() -> None:
+    """Engines that wait for pixels are never busy, so that only the decoders say how many replicas are enough."""
+    assert run(LARGE).decisions[-1][1] == 2
+    assert run(LARGE, "waiting-images", "wait-p95", "busy-engines").turns > 2
 
 
 def test_few_requests_are_refused_and_only_until_new_replicas_are_ready() -> None:

@@ -95,6 +95,9 @@ capabilities: {drop: [ALL]}
 {{- define "crossvit.writable" -}}
 - {name: cache, mountPath: /cache}
 - {name: tmp, mountPath: /tmp}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- /* The same without GPUs, which only what computes on them needs. */ -}}
@@ -114,7 +117,7 @@ scaleUp:
   stabilizationWindowSeconds: 0
   selectPolicy: Max
   policies:
-    - {type: Percent, value: {{ .Values.autoscaling.scaleUpPercent }}, periodSeconds: 30}
+    - {type: Percent, value: {{ int .Values.autoscaling.scaleUpPercent }}, periodSeconds: 30}
     - {type: Pods, value: 2, periodSeconds: 30}
 scaleDown:
   stabilizationWindowSeconds: {{ .Values.autoscaling.scaleDownSeconds }}
