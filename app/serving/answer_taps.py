@@ -10,8 +10,6 @@ from app.decoding.decoder_memory import PixelBlock
 if TYPE_CHECKING:
     from app.serving.served_model import ModelAnswer, ServedModel
 
-UNSEEN_CALLER = "a copy"  # whose answers no tap sees; keys and addresses are other names
-
 
 @dataclass(frozen=True)
 class AnsweredImages:

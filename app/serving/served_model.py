@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
+from app.decoding.fair_queue import BACKGROUND_CALLER
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.launch import EngineInput, EngineResult
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import NotReady
 from app.inspection.inspector import Inspector
 from app.serving.answer_details import fitted_threshold
-from app.serving.answer_taps import UNSEEN_CALLER, AnsweredImages, AnswerTap
+from app.serving.answer_taps import AnsweredImages, AnswerTap
 from app.serving.batcher import Batcher, Place
 from app.serving.model_engines import ModelEngines
 from app.serving.model_inspection import ModelInspection
@@ -371,7 +372,7 @@ class ServedModel:
 
     def _drawn_taps(self, caller: str) -> list[AnswerTap]:
         """Those that are to see the answers to a request."""
-        if not self.taps or caller == UNSEEN_CALLER:
+        if not self.taps or caller == BACKGROUND_CALLER:
             return []
         return [tap for tap in self.taps if tap.wants()]
 

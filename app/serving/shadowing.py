@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from app.decoding.decoder_memory import PixelBlock
+from app.decoding.fair_queue import BACKGROUND_CALLER
 from app.errors import BadParameter, QueueFull, TooLate
-from app.serving.answer_taps import UNSEEN_CALLER, AnsweredImages, RequestSample
+from app.serving.answer_taps import AnsweredImages, RequestSample
 from app.serving.repository import Repository
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
@@ -145,8 +146,8 @@ async def _asked(
     shadow: ServedModel, images: Sequence[bytes] | PixelBlock, resolution: int, deadline: float
 ) -> list[ModelAnswer]:
     if isinstance(images, PixelBlock):
-        return await shadow.classify_pixels(images, resolution, deadline, caller=UNSEEN_CALLER)
-    return await shadow.classify_all(images, resolution, deadline, caller=UNSEEN_CALLER)
+        return await shadow.classify_pixels(images, resolution, deadline, caller=BACKGROUND_CALLER)
+    return await shadow.classify_all(images, resolution, deadline, caller=BACKGROUND_CALLER)
 
 
 def _resolution(shadow: ServedModel, answered: AnsweredImages) -> int | None:
