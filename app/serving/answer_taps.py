@@ -27,7 +27,7 @@ class AnsweredImages:
 
 
 class AnswerTap(Protocol):
-    """Sees answers before they are sent. Its methods return at once and raise nothing."""
+    """Sees answers before they are sent. Its methods return at once; what `see` raises is logged."""
 
     def wants(self) -> bool:
         """Whether it is to see the answers to the next request of the model."""

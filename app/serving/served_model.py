@@ -1,6 +1,7 @@
 """A served model: from an image's bytes to its logits and best classes."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from bundle.scores import best_classes
 from bundle.tensors import Outputs
+
+log = logging.getLogger(__name__)
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
@@ -82,6 +85,8 @@ class ServedModel:
     """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
 
     Of the engines of its resolutions one runs at a time, on all cores.
+
+    Copies, whose caller is BACKGROUND_CALLER, are decoded behind all others, and are in no metrics and no tap.
 
     Every method that classifies takes a `deadline` (on the clock of time.perf_counter) and raises TooLate when it
     passes. `best` is the number of best classes that are wanted, 0 for logits. Room in the queue and the decoders' time
@@ -238,7 +243,7 @@ class ServedModel:
 
     @property
     def waiting(self) -> int:
-        """How many images are in the queue."""
+        """How many images are in the queue, without copies."""
         return self._batcher.waiting
 
     @property
@@ -385,7 +390,10 @@ class ServedModel:
     ) -> list[ModelAnswer]:
         """`answers`, which have logits, with the `best` classes that were wanted; the taps have seen them."""
         for tap in taps:
-            tap.see(AnsweredImages(self, images, answers))
+            try:
+                tap.see(AnsweredImages(self, images, answers))
+            except Exception:  # the client gets its answer
+                log.exception("%s: a sampled answer could not be counted", self.bundle.name)
         return [self._with_best(answer, best) for answer in answers]
 
     def _seen_outcomes(
@@ -435,7 +443,8 @@ class ServedModel:
             queue=batched.queue,
             inference=batched.inference,
         )
-        self.metrics.answered(answer.queued, decode, batched.inference)
+        if not place.background:
+            self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
 
     @asynccontextmanager
@@ -446,7 +455,8 @@ class ServedModel:
             async with until_deadline(deadline):
                 yield
         except Exception:
-            self.metrics.failed(time.perf_counter() - started)
+            if not place.background:
+                self.metrics.failed(time.perf_counter() - started)
             raise
         finally:
             place.leave()
