@@ -63,6 +63,9 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
         ({"model_name": "a", "default_model": "b"}, "model_name is the name of the only model"),
         ({"model_name": "a", "sources": ["b", "c"]}, "model_name is the name of the only model"),
         ({"model_name": "a/b"}, "model_name"),
+        ({"answer_log": "answers"}, "answer_log has the answers of drift_percent"),
+        ({"shadow_percent": 10}, "shadow_percent is a share of the requests for shadow: set that too"),
+        ({"canary_percent": 10}, "canary_percent is a share of the requests for canary: set that too"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, object], message: str) -> None:
