@@ -159,18 +159,19 @@ def _service(settings: Settings) -> Service:
     metrics.show_decoders(settings.decoder_count)
 
     answer_log = AnswerLog(settings.answer_log, settings.answer_log_seconds, metrics) if settings.answer_log else None
-    taps: dict[str, AnswerTap] = {}  # by what each is called, so that a model need not see its own copies
+    drift: list[AnswerTap] = []
     if settings.drift_percent:
-        taps["drift"] = AnswerSample(RequestSample(settings.drift_percent), DriftMetrics(metrics), answer_log)
+        drift = [AnswerSample(RequestSample(settings.drift_percent), DriftMetrics(metrics), answer_log)]
+    shadow: list[AnswerTap] = []
 
     def make(bundle: Bundle) -> ServedModel:
         model = make_model(settings, bundle, decoders, metrics.model(bundle.name))
-        model.taps = tuple(tap for name, tap in taps.items() if name != bundle.name)
+        model.taps = (*drift, *(shadow if bundle.name != settings.shadow else ()))
         return model
 
     repository = Repository(settings.bundles, settings.default_model, make, settings.preload, settings.model_name)
     if settings.shadow:
-        taps[settings.shadow] = make_shadow(settings.shadow, settings.shadow_percent, repository, metrics)
+        shadow.append(make_shadow(settings.shadow, settings.shadow_percent, repository, metrics))
     canary = None
     if settings.canary:
         canary = make_canary(settings.canary, settings.canary_percent, repository, make, metrics)

@@ -116,7 +116,7 @@ def _open(path: Path, name: str | None) -> Bundle:
         path = Path(os.path.abspath(path))  # noqa: PTH100, a link keeps its own name
     except OSError as err:
         raise BadBundle(f"{path} is in the working directory, which is gone; give an absolute path") from err
-    if not MODEL_NAME.fullmatch(name or path.name):
+    if name is None and not MODEL_NAME.fullmatch(path.name):
         raise BadBundle(f"{path}: the folder's name is the model's, of {MODEL_NAME_RULE}; rename it")
     content = _read_manifest(path)
     manifest = parse_manifest(content, path / MANIFEST)

@@ -56,18 +56,36 @@ def test_drift_is_found_in_logs_of_answers_and_only_where_it_is(tmp_path: Path) 
         top_indices=[0],
         top_scores=[0.0],
     )
-    for name, shift in (("before", 0.0), ("same", 0.001), ("other", 0.3)):
+    mixed = [replace(row, score=number / 200) for number in range(100)]
+    contents = {
+        "before": mixed,
+        "same": [replace(each, score=each.score + 0.001) for each in mixed],
+        "other": [replace(each, score=each.score + 0.3) for each in mixed],
+        # another model came to it, whose scores are higher: not drift
+        "more": [*mixed, *(replace(each, model="new", score=each.score + 0.3) for each in mixed)],
+        "retrained": [replace(each, weights="sha256:2") for each in mixed],
+    }
+    for name, rows in contents.items():
         log = AnswerLog(tmp_path / name, 600, Metrics(list))
         log.start()
-        log.append([replace(row, score=number / 200 + shift) for number in range(100)])
+        log.append(rows)
         log.close()
-    for now, status in (("same", 0), ("other", 1)):
+    (tmp_path / "empty").mkdir()
+    for arguments, status, message in (
+        (["before", "same"], 0, "net (sha256:1) at 224 in f32: 100 answers before, 100 now"),
+        (["before", "other"], 1, "100 answers before, 100 now"),
+        (["before", "more"], 0, "new (sha256:1) at 224 in f32: only in more, not compared"),
+        (["before", "retrained"], 2, "nothing to compare"),
+        (["before", "empty"], 2, "no answers in empty"),
+        (["before", "nowhere"], 2, "no answers in nowhere"),
+        (["before"], 2, "usage: python drift.py BEFORE NOW"),
+    ):
         done = subprocess.run(
-            [sys.executable, str(SCRIPT.with_name("drift.py")), "before", now],
+            [sys.executable, str(SCRIPT.with_name("drift.py")), *arguments],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == status, done.stdout + done.stderr
-        assert "100 answers before, 100 now" in done.stdout
+        assert message in done.stdout + done.stderr

@@ -22,7 +22,7 @@ from app.decoding.pool import DecoderPool
 from app.errors import BadParameter
 from app.pulling.background_quantization import BackgroundQuantization
 from app.serving.brown_out import BrownOut
-from app.serving.canary import CANARY, CANARY_HEADER, Canary
+from app.serving.canary import CANARY, CANARY_HEADER, STABLE, Canary
 from app.serving.repository import Repository
 from app.serving.served_model import ServedModel
 from app.telemetry.answer_log import AnswerLog
@@ -108,7 +108,9 @@ class Service:
         if self.canary is None or (name or self.repository.default) != self.canary.name:
             return model, ""
         revision = chosen or self.canary.revision(canary_header)
-        return (self.canary.model if revision == CANARY else None) or model, revision
+        if revision == CANARY and (canary := self.canary.model) is not None:
+            return canary, CANARY
+        return model, STABLE
 
     def deadline(self, request: Request) -> float:
         """When the request's answer must be there, on the clock of time.perf_counter.

@@ -311,6 +311,9 @@ class Settings(BaseSettings):
             raise ValueError("grpc_port must be a port of its own: it speaks another protocol")
         if self.answer_log and not self.drift_percent:
             raise ValueError("answer_log has the answers of drift_percent of the requests: set that too, such as 100")
+        for name in ("shadow", "canary"):
+            if f"{name}_percent" in self.model_fields_set and not getattr(self, name):
+                raise ValueError(f"{name}_percent is a share of the requests for {name}: set that too")
         if list(self.brown_out) != sorted(self.brown_out):
             raise ValueError("brown_out must be two ascending numbers of seconds: the first rung is the lower one")
         for origin in self.cors_origins:

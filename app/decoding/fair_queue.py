@@ -1,4 +1,7 @@
-"""A queue per caller; items have their turns so that every caller gets the same time."""
+"""A queue per caller; items have their turns so that every caller gets the same time.
+
+Items of BACKGROUND_CALLER have theirs while no others wait, and no expected time counts them.
+"""
 
 import time
 from collections import deque
@@ -6,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 TurnItem = TypeVar("TurnItem")
+
+BACKGROUND_CALLER = "in the background"  # keys and addresses are other names
 
 _EMA_DECAY = 0.8  # of the measured seconds per item
 
@@ -38,7 +43,8 @@ class FairQueue(Generic[TurnItem]):
 
     The time of an item is charged to its caller and credited in equal parts to all callers that wait or have a turn, as
     in generalized processor sharing (Parekh and Gallager 1993). Until it is measured it counts as its caller's mean. A
-    caller that returns has no credit left, but its debt is kept while others are active.
+    caller that returns has no credit left, but its debt is kept while others are active. BACKGROUND_CALLER has no
+    share: it neither pays nor is credited.
     """
 
     def __init__(self) -> None:
@@ -53,7 +59,12 @@ class FairQueue(Generic[TurnItem]):
         """The next turn, or None if nothing waits."""
         name, caller = max(
             ((name, caller) for name, caller in self._callers.items() if caller.waiting),
-            key=lambda pair: (round(pair[1].balance, 6), -len(pair[1].turns), -pair[1].latest),
+            key=lambda pair: (
+                pair[0] != BACKGROUND_CALLER,
+                round(pair[1].balance, 6),
+                -len(pair[1].turns),
+                -pair[1].latest,
+            ),
             default=(None, None),
         )
         if name is None or caller is None:
@@ -62,22 +73,23 @@ class FairQueue(Generic[TurnItem]):
         caller.latest = self._turns
         turn = Turn(name, caller.waiting.popleft(), self._expected(caller))
         caller.turns.add(turn)
-        self._charge(caller, turn.expected)
+        self._charge(name, turn.expected)
         return turn
 
     def over(self, turn: Turn[TurnItem], seconds: float) -> None:
         """The turn has ended, and took `seconds`."""
         caller = self._callers[turn.caller]
-        self._charge(caller, seconds - turn.expected)
+        self._charge(turn.caller, seconds - turn.expected)
         caller.mean = _averaged(caller.mean, seconds)
-        self._mean = _averaged(self._mean or None, seconds)
+        if turn.caller != BACKGROUND_CALLER:
+            self._mean = _averaged(self._mean or None, seconds)
         caller.turns.remove(turn)
         self._forget()
 
     def drop(self, turn: Turn[TurnItem]) -> None:
         """The turn was not used, and its item is not needed any more."""
         caller = self._callers[turn.caller]
-        self._charge(caller, -turn.expected)
+        self._charge(turn.caller, -turn.expected)
         caller.turns.remove(turn)
         self._forget()
 
@@ -102,9 +114,9 @@ class FairQueue(Generic[TurnItem]):
         return waiting
 
     def seconds(self) -> float:
-        """The expected time of all items that wait or have their turn, one after the other."""
+        """The expected time of all items that wait or have their turn, one after the other; not of those behind all."""
         now, total = time.perf_counter(), 0.0
-        for caller in self._callers.values():
+        for caller in self._foreground():
             spent = [now - turn.started for turn in caller.turns]
             per_item = max([self._expected(caller), *spent])
             total += len(caller.waiting) * per_item + sum(max(0.0, per_item - passed) for passed in spent)
@@ -113,11 +125,17 @@ class FairQueue(Generic[TurnItem]):
     def _expected(self, caller: _Caller[TurnItem]) -> float:
         return self._mean if caller.mean is None else caller.mean
 
-    def _charge(self, caller: _Caller[TurnItem], seconds: float) -> None:
-        active = sum(known.active for known in self._callers.values())
-        for known in self._callers.values():
-            known.balance += seconds / active
-        caller.balance -= seconds
+    def _foreground(self) -> list[_Caller[TurnItem]]:
+        return [caller for name, caller in self._callers.items() if name != BACKGROUND_CALLER]
+
+    def _charge(self, name: str, seconds: float) -> None:
+        if name == BACKGROUND_CALLER:
+            return
+        known = self._foreground()
+        active = sum(caller.active for caller in known)
+        for caller in known:
+            caller.balance += seconds / active
+        self._callers[name].balance -= seconds
 
     def _forget(self) -> None:
         """Forget callers that are inactive and owe nothing; all callers once none is active."""

@@ -10,8 +10,6 @@ from app.decoding.decoder_memory import PixelBlock
 if TYPE_CHECKING:
     from app.serving.served_model import ModelAnswer, ServedModel
 
-UNSEEN_CALLER = "a copy"  # whose answers no tap sees; keys and addresses are other names
-
 
 @dataclass(frozen=True)
 class AnsweredImages:
@@ -29,7 +27,7 @@ class AnsweredImages:
 
 
 class AnswerTap(Protocol):
-    """Sees answers before they are sent. Its methods return at once and raise nothing."""
+    """Sees answers before they are sent. Its methods return at once; what `see` raises is logged."""
 
     def wants(self) -> bool:
         """Whether it is to see the answers to the next request of the model."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
 
+from app.decoding.fair_queue import BACKGROUND_CALLER
 from app.errors import QueueFull, TooLarge, TooLate
 from app.timing import Interval
 
@@ -33,10 +34,15 @@ class BatchedAnswer(Generic[QueueResult]):
 
 
 class Place:
-    """Room for one item in the queue. Leaving twice is leaving once."""
+    """Room for one item in the queue. Leaving twice is leaving once.
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    Attributes:
+        background: whether its item is of BACKGROUND_CALLER.
+    """
+
+    def __init__(self, leave: Callable[[], None], background: bool = False) -> None:
         self._leave: Callable[[], None] | None = leave
+        self.background = background
 
     def leave(self) -> None:
         if self._leave is not None:
@@ -62,6 +68,9 @@ class Batcher(Generic[QueueItem, QueueResult]):
     """Calls `run` with batches of waiting items, as many calls at a time as `calls` says.
 
     With several, the items of the next batch are on their way to the engine while it computes for the one before.
+
+    Items of BACKGROUND_CALLER are not counted: not as waiting, not in the expected time, and not in `on_batch` unless
+    they share their call with others. They get no place that others have room for.
 
     Use as an async context manager: leaving it finishes what was submitted. `limit`, `room` and `calls` are called each
     time, since the engine behind `run` may be replaced by one that takes more or less.
@@ -101,7 +110,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
         self._on_batch = on_batch
         self._clock = clock
         self._taken: Counter[str] = Counter()  # places, by caller
-        self.waiting = 0  # how many items have a place in the queue
+        self.waiting = 0  # how many items have a place in the queue, apart from the background's
         self._waiting: deque[_Entry[QueueItem, QueueResult]] = deque()
         self._keys: Counter[int] = Counter()  # of those that wait: the expected time is asked for each request
         self._running: dict[asyncio.Task[None], list[_Entry[QueueItem, QueueResult]]] = {}
@@ -140,8 +149,10 @@ class Batcher(Generic[QueueItem, QueueResult]):
         """Places for `count` items of `caller`, all or none: QueueFull."""
         self._check_places(count, caller)
         self._taken[caller] += count
-        self.waiting += count
-        return [Place(lambda: self._left(caller)) for _ in range(count)]
+        background = caller == BACKGROUND_CALLER
+        if not background:
+            self.waiting += count
+        return [Place(lambda: self._left(caller), background) for _ in range(count)]
 
     @contextmanager
     def places(self, count: int = 1, caller: str = "") -> Iterator[list[Place]]:
@@ -166,12 +177,12 @@ class Batcher(Generic[QueueItem, QueueResult]):
         answer = asyncio.get_running_loop().create_future()
         entry = _Entry[QueueItem, QueueResult](place, key, item, deadline, self._clock(), answer)
         self._waiting.append(entry)
-        self._keys[key] += 1
+        self._keys[key] += not place.background
         self._changed.set()
         return await entry.answer
 
     def _has_reserve(self, caller: str) -> bool:
-        return bool(caller) and caller not in self._taken
+        return bool(caller) and caller != BACKGROUND_CALLER and caller not in self._taken
 
     def _check_places(self, count: int, caller: str) -> None:
         room = self._room()
@@ -195,10 +206,11 @@ class Batcher(Generic[QueueItem, QueueResult]):
     def _seconds_to_empty(self) -> float:
         """The seconds that all waiting items take, as far as known; one not decoded yet counts as in the last batch."""
         known = sum(count * self._seconds.get(key, 0.0) for key, count in self._keys.items())
-        return known + max(0, self.waiting - len(self._waiting)) * self._seconds.get(self._last, 0.0)
+        return known + max(0, self.waiting - self._keys.total()) * self._seconds.get(self._last, 0.0)
 
     def _left(self, caller: str) -> None:
-        self.waiting -= 1
+        if caller != BACKGROUND_CALLER:
+            self.waiting -= 1
         self._taken[caller] -= 1
         if not self._taken[caller]:
             del self._taken[caller]
@@ -238,7 +250,7 @@ class Batcher(Generic[QueueItem, QueueResult]):
             batch = [entry for entry in same if entry.deadline >= end][:limit]
             taken = {id(entry) for entry in batch}
             self._waiting = deque(entry for entry in alive if id(entry) not in taken and not entry.answer.done())
-            self._keys = Counter(entry.key for entry in self._waiting)
+            self._keys = Counter(entry.key for entry in self._waiting if not entry.place.background)
             if batch:
                 return batch
 
@@ -258,7 +270,8 @@ class Batcher(Generic[QueueItem, QueueResult]):
         alone = span.end - max(started, self._latest_end)  # another call may have had the engine until then
         self._latest_end = span.end
         self._learn(batch[0].key, alone / len(batch))
-        self._on_batch(len(batch), span)
+        if not all(entry.place.background for entry in batch):
+            self._on_batch(len(batch), span)
         for entry, result in answered:
             if not entry.answer.done():
                 entry.answer.set_result(BatchedAnswer(result, Interval(entry.since, started), span))

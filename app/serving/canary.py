@@ -6,7 +6,6 @@ requests go to the stable bundle.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import Counter
@@ -34,7 +33,7 @@ class Canary:
     Args:
         name: of the model.
         path: of the canary's bundle; BadBundle if there is none.
-        make: a model of a bundle. The canary's is called NAME@canary, so that metrics and logs tell it apart.
+        make: a model of a bundle. The canary's is called NAME@canary, so that metrics, logs and errors tell it apart.
         sample: the requests that the canary answers.
         on_choice: is told the revision of each request for the model.
     """
@@ -48,16 +47,14 @@ class Canary:
         on_choice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = name
-        self._alias = f"{name}@{CANARY}"
-        self.repository = Repository([path], None, lambda bundle: make(replace(bundle, name=self._alias)))
+        self.repository = Repository([path], None, make, name=f"{name}@{CANARY}")
         self._sample = sample
         self._on_choice = on_choice
 
     @property
     def entry(self) -> RepositoryEntry:
         """The canary's, by the name that metrics and logs have."""
-        found = next(entry for entry in self.repository.entries if entry.name == self.repository.default)
-        return RepositoryEntry(self._alias, found.model, found.reason)
+        return next(entry for entry in self.repository.entries if entry.name == self.repository.default)
 
     @property
     def model(self) -> ServedModel | None:
@@ -89,6 +86,12 @@ def make_canary(
     names = [entry.name for entry in repository.entries]
     if name not in names:
         raise BadParameter(f"--canary {setting}: there is no model {name!r}; the models are {', '.join(names)}")
+    if not Path(path).is_dir():
+        source = "SOURCE" if Path(path).is_absolute() else path
+        raise BadParameter(
+            f"--canary {setting}: there is no bundle at {path}, and PATH must be one: make it with: "
+            f"crossvit pull {source} --out FOLDER, and set --canary {name}=FOLDER"
+        )
     requests = Counter(
         "crossvit_canary_requests",
         "Requests for a model that has a canary, by the bundle that they went to",

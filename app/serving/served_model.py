@@ -1,6 +1,7 @@
 """A served model: from an image's bytes to its logits and best classes."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decoding.decoder_memory import PixelBlock, PixelLocation
+from app.decoding.fair_queue import BACKGROUND_CALLER
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.launch import EngineInput, EngineResult
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import NotReady
 from app.inspection.inspector import Inspector
 from app.serving.answer_details import fitted_threshold
-from app.serving.answer_taps import UNSEEN_CALLER, AnsweredImages, AnswerTap
+from app.serving.answer_taps import AnsweredImages, AnswerTap
 from app.serving.batcher import Batcher, Place
 from app.serving.model_engines import ModelEngines
 from app.serving.model_inspection import ModelInspection
@@ -31,6 +33,8 @@ from bundle.class_labels import ClassLabel
 from bundle.reader import Bundle
 from bundle.scores import best_classes
 from bundle.tensors import Outputs
+
+log = logging.getLogger(__name__)
 
 DEFAULT_QUEUE_BATCHES = 8
 LEAST_QUEUE_IMAGES = 64
@@ -81,6 +85,8 @@ class ServedModel:
     """Classifies images with one bundle. `start` it, `close` it: that finishes what it was given.
 
     Of the engines of its resolutions one runs at a time, on all cores.
+
+    Copies, whose caller is BACKGROUND_CALLER, are decoded behind all others, and are in no metrics and no tap.
 
     Every method that classifies takes a `deadline` (on the clock of time.perf_counter) and raises TooLate when it
     passes. `best` is the number of best classes that are wanted, 0 for logits. Room in the queue and the decoders' time
@@ -237,7 +243,7 @@ class ServedModel:
 
     @property
     def waiting(self) -> int:
-        """How many images are in the queue."""
+        """How many images are in the queue, without copies."""
         return self._batcher.waiting
 
     @property
@@ -371,7 +377,7 @@ class ServedModel:
 
     def _drawn_taps(self, caller: str) -> list[AnswerTap]:
         """Those that are to see the answers to a request."""
-        if not self.taps or caller == UNSEEN_CALLER:
+        if not self.taps or caller == BACKGROUND_CALLER:
             return []
         return [tap for tap in self.taps if tap.wants()]
 
@@ -384,7 +390,10 @@ class ServedModel:
     ) -> list[ModelAnswer]:
         """`answers`, which have logits, with the `best` classes that were wanted; the taps have seen them."""
         for tap in taps:
-            tap.see(AnsweredImages(self, images, answers))
+            try:
+                tap.see(AnsweredImages(self, images, answers))
+            except Exception:  # the client gets its answer
+                log.exception("%s: a sampled answer could not be counted", self.bundle.name)
         return [self._with_best(answer, best) for answer in answers]
 
     def _seen_outcomes(
@@ -434,7 +443,8 @@ class ServedModel:
             queue=batched.queue,
             inference=batched.inference,
         )
-        self.metrics.answered(answer.queued, decode, batched.inference)
+        if not place.background:
+            self.metrics.answered(answer.queued, decode, batched.inference)
         return answer
 
     @asynccontextmanager
@@ -445,7 +455,8 @@ class ServedModel:
             async with until_deadline(deadline):
                 yield
         except Exception:
-            self.metrics.failed(time.perf_counter() - started)
+            if not place.background:
+                self.metrics.failed(time.perf_counter() - started)
             raise
         finally:
             place.leave()

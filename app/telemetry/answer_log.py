@@ -6,10 +6,11 @@ it is whole. Rows that come faster than they are written are dropped and counted
 
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,10 @@ class AnswerLog:
         import pyarrow.parquet  # here, since it is optional, and before the first file is due
 
         self._arrow = pyarrow
+        self._writer = f"{os.getpid()}-{secrets.token_hex(8)}"  # containers that share a folder have equal ids
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".probe-{os.getpid()}"
+            probe = folder / f".probe-{self._writer}"
             probe.touch()
             probe.unlink()
         except OSError as err:
@@ -128,14 +130,17 @@ class AnswerLog:
     def _write_file(self, rows: Sequence[AnswerRow]) -> None:
         self._files += 1
         stamp = rows[0].time.strftime("%Y%m%dT%H%M%SZ")
-        name = f"answers-{stamp}-{os.getpid()}-{self._files:06}.parquet"
+        name = f"answers-{stamp}-{self._writer}-{self._files:06}.parquet"
         partial = self._folder / f".{name}.partial"
-        table = self._arrow.Table.from_pylist([asdict(row) for row in rows], schema=_schema(self._arrow))
-        try:
-            self._arrow.parquet.write_table(table, partial)
-            partial.rename(self._folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        table = self._arrow.Table.from_pylist([vars(row) for row in rows], schema=_schema(self._arrow))
+        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+        with partial.open("xb") as file:  # never into a file of another process
+            try:
+                self._arrow.parquet.write_table(table, file)
+                file.flush()
+                partial.rename(self._folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
 
 
 def utc_now() -> datetime:

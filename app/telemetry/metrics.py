@@ -24,7 +24,7 @@ from app.timing import Interval
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 # These labels are shown as 0 from the start: a series that appears as 1 does not count as a rise.
 _DECODER_RESTART_REASONS = ("ended", "hung", "died", "failed")
@@ -98,12 +98,12 @@ class Metrics:
         self.request_seconds = self._histogram("request_seconds", "From headers to answer", _REQUEST_BUCKETS, "route")
         self.rejected = self._counter("rejected", "Requests that were refused, by error", "reason")
         self.queue_seconds = self._histogram(
-            "queue_seconds", "An image's wait, for a decoder and for the engine", _STAGE_BUCKETS, "model"
+            "queue_seconds", "An image's wait, for a decoder and for the engine", STAGE_BUCKETS, "model"
         )
         self.decode_seconds = self._histogram(
-            "decode_seconds", "Decoding and resizing an image", _STAGE_BUCKETS, "model"
+            "decode_seconds", "Decoding and resizing an image", STAGE_BUCKETS, "model"
         )
-        self.inference_seconds = self._histogram("inference_seconds", "Engine calls", _STAGE_BUCKETS, "model")
+        self.inference_seconds = self._histogram("inference_seconds", "Engine calls", STAGE_BUCKETS, "model")
         self.batch_images = self._histogram("batch_images", "Images in an engine call", _BATCH_BUCKETS, "model")
         self.cascade_answers = self._counter(
             "cascade_answers", "Images that a step of a cascade answered, by the model that did", "model", "step"
@@ -119,7 +119,7 @@ class Metrics:
         )
         self.inspections = self._counter("inspections", "Images explained or embedded", "model", "kind")
         self.inspection_seconds = self._histogram(
-            "inspection_seconds", "Calls of the inspection graph", _STAGE_BUCKETS, "model"
+            "inspection_seconds", "Calls of the inspection graph", STAGE_BUCKETS, "model"
         )
         self.inspection_restarts = self._counter(
             "inspection_restarts", "Inspection processes that were lost", "model", "reason"

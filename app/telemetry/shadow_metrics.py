@@ -4,7 +4,7 @@ from typing import Literal
 
 from prometheus_client import Counter, Histogram
 
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import STAGE_BUCKETS, Metrics
 
 ShadowOutcome = Literal["answered", "dropped", "failed"]
 
@@ -39,12 +39,24 @@ class ShadowMetrics:
             registry=registry,
         )
 
+        self._seconds = Histogram(
+            "crossvit_shadow_inference_seconds",
+            "The engine call that answered a copy",
+            ["shadow"],
+            buckets=STAGE_BUCKETS,
+            registry=registry,
+        )
+
     def count(self, model: str, outcome: ShadowOutcome, images: int) -> None:
         """Count so many copies of images of `model`."""
         for name in _OUTCOMES:  # all are shown as 0 from the first on
             self._images.labels(model, self._shadow, name).inc(images if name == outcome else 0)
 
-    def compare(self, model: str, *, agrees: bool, difference: float) -> None:
-        """Count the shadow's answer to an image of `model`; `difference` is that of the scores, 0 to 1."""
+    def compare(self, model: str, *, agrees: bool, difference: float, seconds: float) -> None:
+        """Count the shadow's answer to an image of `model`.
+
+        `difference` is that of the scores, 0 to 1; the engine call of the copy took `seconds`.
+        """
+        self._seconds.labels(self._shadow).observe(seconds)
         self._agreements.labels(model, self._shadow).inc(agrees)
         self._differences.labels(model, self._shadow).observe(difference)

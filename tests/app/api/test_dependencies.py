@@ -1,11 +1,13 @@
 import asyncio
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from app.api.dependencies import DISCONNECT_EXTENSION, caller_id, run_while_connected
+from app.api.dependencies import DISCONNECT_EXTENSION, Service, caller_id, run_while_connected
+from app.serving.canary import CANARY, STABLE
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,14 @@ from app.api.dependencies import DISCONNECT_EXTENSION, caller_id, run_while_conn
 def test_whose_share_a_request_takes(name: str, address: str, expected: str) -> None:
     request = Request({"type": "http", "client": (address, 1), "state": {"caller": name}})
     assert caller_id(request) == expected
+
+
+def test_the_revision_is_of_the_bundle_that_answers_also_once_the_chosen_canary_is_gone() -> None:
+    stable, canary = object(), SimpleNamespace(name="net", model=object(), revision=lambda _: CANARY)
+    service: Any = SimpleNamespace(canary=canary, repository=SimpleNamespace(model=lambda _: stable, default="net"))
+    assert Service.revision(service, "net", "always") == (canary.model, CANARY)
+    canary.model = None  # its engine ended since it was chosen
+    assert Service.revision(service, "net", "always", CANARY) == (stable, STABLE)
 
 
 def checked(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -67,6 +67,9 @@ def test_the_operators_guide_lists_every_setting_with_its_default() -> None:
         ({"model_name": ".."}, "'..' is not a model's name"),
         ({"model_name": "-rf"}, "'-rf' is not a model's name"),
         ({"model_name": "a", "shadow": "b"}, "with model_name there is only one"),
+        ({"answer_log": "answers"}, "answer_log has the answers of drift_percent"),
+        ({"shadow_percent": 10}, "shadow_percent is a share of the requests for shadow: set that too"),
+        ({"canary_percent": 10}, "canary_percent is a share of the requests for canary: set that too"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(settings: dict[str, object], message: str) -> None:

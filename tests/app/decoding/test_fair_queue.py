@@ -1,6 +1,6 @@
 """Turns of several callers, on a clock of their own: nothing here waits."""
 
-from app.decoding.fair_queue import FairQueue, Turn
+from app.decoding.fair_queue import BACKGROUND_CALLER, FairQueue, Turn
 
 
 def served(queue: FairQueue[str], seconds: dict[str, float], turns: int) -> list[str]:
@@ -146,3 +146,11 @@ def test_a_turn_that_was_not_used_costs_nothing() -> None:
             queue.over(turn, 1)
             found.append(turn.item)
     assert sorted(found) == ["a1", "b1"]
+
+
+def test_the_background_has_its_turns_while_nobody_else_waits_and_is_in_no_expected_time() -> None:
+    queue = filled(**{BACKGROUND_CALLER: 2}, a=2)
+    assert served(queue, {BACKGROUND_CALLER: 100.0, "a": 1.0}, 3) == ["a0", "a1", f"{BACKGROUND_CALLER}0"]
+    queue.put("b", "b0")
+    assert queue.seconds() == 1.0  # what those of a took, as nothing is known of b
+    assert served(queue, {BACKGROUND_CALLER: 100.0, "b": 1.0}, 2) == ["b0", f"{BACKGROUND_CALLER}1"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.decoding.fair_queue import BACKGROUND_CALLER
 from app.errors import QueueFull, TooLarge, TooLate
 from app.serving.batcher import Batcher, Place
 from app.timing import Interval
@@ -479,5 +480,32 @@ def test_overlapping_calls_are_not_counted_twice_in_the_expected_time() -> None:
                 batcher.check_room(96)
             assert refused.value.retry_after == 5  # one second each: they overlap, and the engine is one
             await asyncio.gather(*work)
+
+    asyncio.run(main())
+
+
+def test_items_in_the_background_are_not_counted_and_refuse_nobody() -> None:
+    async def main() -> None:
+        engine, sizes = TimedEngine({224: 4.0}), []
+        more: dict[str, Any] = {"clock": engine.clock, "on_batch": lambda size, _: sizes.append(size)}
+        async with batching(engine, limit=1, room=2, most_seconds=1.0, **more) as batcher:
+            engine.go.set()
+            (place,) = batcher.enter(caller=BACKGROUND_CALLER)
+            await batcher.submit(place, 224, 0)
+            assert sizes == []
+            engine.go.clear()
+            places = [batcher.enter(caller=BACKGROUND_CALLER)[0] for _ in range(2)]
+            copies = [asyncio.create_task(batcher.submit(place, 224, 1)) for place in places]
+            await until(lambda: len(engine.batches) == 2)  # one waits
+            assert (batcher.waiting, batcher.expected_seconds) == (0, 0.0)
+            batcher.check_room(2, "a")
+            real = [submit(batcher, item) for item in (2, 3)]
+            with pytest.raises(QueueFull):
+                batcher.enter(caller=BACKGROUND_CALLER)
+            await asyncio.sleep(0)
+            assert batcher.expected_seconds == 8.0
+            engine.go.set()
+            await asyncio.gather(*copies, *real)
+            assert sizes == [1, 1]
 
     asyncio.run(main())

@@ -109,6 +109,7 @@ def test_a_reload_reads_the_canary_too_and_a_broken_one_changes_nothing(canaried
     (folder / "next" / "net" / "labels.json").write_text("[]")
     (fault,) = reload()
     assert "labels.json" in fault
+    assert fault.startswith("net@canary cannot be loaded")
     assert post(canaried, **{"X-Canary": "always"}).json()["model"]["weights_source"] == "third"
     assert httpx.get(f"{canaried.url}/readyz").status_code == 200
 
@@ -122,7 +123,8 @@ def test_while_the_canary_cannot_be_loaded_the_stable_bundle_answers_all(
     server.wait_until_ready()
     response = post(server, **{"X-Canary": "always"})
     assert (response.status_code, response.headers["X-Model-Revision"]) == (200, "stable")
-    wait_until(lambda: "labels.json" in server.log_text())
+    wait_until(lambda: "net@canary cannot be loaded" in server.log_text())
+    assert "labels.json" in server.log_text()
     assert ready(server) == {"net": 1, "net@canary": 0}
 
 
@@ -132,6 +134,7 @@ def test_while_the_canary_cannot_be_loaded_the_stable_bundle_answers_all(
         ("net", "it must be NAME=PATH"),
         ("other=/nowhere", "there is no model 'other'; the models are net"),
         ("net=/nowhere", "no bundle at /nowhere"),
+        ("net=hf:owner/net", "crossvit pull hf:owner/net --out FOLDER, and set --canary net=FOLDER"),
     ],
 )
 def test_a_canary_that_cannot_be_is_refused_at_the_start(

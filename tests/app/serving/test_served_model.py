@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.decoding.fair_queue import BACKGROUND_CALLER
 from app.decoding.pool import DecoderPool
 from app.engines.engine_process.supervisor import EngineSupervisor
 from app.errors import EngineFailed, NotReady, TooLarge, TooLate
 from app.inspection.inspector import Inspector
 from app.processes.shared_memory import SharedMemory
+from app.serving.answer_taps import AnsweredImages
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.telemetry.metrics import Metrics
 from bundle.reader import open_bundle
@@ -67,6 +69,43 @@ def test_an_image_is_answered_and_its_stages_are_in_order(bundle: Path) -> None:
             moments = [moment for span in spans for moment in (span.start, span.end)]
             assert moments == sorted(moments)
             assert model.waiting == 0
+
+    asyncio.run(main())
+
+
+class BrokenTap:
+    """Wants every answer and fails at it."""
+
+    def wants(self) -> bool:
+        return True
+
+    def see(self, _: AnsweredImages) -> None:
+        raise KeyError("a fault of the tap")
+
+
+def test_a_fault_in_what_sees_the_answers_is_logged_and_costs_no_answer(
+    bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            model.taps = (BrokenTap(),)
+            answer = await model.classify(PNG, best=3)
+            assert len(answer.best(model.bundle.labels)) == 3
+
+    asyncio.run(main())
+    assert "a fault of the tap" in caplog.text
+
+
+def test_copies_are_in_no_metrics_and_do_not_wait_in_the_queue(bundle: Path) -> None:
+    async def main() -> None:
+        async with serving(bundle) as model:
+            copy = asyncio.create_task(model.classify(PNG, caller=BACKGROUND_CALLER))
+            await asyncio.sleep(0)
+            assert (model.waiting, model.expected_seconds) == (0, 0.0)
+            await copy
+            assert (model.metrics.totals.answered.count, model.metrics.totals.batches) == (0, {})
+            await classify(model)
+            assert (model.metrics.totals.answered.count, list(model.metrics.totals.batches)) == (1, [1])
 
     asyncio.run(main())
 

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from app.serving.answer_taps import AnsweredImages, RequestSample
 from app.serving.shadowing import MOST_COPIES, Shadow
 from app.telemetry.metrics import Metrics
 from app.telemetry.shadow_metrics import ShadowMetrics
+from app.timing import Interval
 from tests.support.calibrations import calibrate_bundle, made_calibration
 from tests.support.pictures import JPEG
 from tests.support.processes import workers
@@ -101,6 +102,10 @@ def test_every_way_of_asking_is_copied_and_compared(shadowed: Server) -> None:
             assert after["differences"] > before["differences"]  # and the temperature is not
             assert (after["dropped"], after["failed"]) == (0, 0)
         assert client.post("/classify", content=JPEG).json()["model"]["name"] == "current"
+        text = client.get("/metrics").text
+    for name in ("queue_seconds", "inference_seconds"):  # autoscalers add these up: no copies
+        assert f'crossvit_{name}_count{{model="candidate"}} 0.0' in text
+    assert 'crossvit_shadow_inference_seconds_count{shadow="candidate"}' in text
 
 
 def test_the_shadows_engine_has_the_lowest_priority_and_the_others_have_not(shadowed: Server) -> None:
@@ -156,6 +161,7 @@ class FakeModel:
         self.waiting = waiting
         self.error = error
         self.release = asyncio.Event()
+        self.asked: list[int] = []  # images of each call
 
     def batch(self) -> int:
         return 4
@@ -167,6 +173,7 @@ class FakeModel:
         return nullcontext()
 
     async def classify_all(self, bodies: list[bytes], *_: object, **__: object) -> list[Any]:
+        self.asked.append(len(bodies))
         await self.release.wait()
         if self.error is not None:
             raise self.error
@@ -175,29 +182,35 @@ class FakeModel:
 
 def answer(logit: float) -> Any:
     outputs = np.array([[logit, 0.0]] * 3, np.float32)
-    return SimpleNamespace(outputs=outputs, resolution=224, calibration=None)
+    return SimpleNamespace(outputs=outputs, resolution=224, calibration=None, inference=Interval(0.0, 0.1))
 
 
 def copies(primary: Any, images: int = 1, size: int = 10) -> AnsweredImages:
     return AnsweredImages(primary, [b"x" * size] * images, [answer(1.0)] * images)
 
 
+def shadow_of(primary: Any, candidate: Any) -> tuple[Shadow, Callable[[str], float]]:
+    """A shadow of fakes, and what it has counted by outcome."""
+    metrics = Metrics(list)
+    shadow = Shadow(
+        "candidate",
+        lambda _: candidate,
+        lambda: [primary, candidate],
+        RequestSample(100),
+        ShadowMetrics(metrics, "candidate"),
+    )
+
+    def value(outcome: str) -> float:
+        labels = {"model": "primary", "shadow": "candidate", "outcome": outcome}
+        return metrics.registry.get_sample_value("crossvit_shadow_images_total", labels) or 0.0
+
+    return shadow, value
+
+
 def test_copies_are_dropped_while_images_wait_and_beyond_what_may_be_under_way() -> None:
     async def main() -> None:
-        metrics = Metrics(list)
         primary, candidate = FakeModel("primary"), FakeModel("candidate")
-        shadow: Any = Shadow(
-            "candidate",
-            lambda _: candidate,  # type: ignore[arg-type, return-value]
-            lambda: [primary, candidate],  # type: ignore[list-item]
-            RequestSample(100),
-            ShadowMetrics(metrics, "candidate"),
-        )
-
-        def value(outcome: str) -> float:
-            labels = {"model": "primary", "shadow": "candidate", "outcome": outcome}
-            return metrics.registry.get_sample_value("crossvit_shadow_images_total", labels) or 0.0
-
+        shadow, value = shadow_of(primary, candidate)
         primary.waiting = 1
         shadow.see(copies(primary))
         assert (value("dropped"), value("answered")) == (1, 0)
@@ -217,6 +230,22 @@ def test_copies_are_dropped_while_images_wait_and_beyond_what_may_be_under_way()
         candidate.bundle.manifest.classes = 3
         shadow.see(copies(primary))
         assert value("failed") == 2
+
+    asyncio.run(main())
+
+
+def test_copies_have_their_turns_one_by_one_and_the_rest_are_dropped_once_a_request_waits() -> None:
+    async def main() -> None:
+        primary, candidate = FakeModel("primary"), FakeModel("candidate")
+        shadow, value = shadow_of(primary, candidate)
+        shadow.see(copies(primary, 20))
+        await asyncio.sleep(0.01)
+        shadow.see(copies(primary, 2))  # the first are under way, and drop no others
+        assert (candidate.asked, value("dropped")) == ([1], 0)
+        primary.waiting = 1
+        candidate.release.set()
+        await asyncio.sleep(0.01)
+        assert (candidate.asked, value("answered"), value("dropped")) == ([1], 1, 21)
 
     asyncio.run(main())
 

@@ -72,21 +72,41 @@ def test_rows_without_room_are_dropped_and_counted(tmp_path: Path, monkeypatch: 
     assert counted(metrics, "dropped") == 2
 
 
-def test_a_folder_that_goes_away_is_logged_and_the_log_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_goes_away_is_made_again(tmp_path: Path) -> None:
+    metrics = Metrics(list)
+    folder = tmp_path / "answers"
+    log = AnswerLog(folder, 600, metrics)
+    log.start()
+    folder.rmdir()
+    log.append([ROW])
+    log.close()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_what_cannot_be_written_is_logged_and_the_log_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics(list)
     folder = tmp_path / "answers"
     log = AnswerLog(folder, 0.05, metrics)
     log.start()
     folder.rmdir()
+    folder.write_text("a file has taken its place")
     log.append([ROW])
     wait_until(lambda: counted(metrics, "dropped") == 1)
     assert "1 answers cannot be written" in caplog.text
-    folder.mkdir()
+    folder.unlink()
     log.append([ROW])
     wait_until(lambda: counted(metrics, "written") == 1)
     log.close()
+
+
+def test_containers_whose_processes_have_equal_ids_share_a_folder(tmp_path: Path) -> None:
+    logs = [AnswerLog(tmp_path, 600, Metrics(list)) for _ in range(2)]  # in this process: the id is the same
+    for number, log in enumerate(logs):
+        log.start()
+        log.append([replace(ROW, request_id=str(number))])  # of the same second
+        log.close()
+    found = {pq.read_table(file).column("request_id").to_pylist()[0] for file in tmp_path.iterdir()}
+    assert found == {"0", "1"}
 
 
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:

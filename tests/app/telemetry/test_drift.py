@@ -55,7 +55,8 @@ def test_classes_are_counted_where_they_are_not_too_many(classes: int, counted: 
 
 def test_a_server_counts_and_logs_its_answers(bundle: Path, start_server: StartServer, tmp_path: Path) -> None:
     log = tmp_path / "answers"
-    options = ["--drift-percent", "100", "--answer-log", str(log), "--answer-log-seconds", "0.2"]
+    options = ["--model-name", "drift"]  # a model may have the name of what looks at it
+    options += ["--drift-percent", "100", "--answer-log", str(log), "--answer-log-seconds", "0.2"]
     server = start_server("--bundle", str(bundle), "--engine", "onnxruntime", "--precision", "f32", *options)
     server.wait_until_ready()
     with httpx.Client(base_url=server.url, timeout=60) as client:
@@ -67,9 +68,9 @@ def test_a_server_counts_and_logs_its_answers(bundle: Path, start_server: StartS
         assert "problem" in batch["results"][1]
         text = client.get("/metrics").text
         for name in ("top_score", "entropy_bits", "disagreement_bits"):
-            assert f'crossvit_drift_{name}_count{{model="crossvit_tiny"}} 4.0' in text
+            assert f'crossvit_drift_{name}_count{{model="drift"}} 4.0' in text
         best = answer["predictions"][0]
-        assert f'crossvit_drift_class_images_total{{index="{best["index"]}",model="crossvit_tiny"}} 4.0' in text
+        assert f'crossvit_drift_class_images_total{{index="{best["index"]}",model="drift"}} 4.0' in text
         wait_until(lambda: 'crossvit_answer_log_rows_total{outcome="written"} 4.0' in client.get("/metrics").text)
     rows = [row for file in sorted(log.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     assert len(rows) == 4
@@ -79,7 +80,7 @@ def test_a_server_counts_and_logs_its_answers(bundle: Path, start_server: StartS
     assert row["score"] == pytest.approx(best["score"])
     assert row["disagreement"] == pytest.approx(answer["branches"]["disagreement"])
     assert row["top_scores"][:3] == pytest.approx([each["score"] for each in answer["predictions"]])
-    assert (row["model"], row["resolution"], row["precision"]) == ("crossvit_tiny", 224, "f32")
+    assert (row["model"], row["resolution"], row["precision"]) == ("drift", 224, "f32")
     assert not re.search("127.0.0.1", str(rows))
     assert not list(log.glob(".*"))
 
