@@ -14,7 +14,7 @@ from app.errors import NotReady, Overloaded
 from app.grpc_api.inference_messages import INFER_RESPONSE_MESSAGE, INFERENCE_SERVICE, STREAM_RESPONSE_MESSAGE
 from app.grpc_api.inference_methods import InferenceMethods
 from app.grpc_api.rpc_calls import CallRunner, RpcCall, RpcMethod
-from app.grpc_api.status_codes import code_of
+from app.grpc_api.status_codes import code_of, forget_frames
 from bundle.bundle_errors import ExplainedError
 
 STREAM_METHOD = RpcMethod(INFERENCE_SERVICE, "ModelStreamInfer", streams=True)
@@ -132,6 +132,7 @@ class InferenceStreams:
             code = code_of(err)
             self._runner.count_refusal(err)
             response = _error_response(str(err), call)
+            forget_frames(err)
         except Exception as err:
             code = grpc.StatusCode.INTERNAL
             response = _error_response(self._runner.log_defect(call, err), call)
