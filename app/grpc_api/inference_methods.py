@@ -21,9 +21,9 @@ from app.api.oip_operations import (
     statistics_of,
 )
 from app.errors import BadInference
-from app.grpc_api.inference_messages import INFER_REQUEST_MESSAGE, message_type, parse_message
+from app.grpc_api.inference_messages import message_type
 from app.grpc_api.inference_translation import binary_body, has_large_contents, response_message
-from app.grpc_api.message_bounds import check_bounds
+from app.grpc_api.message_bounds import split_request
 from app.grpc_api.rpc_calls import RpcCall, Serve
 from app.serving.canary import CANARY_HEADER
 from bundle.bundle_errors import ExplainedError
@@ -44,6 +44,7 @@ class InferenceMethods:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._converting = asyncio.Lock()  # large contents, which take three times their memory meanwhile
         health = AccessLevel[service.settings.health_access.upper()]
         self.unary = {
             "ServerLive": _Unary(health, self._live, probe=True),
@@ -71,19 +72,20 @@ class InferenceMethods:
     async def model_infer(self, call: RpcCall) -> None:
         """Answer a call of ModelInfer."""
         await call.authorize(AccessLevel.KEY, rate_limited=True)
-        raw = await call.only_raw()
-        with self._service.body_limits.hold(len(raw)):
-            response = await self.infer(raw, call)
+        message = [await call.only_raw()]
+        with self._service.body_limits.hold(len(message[0])):
+            response = await self.infer(message, call)
         await call.send(response)
 
-    async def infer(self, raw: bytes, call: RpcCall) -> Any:
-        """The ModelInferResponse to the ModelInferRequest in `raw`, whose caller and size have been accepted.
+    async def infer(self, message: list[bytes], call: RpcCall) -> Any:
+        """The ModelInferResponse to a ModelInferRequest, whose caller and size have been accepted.
 
+        `message` has its bytes, and is emptied, so that they are in memory only until there is a body of them.
         `call` gets the model and the stages. Raises what the REST route does.
         """
         service = self._service
-        check_bounds(raw, service.settings.max_images)
-        request = parse_message(INFER_REQUEST_MESSAGE, raw)
+        split = split_request(message.pop(), service.settings.max_images)
+        request = split.request
         call.message_id = request.id
         caller = call.inference_caller(_deadline(request, call))
         call.model = request.model_name or service.repository.default
@@ -92,9 +94,12 @@ class InferenceMethods:
         model, call.revision = service.revision(call.model, call.headers.get(CANARY_HEADER.lower(), ""))
         model.check(caller=caller.name)
         with model.in_use():
-            large = has_large_contents(request)
-            body, json_bytes = await asyncio.to_thread(binary_body, request) if large else binary_body(request)
-            del request  # what goes on is a copy of it
+            if has_large_contents(split):
+                async with self._converting:
+                    body, json_bytes = await asyncio.to_thread(binary_body, split)
+            else:
+                body, json_bytes = binary_body(split)
+            del split, request  # what goes on is a copy of them
             inference, outputs, call.stages = await run_inference(service, model, body, json_bytes, caller)
         if any(output.parameters for output in inference.outputs):  # sorting and writing many classes takes a while
             labels = [label.label for label in model.bundle.labels]

@@ -14,7 +14,7 @@ from app.errors import NotReady, Overloaded
 from app.grpc_api.inference_messages import INFER_RESPONSE_MESSAGE, INFERENCE_SERVICE, STREAM_RESPONSE_MESSAGE
 from app.grpc_api.inference_methods import InferenceMethods
 from app.grpc_api.rpc_calls import CallRunner, RpcCall, RpcMethod
-from app.grpc_api.status_codes import code_of
+from app.grpc_api.status_codes import code_of, forget_frames
 from bundle.bundle_errors import ExplainedError
 
 STREAM_METHOD = RpcMethod(INFERENCE_SERVICE, "ModelStreamInfer", streams=True)
@@ -108,7 +108,8 @@ class InferenceStreams:
                     if raw is grpc.aio.EOF:
                         return
                     stream.in_flight += 1
-                    task = asyncio.create_task(self._answer(raw, call))
+                    task = asyncio.create_task(self._answer([raw], call))
+                    del raw  # it is the task's alone
                     tasks[:] = [other for other in tasks if not other.done()] + [task]
                     answers.put_nowait(task)
         except TimeoutError:
@@ -117,21 +118,22 @@ class InferenceStreams:
         finally:
             stream.reading = None
 
-    async def _answer(self, raw: bytes, stream_call: RpcCall) -> Any:
+    async def _answer(self, message: list[bytes], stream_call: RpcCall) -> Any:
         """The ModelStreamInferResponse to one request, which is logged and counted as a call of its own."""
         now = time.perf_counter()
         deadline = min(stream_call.ends, now + stream_call.service.settings.request_seconds)
         call = replace(stream_call, started=now, deadline=deadline, stages=[])
         code, response = grpc.StatusCode.CANCELLED, None
         try:
-            with call.service.body_limits.hold(len(raw)):
+            with call.service.body_limits.hold(len(message[0])):
                 await call.authorize(AccessLevel.KEY, rate_limited=True)
-                response = STREAM_RESPONSE_MESSAGE(infer_response=await self._methods.infer(raw, call))
+                response = STREAM_RESPONSE_MESSAGE(infer_response=await self._methods.infer(message, call))
             code = grpc.StatusCode.OK
         except ExplainedError as err:
             code = code_of(err)
             self._runner.count_refusal(err)
             response = _error_response(str(err), call)
+            forget_frames(err)
         except Exception as err:
             code = grpc.StatusCode.INTERNAL
             response = _error_response(self._runner.log_defect(call, err), call)

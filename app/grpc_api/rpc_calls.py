@@ -20,7 +20,7 @@ from app.api.oip_operations import InferenceCaller, Stages
 from app.errors import BadInference, Overloaded, SlowClient
 from app.grpc_api.arriving_messages import ArrivingMessages
 from app.grpc_api.inference_messages import parse_message
-from app.grpc_api.status_codes import Metadata, failed_status
+from app.grpc_api.status_codes import FailedStatus, Metadata, failed_status, forget_frames
 from app.serving.canary import REVISION_HEADER
 from app.telemetry.answer_log import REQUEST_ID
 from app.telemetry.tracing import Tracing
@@ -184,16 +184,12 @@ class CallRunner:
         code = grpc.StatusCode.OK
         self._running += 1
         try:
-            if self._running > self._most_calls + (_MAX_PROBES if method.probe else 0):
-                raise Overloaded(f"more than {self._most_calls} calls at once", retry_after=1)
-            await serve(call)
-            context.set_trailing_metadata(call.trailers())
-        except ExplainedError as err:
-            failed = failed_status(err)
-            code = failed.code
-            if not method.probe:
-                self.count_refusal(err)
-            await self._abort(context, code, failed.text, (*call.trailers(), *failed.metadata))
+            failed = await self._failure(method, serve, call)
+            if failed is None:
+                context.set_trailing_metadata(call.trailers())
+            else:
+                code = failed.code
+                await self._abort(context, code, failed.text, (*call.trailers(), *failed.metadata))
         except grpc.aio.AbortError:
             code = context.code()
             raise
@@ -201,13 +197,30 @@ class CallRunner:
             late = time.perf_counter() >= call.ends
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
-        except Exception as err:
-            code = grpc.StatusCode.INTERNAL
-            await self._abort(context, code, self.log_defect(call, err), call.trailers())
         finally:
             self._running -= 1
             if not (method.streams and code in _UNEVENTFUL):
                 self.record(method, code, call)
+
+    async def _failure(self, method: RpcMethod, serve: Serve, call: RpcCall) -> FailedStatus | None:
+        """Serve the call; how it failed, None if it did not.
+
+        No exception outlives this: the client may take its time to read the status.
+        """
+        try:
+            if self._running > self._most_calls + (_MAX_PROBES if method.probe else 0):
+                raise Overloaded(f"more than {self._most_calls} calls at once", retry_after=1)
+            await serve(call)
+        except ExplainedError as err:
+            if not method.probe:
+                self.count_refusal(err)
+            forget_frames(err)
+            return failed_status(err)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as err:
+            return FailedStatus(grpc.StatusCode.INTERNAL, self.log_defect(call, err), ())
+        return None
 
     async def _abort(self, context: Any, code: grpc.StatusCode, text: str, metadata: Metadata) -> None:
         """End the call with a status, or without if the client does not take it in time. Raises AbortError."""
@@ -221,6 +234,7 @@ class CallRunner:
     def log_defect(self, call: RpcCall, err: Exception) -> str:
         """Log what should not have been raised; what the client is told of it."""
         log.error("call %s failed", call.request_id, exc_info=err)
+        forget_frames(err)
         return "the service failed; see its log"
 
     def record(self, method: RpcMethod, code: grpc.StatusCode, call: RpcCall) -> None:

@@ -100,6 +100,18 @@ def failed_status(err: ExplainedError) -> FailedStatus:
     return FailedStatus(code, text, (*metadata, ("grpc-status-details-bin", status.SerializeToString())))
 
 
+def forget_frames(err: BaseException | None) -> None:
+    """Drop the tracebacks of an exception that has been answered, and of what it was raised from.
+
+    Futures keep exceptions, and tracebacks keep frames, with the message and with those futures: such a cycle would
+    keep the message in memory until the garbage collector finds it.
+    """
+    while err is not None:
+        cause = err.__cause__ or err.__context__
+        err.__traceback__ = err.__cause__ = err.__context__ = None
+        err = cause
+
+
 def _packed(message: ErrorInfo | RetryInfo) -> AnyMessage:
     packed = AnyMessage()
     packed.Pack(message)

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,14 @@ from tritonclient.grpc import service_pb2
 
 from app.decoding.oip_tensors import InferenceRequest, read_inputs
 from app.errors import BadInference
-from app.grpc_api.inference_messages import INFER_REQUEST_MESSAGE
 from app.grpc_api.inference_translation import LARGE_CONTENTS, binary_body, has_large_contents, response_message
+from app.grpc_api.message_bounds import SplitRequest, split_request
 from tests.support.grpc_ports import file_request, infer_request
 
 
-def own(request: Any) -> Any:
-    """The service's message of a stock client's."""
-    return INFER_REQUEST_MESSAGE.FromString(request.SerializeToString())
+def own(request: Any) -> SplitRequest:
+    """What the service makes of a stock client's message."""
+    return split_request(request.SerializeToString(), max_images=8)
 
 
 def read(request: Any) -> tuple[InferenceRequest, list[Any]]:
@@ -76,6 +77,34 @@ def test_many_numbers_are_noticed() -> None:
     request = service_pb2.ModelInferRequest(inputs=[{"name": "image", "contents": contents}])
     assert has_large_contents(own(request))
     assert not has_large_contents(own(infer_request()))
+
+
+def typed_request(numbers: list[int]) -> Any:
+    contents = service_pb2.InferTensorContents(uint_contents=numbers)
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [len(numbers)], "contents": contents}
+    return service_pb2.ModelInferRequest(inputs=[tensor])
+
+
+@pytest.mark.parametrize("numbers", [[0, 127], [*range(256), 0, 255, 255]])
+def test_typed_numbers_become_bytes(numbers: list[int]) -> None:
+    body, json_bytes = binary_body(own(typed_request(numbers)))
+    assert body[json_bytes:] == bytes(numbers)
+
+
+@pytest.mark.parametrize("numbers", [[256], [1, 16384], [300, 1], [255, 2**32 - 1]])
+def test_typed_numbers_over_255_are_refused(numbers: list[int]) -> None:
+    with pytest.raises(BadInference, match="the input 'image' must have whole numbers from 0 to 255"):
+        binary_body(own(typed_request(numbers)))
+
+
+@pytest.mark.exhaustive
+def test_typed_numbers_take_little_more_memory_than_their_message() -> None:
+    message = typed_request([7, 200] * 1_000_000).SerializeToString()
+    tracemalloc.start()
+    binary_body(split_request(message, max_images=8))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * len(message)
 
 
 def test_outputs_are_packed_in_the_order_in_which_they_are_named() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from grpc_health.v1 import health_pb2
@@ -253,6 +254,22 @@ def test_a_message_that_does_not_come_ends_the_call_and_keeps_nobody_out(slow: G
         finally:
             ended.set()
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.exhaustive
+def test_refused_messages_do_not_stay_in_memory(served: GrpcServer) -> None:
+    request = infer_request()
+    request.raw_input_contents[0] = bytes(2_900_000)
+    process = psutil.Process(served.http.pid)
+    with stub_of(served.address) as stub:
+        for _ in range(10):
+            refusal(stub.ModelInfer, request)
+        before = process.memory_info().rss
+        for _ in range(40):
+            assert refusal(stub.ModelInfer, request).reason == "BadInference"
+        answers = stub.ModelStreamInfer(iter([request] * 40))
+        assert sum("elements" in answer.error_message for answer in answers) == 40
+    assert process.memory_info().rss - before < 40_000_000
 
 
 @pytest.mark.parametrize(

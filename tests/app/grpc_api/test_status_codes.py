@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
@@ -5,7 +8,7 @@ from google.rpc.status_pb2 import Status
 
 from app.api.problems import STATUS
 from app.errors import QueueFull, RateLimited, UnknownModel
-from app.grpc_api.status_codes import STATUS_CODES, code_of, failed_status
+from app.grpc_api.status_codes import STATUS_CODES, code_of, failed_status, forget_frames
 from bundle.bundle_errors import ExplainedError
 
 # What clients repeat by themselves, and balancers send elsewhere, is the same in both protocols.
@@ -54,3 +57,29 @@ def test_a_kind_of_an_error_has_its_code() -> None:
     assert code_of(Special("full")) == grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(StopIteration):
         code_of(ExplainedError("of no kind"))
+
+
+def test_what_was_refused_leaves_memory_without_the_garbage_collector() -> None:
+    class Message:
+        pass
+
+    def refuse(kept: list[BaseException]) -> weakref.ref[Message]:
+        message = Message()
+        try:
+            try:
+                raise ValueError(len(kept))
+            except ValueError as cause:
+                kept.append(cause)
+                raise QueueFull("full", retry_after=1) from cause
+        except QueueFull as err:
+            kept.append(err)
+            forget_frames(err)
+        return weakref.ref(message)
+
+    gc.disable()
+    try:
+        kept: list[BaseException] = []
+        assert refuse(kept)() is None
+        assert len(kept) == 2
+    finally:
+        gc.enable()
