@@ -1,8 +1,6 @@
 """The images of a unit of work, read one after the other: archives are streamed and never in memory as a whole."""
 
 import asyncio
-import tarfile
-import zlib
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,11 +10,11 @@ from app.bulk.bulk_options import BulkOptions
 from app.bulk.byte_budget import ByteBudget
 from app.bulk.file_systems import SourceUnavailable, check_size, file_system, is_remote
 from app.bulk.source_listing import SourceEntry, Unit
+from app.bulk.tar_images import UNREADABLE_TAR, tar_members
 from app.errors import BadImage, NoImage, TooLarge
 from bundle.bundle_errors import ExplainedError
 from model.files.folders import is_image_file
 
-_UNREADABLE = (tarfile.TarError, zlib.error, EOFError, OSError)  # what a damaged tar file raises
 _ROWS_AT_ONCE = 16  # of a Parquet file with bytes
 
 
@@ -89,7 +87,7 @@ class UnitReader:
         held = await self._budget.take(member.size)
         try:
             return SourceImage(image.id, body=await asyncio.to_thread(member.read), held=held)
-        except _UNREADABLE as err:
+        except UNREADABLE_TAR as err:
             self._budget.give_back(held)
             _check_reachable(entry, err)
             return SourceImage(image.id, problem=BadImage(f"the file cannot be read: {err}"))
@@ -99,17 +97,12 @@ class UnitReader:
         count = 0
         try:
             files, path = file_system(entry.address, self._base)
-            with (
-                files.open_input_stream(path, compression=None) as stream,
-                tarfile.open(fileobj=stream, mode="r|*") as tar,
-            ):
-                for member in tar:
-                    if member.isfile() and is_image_file(member.name):
-                        content = tar.extractfile(member)
-                        assert content is not None, "it is a file"
+            with files.open_input_stream(path, compression=None) as stream:
+                for member, content in tar_members(stream):
+                    if is_image_file(member.name) and content is not None:
                         count += 1
                         yield _Member(SourceImage(_member_id(entry.address, member.name)), member.size, content.read)
-        except _UNREADABLE as err:
+        except UNREADABLE_TAR as err:
             _check_reachable(entry, err)
             yield _broken(entry, f"the tar file breaks off after {count} images: {err}")
 
