@@ -294,7 +294,8 @@ def test_a_decoder_that_dies_is_replaced_beside_the_threads_of_grpc(
     before = client.infer(NAME, [files([JPEG])]).as_numpy("logits")
     (decoder,) = workers(served.http.pid, "decoder")
     os.kill(decoder, signal.SIGKILL)
-    wait_until(lambda: decoder not in workers(served.http.pid, "decoder"))
+    lost = 'crossvit_decoder_restarts_total{reason="ended"}'
+    wait_until(lambda: lost in httpx.get(f"{served.http.url}/metrics").text)
     np.testing.assert_allclose(client.infer(NAME, [files([JPEG])]).as_numpy("logits"), before, atol=1e-5)
 
 

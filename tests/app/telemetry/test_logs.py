@@ -1,6 +1,7 @@
 """What is logged, as a process writes it."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -127,9 +128,10 @@ def test_an_unread_standard_error_blocks_nothing_and_dropped_lines_are_counted()
         found = [json.loads(line)["event"] for line in process.stderr]
     assert process.returncode == 0
     numbers = [int(event.split()[0]) for event in found if event.endswith("x")]
-    (told,) = [event for event in found if "were dropped" in event]
-    assert numbers == list(range(len(numbers)))
-    assert told == f"{3000 - len(numbers)} lines of the log were dropped: standard error did not take them in time"
+    told = re.compile(r"(\d+) lines of the log were dropped: standard error did not take them in time")
+    dropped = [int(match[1]) for event in found if (match := told.fullmatch(event))]  # several on a busy machine
+    assert numbers == sorted(set(numbers))
+    assert sum(dropped) == 3000 - len(numbers) > 0
     assert found[-1] == "the end"
 
 
