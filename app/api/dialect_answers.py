@@ -9,12 +9,13 @@ from fastapi import Request, Response
 from app.api.answer_plan import answer_plan
 from app.api.classify_routes import BROWN_OUT_HEADER, step_fields
 from app.api.dependencies import Service, caller_id, run_while_connected
+from app.api.dialect_schemas import HUGGING_FACE_ADVICE
 from app.api.oip_operations import pixel_resolution
 from app.api.request_body import RequestBody, Upload
 from app.api.schemas import ClassifyOptions
 from app.decoding.decoder_memory import PixelBlock
 from app.decoding.dialect_requests import Dialect, ScoreFunction
-from app.errors import BadImage, BadInference, NotAnImage, TooLarge
+from app.errors import BadImage, BadInference, BadParameter, NotAnImage, TooLarge
 from app.serving.served_model import ModelAnswer, ServedModel
 from app.timing import until_deadline
 from bundle.bundle_errors import ExplainedError
@@ -40,6 +41,12 @@ class ImageAnswer(NamedTuple):
     answer: ModelAnswer
 
 
+async def refuse_query(request: Request) -> None:
+    """BadParameter for a query: these routes have their parameters in the JSON, or none."""
+    for name in request.query_params:
+        raise BadParameter(f"unknown parameter {name[:40]!r} in the query: this route takes none there")
+
+
 @contextmanager
 def open_request(request: Request, service: Service, name: str | None) -> Iterator[tuple[ServedModel, RequestBody]]:
     """The model, in use until the block ends, and the request's body."""
@@ -60,7 +67,7 @@ async def read_image_or_json(
     if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json":
         work = parsed_images(request, service, model, await body.whole(), "huggingface", deadline)
         return await run_while_connected(request, work)
-    return uploaded_image(await body.image())
+    return uploaded_image(await body.image(advice=HUGGING_FACE_ADVICE))
 
 
 def uploaded_image(upload: Upload) -> DialectImages:

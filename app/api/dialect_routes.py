@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
 from app.api.auth import AccessLevel
@@ -25,11 +25,13 @@ from app.api.dialect_answers import (
     open_request,
     parsed_images,
     read_image_or_json,
+    refuse_query,
     uploaded_image,
     wanted_classes,
 )
 from app.api.dialect_schemas import (
     HUGGING_FACE_REQUEST,
+    TORCHSERVE_ADVICE,
     TORCHSERVE_FIELDS,
     TORCHSERVE_REQUEST,
     V1_REQUEST,
@@ -89,7 +91,7 @@ NAMED_MODEL_PATHS = {
 
 _TORCHSERVE_VERSIONS = (MODEL_VERSION, f"{MODEL_VERSION}.0")
 _TORCHSERVE_CLASSES = 5
-_RATE_LIMITED = [require_access(AccessLevel.KEY, rate_limited=True)]
+_RATE_LIMITED = [require_access(AccessLevel.KEY, rate_limited=True), Depends(refuse_query)]
 _KEY_REQUIRED = [require_access(AccessLevel.KEY)]
 _CLASSIFY_ERRORS = (*IMAGE_REQUEST_ERRORS, BadInference, NotAnImage, BadImage, UnknownCoding)
 _CLASSIFY_RESPONSES = BROWN_OUT_RESPONSE | error_responses(*_CLASSIFY_ERRORS, model=OipError)
@@ -223,7 +225,7 @@ async def predictions_of(
     deadline = service.deadline(request)
     with open_request(request, service, name) as (model, body):
         check_room(request, service, model)
-        images = uploaded_image(await body.image(fields=TORCHSERVE_FIELDS))
+        images = uploaded_image(await body.image(fields=TORCHSERVE_FIELDS, advice=TORCHSERVE_ADVICE))
         work = classified_images(request, service, model, images, deadline, _TORCHSERVE_CLASSES)
         (answer,) = await run_while_connected(request, work)
     name_brown_out(request, response)

@@ -12,6 +12,11 @@ from app.decoding.dialect_requests import HuggingFaceParameters, HuggingFaceRequ
 from app.decoding.oip_tensors import Strict
 
 TORCHSERVE_FIELDS = ("data", "body")  # of a form, beside those of /classify
+TORCHSERVE_ADVICE = "send the image as multipart field 'data' or 'body', or as the body with Content-Type: image/jpeg"
+HUGGING_FACE_ADVICE = (
+    "send the image as the body with Content-Type: image/jpeg, or as "
+    '{"inputs": "base64 of an image file"} with Content-Type: application/json'
+)
 
 
 class LabelScore(BaseModel):

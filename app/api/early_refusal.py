@@ -167,6 +167,8 @@ def _target(path: str, query: bytes) -> _Target | None:
             return None
         version = "" if match["version"] is None else "/versions/{version}"
         return _Target(f"/v2/models/{{name}}{version}/infer", ClassifyOptions(model=match["name"]), inference=True)
+    if query:  # the routes below take none: the application says so
+        return None
     if path in DEFAULT_MODEL_PATHS:
         return _Target(path, ClassifyOptions())
     for route, pattern in NAMED_MODEL_PATHS.items():

@@ -1,7 +1,7 @@
 """A request's body: read within limits of size, time and memory; the images in it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -122,25 +122,28 @@ class RequestBody:
         async with self._in_time():
             return b"".join([chunk async for chunk in self._stream()])
 
-    async def image(self, options: Collection[str] = (), *, fields: Collection[str] = ()) -> Upload:
+    async def image(
+        self, options: Collection[str] = (), *, fields: Sequence[str] = (FILE_FIELD,), advice: str = _SEND_ONE
+    ) -> Upload:
         """The one image: in a form, or the body itself under any content type.
 
-        `options` are names of form fields, `fields` names of further ones that have the image.
+        `options` are names of form fields, `fields` names of those that may have the image; errors name the first one,
+        and give the `advice`.
 
         Raises NoImage, BadParameter for a form's fields, or NotAnImage for a body that is recognised as another format.
         """
         content_type = self._request.headers.get("Content-Type", "")
         if _is_form(content_type):
-            upload = await self._form(options, 1, _SEND_ONE, fields)
+            upload = await self._form(options, 1, advice, fields)
         else:
             upload = Upload([UploadedFile("", await self.whole())], content_type=content_type)
         image = upload.files[0].content
         if not image:
-            raise NoImage(f"the image is empty; {_SEND_ONE}")
+            raise NoImage(f"the image is empty; {advice}")
         is_coded = "Content-Encoding" in self._request.headers
         if kind := mistaken(image, body=not is_coded and not _is_form(content_type)):
             subject = f"the body ({content_type[:60]})" if upload.content_type else "the file"
-            raise NotAnImage(f"{subject} is not an image but {kind}. Or {_SEND_ONE}")
+            raise NotAnImage(f"{subject} is not an image but {kind}. Or {advice}")
         return upload
 
     async def images(self, max_files: int, options: Collection[str] = ()) -> Upload:
@@ -148,7 +151,7 @@ class RequestBody:
         content_type = self._request.headers.get("Content-Type", "")
         if not _is_form(content_type):
             raise NoImage(f"the content type {content_type[:60]!r} is not {_MULTIPART}; {_SEND_SEVERAL}")
-        return await self._form(options, max_files, _SEND_SEVERAL)
+        return await self._form(options, max_files, _SEND_SEVERAL, (BATCH_FIELD,))
 
     def evict(self) -> None:
         """Stop reading: the reader raises SlowClient at its next turn of the event loop.
@@ -211,13 +214,11 @@ class RequestBody:
             if self in self._limits.arriving:
                 self._limits.arriving.remove(self)
 
-    async def _form(
-        self, options: Collection[str], max_files: int, advice: str, more_fields: Collection[str] = ()
-    ) -> Upload:
+    async def _form(self, options: Collection[str], max_files: int, advice: str, fields: Sequence[str]) -> Upload:
         try:
             form = MultipartForm(
                 self._request.headers.get("Content-Type", ""),
-                file_fields=(FILE_FIELD, BATCH_FIELD, *more_fields),
+                file_fields={*fields, FILE_FIELD, BATCH_FIELD},
                 options=options,
                 max_files=max_files,
                 max_fields=_MAX_OTHER_FIELDS,
@@ -237,10 +238,9 @@ class RequestBody:
         if not form.files and form.empty_inputs:
             raise NoImage(f"no file was chosen in the form: the file and its name are empty; {advice}")
         if not form.files:
-            field_name = FILE_FIELD if max_files == 1 else BATCH_FIELD
             others = ", ".join(repr(name[:60]) for name in form.other_file_fields[:5])
             where = f", but in {others}" if others else ""
-            raise NoImage(f"the multipart body has no file in the field '{field_name}'{where}; {advice}")
+            raise NoImage(f"the multipart body has no file in the field '{fields[0]}'{where}; {advice}")
         return Upload(form.files, form.options)
 
 

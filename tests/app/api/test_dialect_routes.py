@@ -274,7 +274,25 @@ def test_ping_is_the_probe_of_torchserve(client: httpx.Client) -> None:
     assert client.get("/ping").json() == {"status": "Healthy"}
 
 
+def test_errors_about_forms_and_empty_bodies_name_the_fields_of_the_dialect(client: httpx.Client) -> None:
+    named, root = f"/predictions/{TINY.name}", "/pipeline/image-classification"
+    message = client.post(named, files={"image": JPEG}).json()["message"]
+    assert "no file in the field 'data', but in 'image'; send the image as multipart field 'data' or 'body'" in message
+    assert "multipart field 'data' or 'body'" in client.post(named, content=b"").json()["message"]
+    for request in ({"files": {"image": JPEG}}, {"content": b""}):
+        error = client.post(root, **request).json()["error"]
+        assert 'or as {"inputs": "base64 of an image file"}' in error
+        assert "multipart field" not in error
+
+
 # What all have in common
+
+
+@pytest.mark.parametrize("path", [*ALL_CLASSIFYING, "/pipeline/feature-extraction", f"/v1/models/{TINY.name}:explain"])
+def test_a_query_is_refused_instead_of_ignored(client: httpx.Client, path: str) -> None:
+    response = client.post(f"{path}?top_k=1", content=JPEG)
+    assert response.status_code == 422
+    assert "unknown parameter 'top_k' in the query: this route takes none there" in response.text
 
 
 @pytest.mark.parametrize("path", ALL_CLASSIFYING)
