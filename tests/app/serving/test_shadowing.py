@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import EngineFailed
 from app.serving.answer_taps import AnsweredImages, RequestSample
@@ -23,7 +25,7 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.shadow_metrics import ShadowMetrics
 from app.timing import Interval
 from tests.support.calibrations import calibrate_bundle, made_calibration
-from tests.support.pictures import JPEG
+from tests.support.pictures import JPEG, encoded, scene
 from tests.support.processes import workers
 from tests.support.servers import Server, StartServer, crossvit_serve
 from tests.support.waiting import wait_until
@@ -256,3 +258,17 @@ def test_the_sample_is_the_share_that_was_asked_for() -> None:
     assert [sample.drawn() for _ in range(5)] == [True, True, False, False, False]
     assert RequestSample(100, lambda: 0.999999).drawn()
     assert not RequestSample(0, lambda: 0.0).drawn()
+
+
+@pytest.mark.exhaustive
+def test_copies_of_a_batch_of_large_pictures_refuse_no_request(models: Path, start_server: StartServer) -> None:
+    beside = ["--default-model", "current", "--shadow", "candidate", "--shadow-percent", "100"]
+    server = start_server("--bundle", str(models), *beside, "--max-queue-seconds", "1", "--decoders", "1", *ENGINE)
+    server.wait_until_ready(path="/readyz?model=candidate")
+    large = encoded(scene(250, 200).resize((5000, 4000), Image.Resampling.NEAREST))  # a small file, slow to decode
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        assert client.post("/classify/batch", files=[("files", large)] * 24).status_code == 200
+        with ThreadPoolExecutor(2) as threads:  # of two, one waits, and the estimate is asked for
+            small = list(threads.map(lambda _: client.post("/classify", content=JPEG).status_code, range(40)))
+    assert set(small) == {200}
+    assert counted(server)["failed"] == 0
