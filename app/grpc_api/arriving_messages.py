@@ -14,14 +14,16 @@ _LEAST_SECONDS = 1.0  # that a message may take, however many wait
 class ArrivingMessages:
     """Lets `most` messages arrive at once; the others wait for their turn.
 
-    For each that waits, the one that has been arriving longest has to be complete a second after its start.
+    For each that waits, the one that has been arriving longest has to be complete soon after its start.
 
     Args:
         most: messages that arrive at once.
         seconds: within which a message must arrive.
+        least_seconds: that it has, however many wait.
     """
 
-    def __init__(self, most: int, seconds: float) -> None:
+    def __init__(self, most: int, seconds: float, least_seconds: float = _LEAST_SECONDS) -> None:
+        self._least_seconds = least_seconds
         self._places = asyncio.Semaphore(most)
         self._seconds = seconds
         self._arriving: dict[asyncio.Timeout, float] = {}  # those that were not hurried, by their start
@@ -47,4 +49,4 @@ class ArrivingMessages:
         oldest = next(iter(self._arriving), None)
         if oldest is not None:
             started = self._arriving.pop(oldest)
-            oldest.reschedule(max(started + _LEAST_SECONDS, asyncio.get_running_loop().time()))
+            oldest.reschedule(max(started + self._least_seconds, asyncio.get_running_loop().time()))
