@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from app.errors import SlowClient
+from app.errors import Overloaded, SlowClient
 
 Arrived = TypeVar("Arrived")
 
@@ -29,7 +29,7 @@ class ArrivingMessages:
         self._arriving: dict[asyncio.Timeout, float] = {}  # those that were not hurried, by their start
 
     async def read(self, receive: Callable[[], Awaitable[Arrived]]) -> Arrived:
-        """What `receive` gives. Raises SlowClient."""
+        """What `receive` gives. Raises SlowClient, or Overloaded if it had to make room."""
         if self._places.locked():
             self._hurry_the_oldest()
         async with self._places:
@@ -40,6 +40,8 @@ class ArrivingMessages:
                     self._arriving[timeout] = started
                     return await receive()
             except TimeoutError as err:
+                if timeout not in self._arriving:
+                    raise Overloaded("the message was slow while others waited", retry_after=1) from err
                 seconds = (timeout.when() or started) - started
                 raise SlowClient(f"the message did not arrive within {max(_LEAST_SECONDS, seconds):.0f} s") from err
             finally:

@@ -252,7 +252,7 @@ def test_a_message_that_does_not_come_ends_the_call_and_keeps_nobody_out(slow: G
         started = time.monotonic()
         try:
             stub.ModelInfer(infer_request(), timeout=10)
-            assert {call.result(20).reason for call in calls} == {"SlowClient"}
+            assert {call.result(20).reason for call in calls} <= {"SlowClient", "Overloaded"}
         finally:
             ended.set()
     assert time.monotonic() - started < 10
