@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from app.configuration.settings import Settings
     from bundle.reader import Bundle
 
-GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection")
+GRPC_PACKAGES = ("grpc", "grpc_health", "grpc_reflection", "google.protobuf", "google.rpc")
 
 main = new_app()
 

@@ -19,9 +19,16 @@ class NotInstalled(ExplainedError):
 
 def require_packages(packages: Iterable[str], extra: str, needed_by: str) -> None:
     """Raise NotInstalled unless all of `packages`, which the extra installs, are there."""
-    missing = [package for package in packages if find_spec(package) is None]
+    missing = [package for package in packages if not _is_found(package)]
     if missing:
         raise NotInstalled(f"{needed_by} needs {' and '.join(missing)}, not installed here: {install_command(extra)}")
+
+
+def _is_found(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of what comes before a dot
+        return False
 
 
 def install_command(extra: str) -> str:

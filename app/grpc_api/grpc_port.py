@@ -44,6 +44,7 @@ class GrpcPort:
         self.addresses: Sequence[str] = ()
         self._settings = service.settings
         runner = CallRunner(service, tracing)
+        self._idle = runner.idle
         methods = InferenceMethods(service)
         self._streams = InferenceStreams(methods, runner)
         self._handlers = _handlers(service, runner, methods, self._streams)
@@ -87,6 +88,7 @@ class GrpcPort:
     def _begin_to_stop(self) -> None:
         server, self._server = self._server, None
         self._streams.end_all()
+        self._idle.end_all()
         task = asyncio.create_task(server.stop(self._settings.drain_seconds))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
@@ -106,7 +108,9 @@ def _handlers(
     served[RpcMethod(HEALTH_SERVICE, "Check", probe=True)] = health.check
     served[RpcMethod(HEALTH_SERVICE, "Watch", probe=True, streams=True)] = health.watch
     if service.settings.docs:
-        served[RpcMethod(REFLECTION_SERVICE, "ServerReflectionInfo", streams=True)] = ReflectionService().serve
+        served[RpcMethod(REFLECTION_SERVICE, "ServerReflectionInfo", streams=True, keyless=True)] = (
+            ReflectionService().serve
+        )
     by_service: dict[str, dict[str, Any]] = {}
     for method, serve in served.items():
         by_service.setdefault(method.service, {})[method.name] = runner.handler(method, serve)

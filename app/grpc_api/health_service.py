@@ -7,7 +7,7 @@ from grpc_health.v1 import health, health_pb2
 
 from app.api.auth import AccessLevel
 from app.api.dependencies import Service
-from app.errors import Overloaded, UnknownModel
+from app.errors import NotReady, Overloaded, UnknownModel
 from app.grpc_api.inference_messages import INFERENCE_SERVICE
 from app.grpc_api.rpc_calls import RpcCall
 from bundle.bundle_errors import ExplainedError
@@ -40,22 +40,31 @@ class HealthService:
         await call.send(_Response(status=status))
 
     async def watch(self, call: RpcCall) -> None:
-        """Send the status of now, and each other one that follows. Raises Overloaded for too many watchers."""
+        """Send the status of now, and each other one that follows.
+
+        Raises Overloaded for too many watchers, and NotReady, after NOT_SERVING, when the port stops.
+        """
         await call.authorize(self._required)
         request = await call.only_message(health_pb2.HealthCheckRequest)
         if self._watchers >= _MAX_WATCHERS:
             raise Overloaded(f"{self._watchers} clients watch, and no more may", retry_after=1)
         self._watchers += 1
-        last = None
         try:
-            while True:
-                status = await self._status(request.service)
-                if status != last:
-                    await call.send(_Response(status=status))
-                last = status
-                await asyncio.sleep(_POLL_SECONDS)
+            await call.idle.wait(self._send_changes(request.service, call))
+        except NotReady:
+            await call.send(_Response(status=_Response.NOT_SERVING))
+            raise
         finally:
             self._watchers -= 1
+
+    async def _send_changes(self, name: str, call: RpcCall) -> None:
+        last = None
+        while True:
+            status = await self._status(name)
+            if status != last:
+                await call.send(_Response(status=status))
+            last = status
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _status(self, name: str) -> Any:
         """The ServingStatus of a name."""

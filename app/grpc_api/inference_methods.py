@@ -178,6 +178,8 @@ def _deadline(request: Any, call: RpcCall) -> float:
     if parameter is None:
         return call.deadline
     microseconds: int = parameter.int64_param or parameter.uint64_param
-    if microseconds < 1:
-        raise BadInference(f"the parameter {_TIMEOUT!r} must be a whole number of microseconds, 1 or more")
+    if microseconds < 0 or parameter.WhichOneof("parameter_choice") not in ("int64_param", "uint64_param"):
+        raise BadInference(f"the parameter {_TIMEOUT!r} must be a whole number of microseconds, 0 (none) or more")
+    if microseconds == 0:  # as Triton has it
+        return call.deadline
     return min(call.deadline, time.perf_counter() + microseconds / 1e6)

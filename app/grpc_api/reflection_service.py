@@ -20,7 +20,10 @@ class ReflectionService:
         self._servicer = reflection.aio.ReflectionServicer(names, POOL)
 
     async def serve(self, call: RpcCall) -> None:
-        """Answer the questions of a stream."""
+        """Answer the questions of a stream. Raises NotReady when the port stops."""
+        await call.idle.wait(self._answer(call))
+
+    async def _answer(self, call: RpcCall) -> None:
         requests = messages_of(call, reflection_pb2.ServerReflectionRequest)
         async for response in self._servicer.ServerReflectionInfo(requests, call.context):
             await call.send(response)

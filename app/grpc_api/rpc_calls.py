@@ -19,6 +19,7 @@ from app.api.observability_middleware import REQUEST_ID_HEADER, log_request, req
 from app.api.oip_operations import InferenceCaller, Stages
 from app.errors import BadInference, Overloaded, SlowClient
 from app.grpc_api.arriving_messages import ArrivingMessages
+from app.grpc_api.idle_calls import IdleCalls
 from app.grpc_api.inference_messages import parse_message
 from app.grpc_api.status_codes import FailedStatus, Metadata, failed_status, forget_frames
 from app.serving.canary import REVISION_HEADER
@@ -29,7 +30,8 @@ from bundle.bundle_errors import ExplainedError
 log = logging.getLogger(__name__)
 
 METHOD_LABEL = "gRPC"  # where HTTP requests have POST or GET
-_MAX_PROBES = 100  # calls of probes in addition to the others
+_STOP_SECONDS = 5.0  # for a message that arrives when the port stops
+_KEYLESS_SECONDS, _LEAST_KEYLESS_SECONDS = 2.0, 0.2  # for the small message of a call that may need no key
 _UNEVENTFUL = {grpc.StatusCode.OK, grpc.StatusCode.CANCELLED}  # ends of streams
 _SERVER_FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -41,7 +43,8 @@ class RpcMethod:
     Attributes:
         service: its full name.
         name: of the method.
-        probe: its calls are logged as debug, have places of their own, and no trace.
+        probe: its calls are logged as debug, and have no trace.
+        keyless: its calls may need no key: they and their messages have places of their own. Probes are.
         streams: its requests are recorded one by one, and a call only if it ends early.
     """
 
@@ -49,6 +52,7 @@ class RpcMethod:
     name: str
     probe: bool = False
     streams: bool = False
+    keyless: bool = False
 
     @property
     def route(self) -> str:
@@ -62,6 +66,7 @@ class RpcCall:
     Attributes:
         context: grpc's own.
         arrivals: let its messages arrive.
+        idle: end its waits when the port stops.
         access: the keys and rate limits of the service.
         headers: the metadata that are text; of several with one name the first.
         address: of the client, "" where it has none.
@@ -79,6 +84,7 @@ class RpcCall:
     context: Any
     service: Service
     arrivals: ArrivingMessages
+    idle: IdleCalls
     headers: dict[str, str]
     address: str
     request_id: str
@@ -108,12 +114,12 @@ class RpcCall:
         return InferenceCaller(share_of(self.caller, self.address), deadline, self.charge)
 
     async def next_raw(self) -> bytes | None:
-        """The next message, None after the last one. Raises SlowClient."""
-        message = await self.arrivals.read(self.context.read)
+        """The next message, None after the last one. Raises SlowClient, and NotReady if the port stops."""
+        message = await self.idle.wait(self.arrivals.read(self.context.read), _STOP_SECONDS)
         return None if message is grpc.aio.EOF else message
 
     async def only_raw(self) -> bytes:
-        """The message of a call that has one. Raises SlowClient, and BadInference if it has none."""
+        """The message of a call that has one. Raises as next_raw, and BadInference if it has none."""
         raw = await self.next_raw()
         if raw is None:
             raise BadInference("the call has no message")
@@ -165,9 +171,11 @@ class CallRunner:
         self._service = service
         self._tracing = tracing
         self.most_messages = max(1, settings.max_bodies_bytes // settings.max_body_bytes)
-        self._arrivals = ArrivingMessages(self.most_messages, settings.body_seconds)
+        keyless = ArrivingMessages(self.most_messages, _KEYLESS_SECONDS, _LEAST_KEYLESS_SECONDS)
+        self._arrivals = {False: ArrivingMessages(self.most_messages, settings.body_seconds), True: keyless}
+        self.idle = IdleCalls()
         self._most_calls = settings.max_connections
-        self._running = 0
+        self._running = {False: 0, True: 0}  # calls, those of keyless methods apart
 
     def handler(self, method: RpcMethod, serve: Serve) -> Any:
         """grpc's handler of a method that `serve` answers."""
@@ -178,11 +186,12 @@ class CallRunner:
         return grpc.stream_stream_rpc_method_handler(handle)
 
     async def _run(self, method: RpcMethod, serve: Serve, context: Any) -> None:
-        call = self._call(context)
+        keyless = method.keyless or method.probe
+        call = self._call(context, self._arrivals[keyless])
         if self._service.answer_log is not None:
             REQUEST_ID.set(call.request_id)
         code = grpc.StatusCode.OK
-        self._running += 1
+        self._running[keyless] += 1
         try:
             failed = await self._failure(method, serve, call)
             if failed is None:
@@ -198,7 +207,7 @@ class CallRunner:
             code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
             raise
         finally:
-            self._running -= 1
+            self._running[keyless] -= 1
             if not (method.streams and code in _UNEVENTFUL):
                 self.record(method, code, call)
 
@@ -208,7 +217,7 @@ class CallRunner:
         No exception outlives this: the client may take its time to read the status.
         """
         try:
-            if self._running > self._most_calls + (_MAX_PROBES if method.probe else 0):
+            if self._running[method.keyless or method.probe] > self._most_calls:
                 raise Overloaded(f"more than {self._most_calls} calls at once", retry_after=1)
             await serve(call)
         except ExplainedError as err:
@@ -257,7 +266,7 @@ class CallRunner:
             failed = code in _SERVER_FAULTS
             self._tracing.record_rpc(method.service, method.name, code.value[0], failed, call.headers, state)
 
-    def _call(self, context: Any) -> RpcCall:
+    def _call(self, context: Any, arrivals: ArrivingMessages) -> RpcCall:
         started = time.perf_counter()
         pairs = context.invocation_metadata() or ()
         headers = {name: value for name, value in reversed(pairs) if isinstance(value, str)}
@@ -266,7 +275,8 @@ class CallRunner:
         return RpcCall(
             context=context,
             service=self._service,
-            arrivals=self._arrivals,
+            arrivals=arrivals,
+            idle=self.idle,
             headers=headers,
             address=_address(context.peer()),
             request_id=request_id_for(headers.get(REQUEST_ID_HEADER.lower(), "")),

@@ -114,6 +114,29 @@ def test_a_stream_that_is_idle_does_not_hold_up_the_end(bundle: Path, tmp_path: 
 
 
 @pytest.mark.exhaustive
+def test_calls_that_wait_do_not_hold_up_the_end(bundle: Path, tmp_path: Path) -> None:
+    with started(bundle, tmp_path, "--drain-seconds", "60") as server, grpc.insecure_channel(server.address) as channel:
+        ended = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            ended.wait(60)
+            yield from ()
+
+        watch = HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status != NOT_SERVING
+        calls = channel.stream_stream("/inference.GRPCInferenceService/ModelInfer")(nothing())
+        time.sleep(0.5)
+        server.http.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == NOT_SERVING
+        for call in (watch, calls):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            assert failure_of(caught.value).code == grpc.StatusCode.UNAVAILABLE
+        assert server.http.process.wait(15) == 0
+        ended.set()
+
+
+@pytest.mark.exhaustive
 def test_connections_are_renewed_at_their_age_and_no_call_notices(bundle: Path, tmp_path: Path) -> None:
     with started(bundle, tmp_path, "--grpc-connection-seconds", "0.5") as server:
         peers = set()
@@ -170,11 +193,12 @@ def test_without_the_extra_the_command_that_installs_it_is_named(bundle: Path, c
     missing = """
 import importlib.util
 found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *more: None if name.startswith("grpc") else found(name, *more)
+importlib.util.find_spec = lambda name, *more: None if name.startswith(("grpc", "google.")) else found(name, *more)
 """
     done = serve(bundle, "--grpc-port", "0", "--instances", count, before=missing)
     assert done.returncode == 2
-    assert "--grpc-port needs grpc and grpc_health and grpc_reflection" in done.stderr.replace("\n", " ")
+    missed = "--grpc-port needs grpc and grpc_health and grpc_reflection and google.protobuf and google.rpc"
+    assert missed in done.stderr.replace("\n", " ")
     assert "[grpc]'" in done.stderr.replace("\n", "")
 
 

@@ -230,8 +230,10 @@ def test_a_deadline_ends_the_call_here_too(slow: GrpcServer) -> None:
         assert (failure.code, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "TooLate")
         first.result(timeout=30)
         assert answered(slow) == before + 4
-        request.parameters["timeout"].int64_param = 0
+        request.parameters["timeout"].int64_param = -1
         assert refusal(stub.ModelInfer, request).code == grpc.StatusCode.INVALID_ARGUMENT
+        request.parameters["timeout"].int64_param = 0  # none
+        assert stub.ModelInfer(request).outputs
 
 
 # Messages
@@ -250,10 +252,31 @@ def test_a_message_that_does_not_come_ends_the_call_and_keeps_nobody_out(slow: G
         started = time.monotonic()
         try:
             stub.ModelInfer(infer_request(), timeout=10)
-            assert {call.result(20).reason for call in calls} == {"SlowClient"}
+            assert {call.result(20).reason for call in calls} <= {"SlowClient", "Overloaded"}
         finally:
             ended.set()
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.exhaustive
+def test_reflection_calls_without_a_message_hold_up_neither_inference_nor_probes(served: GrpcServer) -> None:
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait(30)
+        yield from ()
+
+    path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    with grpc.insecure_channel(served.address) as channel, stub_of(served.address) as stub:
+        calls = [channel.stream_stream(path)(nothing()) for _ in range(60)]
+        time.sleep(0.5)
+        started = time.monotonic()
+        stub.ModelInfer(infer_request(), timeout=5)
+        stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=5)
+        assert time.monotonic() - started < 2
+        with pytest.raises(grpc.RpcError):
+            next(calls[0])
+        ended.set()
 
 
 @pytest.mark.exhaustive
