@@ -1,6 +1,7 @@
 """The images of a unit of work, read one after the other: archives are streamed and never in memory as a whole."""
 
 import asyncio
+import tarfile
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from app.errors import BadImage, NoImage, TooLarge
 from bundle.bundle_errors import ExplainedError
 from model.files.folders import is_image_file
 
-_ROWS_AT_ONCE = 16  # of a Parquet file with bytes
+_PATHS_AT_ONCE = 256  # rows of a Parquet file without bytes
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,15 @@ class UnitReader:
             files, path = file_system(entry.address, self._base)
             with files.open_input_stream(path, compression=None) as stream:
                 for member, content in tar_members(stream):
-                    if is_image_file(member.name) and content is not None:
-                        count += 1
-                        yield _Member(SourceImage(_member_id(entry.address, member.name)), member.size, content.read)
+                    if member.isdir() or not is_image_file(member.name):
+                        continue
+                    count += 1
+                    name = _member_id(entry.address, member.name)
+                    if content is None:  # its bytes may have gone by, or lie outside the archive
+                        refusal = NoImage(f"{_kind(member)} in the tar file, which is not followed")
+                        yield _Member(SourceImage(name, problem=refusal))
+                    else:
+                        yield _Member(SourceImage(name), member.size, content.read)
         except UNREADABLE_TAR as err:
             _check_reachable(entry, err)
             yield _broken(entry, f"the tar file breaks off after {count} images: {err}")
@@ -117,7 +124,8 @@ class UnitReader:
             with files.open_input_file(path) as file:
                 table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
                 groups, row = _groups(table.metadata, entry)
-                for batch in table.iter_batches(_ROWS_AT_ONCE, groups, columns=sorted(set(columns.values()))):
+                at_once = 1 if "bytes" in columns else _PATHS_AT_ONCE  # a value may be large, and is there unasked
+                for batch in table.iter_batches(at_once, groups, columns=sorted(set(columns.values()))):
                     found = {role: _column(batch, name) for role, name in columns.items()}
                     for index in range(batch.num_rows):
                         if entry.first <= row < entry.end:
@@ -153,6 +161,12 @@ def printable_id(address: str) -> str:
 
 def _member_id(address: str, member: str) -> str:
     return printable_id(f"{address}#{member}")
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return f"it is a {'symbolic' if member.issym() else 'hard'} link to {printable_id(member.linkname)}"
+    return "it is no regular file"
 
 
 def _check_reachable(entry: SourceEntry, err: Exception) -> None:
