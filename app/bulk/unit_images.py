@@ -10,6 +10,7 @@ from typing import Any
 from app.bulk.bulk_options import BulkOptions
 from app.bulk.byte_budget import ByteBudget
 from app.bulk.file_systems import SourceUnavailable, check_size, file_system, is_remote
+from app.bulk.parquet_columns import plain_column
 from app.bulk.source_listing import SourceEntry, Unit
 from app.bulk.tar_images import UNREADABLE_TAR, tar_members
 from app.errors import BadImage, NoImage, TooLarge
@@ -126,7 +127,7 @@ class UnitReader:
                 groups, row = _groups(table.metadata, entry)
                 at_once = 1 if "bytes" in columns else _PATHS_AT_ONCE  # a value may be large, and is there unasked
                 for batch in table.iter_batches(at_once, groups, columns=sorted(set(columns.values()))):
-                    found = {role: _column(batch, name) for role, name in columns.items()}
+                    found = {role: plain_column(batch, name) for role, name in columns.items()}
                     for index in range(batch.num_rows):
                         if entry.first <= row < entry.end:
                             number = row
@@ -190,13 +191,3 @@ def _groups(metadata: Any, entry: SourceEntry) -> tuple[list[int], int]:
             groups.append(index)
         row = end
     return groups, start
-
-
-def _column(batch: Any, name: str) -> Any:
-    """The column called `name`, which may be a member of structs."""
-    from pyarrow import compute
-
-    if name in batch.schema.names:
-        return batch.column(name)
-    outer, *inner = name.split(".")
-    return compute.struct_field(batch.column(outer), inner)

@@ -43,6 +43,13 @@ def test_large_values_of_a_parquet_file_are_read_one_by_one(tmp_path: Path) -> N
     assert most < 30_000_000
 
 
+def test_bytes_in_a_dictionary_are_read(tmp_path: Path) -> None:
+    column = pa.array([b"a", b"b", b"a", None]).dictionary_encode()
+    parquet.write_table(pa.table({"bytes": column}), tmp_path / "a.parquet")
+    found, _ = images_of(tmp_path, SourceEntry("parquet", "a.parquet", 0, 4), bytes_column="bytes")
+    assert [image.body for image in found] == [b"a", b"b", b"a", None]
+
+
 def test_links_in_a_tar_file_are_problems_and_do_not_vanish(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         info = tarfile.TarInfo("0.jpg")
