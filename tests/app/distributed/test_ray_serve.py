@@ -207,5 +207,5 @@ def test_what_is_rays_is_no_setting(bundle: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"replicas": 0}, {"replicas": 2, "autoscaling": {}}])
 def test_replicas_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="greater than or equal to 1|replicas or autoscaling, not both"):
+    with pytest.raises(ValueError, match=r"greater than or equal to 1|replicas or autoscaling, not both"):
         ServeArguments(bundle="any", **options)
