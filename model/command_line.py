@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.core import TyperCommand
 FAILED = 1  # exit code of a command that could not do its work
 MISUSED = 2  # exit code for options that cannot be
 STOPPED = 130  # exit code after Ctrl-C
+TERMINATED = 143  # exit code after SIGTERM
 
 _PYDANTIC_WORDS = "Input should"  # typer has its messages of bounds and kinds from pydantic
 
@@ -108,6 +110,27 @@ def failures(kinds: tuple[type[Exception], ...], interrupted: Callable[[], str])
     except KeyboardInterrupt:
         error(f"interrupted; {interrupted()}")
         raise typer.Exit(STOPPED) from None
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, with exit code 143. For the main thread."""
+    seen = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal seen
+        seen = True
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except typer.Exit as err:
+        if seen and err.exit_code == STOPPED:
+            raise typer.Exit(TERMINATED) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def command_of(

@@ -1,15 +1,16 @@
 """What a bulk run is asked for, and the manifest by which a later run knows that it is the same one."""
 
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.configuration.settings import Settings
 from app.errors import BadParameter
 from bundle.reader import Bundle
 
 DEFAULT_PART_SIZE = 1000
+MAX_TOP_K = 50
 DEFAULT_HELD_BYTES = 256_000_000
 
 # Settings on which depends what an image becomes.
@@ -31,13 +32,13 @@ class BulkOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    top_k: int = 5
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K)] = 5
     resolution: int | None = None
     embeddings: bool = False
     bytes_column: str | None = None
     path_column: str | None = None
     id_column: str | None = None
-    part_size: int = DEFAULT_PART_SIZE
+    part_size: Annotated[int, Field(ge=1)] = DEFAULT_PART_SIZE
 
 
 class BulkModel(BaseModel):

@@ -84,6 +84,7 @@ async def run_bulk(plan: BulkPlan, start: StartWorkers, progress: RunProgress) -
         try:
             if bundle.warning:
                 progress.remark(bundle.warning)
+            wanted_resolution(bundle, plan.options.resolution)
             if earlier is not None:
                 plan = _going_on(plan, bundle, earlier)
             else:
@@ -105,6 +106,14 @@ async def run_bulk(plan: BulkPlan, start: StartWorkers, progress: RunProgress) -
         finally:
             bundle.close()
     return PartCounts(sum(each.rows for each in done.values()), sum(each.problems for each in done.values()))
+
+
+def wanted_resolution(bundle: Bundle, resolution: int | None) -> int:
+    """`resolution`, or the bundle's default. BadParameter if the bundle is not for it."""
+    wanted = bundle.manifest.default_resolution if resolution is None else resolution
+    if wanted not in bundle.resolutions:
+        raise BadParameter(f"resolution {wanted} is not served; one of {', '.join(map(str, bundle.resolutions))}")
+    return wanted
 
 
 @asynccontextmanager
@@ -165,10 +174,7 @@ def _manifest(plan: BulkPlan, model: BulkModel) -> RunManifest:
 
 
 def _model(bundle: Bundle, plan: BulkPlan, precision: str) -> BulkModel:
-    resolution = plan.options.resolution or bundle.manifest.default_resolution
-    if resolution not in bundle.resolutions:
-        raise BadParameter(f"resolution {resolution} is not served; one of {', '.join(map(str, bundle.resolutions))}")
-    return BulkModel.of(bundle, resolution, precision)
+    return BulkModel.of(bundle, wanted_resolution(bundle, plan.options.resolution), precision)
 
 
 async def _write_parts(workers: BulkWorkers, listing: UnitListing, left: list[int]) -> dict[int, PartCounts]:

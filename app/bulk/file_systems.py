@@ -58,7 +58,11 @@ def read_image(address: str, base: str, limit: int) -> bytes:
     Raises TooLarge over `limit` bytes, NoImage if this file cannot be read, and SourceUnavailable if others could not
     be read either.
     """
-    if is_remote(address):
+    if "\0" in address:
+        raise NoImage("the address has a NUL character")
+    if url := _URL.match(address):
+        if not url[3] and url[1].lower() in _OF_ARROW:
+            raise NoImage(f"{address} names no file")
         return _read_remote(address, limit)
     path = local_path(address, base)
     try:
@@ -98,7 +102,12 @@ def _object_store(place: str) -> tuple[Any, str]:
 
 
 def _read_remote(address: str, limit: int) -> bytes:
-    files, path = file_system(address)
+    try:
+        files, path = file_system(address)
+    except BadParameter as err:  # one line of a list
+        raise NoImage(str(err)) from err
+    except OSError as err:
+        raise SourceUnavailable(f"{address} cannot be read: {err}") from err
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with files.open_input_file(path) as file:
@@ -110,6 +119,8 @@ def _read_remote(address: str, limit: int) -> bytes:
             raise NoImage(f"the file cannot be read: {os.strerror(err.errno) if err.errno else 'not found'}") from err
         except TooLarge:
             raise
+        except ValueError as err:  # of the address, as Arrow and fsspec raise it
+            raise NoImage(f"the file cannot be read: {err}") from err
         except Exception as err:  # of fsspec's file systems each has errors of its own
             if attempt < _ATTEMPTS:
                 time.sleep(attempt)

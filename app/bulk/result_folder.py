@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
@@ -101,6 +101,10 @@ class ResultFolder:
             return {number: counts for number, counts in found if counts is not None}
 
     def _check_free(self) -> None:
+        if not is_remote(self.address):
+            for above in PurePosixPath(self._root).parents:
+                if (Path(above) / _MANIFEST).is_file():
+                    raise BadParameter(f"{self.address} lies in {above}, which holds a bulk run; name another folder")
         others = [name for name in self._names("") if name != _WORK]
         if others and not self._exists(_MANIFEST):
             raise BadParameter(f"{self.address} holds {others[0]} and no bulk run; name a new or an empty folder")

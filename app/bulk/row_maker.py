@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.bulk.bulk_options import BulkOptions
 from app.bulk.byte_budget import ByteBudget
-from app.bulk.file_systems import read_image
+from app.bulk.file_systems import check_size, read_image
 from app.bulk.result_rows import ResultRow, answered_row, problem_row
 from app.bulk.source_listing import Unit
 from app.bulk.unit_images import SourceImage, UnitReader
@@ -84,6 +84,7 @@ class RowMaker:
                 body = await asyncio.to_thread(read_image, image.address, self._base, self._limit)
                 self._budget.give_back(held - len(body))
                 held = len(body)
+            check_size(len(body), self._limit)
             return await self._answered(image.id, body)
         except _OF_THE_IMAGE as err:
             return problem_row(image.id, err)

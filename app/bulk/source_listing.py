@@ -3,8 +3,10 @@
 The listing is a Parquet file with one row group for each unit.
 """
 
+import codecs
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -12,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 from app.bulk.bulk_options import BulkOptions
 from app.bulk.file_systems import file_system, is_remote, local_path, opening
+from app.bulk.parquet_columns import check_columns
 from app.errors import BadParameter
 from model.files.folders import files_in, is_image_file, others_in
 
@@ -20,6 +23,7 @@ EntryKind = Literal["image", "tar", "parquet"]
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _LIST_SUFFIXES = (".txt", ".lst")
+_RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,17 @@ Unit = list[SourceEntry]
 def list_sources(sources: Iterable[str], options: BulkOptions, base: str) -> Iterator[SourceEntry]:
     """What `sources` hold, in order: files, folders and prefixes of them, lists of addresses in text files.
 
-    Raises BadParameter for a source that is not there, cannot be read, or holds nothing.
+    `{0000..0003}` in a source stands for these numbers. Raises BadParameter for a source that is not there, cannot be
+    read, or holds nothing, and for one that lies in another.
     """
+    sources = list(sources)
+    _check_apart(sources, base)
     for source in sources:
         count = 0
-        for entry in _entries(source, options, base):
-            count += 1
-            yield entry
+        for each in _ranges(source, base):
+            for entry in _entries(each, options, base):
+                count += 1
+                yield entry
         if not count:
             raise BadParameter(f"{source}: no images there{_others(source, options, base)}")
 
@@ -114,6 +122,7 @@ def _entries(source: str, options: BulkOptions, base: str) -> Iterator[SourceEnt
     if not is_remote(source) and local_path(source, base).is_dir():
         yield from _of_names(source, _local_names(source, options, base), options, base)
     elif name.endswith(_TAR_SUFFIXES):
+        _check_there(source, base)
         yield SourceEntry("tar", source, end=0)
     elif name.endswith(_PARQUET_SUFFIXES):
         yield from _parquet_rows(source, options, base)
@@ -122,9 +131,44 @@ def _entries(source: str, options: BulkOptions, base: str) -> Iterator[SourceEnt
     elif is_remote(source) and _is_folder(source):
         yield from _of_names(source, _remote_names(source, options), options, base)
     else:
-        if not is_remote(source) and not local_path(source, base).exists():
-            raise BadParameter(f"there is no {source}")
+        _check_there(source, base)
         yield SourceEntry("image", source)
+
+
+def _ranges(source: str, base: str) -> Iterator[str]:
+    """`source` with each number of its ranges, such as `{0000..0003}`; as it is if there is a file of this name."""
+    found = _RANGE.search(source)
+    if found is None or (not is_remote(source) and local_path(source, base).exists()):
+        yield source
+        return
+    for number in range(int(found[1]), int(found[2]) + 1):
+        yield from _ranges(f"{source[: found.start()]}{number:0{len(found[1])}}{source[found.end() :]}", base)
+
+
+def _check_apart(sources: list[str], base: str) -> None:
+    """BadParameter if a source is there twice, or lies in another one: its images would be too."""
+    places: dict[str, str] = {}
+    for source in sources:
+        place = source.rstrip("/") if is_remote(source) else os.path.realpath(local_path(source, base))
+        if place in places:
+            raise BadParameter(f"{source} is given twice")
+        places[place] = source
+    for place, source in places.items():
+        above = place
+        while (above := above.rpartition("/")[0]) and above not in places:
+            pass
+        if above or (place != "/" and place.startswith("/") and "/" in places):
+            raise BadParameter(f"{source} lies in {places[above or '/']}, which is given too")
+
+
+def _check_there(source: str, base: str) -> None:
+    from pyarrow import fs
+
+    files, path = file_system(source, base)
+    with opening(source):
+        kind = files.get_file_info(path).type
+    if kind == fs.FileType.NotFound:
+        raise BadParameter(f"there is no {source}")
 
 
 def _is_wanted(name: str, options: BulkOptions) -> bool:
@@ -173,12 +217,12 @@ def _of_names(folder: str, names: Iterable[str], options: BulkOptions, base: str
 
 
 def _listed(source: str, base: str) -> Iterator[SourceEntry]:
-    """The images of a list, one path or URL a line; empty lines do not count."""
+    """The images of a list, one path or URL a line; empty lines, and those with a # at their start, do not count."""
     files, path = file_system(source, base)
     with opening(source), files.open_input_file(path) as file:
-        for line in io.BufferedReader(file):
-            address = os.fsdecode(line.strip())
-            if address:
+        for number, line in enumerate(io.BufferedReader(file)):
+            address = os.fsdecode((line if number else line.removeprefix(codecs.BOM_UTF8)).strip())
+            if address and not address.startswith("#"):
                 yield SourceEntry("image", address)
 
 
@@ -189,7 +233,7 @@ def _parquet_rows(source: str, options: BulkOptions, base: str) -> Iterator[Sour
     files, path = file_system(source, base)
     with opening(source), files.open_input_file(path) as file:
         metadata = parquet.ParquetFile(file).metadata
-    _check_columns(source, metadata.schema.to_arrow_schema(), options)
+    check_columns(source, metadata.schema.to_arrow_schema(), options)
     if options.path_column:
         bounds = [*range(0, metadata.num_rows, options.part_size), metadata.num_rows]
     else:
@@ -208,38 +252,6 @@ def _bounds(groups: Iterable[int], size: int) -> list[int]:
         if row - bounds[-1] >= size:
             bounds.append(row)
     return bounds if bounds[-1] == row else [*bounds, row]
-
-
-def _check_columns(source: str, schema: Any, options: BulkOptions) -> None:
-    import pyarrow as pa
-
-    leaves = list(_leaves(schema))
-    named = [name for name in (options.bytes_column, options.path_column, options.id_column) if name]
-    missing = [name for name in named if name not in leaves]
-    if missing or not (options.bytes_column or options.path_column):
-        binary = [
-            name for name, kind in _leaves_of(schema) if pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-        ]
-        hint = f"; --bytes-column {binary[0]} has bytes" if binary else ""
-        what = f"there is no column {missing[0]}" if missing else "name --bytes-column or --path-column"
-        raise BadParameter(f"{source}: {what}; the columns are {', '.join(leaves)}{hint}")
-
-
-def _leaves(schema: Any) -> Iterator[str]:
-    return (name for name, _ in _leaves_of(schema))
-
-
-def _leaves_of(fields: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The names, with those of the structs around them, and the types of columns."""
-    import pyarrow as pa
-
-    for field in fields:
-        if pa.types.is_struct(field.type):
-            yield from _leaves_of(
-                [field.type.field(index) for index in range(field.type.num_fields)], f"{prefix}{field.name}."
-            )
-        else:
-            yield f"{prefix}{field.name}", field.type
 
 
 def _others(source: str, options: BulkOptions, base: str) -> str:

@@ -1,6 +1,7 @@
 """The images of a unit of work, read one after the other: archives are streamed and never in memory as a whole."""
 
 import asyncio
+import tarfile
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from typing import Any
 from app.bulk.bulk_options import BulkOptions
 from app.bulk.byte_budget import ByteBudget
 from app.bulk.file_systems import SourceUnavailable, check_size, file_system, is_remote
+from app.bulk.parquet_columns import plain_column
 from app.bulk.source_listing import SourceEntry, Unit
 from app.bulk.tar_images import UNREADABLE_TAR, tar_members
 from app.errors import BadImage, NoImage, TooLarge
 from bundle.bundle_errors import ExplainedError
 from model.files.folders import is_image_file
 
-_ROWS_AT_ONCE = 16  # of a Parquet file with bytes
+_PATHS_AT_ONCE = 256  # rows of a Parquet file without bytes
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,15 @@ class UnitReader:
             files, path = file_system(entry.address, self._base)
             with files.open_input_stream(path, compression=None) as stream:
                 for member, content in tar_members(stream):
-                    if is_image_file(member.name) and content is not None:
-                        count += 1
-                        yield _Member(SourceImage(_member_id(entry.address, member.name)), member.size, content.read)
+                    if member.isdir() or not is_image_file(member.name):
+                        continue
+                    count += 1
+                    name = _member_id(entry.address, member.name)
+                    if content is None:  # its bytes may have gone by, or lie outside the archive
+                        refusal = NoImage(f"{_kind(member)} in the tar file, which is not followed")
+                        yield _Member(SourceImage(name, problem=refusal))
+                    else:
+                        yield _Member(SourceImage(name), member.size, content.read)
         except UNREADABLE_TAR as err:
             _check_reachable(entry, err)
             yield _broken(entry, f"the tar file breaks off after {count} images: {err}")
@@ -117,8 +125,9 @@ class UnitReader:
             with files.open_input_file(path) as file:
                 table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
                 groups, row = _groups(table.metadata, entry)
-                for batch in table.iter_batches(_ROWS_AT_ONCE, groups, columns=sorted(set(columns.values()))):
-                    found = {role: _column(batch, name) for role, name in columns.items()}
+                at_once = 1 if "bytes" in columns else _PATHS_AT_ONCE  # a value may be large, and is there unasked
+                for batch in table.iter_batches(at_once, groups, columns=sorted(set(columns.values()))):
+                    found = {role: plain_column(batch, name) for role, name in columns.items()}
                     for index in range(batch.num_rows):
                         if entry.first <= row < entry.end:
                             number = row
@@ -155,6 +164,12 @@ def _member_id(address: str, member: str) -> str:
     return printable_id(f"{address}#{member}")
 
 
+def _kind(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return f"it is a {'symbolic' if member.issym() else 'hard'} link to {printable_id(member.linkname)}"
+    return "it is no regular file"
+
+
 def _check_reachable(entry: SourceEntry, err: Exception) -> None:
     """Raise SourceUnavailable for what is not the fault of the entry's own file."""
     if is_remote(entry.address) and isinstance(err, OSError) and not isinstance(err, FileNotFoundError):
@@ -176,13 +191,3 @@ def _groups(metadata: Any, entry: SourceEntry) -> tuple[list[int], int]:
             groups.append(index)
         row = end
     return groups, start
-
-
-def _column(batch: Any, name: str) -> Any:
-    """The column called `name`, which may be a member of structs."""
-    from pyarrow import compute
-
-    if name in batch.schema.names:
-        return batch.column(name)
-    outer, *inner = name.split(".")
-    return compute.struct_field(batch.column(outer), inner)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.bulk.bulk_options import DEFAULT_HELD_BYTES, DEFAULT_PART_SIZE, BulkOptions
+from app.bulk.bulk_options import DEFAULT_HELD_BYTES, DEFAULT_PART_SIZE, MAX_TOP_K, BulkOptions
 from app.bulk.bulk_run import BulkPlan, StartWorkers, local_workers, run_bulk
 from app.commands.bulk_progress import BulkProgress
 from app.commands.terminal import check_absent, clear_errors
@@ -16,7 +16,7 @@ from app.errors import BadParameter, EngineFailed, EngineHung, NotReady
 from app.telemetry import logs
 from bundle.installation import require_packages
 from bundle.pulled_bundles import bundle_named
-from model.command_line import FAILED, error, failures, new_app, notes
+from model.command_line import FAILED, error, failures, new_app, notes, sigterm_as_interrupt
 
 main = new_app()
 
@@ -33,7 +33,7 @@ def bulk(
     ],
     out: Annotated[str, typer.Option(help="the folder of the results, a path or a URL; new, or that of the same run")],
     bundle: Annotated[Path | None, typer.Option(help="a bundle, or the name of one that was pulled")] = None,
-    top_k: Annotated[int, typer.Option(min=1, max=50, help="classes for each image")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, max=MAX_TOP_K, help="classes for each image")] = 5,
     resolution: Annotated[int | None, typer.Option(help="the model's default if left out")] = None,
     embeddings: Annotated[bool, typer.Option("--embeddings", help="write the embeddings too")] = False,
     bytes_column: Annotated[str | None, typer.Option(help="of Parquet: the column with the files' bytes")] = None,
@@ -87,7 +87,7 @@ def _run(plan: BulkPlan, start: StartWorkers) -> None:
     progress = BulkProgress()
     kept = "the same command goes on with the parts that are missing"
     try:
-        with failures((), lambda: kept), progress.shown():
+        with sigterm_as_interrupt(), failures((), lambda: kept), progress.shown():
             counts = asyncio.run(run_bulk(plan, start, progress))
     except (OSError, EngineFailed, EngineHung, NotReady) as err:
         error(f"{err}; {kept}")

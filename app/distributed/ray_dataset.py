@@ -7,15 +7,17 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from app.bulk.bulk_options import DEFAULT_HELD_BYTES, BulkOptions
-from app.bulk.bulk_run import started_rows
+from app.bulk.bulk_options import DEFAULT_HELD_BYTES, MAX_TOP_K, BulkOptions
+from app.bulk.bulk_run import started_rows, wanted_resolution
 from app.bulk.result_rows import result_schema
 from app.configuration.settings import Settings
 from app.distributed.loop_thread import LoopThread
 from app.distributed.ray_workers import for_workers
 from app.distributed.worker_share import check_cluster_room, take_share
 from app.errors import BadParameter
+from bundle.discovery import bundle_at
 from bundle.pulled_bundles import bundle_named
+from bundle.reader import open_bundle
 
 _BATCHES_AT_ONCE = 2  # the second one keeps the engine busy while the first one ends
 
@@ -38,7 +40,7 @@ def classify_dataset(
     """`dataset` with the columns of a bulk run's rows: index, wnid, label, score, predictions, problem, embedding.
 
     A bad image is a row with a problem. An engine that fails is an error of Ray Data's. BadParameter if the workers
-    would take every CPU of the cluster.
+    would take every CPU of the cluster; ValueError for arguments that cannot be, before anything is started.
 
     Args:
         dataset: has a column with the bytes of image files.
@@ -54,10 +56,11 @@ def classify_dataset(
         keep_bytes: whether the result has the column with the bytes.
         settings: engine, precision and limits, by default those of the environment.
     """
+    own = (settings or Settings()).model_copy(update={"bundle": bundle_named(Path(bundle)), "sources": []})
+    _check_arguments(own, resolution, top_k, workers, cpus_per_worker, gpus_per_worker, batch_size)
     if not ray.is_initialized():
         ray.init()
     check_cluster_room(workers, cpus_per_worker, ray.cluster_resources().get("CPU", 0))
-    own = (settings or Settings()).model_copy(update={"bundle": bundle_named(Path(bundle)), "sources": []})
     return dataset.map_batches(
         BatchClassifier,
         fn_constructor_kwargs={
@@ -77,6 +80,28 @@ def classify_dataset(
         num_gpus=gpus_per_worker,
         udf_modifying_row_count=False,
     )
+
+
+def _check_arguments(
+    settings: Settings, resolution: int | None, top_k: int, workers: int, cpus: float, gpus: float, batch_size: int
+) -> None:
+    bounds = [
+        (1 <= top_k <= MAX_TOP_K, f"top_k is {top_k}; it has to be 1 to {MAX_TOP_K}"),
+        (workers >= 1, f"workers is {workers}; it has to be 1 or more"),
+        (cpus > 0, f"cpus_per_worker is {cpus:g}; it has to be more than 0"),
+        (gpus >= 0, f"gpus_per_worker is {gpus:g}; it has to be 0 or more"),
+        (batch_size >= 1, f"batch_size is {batch_size}; it has to be 1 or more"),
+    ]
+    for fits, message in bounds:
+        if not fits:
+            raise ValueError(message)
+    loaded = open_bundle(bundle_at(settings.bundles, settings.default_model))
+    try:
+        wanted_resolution(loaded, resolution)
+    except BadParameter as err:
+        raise ValueError(str(err)) from err
+    finally:
+        loaded.close()
 
 
 class BatchClassifier:

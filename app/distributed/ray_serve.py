@@ -9,10 +9,10 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
 
 from app.api.dependencies import Service
@@ -37,7 +37,7 @@ class ServeArguments(BaseModel):
 
     Attributes:
         bundle: its folder, the same on all machines, or the name of one that was pulled.
-        replicas: how many; 0 leaves that to `autoscaling`.
+        replicas: how many.
         cpus: of each replica; its engine has so many threads.
         gpus: of each replica.
         surge_percent: replicas beyond these during an update, as a share of them, rounded up: they start before the old
@@ -49,12 +49,18 @@ class ServeArguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     bundle: str
-    replicas: Annotated[int, Field(ge=0)] = 1
+    replicas: Annotated[int, Field(ge=1)] = 1
     cpus: Annotated[float, Field(gt=0)] = 1
     gpus: Annotated[float, Field(ge=0)] = 0
     surge_percent: Annotated[int, Field(ge=0, le=100)] = 25
     autoscaling: dict[str, Any] | None = None
     settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.autoscaling is not None and "replicas" in self.model_fields_set:
+            raise ValueError("give replicas or autoscaling, not both")
+        return self
 
     def service_settings(self) -> Settings:
         """The settings of each replica. Raises BadParameter, and ValidationError as Settings does."""

@@ -6,6 +6,7 @@ the actor that Ray starts in its place, and an actor that was only thought lost 
 
 import asyncio
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -146,7 +147,9 @@ def _connect(pool: RayPool) -> None:
         options |= {"include_dashboard": False, "num_gpus": None}
     try:
         _check_listening(pool.address)
+        kept = signal.getsignal(signal.SIGTERM)
         ray.init(address=pool.address, **options)
+        signal.signal(signal.SIGTERM, kept)  # Ray's own handler would leave no sentence
     except (OSError, ValueError) as err:
         raise BadParameter(f"--ray {pool.address}: {err}") from err
 

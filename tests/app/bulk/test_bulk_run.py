@@ -240,6 +240,19 @@ def test_what_cannot_be_is_said_before_anything_is_computed(
         run(pictures if source == "pictures" else source, **options)
 
 
+def test_a_folder_in_the_results_of_another_run_is_refused(run: RunBulk, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "_bulk").mkdir(parents=True)
+    (tmp_path / "out" / "_bulk" / "manifest.json").write_text("{}")
+    with pytest.raises(BadParameter, match=r"out/more lies in .*/out, which holds a bulk run"):
+        run(pictures, out="out/more")
+    assert not (tmp_path / "out" / "more").exists()
+
+
+def test_a_resolution_is_checked_before_sources_are_listed(run: RunBulk) -> None:
+    with pytest.raises(BadParameter, match="resolution 225 is not served"):
+        run("nowhere", resolution=225)
+
+
 def test_a_folder_that_holds_anything_else_is_left_alone(run: RunBulk, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from app.bulk.bulk_options import BulkOptions
 from app.bulk.source_listing import SourceEntry, UnitListing, in_units, list_sources, write_listing
+from app.errors import BadParameter
 
 
 def listed(folder: Path, *sources: str, **options: object) -> list[SourceEntry]:
@@ -63,4 +64,56 @@ def test_the_number_of_images_is_not_known_with_a_tar_file() -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.gz", "A.TAR"])
 def test_tar_files_are_known_by_their_suffix(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
     assert listed(tmp_path, name) == [SourceEntry("tar", name, end=0)]
+
+
+def test_a_range_in_braces_stands_for_its_numbers(tmp_path: Path) -> None:
+    for number in range(8, 12):
+        (tmp_path / f"shard-{number:04}.tar").write_bytes(b"")
+    found = listed(tmp_path, "shard-{0008..0011}.tar")
+    assert [each.address for each in found] == [f"shard-{number:04}.tar" for number in range(8, 12)]
+    with pytest.raises(BadParameter, match=r"there is no shard-0012\.tar"):
+        listed(tmp_path, "shard-{0008..0012}.tar")
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (["a", "./a/"], "./a/ is given twice"),
+        (["a/1.jpg", "a"], "a/1.jpg lies in a, which is given too"),
+        (["s3://b/a", "s3://b/a/c.tar"], "s3://b/a/c.tar lies in s3://b/a, which is given too"),
+        (["no.tar"], r"there is no no\.tar"),
+        (["no.jpg"], r"there is no no\.jpg"),
+    ],
+)
+def test_sources_that_overlap_or_are_not_there_are_refused(tmp_path: Path, sources: list[str], message: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "1.jpg").write_bytes(b"x")
+    assert len(listed(tmp_path, "a", "ab")) == 2
+    with pytest.raises(BadParameter, match=message):
+        listed(tmp_path, *sources)
+
+
+def test_a_list_may_have_comments_and_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa.jpg\r\n# later\n\nb.jpg\n./#c.jpg\n")
+    assert [each.address for each in listed(tmp_path, "a.txt")] == ["a.jpg", "b.jpg", "./#c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bytes_column": "text"}, "--bytes-column text has string; it has to have bytes"),
+        ({"bytes_column": "list"}, r"--bytes-column list has list<.*>; it has to have bytes"),
+        ({"bytes_column": "number"}, "--bytes-column number has int64; it has to have bytes"),
+        ({"path_column": "bytes"}, "--path-column bytes has binary; it has to have text"),
+        ({"path_column": "text", "id_column": "list"}, "--id-column list has .*; it has to have text or whole numbers"),
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
+    table = pa.table({"text": ["a"], "bytes": [b"a"], "number": [1], "list": [[b"a"]]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(BadParameter, match=message):
+        listed(tmp_path, "a.parquet", **options)

@@ -51,7 +51,10 @@ def parts(folder: Path) -> list[Path]:
     return sorted((folder / "out").glob("part-*.parquet"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, *(pytest.param(each, marks=pytest.mark.exhaustive) for each in (signal.SIGINT, signal.SIGTERM))],
+)
 def test_every_file_is_there_once_after_a_kill(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     first = start()
     wait_until(lambda: len(parts(tmp_path)) >= 2, 120)
@@ -59,8 +62,8 @@ def test_every_file_is_there_once_after_a_kill(start: Start, tmp_path: Path, num
     _, said = first.communicate(timeout=30)
     left = len(parts(tmp_path))
     assert 2 <= left < FILES // 10
-    if number == signal.SIGINT:
-        assert first.returncode == 130
+    if number != signal.SIGKILL:
+        assert first.returncode == (130 if number == signal.SIGINT else 143)
         assert "interrupted; the same command goes on with the parts that are missing" in said
         assert "Traceback" not in said
     second = start()

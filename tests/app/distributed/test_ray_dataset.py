@@ -58,6 +58,24 @@ def test_rows_are_what_the_service_answers(
             assert row["embedding"] == pytest.approx(embedding, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0; it has to be 1 to 50"),
+        ({"workers": 0}, "workers is 0; it has to be 1 or more"),
+        ({"cpus_per_worker": 0}, "cpus_per_worker is 0; it has to be more than 0"),
+        ({"batch_size": 0}, "batch_size is 0; it has to be 1 or more"),
+        ({"resolution": 225}, "resolution 225 is not served"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused_at_once(
+    bundle: Path, settings: Settings, options: dict[str, int], message: str
+) -> None:
+    images = ray.data.from_items([{"bytes": JPEG}])
+    with pytest.raises(ValueError, match=message):
+        classify_dataset(images, bundle, settings=settings, **options)  # type: ignore[arg-type]
+
+
 def test_a_pool_that_would_take_every_cpu_is_refused(bundle: Path, settings: Settings) -> None:
     images = ray.data.from_items([{"bytes": JPEG}])
     with pytest.raises(BadParameter, match="4 workers with 1 CPUs each take 4 of the 4 CPUs of the cluster"):

@@ -203,3 +203,9 @@ def test_what_was_accepted_is_answered_when_the_application_ends(deploy: Deploy,
 def test_what_is_rays_is_no_setting(bundle: Path) -> None:
     with pytest.raises(Exception, match="port is not for a replica"):
         application(ServeArguments(bundle=str(bundle), settings={"port": 9000}))
+
+
+@pytest.mark.parametrize("options", [{"replicas": 0}, {"replicas": 2, "autoscaling": {}}])
+def test_replicas_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"greater than or equal to 1|replicas or autoscaling, not both"):
+        ServeArguments(bundle="any", **options)
