@@ -116,7 +116,7 @@ def test_what_was_accepted_when_the_port_closes_is_finished(bundle: Path, start_
 
 
 def test_what_cannot_be_finished_in_time_is_answered_with_503(bundle: Path, start_server: StartServer) -> None:
-    slow = ["--engine", "null", "--null-rate", "0.1", "--drain-seconds", "1"]
+    slow = ["--engine", "null", "--null-rate", "0.3", "--drain-seconds", "1"]
     server = start_server("--bundle", str(bundle), *slow)
     server.wait_until_ready()
     with ThreadPoolExecutor(4) as pool:
