@@ -1,10 +1,8 @@
 """`crossvit bulk`: killed at any moment, the same command ends with every file once."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from typer.testing import CliRunner
 
 from app.bulk.part_writer import PartWriter
 from app.commands.bulk_command import main
+from tests.support.bulk_runs import make_photos, start_bulk
 from tests.support.pictures import encoded, scene
 from tests.support.waiting import wait_until
 
@@ -26,25 +25,8 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture
 def start(bundle: Path, tmp_path: Path) -> Start:
     """Starts the command on the folder `photos`, of which some files are broken."""
-    (tmp_path / "photos").mkdir()
-    images = [encoded(scene(120, 90, seed), "JPEG") for seed in range(6)]
-    for number in range(FILES):
-        content = images[number % 6][: 300 if number < BROKEN else None]
-        (tmp_path / "photos" / f"{number:03}.jpg").write_bytes(content)
-    environment = os.environ | {
-        "CROSSVIT_BUNDLE": str(bundle),
-        "CROSSVIT_ENGINE": "onnxruntime",
-        "CROSSVIT_PRECISION": "f32",
-        "CROSSVIT_DECODERS": "1",
-    }
-
-    def start(*options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "app", "bulk", "photos", "--out", "out", "--part-size", "10", *options]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    return start
+    make_photos(tmp_path, FILES, BROKEN)
+    return lambda *options: start_bulk(tmp_path, bundle, "--out", "out", *options, CROSSVIT_DECODERS="1")
 
 
 def parts(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.support.pictures import encoded, scene
+from tests.support.bulk_runs import make_photos, start_bulk
 from tests.support.waiting import wait_until
 
 pytest.importorskip("ray", reason="the extra ray is not installed: make test-all installs it")
 pytestmark = pytest.mark.exhaustive
 
-FILES = 200
+FILES = 400
 BROKEN = 6
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -26,21 +25,8 @@ Start = Callable[..., subprocess.Popen[str]]
 @pytest.fixture
 def start(bundle: Path, tmp_path: Path) -> Start:
     """Starts the command on the folder `photos`, of which some files are broken."""
-    (tmp_path / "photos").mkdir()
-    images = [encoded(scene(120, 90, seed), "JPEG") for seed in range(6)]
-    for number in range(FILES):
-        content = images[number % 6][: 300 if number < BROKEN else None]
-        (tmp_path / "photos" / f"{number:03}.jpg").write_bytes(content)
-    environment = os.environ | {"CROSSVIT_BUNDLE": str(bundle), "CROSSVIT_ENGINE": "onnxruntime"}
-    environment |= {"CROSSVIT_PRECISION": "f32"}
-
-    def start(*options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "app", "bulk", "photos", "--part-size", "10", *options]
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-
-    return start
+    make_photos(tmp_path, FILES, BROKEN)
+    return lambda *options: start_bulk(tmp_path, bundle, *options)
 
 
 def rows(folder: Path) -> pd.DataFrame:
@@ -70,9 +56,9 @@ def command_line(process: psutil.Process) -> str:
 def test_every_file_is_there_once_after_driver_and_actor_were_killed(start: Start, tmp_path: Path) -> None:
     pool = ["--out", "out", "--ray", "local", "--workers", "3"]
     first = start(*pool)
-    wait_until(lambda: parts(tmp_path / "out") >= 2, 180)
+    # Three actors, each with its decoder and its engine: the first one has parts before the last one has started.
+    wait_until(lambda: parts(tmp_path / "out") >= 2 and len(ours(first.pid)) >= 3 * 3, 180)
     left_behind = ours(first.pid)
-    assert len(left_behind) >= 3 * 3  # an actor, its decoder and its engine
     first.kill()
     first.communicate()
     _, alive = psutil.wait_procs(left_behind, 60)
